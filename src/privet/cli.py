@@ -1,0 +1,259 @@
+"""The command line. Heavy libraries are imported by the commands that need them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import privet
+from privet.errors import PrivetError
+
+if TYPE_CHECKING:
+    from privet.experiment import Experiment
+    from privet.simulations.run import Prepared
+
+cli = typer.Typer(
+    name="privet",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Federated training over data that may not be shared, with privacy that is measured.",
+)
+
+
+class Engine(StrEnum):
+    """What runs the silos."""
+
+    in_process = "in-process"
+    ray = "ray"
+
+
+class _State:
+    debug = False
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"privet {privet.__version__}")
+        raise typer.Exit
+
+
+@cli.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[  # noqa: ARG001
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    _State.debug = debug
+
+
+@cli.command()
+def simulate(
+    file: Annotated[Path, typer.Argument(help="Experiment file (TOML).", show_default=False)],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Replace a setting of the file."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder. [default: runs/<name of the file>]")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that silos share.")] = 1,
+    engine: Annotated[Engine, typer.Option(help="What runs the silos.")] = Engine.in_process,
+    isolate: Annotated[
+        bool, typer.Option("--isolate", help="Serialise every message as the wire does.")
+    ] = False,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the data sets. [default: $PRIVET_DATA]")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last whole round in the run folder.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON line a round, then the summary.")
+    ] = False,
+) -> None:
+    """Run a whole federation on this machine."""
+    from privet.experiment import Experiment
+    from privet.progress import choose_mode, progress
+    from privet.simulations.run import Execution, prepare, run_prepared
+
+    experiment = Experiment.from_file(file, _assignments(settings or []))
+    folder = out or Path("runs") / file.stem
+    loud = not (quiet or as_json)
+    prepared = prepare(experiment, data_dir=data_dir)
+    _warn(prepared.warnings)
+    if loud:
+        _introduce(prepared)
+    execution = Execution(workers=workers, engine=engine.value, isolate=isolate)
+    mode = choose_mode(quiet=quiet, as_json=as_json)
+    with _reporting(folder), progress(mode, rounds=experiment.rounds) as watch:
+        summary = run_prepared(
+            prepared, out=folder, execution=execution, resume=resume, watch=watch
+        )
+    if as_json:
+        typer.echo(json.dumps(summary))
+    elif loud:
+        _conclude(summary, folder)
+    _demand_agreement(summary)
+
+
+@cli.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Run folder.", show_default=False)],
+) -> None:
+    """Write report.html and plots for a run folder, finished or not."""
+    from privet.simulations.report import write_report
+
+    if not (folder / "experiment.toml").exists():
+        raise PrivetError(f"{folder} is not a run folder: it has no experiment.toml")
+    typer.echo(f"Report: {write_report(folder)}")
+
+
+@cli.command()
+def tasks() -> None:
+    """List the built-in tasks."""
+    from privet.tasks.registry import TASKS
+
+    _list({name: task.summary for name, task in TASKS.items()})
+    typer.echo('\nYour own: task = "package.module:Class" (see examples/custom_task).')
+
+
+@cli.command()
+def strategies() -> None:
+    """List the aggregation strategies with their options."""
+    from privet.strategies.registry import STRATEGIES
+
+    _list({name: entry.summary for name, entry in STRATEGIES.items()})
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: a user's mistake is one line on stderr and exit code 2."""
+    try:
+        cli(args=arguments, prog_name="privet")
+    except PrivetError as error:
+        if _State.debug:
+            raise
+        typer.secho(f"privet: {error}", err=True, fg="red")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _assignments(settings: Sequence[str]) -> dict[str, str]:
+    pairs = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not (key and equals):
+            raise PrivetError(f"--set {setting}: expected KEY=VALUE, such as privacy.epsilon=2")
+        pairs[key.strip()] = value.strip()
+    return pairs
+
+
+@contextmanager
+def _reporting(folder: Path) -> Iterator[None]:
+    """Leave a report behind, also when the run is interrupted."""
+    from privet.server.folder import RunFolder
+    from privet.simulations.report import write_report
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        history = RunFolder(folder).history()
+        if history:
+            write_report(folder)
+            typer.secho(
+                f"Interrupted after round {history[-1]['round']}. Go on with the same command "
+                f"and --resume. Report so far: {folder / 'report.html'}",
+                err=True,
+            )
+        raise
+    write_report(folder)
+
+
+def _warn(warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        typer.secho(f"warning: {warning}", err=True, fg="yellow")
+
+
+def _introduce(prepared: Prepared) -> None:
+    experiment, silos = prepared.experiment, prepared.place.silos
+    records = sum(len(silo) for silo in silos)
+    typer.echo(
+        f"{experiment.task}: {records:,} records in {len(silos)} silos, "
+        f"{experiment.rounds} rounds of {experiment.strategy.name}"
+    )
+    noise = [plan.mechanism.noise_multiplier for plan in prepared.plans if plan.mechanism]
+    if not noise:
+        typer.echo("No [privacy]: the update of every silo can reveal its records.")
+        return
+    low, high = min(noise), max(noise)
+    spread = f"{low:.3f}" if low == high else f"{low:.3f} to {high:.3f}"
+    typer.echo(f"DP-SGD in every silo: noise multiplier {spread}, clip norm {_clip(experiment)}")
+
+
+def _clip(experiment: Experiment) -> str:
+    return f"{experiment.privacy.clip:g}" if experiment.privacy else ""
+
+
+def _conclude(summary: dict[str, Any], folder: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, value in _figures(summary):
+        table.add_row(name, value)
+    console = Console()
+    console.print()
+    console.print(table)
+    console.print(f"\nReport: {folder / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+def _figures(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    if summary["accuracy"] is not None:
+        yield "accuracy", f"{summary['accuracy']:.4f}"
+    if summary["loss"] is not None:
+        yield "loss", f"{summary['loss']:.4f}"
+    epsilon = summary["epsilon"]
+    if epsilon is None:
+        yield "epsilon", "none: no privacy guarantee"
+    else:
+        yield (
+            "epsilon",
+            f"{epsilon['max']:.3f} at delta = {epsilon['delta']:g}, for every record of the "
+            "silo that spent most",
+        )
+        yield "cross-checks", _checks(epsilon["cross_checks"])
+    yield "time", f"{summary['seconds']['total']:.1f} s"
+
+
+def _checks(checks: dict[str, Any] | None) -> str:
+    if checks is None:
+        return "nothing was spent"
+    figures = ", ".join(
+        f"{name.upper()} {checks[name]:.3f}" for name in ("rdp", "prv") if checks[name] is not None
+    )
+    return f"{figures} {'agree' if checks['agree'] else 'DO NOT AGREE'}"
+
+
+def _demand_agreement(summary: dict[str, Any]) -> None:
+    checks = summary["epsilon"] and summary["epsilon"]["cross_checks"]
+    if checks and not checks["agree"]:
+        for problem in checks["problems"]:
+            typer.secho(f"privet: epsilon is not confirmed: {problem}", err=True, fg="red")
+        raise typer.Exit(1)
+
+
+def _list(lines: dict[str, str]) -> None:
+    width = max(map(len, lines))
+    for name, line in lines.items():
+        typer.echo(f"{name:<{width}}  {line}")

@@ -1,0 +1,1 @@
+"""A silo: what it answers, how it trains, where its records are."""

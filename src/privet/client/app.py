@@ -1,0 +1,183 @@
+"""The ClientApp: what a silo answers to a message.
+
+The same app runs in the in-process grid, under Ray and on a real silo. Whatever goes wrong inside
+becomes an error reply that names silo, stage and reason; the round goes on without this silo.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+
+import torch
+from flwr.app import Array, ArrayRecord, Context, Error, Message
+from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import Mod
+from flwr.common.constant import ErrorCode
+
+from privet.client.plan import LocalPlan, plan_round
+from privet.client.silo import Silo, open_silo
+from privet.client.training import train
+from privet.errors import PrivetError
+from privet.experiment import RUN_CONFIG_KEY, Experiment
+from privet.privacy.accounting import encode_event
+from privet.privacy.mechanisms import check_model
+from privet.randomness import numpy_generator, torch_seed
+from privet.strategies import load_strategy
+from privet.vectors import Vector
+from privet.wire import Enrolment, Failure, TrainReply, TrainRequest
+
+_MEMORY = "memory"
+
+Answer = Callable[[Message, Context], Message]
+
+
+def client_app(mods: Sequence[Mod] = ()) -> ClientApp:
+    """A ClientApp that trains; `mods` wrap the training handler, as Flower's mods do."""
+    app = ClientApp()
+    app.query("enrol", mods=list(mods))(_answering(enrol))
+    app.train(mods=list(mods))(_answering(train_round))
+    return app
+
+
+def enrol(message: Message, context: Context) -> Message:
+    """Say who this silo is and check that it can take part, before the first round."""
+    experiment, silo = _open(context)
+    with _stage("plan"):
+        if experiment.privacy is not None:
+            check_model(silo.task.model(), silo.examples.inputs[:2])
+        plan = plan_round(experiment, n_records=len(silo.examples))
+    noise = plan.mechanism.noise_multiplier if plan.mechanism else None
+    enrolment = Enrolment(silo=silo.name, index=silo.index, noise_multiplier=noise)
+    return Message(enrolment.to_records(), reply_to=message)
+
+
+def train_round(message: Message, context: Context) -> Message:
+    """Train for one round and send the update with the mechanism that really ran."""
+    start = time.perf_counter()
+    experiment, silo = _open(context)
+    request = TrainRequest.from_records(message.content)
+    with _stage("plan"):
+        plan = plan_round(
+            experiment, n_records=len(silo.examples), noise_floor=request.noise_multiplier
+        )
+    with _stage("train"):
+        reply = _train(experiment, silo, request, plan, context, start)
+    return Message(reply.to_records(), reply_to=message)
+
+
+def _train(
+    experiment: Experiment,
+    silo: Silo,
+    request: TrainRequest,
+    plan: LocalPlan,
+    context: Context,
+    start: float,
+) -> TrainReply:
+    torch.manual_seed(torch_seed(silo.entropy("training", request.round)))
+    memory = _recall(context)
+    local = load_strategy(experiment.strategy.name, experiment.strategy.options).local(
+        weights=request.weights, extras=request.extras, memory=memory, lr=request.lr
+    )
+    trained = train(
+        silo.task,
+        silo.examples,
+        request.weights,
+        plan=plan,
+        training=experiment.training,
+        lr=request.lr,
+        noise=silo.noise(request.round),
+        batches=numpy_generator(silo.entropy("batches", request.round)),
+        correction=local.correction,
+    )
+    extras = local.finish(trained.update, trained.steps)
+    _remember(context, memory)
+    mechanism = plan.mechanism
+    return TrainReply(
+        update=trained.update,
+        weight=float(len(silo.examples)),
+        seconds=time.perf_counter() - start,
+        event=encode_event(mechanism.event(trained.steps)) if mechanism else None,
+        loss=trained.loss,
+        extras=extras,
+    )
+
+
+def _open(context: Context) -> tuple[Experiment, Silo]:
+    with _stage("settings"):
+        experiment = _experiment(context)
+    with _stage("data"):
+        return experiment, open_silo(experiment, context)
+
+
+def _experiment(context: Context) -> Experiment:
+    whole = context.run_config.get(RUN_CONFIG_KEY)
+    if isinstance(whole, str):
+        return _parsed(whole)
+    return Experiment.from_run_config(context.run_config)
+
+
+@lru_cache(maxsize=4)
+def _parsed(text: str) -> Experiment:
+    return Experiment.from_run_config({RUN_CONFIG_KEY: text})
+
+
+def _recall(context: Context) -> dict[str, Vector]:
+    record = context.state.array_records.get(_MEMORY)
+    return {} if record is None else {key: array.numpy() for key, array in record.items()}
+
+
+def _remember(context: Context, memory: dict[str, Vector]) -> None:
+    if memory:
+        context.state[_MEMORY] = ArrayRecord({key: Array(value) for key, value in memory.items()})
+
+
+class _StageFailed(Exception):  # noqa: N818 - an outcome on its way to a reply
+    def __init__(self, stage: str, cause: Exception) -> None:
+        super().__init__(stage)
+        self.stage = stage
+        self.cause = cause
+
+
+@contextmanager
+def _stage(name: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise _StageFailed(name, error) from error
+
+
+def _answering(answer: Answer) -> Answer:
+    """`answer`, with every exception turned into an error reply."""
+
+    def guarded(message: Message, context: Context) -> Message:
+        try:
+            return answer(message, context)
+        except _StageFailed as failed:
+            return _refuse(message, context, failed.stage, failed.cause)
+        except Exception as error:
+            return _refuse(message, context, "message", error)
+
+    return guarded
+
+
+def _refuse(message: Message, context: Context, stage: str, error: Exception) -> Message:
+    silo = str(context.node_config.get("name", context.node_config.get("partition-id", "silo")))
+    reason = Failure(silo=silo, stage=stage, reason=_reason(error, context))
+    return Message(
+        Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=str(reason)), reply_to=message
+    )
+
+
+def _reason(error: Exception, context: Context) -> str:
+    if isinstance(error, PrivetError):
+        return str(error)
+    # The text of a foreign exception may quote a record; it leaves a simulation only.
+    if context.node_config.get("simulated"):
+        return f"{type(error).__name__}: {error}"
+    return type(error).__name__
+
+
+app = client_app()

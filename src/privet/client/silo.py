@@ -1,0 +1,144 @@
+"""Which silo this process speaks for, and where its records are.
+
+The node's own configuration decides, never the job: whoever sends a job cannot make a silo read
+another folder, take another's part or seed its noise.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from flwr.app import Context
+
+from privet.data_folder import data_folder
+from privet.errors import DataError
+from privet.experiment import Experiment, Federation
+from privet.privacy.mechanisms import NoiseSource, SeededNoise, SystemNoise
+from privet.randomness import stream
+from privet.tasks import Examples, Task, check_examples, load_task
+from privet.tasks.partitions import partition
+
+DEFAULT_SILOS = 10
+
+
+@dataclass(frozen=True)
+class Place:
+    """A task with all the training records that lie in one place, dealt to its silos."""
+
+    task: Task
+    names: tuple[str, ...]
+    silos: tuple[Examples, ...]
+    """Views into one tensor; one silo outside a simulation."""
+
+
+@dataclass(frozen=True)
+class Silo:
+    """One silo's view: its name, its task and its own records."""
+
+    name: str
+    index: int
+    task: Task
+    examples: Examples
+    seed: int | None
+    """The simulation's seed; None on a real silo, where randomness comes from the system."""
+
+    def noise(self, round_: int) -> NoiseSource:
+        """Noise that no other silo and no other round shares."""
+        if self.seed is None:
+            return SystemNoise()
+        return SeededNoise(stream(self.seed, "noise", self.index, round_))
+
+    def entropy(self, purpose: str, round_: int) -> np.random.SeedSequence:
+        """Randomness for batches and the like."""
+        if self.seed is None:
+            return np.random.SeedSequence()
+        return stream(self.seed, purpose, self.index, round_)
+
+
+def open_silo(experiment: Experiment, context: Context) -> Silo:
+    """The silo that `context`'s node configuration names; DataError when its records are unfit."""
+    node = context.node_config
+    simulated = "num-partitions" in node
+    place = open_place(
+        experiment,
+        data_dir=data_folder(node.get("data-dir")),
+        run_id=context.run_id,
+        divided=simulated,
+    )
+    index = int(node.get("partition-id", 0))
+    if simulated and node["num-partitions"] != len(place.silos):
+        raise DataError(
+            f"the simulation has {node['num-partitions']} nodes, the experiment "
+            f"{len(place.silos)} silos (federation.silos); make them equal"
+        )
+    return Silo(
+        name=str(node.get("name", place.names[index])),
+        index=index,
+        task=place.task,
+        examples=place.silos[index],
+        seed=experiment.seed if node.get("simulated") else None,
+    )
+
+
+def open_place(
+    experiment: Experiment, *, data_dir: Path | None, run_id: int, divided: bool
+) -> Place:
+    """Load the records and, when `divided`, deal them to silos; kept for the run that asked."""
+    return _place(
+        experiment.task,
+        experiment.model,
+        json.dumps(experiment.data, sort_keys=True),
+        experiment.federation if divided else None,
+        experiment.seed,
+        data_dir,
+        run_id,
+    )
+
+
+@lru_cache(maxsize=2)
+def _place(
+    task_name: str,
+    model: str | None,
+    options: str,
+    federation: Federation | None,
+    seed: int,
+    data_dir: Path | None,
+    run_id: int,  # noqa: ARG001 - a new run reads its data anew
+) -> Place:
+    task = load_task(task_name, model=model, data_dir=data_dir, options=json.loads(options))
+    examples = task.train_data()
+    check_examples(examples, f"the training data of {task_name}")
+    if federation is None:
+        return Place(task, ("silo",), (examples,))
+    natural = _is_natural(federation, examples)
+    parts = partition(
+        examples,
+        silos=len(examples.silo_names) if natural else federation.silos or DEFAULT_SILOS,
+        how="natural" if natural else federation.partition or "iid",
+        alpha=federation.alpha,
+        shards_per_silo=federation.shards_per_silo,
+        seed=seed,
+    )
+    names = examples.silo_names if natural else tuple(f"silo-{i}" for i in range(len(parts)))
+    return Place(task, names, _deal(examples, parts))
+
+
+def _is_natural(federation: Federation, examples: Examples) -> bool:
+    if federation.partition is None:
+        return examples.silo is not None and federation.silos is None
+    return federation.partition == "natural"
+
+
+def _deal(examples: Examples, parts: Sequence[np.ndarray]) -> tuple[Examples, ...]:
+    # One copy in the order of the silos; each silo is then a view and costs no memory.
+    ordered = examples.take(np.concatenate(parts))
+    ends = np.cumsum([len(part) for part in parts])
+    return tuple(
+        ordered.take(slice(int(end) - len(part), int(end)))
+        for part, end in zip(parts, ends, strict=True)
+    )

@@ -1,0 +1,269 @@
+"""The experiment file: everything that decides a run, in one TOML file.
+
+    task = "digits"
+    rounds = 40
+    seed = 7
+    [federation]
+    silos = 10
+    [training]
+    batch_size = 64
+    lr = 0.5
+    [privacy]
+    epsilon = 4.0
+
+Unknown keys and impossible values are refused before any data is read. The same settings travel in
+a Flower run config, whole under the key `experiment` or flattened to dotted keys.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from privet.errors import ExperimentError, nearest
+
+RUN_CONFIG_KEY = "experiment"
+
+Rate = Annotated[float, Field(gt=0, le=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+class Federation(_Settings):
+    """Who holds which records, and who answers in a round."""
+
+    silos: Count | None = None
+    """Number of silos; unset: the data's natural silos where there are some, else ten."""
+    partition: Literal["iid", "dirichlet", "shards", "linear", "exponential", "natural"] | None = (
+        None
+    )
+    """How records are dealt to silos; unset: natural where the data have silos, else iid."""
+    alpha: Positive = 0.5
+    """Concentration of the Dirichlet partition; smaller is more uneven."""
+    shards_per_silo: Count = 2
+    participation: Rate = 1.0
+    """Chance of each silo to be asked in a round, by independent coins."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Chance that a silo that was asked does not answer (simulation only)."""
+
+
+class Training(_Settings):
+    """One silo's local training in one round."""
+
+    epochs: Count = 1
+    steps: Count | None = None
+    """Local steps in a round, instead of `epochs`."""
+    batch_size: Count = 64
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    lr: Positive = 0.1
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Learning rate over the rounds; `cosine` falls from `lr` to nearly zero."""
+
+
+class Strategy(BaseModel):
+    """Name of an aggregation rule and its own options (see `privet strategies`)."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    name: str = "fedavg"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Every key of the table but the name."""
+        return dict(self.model_extra or {})
+
+
+class Privacy(_Settings):
+    """Record-level differential privacy: exactly one of `epsilon` and `noise_multiplier`."""
+
+    unit: Literal["record"] = "record"
+    epsilon: Positive | None = None
+    """Target over the whole run for each silo's records (a silo asked in every round)."""
+    noise_multiplier: Positive | None = None
+    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    clip: Positive = 1.0
+    """Largest L2 norm of one record's gradient."""
+    calibrate: Literal["per-silo", "shared"] = "per-silo"
+    """With `epsilon`: a noise multiplier for each silo, or the largest of them for all."""
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if (self.epsilon is None) == (self.noise_multiplier is None):
+            given = "neither" if self.epsilon is None else "both"
+            raise ValueError(
+                f"needs exactly one of privacy.epsilon and privacy.noise_multiplier; {given} is set"
+            )
+        return self
+
+
+class Experiment(_Settings):
+    """A whole run. Frozen; `with_settings` gives a changed copy."""
+
+    task: str
+    model: str | None = None
+    """One of the task's models; unset: the task's own choice."""
+    rounds: Count = 10
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    round_timeout: Positive = 3600.0
+    """Seconds to wait for the replies of a round."""
+    data: dict[str, Any] = Field(default_factory=dict)
+    """Options of the task, such as `file` and `target` of a table."""
+    federation: Federation = Federation()
+    training: Training = Training()
+    strategy: Strategy = Strategy()
+    privacy: Privacy | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _infinite_epsilon_is_no_privacy(cls, raw: Any) -> Any:
+        privacy = raw.get("privacy") if isinstance(raw, dict) else None
+        if isinstance(privacy, dict) and _is_infinite(privacy.get("epsilon")):
+            return {key: value for key, value in raw.items() if key != "privacy"}
+        return raw
+
+    @model_validator(mode="after")
+    def _possible_together(self) -> Self:
+        if self.training.steps is not None and "epochs" in self.training.model_fields_set:
+            raise ValueError("training.epochs and training.steps exclude each other; keep one")
+        if self.federation.partition == "natural" and self.federation.silos is not None:
+            raise ValueError(
+                'federation.silos is decided by the data with partition = "natural"; leave it out'
+            )
+        return self
+
+    @classmethod
+    def from_mapping(cls, raw: Mapping[str, Any]) -> Experiment:
+        """Validate nested settings; raises ExperimentError naming the first wrong key."""
+        try:
+            return cls.model_validate(dict(raw))
+        except ValidationError as error:
+            raise ExperimentError(_one_line(error)) from None
+
+    @classmethod
+    def from_file(cls, path: Path, settings: Mapping[str, str] | None = None) -> Experiment:
+        """Read a TOML file; `settings` are dotted keys with TOML values that replace the file's."""
+        try:
+            raw: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ExperimentError(f"cannot read {path}: {error.strerror}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ExperimentError(f"{path} is not a TOML file: {error}") from None
+        for key, text in (settings or {}).items():
+            _assign(raw, key, _toml_value(text))
+        return cls.from_mapping(raw)
+
+    @classmethod
+    def from_run_config(cls, run_config: Mapping[str, Any]) -> Experiment:
+        """The experiment of a Flower run: whole as JSON under `experiment`, or dotted keys."""
+        if RUN_CONFIG_KEY in run_config:
+            return cls.from_mapping(json.loads(str(run_config[RUN_CONFIG_KEY])))
+        raw: dict[str, Any] = {}
+        for key, value in run_config.items():
+            _assign(raw, key, value)
+        return cls.from_mapping(raw)
+
+    def to_run_config(self) -> dict[str, str]:
+        """What `from_run_config` reads; Flower allows only scalars, so it is one JSON string."""
+        return {RUN_CONFIG_KEY: self.model_dump_json(exclude_unset=True)}
+
+    def with_settings(self, settings: Mapping[str, Any]) -> Experiment:
+        """A copy with dotted keys replaced, validated again."""
+        raw = self.model_dump(exclude_unset=True)
+        for key, value in settings.items():
+            _assign(raw, key, value)
+        return Experiment.from_mapping(raw)
+
+    def to_toml(self) -> str:
+        """The resolved settings, defaults included, as TOML that `from_file` reads back."""
+        values = self.model_dump(exclude_none=True)
+        if self.training.steps is not None:
+            values["training"].pop("epochs")
+        return "\n".join(_toml_lines(values)) + "\n"
+
+
+def _is_infinite(value: Any) -> bool:
+    try:
+        return math.isinf(float(value)) and float(value) > 0
+    except (TypeError, ValueError):
+        return False
+
+
+def _assign(raw: dict[str, Any], key: str, value: Any) -> None:
+    *tables, last = key.split(".")
+    for table in tables:
+        raw = raw.setdefault(table, {})
+        if not isinstance(raw, dict):
+            raise ExperimentError(f"{key}: '{table}' is a value, not a table")
+    raw[last] = value
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text  # a bare word such as fedprox
+
+
+def _toml_lines(values: Mapping[str, Any], table: str = "") -> Iterator[str]:
+    tables = {key: value for key, value in values.items() if isinstance(value, Mapping)}
+    for key, value in values.items():
+        if key not in tables:
+            yield f"{_toml_key(key)} = {_toml_text(value)}"
+    for key, value in tables.items():
+        if value:
+            name = f"{table}{_toml_key(key)}"
+            yield ""
+            yield f"[{name}]"
+            yield from _toml_lines(value, f"{name}.")
+
+
+def _toml_key(key: str) -> str:
+    bare = key.replace("_", "").replace("-", "")
+    return key if bare.isalnum() and bare.isascii() else json.dumps(key)
+
+
+def _toml_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml_text(item) for item in value) + "]"
+    return json.dumps(str(value), ensure_ascii=False)
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(first["loc"])
+        return (
+            f"unknown key '{key}'.{nearest(str(first['loc'][-1]), known)} Known: {', '.join(known)}"
+        )
+    if first["type"] == "missing":
+        return f"the experiment has no '{key}'"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    return f"{key} = {first['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    tables: dict[str, type[BaseModel]] = {
+        "federation": Federation,
+        "training": Training,
+        "privacy": Privacy,
+    }
+    model = tables.get(str(location[0]), Experiment) if len(location) > 1 else Experiment
+    return list(model.model_fields)

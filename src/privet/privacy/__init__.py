@@ -1,0 +1,1 @@
+"""What privacy costs and how it is kept: `accounting` counts, `mechanisms` clip and add noise."""

@@ -1,0 +1,20 @@
+"""Events in, epsilon(delta) out. Pure: no files, no clock, no randomness.
+
+Adjacency is add-or-remove one record (or one client) throughout.
+"""
+
+from privet.privacy.accounting.calibration import noise_multiplier_for
+from privet.privacy.accounting.crosscheck import CrossChecks, cross_check
+from privet.privacy.accounting.events import decode_event, dp_sgd_event, encode_event
+from privet.privacy.accounting.spending import Spending, epsilon
+
+__all__ = [
+    "CrossChecks",
+    "Spending",
+    "cross_check",
+    "decode_event",
+    "dp_sgd_event",
+    "encode_event",
+    "epsilon",
+    "noise_multiplier_for",
+]

@@ -1,0 +1,120 @@
+"""How much noise a target epsilon needs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from scipy.optimize import brentq
+from scipy.special import log_ndtr, ndtr
+
+from privet.errors import PrivacyError
+from privet.privacy.accounting.losses import losses_of
+from privet.privacy.accounting.segments import Segment
+from privet.privacy.accounting.spending import check_delta
+
+LARGEST_EPSILON = 200.0
+"""Above it epsilon promises nothing, and the accounting of it would be slow."""
+
+_UNIT = 1e-4
+_SLACK = 0.995
+
+
+def noise_multiplier_for(
+    *, epsilon: float, delta: float, sampling_rate: float, steps: int
+) -> float:
+    """The noise multiplier with which `steps` DP-SGD steps cost at most `epsilon` at `delta`.
+
+    Guarantee: the PLD epsilon of the result (as Spending computes it, add-or-remove adjacency) is
+    at most `epsilon`, and at least 0.995 of it unless one unit less noise would exceed it. The
+    result is a multiple of 0.0001.
+
+    Raises PrivacyError, naming the setting, for an epsilon outside (0, 200], a delta outside
+    [1e-12, 1), a sampling rate outside (0, 1] and fewer than one step.
+    """
+    _check(epsilon, delta, sampling_rate, steps)
+
+    def cost(units: int) -> float:
+        losses = losses_of(Segment(_multiplier(units), sampling_rate, steps))
+        return math.inf if losses is None else losses.epsilon(delta)
+
+    guess = _central_limit_guess(epsilon, delta, sampling_rate, steps)
+    units = _least_units(cost, epsilon, start=max(1, math.ceil(guess / _UNIT)))
+    return _multiplier(units)
+
+
+def _check(epsilon: float, delta: float, sampling_rate: float, steps: int) -> None:
+    if not 0 < epsilon <= LARGEST_EPSILON:
+        raise PrivacyError(
+            f"privacy.epsilon = {epsilon} must lie in (0, {LARGEST_EPSILON:g}]; "
+            "leave out [privacy] for training without differential privacy"
+        )
+    check_delta(delta)
+    if not 0 < sampling_rate <= 1:
+        raise PrivacyError(f"sampling_rate = {sampling_rate} must lie in (0, 1]")
+    if steps < 1:
+        raise PrivacyError(f"steps = {steps}: calibration needs at least one step")
+
+
+def _multiplier(units: int) -> float:
+    """`units` of 0.0001 as the nearest float, so that printing it shows four decimals."""
+    return round(units * _UNIT, 4)
+
+
+def _least_units(cost: Callable[[int], float], target: float, *, start: int) -> int:
+    """A count of units whose cost lies in [0.995 target, target], or the first that costs less.
+
+    Cost falls with the units, nearly as a power of them: a secant in logarithms, kept inside the
+    bracket (too_few, enough).
+    """
+    too_few, enough = 0, None
+    points: list[tuple[float, float]] = []
+    units = start
+    for _ in range(200):
+        spent = cost(units)
+        if spent <= target:
+            if spent >= _SLACK * target:
+                return units
+            enough = units
+        else:
+            too_few = units
+        if enough is not None and enough - too_few <= 1:
+            return enough
+        if 0 < spent < math.inf:
+            points.append((math.log(units), math.log(spent)))
+        units = _inside(_secant(points[-2:], target), too_few, enough)
+    raise PrivacyError(f"privacy.epsilon = {target}: no noise multiplier reaches it")
+
+
+def _secant(points: list[tuple[float, float]], target: float) -> float | None:
+    """Where the line through the last two points meets the middle of the accepted band."""
+    if not points:
+        return None
+    (x, y), slope = points[-1], -1.3
+    if len(points) == 2 and points[0][0] != x:
+        slope = min((y - points[0][1]) / (x - points[0][0]), -0.2)
+    return math.exp(min(x + (math.log(target * (1 + _SLACK) / 2) - y) / slope, 60.0))
+
+
+def _inside(proposal: float | None, too_few: int, enough: int | None) -> int:
+    """The proposal where the bracket allows it, else a point that shrinks or widens the bracket."""
+    wish = 0 if proposal is None else math.ceil(proposal)
+    if enough is None:
+        return min(max(wish or 2 * too_few, too_few + 1), 16 * too_few)
+    return wish if too_few < wish < enough else (too_few + enough + 1) // 2
+
+
+def _central_limit_guess(epsilon: float, delta: float, sampling_rate: float, steps: int) -> float:
+    """The noise multiplier that the central limit theorem of Gaussian DP asks for.
+
+    Dong, Roth & Su 2022 (arXiv 1905.02383), Corollary 5.4: mu = q sqrt(T (exp(1 / sigma^2) - 1)).
+    It under-estimates the noise, which does not matter where the search starts.
+    """
+    mu = float(brentq(lambda mu: _gaussian_delta(mu, epsilon) - delta, 1e-9, 200.0))
+    return 1 / math.sqrt(math.log1p((mu / sampling_rate) ** 2 / steps))
+
+
+def _gaussian_delta(mu: float, epsilon: float) -> float:
+    """Delta of mu-Gaussian DP at `epsilon` (Balle & Wang 2018, Theorem 8)."""
+    second = math.exp(min(epsilon + log_ndtr(-epsilon / mu - mu / 2), 0.0))
+    return float(ndtr(-epsilon / mu + mu / 2)) - second

@@ -1,0 +1,145 @@
+"""Events: what a mechanism did, in the words of dp-accounting, and their JSON form.
+
+An event says enough to compute the privacy loss and nothing about the data. Adjacency everywhere in
+privet is add-or-remove one record (one client for client-level mechanisms): the noise multiplier of
+a Gaussian event is the noise's standard deviation over the L2 norm bound of ONE record. Under
+replace-one adjacency the same event would cost about twice as much, so an event must never be
+handed to an accountant of another adjacency.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import dp_accounting as dpa
+from dp_accounting import DpEvent
+
+from privet.errors import PrivacyError
+
+VERSION = 1
+_DEEPEST = 16
+
+
+def dp_sgd_event(*, noise_multiplier: float, sampling_rate: float, steps: int) -> DpEvent:
+    """The event of `steps` DP-SGD steps (Abadi et al. 2016, arXiv 1607.00133).
+
+    In each step every record takes part by its own coin of probability `sampling_rate` (Poisson
+    sampling), and noise of `noise_multiplier` times the clip norm is added to the sum of the
+    clipped gradients. Adjacency: add or remove one record. No steps make a NoOpDpEvent.
+
+    Raises PrivacyError for a noise multiplier below 0, a rate outside (0, 1] or negative steps.
+    """
+    if not (math.isfinite(noise_multiplier) and noise_multiplier >= 0):
+        raise PrivacyError(f"noise_multiplier = {noise_multiplier} must be finite and at least 0")
+    if not 0 < sampling_rate <= 1:
+        raise PrivacyError(f"sampling_rate = {sampling_rate} must lie in (0, 1]")
+    if steps < 0:
+        raise PrivacyError(f"steps = {steps} must not be negative")
+    if steps == 0:
+        return dpa.NoOpDpEvent()
+    step = dpa.PoissonSampledDpEvent(float(sampling_rate), _gaussian(noise_multiplier))
+    return dpa.SelfComposedDpEvent(step, int(steps))
+
+
+def encode_event(event: DpEvent) -> dict[str, object]:
+    """A JSON-able form of `event`, with the version of the format; floats keep every bit.
+
+    Gaussian, Poisson-sampled, self-composed, composed and no-op events; others: PrivacyError.
+    """
+    return {"version": VERSION, **_encode(event)}
+
+
+def decode_event(encoded: Mapping[str, Any]) -> DpEvent:
+    """The event that `encode_event` wrote.
+
+    Raises PrivacyError for an unknown version or type, missing or additional keys, values out of
+    range and nesting deeper than 16: what cannot be read must not be counted as nothing.
+    """
+    if not isinstance(encoded, Mapping) or "version" not in encoded:
+        raise PrivacyError("not an encoded privacy event: it has no version")
+    fields = dict(encoded)
+    version = fields.pop("version")
+    if version != VERSION or isinstance(version, bool):
+        raise PrivacyError(f"privacy event of version {version!r}; this privet reads {VERSION}")
+    return _decode(fields, depth=0)
+
+
+def _gaussian(noise_multiplier: float) -> DpEvent:
+    return dpa.GaussianDpEvent(float(noise_multiplier))
+
+
+def _encode(event: DpEvent) -> dict[str, object]:
+    match event:
+        case dpa.NoOpDpEvent():
+            return {"type": "no-op"}
+        case dpa.GaussianDpEvent():
+            return {"type": "gaussian", "noise_multiplier": float(event.noise_multiplier)}
+        case dpa.PoissonSampledDpEvent():
+            rate = float(event.sampling_probability)
+            return {"type": "poisson", "sampling_rate": rate, "event": _encode(event.event)}
+        case dpa.SelfComposedDpEvent():
+            return {"type": "repeated", "times": int(event.count), "event": _encode(event.event)}
+        case dpa.ComposedDpEvent():
+            return {"type": "composed", "events": [_encode(part) for part in event.events]}
+    raise PrivacyError(f"a {type(event).__name__} has no encoding")
+
+
+def _decode(fields: object, *, depth: int) -> DpEvent:
+    if depth > _DEEPEST:
+        raise PrivacyError(f"a privacy event is nested deeper than {_DEEPEST}")
+    if not isinstance(fields, Mapping):
+        raise PrivacyError(f"a privacy event must be an object, not {type(fields).__name__}")
+    rest = dict(fields)
+    kind = rest.pop("type", None)
+    if not isinstance(kind, str) or kind not in _READERS:
+        raise PrivacyError(f"unknown type of privacy event: {kind!r}")
+    keys, read = _READERS[kind]
+    if set(rest) != keys:
+        wanted = ", ".join(sorted(keys)) or "no keys"
+        raise PrivacyError(f"privacy event of type {kind!r} needs {wanted}; it has {sorted(rest)}")
+    return read(rest, depth)
+
+
+def _read_no_op(_fields: dict[str, Any], _depth: int) -> DpEvent:
+    return dpa.NoOpDpEvent()
+
+
+def _read_gaussian(fields: dict[str, Any], _depth: int) -> DpEvent:
+    return dpa.GaussianDpEvent(_number(fields, "noise_multiplier", high=math.inf))
+
+
+def _read_poisson(fields: dict[str, Any], depth: int) -> DpEvent:
+    rate = _number(fields, "sampling_rate", high=1.0)
+    return dpa.PoissonSampledDpEvent(rate, _decode(fields["event"], depth=depth + 1))
+
+
+def _read_repeated(fields: dict[str, Any], depth: int) -> DpEvent:
+    times = fields["times"]
+    if not isinstance(times, int) or isinstance(times, bool) or times < 1:
+        raise PrivacyError(f"privacy event: times = {times!r} must be a whole number from 1")
+    return dpa.SelfComposedDpEvent(_decode(fields["event"], depth=depth + 1), times)
+
+
+def _read_composed(fields: dict[str, Any], depth: int) -> DpEvent:
+    if not isinstance(fields["events"], list):
+        raise PrivacyError("privacy event: events must be a list")
+    return dpa.ComposedDpEvent([_decode(part, depth=depth + 1) for part in fields["events"]])
+
+
+def _number(fields: dict[str, Any], key: str, *, high: float) -> float:
+    value = fields[key]
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (is_number and math.isfinite(value) and 0 <= value <= high):
+        raise PrivacyError(f"privacy event: {key} = {value!r} must be a number in [0, {high:g}]")
+    return float(value)
+
+
+_READERS: dict[str, tuple[set[str], Callable[[dict[str, Any], int], DpEvent]]] = {
+    "no-op": (set(), _read_no_op),
+    "gaussian": ({"noise_multiplier"}, _read_gaussian),
+    "poisson": ({"sampling_rate", "event"}, _read_poisson),
+    "repeated": ({"times", "event"}, _read_repeated),
+    "composed": ({"events"}, _read_composed),
+}

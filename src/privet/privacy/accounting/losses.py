@@ -1,0 +1,224 @@
+"""Privacy loss distributions of (sampled) Gaussian steps on one grid, composed with cached work.
+
+dp-accounting discretises one step ("Connect the Dots", Doroshenko et al. 2022, arXiv 2207.04380:
+pessimistic, so every epsilon is an upper bound). Composition is the FFT of Koskela et al. 2020
+(arXiv 1906.03049) with dp-accounting's truncation rule; it is done here because what does not
+depend on the number of steps is then computed once per mechanism, which makes one more round
+several times cheaper. The tests hold the results against dp-accounting's own PLDAccountant.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from dp_accounting.pld import privacy_loss_distribution as pld
+from numpy.typing import NDArray
+from scipy import fft, signal
+
+from privet.privacy.accounting.segments import Segment
+
+GRID = 1e-3
+"""Distance of two neighbouring privacy losses; all distributions that are composed share it."""
+
+LARGEST_LOSS = 1000.0
+"""Distributions that are wider are not computed: the loss is reported as unbounded."""
+
+_LARGEST_STEP = 400.0
+
+_TAIL = 1e-15
+_FINEST = 200
+_Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Losses:
+    """The loss of one direction (a record removed, or added), as masses on a grid.
+
+    `masses[i]` sits at loss (lower + i) * grid; `infinity` is the mass of an infinite loss.
+    """
+
+    lower: int
+    masses: _Floats
+    infinity: float
+
+    def compose(self, other: Losses) -> Losses:
+        """The loss of both mechanisms, with tails of 1e-15 moved up (pessimistic)."""
+        masses = np.maximum(signal.fftconvolve(self.masses, other.masses), 0.0)
+        infinity = self.infinity + other.infinity - self.infinity * other.infinity
+        return _cut(Losses(self.lower + other.lower, masses, infinity))
+
+    def epsilon(self, delta: float) -> float:
+        """The least epsilon >= 0 whose hockey-stick divergence is at most `delta`."""
+        if self.infinity > delta:
+            return math.inf
+        first = max(0, 1 - self.lower)
+        masses = self.masses[first:]
+        if not masses.size:
+            return 0.0
+        upper, scaled = _suffix_sums(masses, GRID)
+        upper = upper + self.infinity
+        # At loss k the divergence is what lies above k; it falls to delta between two grid points.
+        above = np.append(upper[1:], self.infinity) - np.append(scaled[1:], 0.0) * math.exp(-GRID)
+        k = int(np.argmax(above <= delta))
+        loss = (self.lower + first + k) * GRID
+        if upper[k] <= delta:
+            return max(0.0, loss - GRID)
+        return max(0.0, loss + math.log((upper[k] - delta) / scaled[k]))
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """The losses of removing and of adding one record; the same object twice when symmetric."""
+
+    remove: Losses
+    add: Losses
+
+    def compose(self, other: Pair) -> Pair | None:
+        """Both mechanisms one after the other; None when the loss is beyond LARGEST_LOSS."""
+        longest = max(self.remove.masses.size, self.add.masses.size)
+        longest += max(other.remove.masses.size, other.add.masses.size)
+        if longest * GRID > LARGEST_LOSS:
+            return None
+        remove = self.remove.compose(other.remove)
+        symmetric = self.remove is self.add and other.remove is other.add
+        return Pair(remove, remove if symmetric else self.add.compose(other.add))
+
+    def epsilon(self, delta: float) -> float:
+        """The larger epsilon of the two directions."""
+        epsilon = self.remove.epsilon(delta)
+        return epsilon if self.remove is self.add else max(epsilon, self.add.epsilon(delta))
+
+
+NOTHING = Pair(*[Losses(0, np.ones(1), 0.0)] * 2)
+"""The loss of no mechanism at all."""
+
+
+@lru_cache(maxsize=32)
+def losses_of(segment: Segment) -> Pair | None:
+    """The losses of a segment on GRID; None when unbounded (no noise) or beyond LARGEST_LOSS."""
+    sigma, rate, steps = segment.noise_multiplier, segment.sampling_rate, segment.steps
+    if sigma <= 0 or 0.5 / sigma**2 + 10 / sigma > _LARGEST_STEP:
+        return None
+    step = _step(sigma, rate, _refinement(sigma, rate))
+    remove = step.remove.repeated(steps)
+    add = remove if step.add is step.remove else step.add.repeated(steps)
+    return Pair(remove, add) if remove and add else None
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """One direction of one step on a grid `fine` times finer, with what composing it T-fold needs.
+
+    `orders` and `log_moments` are points of its log moment generating function, in grid indices.
+    """
+
+    losses: Losses
+    fine: int
+    orders: _Floats
+    log_moments: _Floats
+
+    def repeated(self, steps: int) -> Losses | None:
+        """`steps` of it composed, on GRID."""
+        low, high = self._bounds(steps)
+        if (high - low) * GRID / self.fine > LARGEST_LOSS:
+            return None
+        size = fft.next_fast_len(max(high - low + 1, self.losses.masses.size), real=True)
+        spectrum = fft.rfft(self.losses.masses, size) ** steps
+        masses = np.roll(fft.irfft(spectrum, size), -low)[: high - low + 1]
+        infinity = _TAIL - math.expm1(steps * math.log1p(-self.losses.infinity))
+        whole = Losses(self.losses.lower * steps + low, np.maximum(masses, 0.0), infinity)
+        return _coarsened(_cut(whole), self.fine)
+
+    def _bounds(self, steps: int) -> tuple[int, int]:
+        """Indices outside which the T-fold sum has mass at most _TAIL (Chernoff)."""
+        bounds = (steps * self.log_moments + math.log(2 / _TAIL)) / self.orders
+        full = (self.losses.masses.size - 1) * steps
+        high = min(full, math.ceil(bounds[self.orders > 0].min()))
+        return max(0, math.floor(bounds[self.orders < 0].max())), max(high, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class _Steps:
+    remove: _Step
+    add: _Step
+
+
+@lru_cache(maxsize=64)
+def _step(sigma: float, rate: float, fine: int) -> _Steps:
+    distribution = pld.from_gaussian_mechanism(
+        sigma, sampling_prob=rate, value_discretization_interval=GRID / fine
+    )
+    remove = _prepared(distribution._pmf_remove.to_dense_pmf(), fine)
+    if distribution._symmetric:
+        return _Steps(remove, remove)
+    return _Steps(remove, _prepared(distribution._pmf_add.to_dense_pmf(), fine))
+
+
+def _prepared(dense: pld.pld_pmf.DensePLDPmf, fine: int) -> _Step:
+    losses = Losses(dense._lower_loss, dense._probs, dense._infinity_mass)
+    powers = np.arange(1, 21) / losses.masses.size
+    log_moments = [_log_moments(losses.masses, sign) for sign in (-1, 1)]
+    return _Step(losses, fine, np.concatenate([-powers, powers]), np.concatenate(log_moments))
+
+
+def _log_moments(masses: _Floats, sign: int) -> _Floats:
+    """log sum_i masses[i] exp(sign k i / n) for k = 1 ... 20."""
+    tilt = np.exp(sign / masses.size * np.arange(masses.size))
+    tilted, moments = masses, []
+    for _ in range(20):
+        tilted = tilted * tilt
+        moments.append(tilted.sum())
+    return np.log(moments)
+
+
+def _refinement(sigma: float, rate: float) -> int:
+    """How much finer than GRID one step must be told so that T-fold rounding stays below 0.1 %.
+
+    Rounding to a grid of width h adds about h^2 / 12 to the variance s^2 of one step's loss, which
+    composition multiplies as it does s^2. So h <= s / 12, where s is bounded by the chi-square
+    distance of the mixture, q sqrt(exp(1 / sigma^2) - 1).
+    """
+    exponent = min(1 / sigma**2, 50.0)
+    deviation = rate * math.sqrt(math.expm1(exponent))
+    return max(1, min(_FINEST, math.ceil(12 * GRID / deviation)))
+
+
+def _coarsened(losses: Losses, fine: int) -> Losses:
+    """The same on a grid `fine` times coarser, pessimistically.
+
+    Each mass is split between its two neighbours so that the mass and its mean of exp(-loss) are
+    kept ("Connect the Dots" for atoms): a spread of the likelihood ratio, which dominates.
+    """
+    if fine == 1:
+        return losses
+    lower, offset = divmod(losses.lower, fine)
+    masses = np.pad(losses.masses, (offset, -(losses.masses.size + offset) % fine))
+    rows = masses.reshape(-1, fine)
+    upward = np.expm1(-GRID / fine * np.arange(fine)) / math.expm1(-GRID)
+    coarse = np.zeros(len(rows) + 1)
+    coarse[:-1] += rows @ (1 - upward)
+    coarse[1:] += rows @ upward
+    return Losses(lower, coarse, losses.infinity)
+
+
+def _cut(losses: Losses) -> Losses:
+    """Move the lowest mass of _TAIL / 2 up to what is kept, the highest to infinity."""
+    masses = losses.masses
+    from_below, from_above = np.cumsum(masses), np.cumsum(masses[::-1])
+    left = min(int(np.searchsorted(from_below, _TAIL / 2, side="right")), masses.size - 1)
+    right = masses.size - int(np.searchsorted(from_above, _TAIL / 2, side="right"))
+    right = max(right, left + 1)
+    kept = masses[left:right].copy()
+    kept[0] += from_below[left - 1] if left else 0.0
+    beyond = from_above[masses.size - right - 1] if right < masses.size else 0.0
+    return Losses(losses.lower + left, kept, losses.infinity + float(beyond))
+
+
+def _suffix_sums(masses: _Floats, grid: float) -> tuple[_Floats, _Floats]:
+    """For each k: the mass from k on, and that mass weighted by exp(-(loss - loss_k))."""
+    plain = np.cumsum(masses[::-1])[::-1]
+    weighted = signal.lfilter([1.0], [1.0, -math.exp(-grid)], masses[::-1])[::-1]
+    return plain, weighted

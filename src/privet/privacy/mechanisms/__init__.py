@@ -1,0 +1,19 @@
+"""Mechanisms: what clips and adds noise. Each says by an event what it costs."""
+
+from privet.privacy.mechanisms.dpsgd import PrivateStep, privatise
+from privet.privacy.mechanisms.modules import check_model
+from privet.privacy.mechanisms.noise import NoiseSource, SeededNoise, SystemNoise
+from privet.privacy.mechanisms.plan import DpSgd
+from privet.privacy.mechanisms.sampling import local_steps, sampling_rate
+
+__all__ = [
+    "DpSgd",
+    "NoiseSource",
+    "PrivateStep",
+    "SeededNoise",
+    "SystemNoise",
+    "check_model",
+    "local_steps",
+    "privatise",
+    "sampling_rate",
+]

@@ -1,0 +1,102 @@
+"""DP-SGD around an ordinary model and an ordinary optimizer, for as long as a with block lasts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from privet.errors import ModelError, PrivacyError
+from privet.privacy.mechanisms.gradients import PerExampleModule
+from privet.privacy.mechanisms.modules import check_model
+from privet.privacy.mechanisms.noise import NoiseSource
+from privet.privacy.mechanisms.optimizer import PrivateOptimizer
+from privet.privacy.mechanisms.plan import DpSgd
+
+
+@dataclass(frozen=True)
+class PrivateStep:
+    """What a training loop uses instead of its model and its optimizer.
+
+    for batch in plan.batches(n, rng): zero_grad, loss(model(x), y).backward(), step. The loss is
+    the mean over the batch. Empty batches need no special case.
+    """
+
+    model: PerExampleModule
+    optimizer: PrivateOptimizer
+
+    @property
+    def ran(self) -> int:
+        """Steps whose noise was drawn: what the event to account is made of."""
+        return int(self.optimizer.ran)
+
+    @property
+    def nonfinite(self) -> int:
+        """Gradients that were infinite or NaN and counted as zero.
+
+        It comes from the data without noise: for the silo's own log, not for anyone else.
+        """
+        return int(self.optimizer.nonfinite)
+
+
+@contextmanager
+def privatise(
+    model: nn.Module, optimizer: Optimizer, *, plan: DpSgd, noise: NoiseSource
+) -> Iterator[PrivateStep]:
+    """Train `model` with DP-SGD as `plan` says while the block lasts.
+
+    Guarantee: all that the block does to the parameters is `plan.event(private.ran)`, under
+    add-or-remove adjacency of one record, if batches come from `plan.batches` and the loss of one
+    example depends on no other. Corrections that do not depend on data belong into step-pre-hooks
+    of `optimizer`: they then act on the noisy gradient. While the block lasts `optimizer` itself
+    refuses to step; afterwards model and optimizer are as before, without hooks.
+
+    Raises ModelError for a model that cannot be trained so (see check_model), an optimizer over
+    other parameters, and, at the end, buffers that training changed; PrivacyError for a model that
+    is already private.
+    """
+    check_model(model)
+    _check_belong_together(model, optimizer)
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    wrapped = PerExampleModule(model)
+    private = PrivateOptimizer(optimizer, model=wrapped, plan=plan, noise=noise)
+    hook = optimizer.register_step_pre_hook(private.guard)
+    try:
+        yield PrivateStep(wrapped, private)
+    finally:
+        private.close()
+        hook.remove()
+        wrapped.close()
+        optimizer.zero_grad(set_to_none=True)
+    _check_unchanged(model, buffers)
+
+
+def _check_belong_together(model: nn.Module, optimizer: Optimizer) -> None:
+    if hasattr(model, "autograd_grad_sample_hooks"):
+        raise PrivacyError("the model is already being trained privately; close that block first")
+    if not model.training:
+        raise ModelError("the model is in evaluation mode: call model.train() first")
+    stepped = {
+        id(p) for group in optimizer.param_groups for p in group["params"] if p.requires_grad
+    }
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and id(parameter) not in stepped:
+            raise ModelError(
+                f"parameter {name!r} is not in the optimizer: add it, or freeze it with "
+                "requires_grad_(False)"
+            )
+    if len(stepped) != sum(p.requires_grad for p in model.parameters()):
+        raise ModelError("the optimizer has parameters that are not the model's: they get no noise")
+
+
+def _check_unchanged(model: nn.Module, before: dict[str, Tensor]) -> None:
+    for name, buffer in model.named_buffers():
+        if not torch.equal(buffer, before[name]):
+            raise ModelError(
+                f"buffer {name!r} changed in training: it holds data without noise; "
+                "make it constant or compute it anew in each pass"
+            )

@@ -1,0 +1,56 @@
+"""Random streams that follow from what they belong to.
+
+Every draw of a simulation comes from a stream named by (seed, purpose, silo, round), so the result
+depends neither on the order in which clients run nor on how many processes run them, and no two
+clients and no two rounds ever share noise. On a real silo noise does not come from here: see
+`privet.privacy.mechanisms.noise.SystemNoise`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+_MT19937_WORDS = 624
+
+
+def stream(seed: int, *names: int | str) -> np.random.SeedSequence:
+    """The seed sequence of 256 bits that belongs to `names` under `seed`.
+
+    Names are hashed with their types and lengths, so ("a", 11) and ("a1", 1) are different streams.
+    """
+    label = "/".join(f"{type(name).__name__}:{len(str(name))}:{name}" for name in (seed, *names))
+    digest = hashlib.sha256(label.encode()).digest()
+    return np.random.SeedSequence(np.frombuffer(digest, dtype=np.uint32).tolist())
+
+
+def numpy_generator(sequence: np.random.SeedSequence) -> np.random.Generator:
+    """A PCG64 generator over `sequence`."""
+    return np.random.Generator(np.random.PCG64(sequence))
+
+
+def torch_seed(sequence: np.random.SeedSequence) -> int:
+    """A 63-bit seed for `torch.manual_seed`, for draws that guard nothing (initial weights)."""
+    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def torch_generator(sequence: np.random.SeedSequence) -> torch.Generator:
+    """A torch CPU generator whose whole Mersenne Twister state comes from `sequence`.
+
+    `torch.Generator.manual_seed` keeps 32 bits of its seed; two of 100,000 streams would then
+    coincide with probability near one. Here all 19,937 bits are set.
+    """
+    import torch
+
+    generator = torch.Generator()
+    state = generator.get_state()
+    words = sequence.generate_state(_MT19937_WORDS, np.uint32).astype(np.uint64)
+    # at::CPUGeneratorImplStateLegacy: seed u64, left i32, seeded i32, next u64, state u64[624], ...
+    state[24 : 24 + 8 * _MT19937_WORDS] = torch.from_numpy(words.view(np.uint8).copy())
+    generator.set_state(state)
+    return generator

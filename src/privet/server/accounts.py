@@ -1,0 +1,67 @@
+"""What each silo's records have been charged, by the mechanisms that the silos report."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from privet.privacy.accounting import (
+    CrossChecks,
+    Spending,
+    cross_check,
+    decode_event,
+)
+
+_Charges = frozenset[tuple[str, int]]
+
+
+class Accounts:
+    """Epsilon per silo as a pure function of the reported events.
+
+    Silos with the same events, in whatever order, share one computation: composition does not
+    depend on the order.
+    """
+
+    def __init__(self, *, delta: float) -> None:
+        self.delta = delta
+        self._charged: dict[str, Counter[str]] = {}
+        self._spending: dict[_Charges, Spending] = {frozenset(): Spending()}
+
+    def charge(self, silo: str, event: Mapping[str, Any]) -> None:
+        """Add one encoded event to a silo's account; PrivacyError when it cannot be read."""
+        text = json.dumps(event, sort_keys=True)
+        before = self._charges(silo)
+        counts = self._charged.setdefault(silo, Counter())
+        counts[text] += 1
+        after = self._charges(silo)
+        if after not in self._spending and before in self._spending:
+            self._spending[after] = self._spending[before].after(decode_event(event))
+
+    def epsilon(self, silo: str) -> float:
+        """The silo's epsilon so far, 0 before its first event."""
+        return self._of(self._charges(silo)).epsilon(self.delta)
+
+    def epsilons(self, silos: Iterable[str]) -> dict[str, float]:
+        """Epsilon of each silo."""
+        return {silo: self.epsilon(silo) for silo in silos}
+
+    def cross_checks(self) -> CrossChecks | None:
+        """The other accountants' word on the silo that spent most; None when nobody spent."""
+        if not self._charged:
+            return None
+        worst = max(self._charged, key=self.epsilon)
+        return cross_check(list(self._of(self._charges(worst)).events), delta=self.delta)
+
+    def _charges(self, silo: str) -> _Charges:
+        return frozenset(self._charged.get(silo, Counter()).items())
+
+    def _of(self, charges: _Charges) -> Spending:
+        if charges not in self._spending:
+            spending = Spending()
+            for text, count in sorted(charges):
+                for _ in range(count):
+                    spending = spending.after(decode_event(json.loads(text)))
+            self._spending[charges] = spending
+        return self._spending[charges]

@@ -1,0 +1,64 @@
+"""The outcome of a run as `summary.json`, a versioned contract."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from privet.experiment import Experiment
+from privet.server.accounts import Accounts
+from privet.server.rounds import Outcome
+
+SCHEMA = 1
+ACCOUNTANT = "PLD (dp-accounting), grid 1e-3, add-or-remove-one-record adjacency"
+
+
+def summarise(experiment: Experiment, outcome: Outcome, *, seconds: float) -> dict[str, Any]:
+    """Absent parts are null. `seconds` is the wall time of this process's part of the run."""
+    last = outcome.entries[-1]
+    updates = sum(len(entry["participants"]) for entry in outcome.entries)
+    spent = {
+        part: sum(entry["seconds"].get(part, 0.0) for entry in outcome.entries)
+        for part in ("total", "training", "aggregation", "evaluation")
+    }
+    return {
+        "schema": SCHEMA,
+        "task": experiment.task,
+        "rounds": experiment.rounds,
+        "seed": experiment.seed,
+        "accuracy": last["accuracy"],
+        "loss": last["loss"],
+        "metrics": last["metrics"],
+        "epsilon": _epsilon(outcome.accounts, outcome.silos),
+        "encryption": None,
+        "seconds": {
+            "total": seconds,
+            "training": spent["training"],
+            "aggregation": spent["aggregation"],
+            "encryption": None,
+        },
+        "client_updates": updates,
+        "client_updates_per_second": updates / spent["total"] if spent["total"] else None,
+    }
+
+
+def _epsilon(accounts: Accounts | None, silos: tuple[str, ...]) -> dict[str, Any] | None:
+    if accounts is None:
+        return None
+    per_silo = accounts.epsilons(silos)
+    checks = accounts.cross_checks()
+    return {
+        "unit": "record",
+        "max": max(per_silo.values()),
+        "per_silo": per_silo,
+        "delta": accounts.delta,
+        "accountant": ACCOUNTANT,
+        "cross_checks": None
+        if checks is None
+        else {
+            "pld": checks.pld,
+            "rdp": checks.rdp,
+            "prv": checks.prv,
+            "agree": not checks.problems,
+            "problems": list(checks.problems),
+        },
+    }

@@ -1,0 +1,246 @@
+"""A Flower grid inside one process: the same apps as in deployment, without sockets or Ray.
+
+Messages are answered lazily and in the order in which they were sent, so a coordinator that adds
+up replies as they come holds one update at a time, and the result depends neither on the number
+of workers nor on which of them was fast.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Protocol, cast
+
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Error,
+    Message,
+    MetricRecord,
+    RecordDict,
+)
+from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
+from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+from privet.vectors import Vector
+from privet.wire import Failure
+
+SERVER_NODE = 1
+_FIRST_SILO_NODE = 2
+
+NodeConfig = Mapping[str, str | int | float | bool]
+State = dict[str, RecordDict]
+
+
+class Executor(Protocol):
+    """Runs the ClientApp on messages, in order, wherever the processes are."""
+
+    def answers(
+        self, messages: Iterable[Message], states: Callable[[int], RecordDict]
+    ) -> Iterator[tuple[Message, RecordDict]]:
+        """The reply to each message with the silo's new state, in the order of the messages."""
+
+    def close(self) -> None:
+        """Give back the processes."""
+
+
+class InProcessGrid(Grid):
+    """Nodes `2 .. silos + 1`, each with its own Flower context."""
+
+    def __init__(
+        self, executor: Executor, *, silos: int, run_id: int, isolate: bool = False
+    ) -> None:
+        """`isolate` serialises every message exactly as Flower's wire does."""
+        self._executor = executor
+        self._states = {node: RecordDict() for node in node_ids(silos)}
+        self._run = Run.create_empty(run_id)
+        self._isolate = isolate
+        self._pushed: dict[str, Message] = {}
+        self._numbers = itertools.count(1)
+        assume_identity(run_id)
+
+    def set_run(self, run: Run) -> None:
+        """Take over the information of another run."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """Information on the run."""
+        return self._run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """A message to a node (deprecated in Flower in favour of `Message`)."""
+        return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """All nodes; none ever leaves."""
+        return list(self._states)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Queue messages; they are answered when they are pulled."""
+        pushed = [self._stamp(message) for message in messages]
+        self._pushed |= {message.metadata.message_id: message for message in pushed}
+        return [message.metadata.message_id for message in pushed]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Answer queued messages."""
+        known = [self._pushed.pop(name) for name in message_ids if name in self._pushed]
+        return list(self._answer(known))
+
+    def send_and_receive(
+        self,
+        messages: Iterable[Message],
+        *,
+        timeout: float | None = None,  # noqa: ARG002 - workers have their own time limit
+    ) -> Iterator[Message]:
+        """Answer `messages` one after the other while the caller consumes the replies."""
+        return self._answer(self._stamp(message) for message in messages)
+
+    def close(self) -> None:
+        """Give back the worker processes."""
+        self._executor.close()
+
+    def save(self) -> dict[str, Vector]:
+        """What silos remember between rounds, as vectors named `node/record/key`."""
+        return {
+            f"{node}/{name}/{key}": array.numpy()
+            for node, state in self._states.items()
+            for name, record in state.array_records.items()
+            for key, array in record.items()
+        }
+
+    def load(self, vectors: Mapping[str, Vector]) -> None:
+        """Restore what `save` gave."""
+        for path, vector in vectors.items():
+            node, name, key = path.split("/", 2)
+            records = self._states[int(node)].array_records
+            record = records.get(name, ArrayRecord())
+            record[key] = Array(vector)
+            self._states[int(node)][name] = record
+
+    def _answer(self, messages: Iterable[Message]) -> Iterator[Message]:
+        for reply, state in self._executor.answers(messages, self._states.__getitem__):
+            self._states[reply.metadata.src_node_id] = state
+            yield self._wire(reply)
+
+    def _stamp(self, message: Message) -> Message:
+        """The message as a node receives it, with an id as the SuperLink would give it."""
+        sent = self._wire(message)
+        _name(sent, str(next(self._numbers)))
+        return sent
+
+    def _wire(self, message: Message) -> Message:
+        if self._isolate:
+            return over_the_wire(message)
+        if message.has_error():
+            return message
+        received = copy.copy(message)
+        received.content = _own_records(message.content)
+        return received
+
+
+def node_ids(silos: int) -> range:
+    """The node ids of a simulated federation."""
+    return range(_FIRST_SILO_NODE, _FIRST_SILO_NODE + silos)
+
+
+def contexts(
+    silos: int, *, run_id: int, run_config: Mapping[str, str], node_config: NodeConfig
+) -> dict[int, Context]:
+    """A Flower context for each node; `node_config` is common to all."""
+    return {
+        node: Context(
+            run_id=run_id,
+            node_id=node,
+            node_config={**node_config, "partition-id": index, "num-partitions": silos},
+            state=RecordDict(),
+            run_config=dict(run_config),
+        )
+        for index, node in enumerate(node_ids(silos))
+    }
+
+
+def call(client_app: ClientApp, message: Message, context: Context) -> Message:
+    """Run the ClientApp; an exception that it lets through becomes an error reply."""
+    try:
+        return client_app(message, context)
+    except Exception as error:
+        return failed(message, context, f"{type(error).__name__}: {error}", stage="app")
+
+
+def failed(message: Message, context: Context, reason: str, *, stage: str) -> Message:
+    """An error reply in the name of a silo that cannot speak for itself."""
+    silo = str(context.node_config.get("partition-id", context.node_id))
+    failure = Failure(silo=silo, stage=stage, reason=reason)
+    code = ErrorCode.CLIENT_APP_CRASHED
+    return Message(Error(code=code, reason=str(failure)), reply_to=message)
+
+
+class Sequential:
+    """Answers in this very process, one silo after the other."""
+
+    def __init__(self, client_app: ClientApp, silos: Mapping[int, Context]) -> None:
+        self._client_app = client_app
+        self._contexts = silos
+
+    def answers(
+        self, messages: Iterable[Message], states: Callable[[int], RecordDict]
+    ) -> Iterator[tuple[Message, RecordDict]]:
+        """The reply to each message with the silo's new state."""
+        for message in messages:
+            context = self._contexts[message.metadata.dst_node_id]
+            context.state = states(context.node_id)
+            reply = call(self._client_app, message, context)
+            yield reply, context.state
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+def assume_identity(run_id: int) -> None:
+    """Make this process able to create messages, as Flower's own launchers do."""
+    TaskIdentity.run_id = run_id
+    TaskIdentity.task_id = os.getpid()
+    TaskIdentity.node_id = SERVER_NODE
+
+
+def over_the_wire(message: Message) -> Message:
+    """A copy made from the very bytes that Flower would send."""
+    contents = {key: part.deflate() for key, part in get_all_nested_objects(message).items()}
+    received = cast(Message, inflate_object_from_contents(message.object_id, contents))
+    _name(received, message.metadata.message_id)
+    return received
+
+
+def _name(message: Message, message_id: str) -> None:
+    # The SuperLink names messages; Flower's property for it is read-only for everyone else.
+    message.metadata.__dict__["_message_id"] = message_id
+
+
+def _own_records(content: RecordDict) -> RecordDict:
+    """Records that the receiver may change without the sender seeing it; arrays are shared."""
+    own = RecordDict()
+    for name, record in content.items():
+        if isinstance(record, ArrayRecord):
+            own[name] = ArrayRecord(dict(record))
+        elif isinstance(record, MetricRecord):
+            own[name] = MetricRecord(dict(record))
+        else:
+            own[name] = ConfigRecord(dict(record))
+    return own

@@ -1,0 +1,188 @@
+"""Silos in a pool of worker processes.
+
+A worker is forked where the system can fork, so the records that the parent has loaded are shared
+and not copied. A silo whose worker dies, or exceeds the time limit, becomes an error reply and the
+worker is replaced. At most two messages a worker are in flight or waiting for their turn, so
+memory does not grow with the number of silos.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from privet.simulations.grid import assume_identity, call, failed
+
+_Answer = tuple[Message, RecordDict]
+
+
+@dataclass
+class _Worker:
+    process: BaseProcess
+    pipe: Connection
+    job: tuple[int, Message] | None = None
+    deadline: float = float("inf")
+
+
+class WorkerPool:
+    """Answers messages in `workers` processes; an `Executor` of the in-process grid."""
+
+    def __init__(
+        self,
+        make_client_app: Callable[[], ClientApp],
+        silos: Mapping[int, Context],
+        *,
+        workers: int,
+        time_limit: float,
+    ) -> None:
+        """`time_limit` in seconds for one message; every worker makes a ClientApp of its own."""
+        self._can_fork = "fork" in multiprocessing.get_all_start_methods()
+        self._make_client_app = make_client_app
+        self._contexts = silos
+        self._time_limit = time_limit
+        self._workers: list[_Worker] = []
+        for _ in range(workers):
+            self._workers.append(self._start())
+
+    def answers(
+        self, messages: Iterable[Message], states: Callable[[int], RecordDict]
+    ) -> Iterator[_Answer]:
+        """The reply to each message with the silo's new state, in the order of the messages."""
+        waiting = enumerate(messages)
+        done: dict[int, _Answer] = {}
+        sent = turn = 0
+        window = 2 * len(self._workers)
+        exhausted = False
+        while True:
+            while not exhausted and sent < turn + window and (worker := self._idle()) is not None:
+                job = next(waiting, None)
+                if job is None:
+                    exhausted = True
+                else:
+                    sent += 1
+                    self._send(worker, job, states)
+            while turn in done:
+                yield done.pop(turn)
+                turn += 1
+            if exhausted and turn == sent:
+                return
+            if turn not in done and self._busy():
+                done |= self._receive(states)
+
+    def close(self) -> None:
+        """Stop all workers."""
+        for worker in self._workers:
+            worker.process.kill()
+            worker.process.join()
+            worker.pipe.close()
+        self._workers.clear()
+
+    def _start(self) -> _Worker:
+        processes = (
+            multiprocessing.get_context("fork")
+            if self._can_fork
+            else multiprocessing.get_context("spawn")
+        )
+        ours, theirs = processes.Pipe()
+        # A forked worker must not hold our ends of the pipes, or it would outlive us.
+        inherited = [ours, *(worker.pipe for worker in self._workers)] if self._can_fork else []
+        process = processes.Process(
+            target=_serve,
+            args=(theirs, self._make_client_app, dict(self._contexts), inherited),
+            daemon=True,
+        )
+        process.start()
+        theirs.close()
+        return _Worker(process, ours)
+
+    def _idle(self) -> _Worker | None:
+        return next((worker for worker in self._workers if worker.job is None), None)
+
+    def _busy(self) -> list[_Worker]:
+        return [worker for worker in self._workers if worker.job is not None]
+
+    def _send(
+        self, worker: _Worker, job: tuple[int, Message], states: Callable[[int], RecordDict]
+    ) -> None:
+        worker.job = job
+        worker.deadline = time.monotonic() + self._time_limit
+        message = job[1]
+        with contextlib.suppress(OSError):  # a worker that died meanwhile is found by _receive
+            worker.pipe.send((message, states(message.metadata.dst_node_id)))
+
+    def _receive(self, states: Callable[[int], RecordDict]) -> dict[int, _Answer]:
+        """Answers of at least one busy worker."""
+        busy = self._busy()
+        patience = max(0.0, min(worker.deadline for worker in busy) - time.monotonic())
+        ready = wait([worker.pipe for worker in busy], timeout=min(patience, 3600.0))
+        answers = {}
+        for worker in busy:
+            if worker.job is None or not (
+                worker.pipe in ready or time.monotonic() >= worker.deadline
+            ):
+                continue
+            number, message = worker.job
+            answer = self._read(worker) if worker.pipe in ready else None
+            if answer is None:
+                reply = self._bury(worker, message, in_time=worker.pipe in ready)
+                answer = reply, states(message.metadata.dst_node_id)
+            worker.job = None
+            answers[number] = answer
+        return answers
+
+    def _read(self, worker: _Worker) -> _Answer | None:
+        try:
+            answer: _Answer = worker.pipe.recv()
+        except (EOFError, OSError):
+            return None
+        return answer
+
+    def _bury(self, worker: _Worker, message: Message, *, in_time: bool) -> Message:
+        worker.process.join(timeout=1 if in_time else 0)
+        code = worker.process.exitcode
+        worker.process.kill()
+        worker.process.join()
+        worker.pipe.close()
+        place = self._workers.index(worker)
+        del self._workers[place]
+        self._workers.insert(place, self._start())
+        reason = (
+            f"its process died with exit code {code}"
+            if in_time
+            else f"no answer within {self._time_limit:g} s"
+        )
+        context = self._contexts[message.metadata.dst_node_id]
+        return failed(message, context, reason, stage="worker")
+
+
+def _serve(
+    pipe: Connection,
+    make_client_app: Callable[[], ClientApp],
+    silos: dict[int, Context],
+    inherited: list[Connection],
+) -> None:
+    """A worker's life: answer messages until the pipe closes."""
+    import torch
+
+    for connection in inherited:
+        connection.close()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    torch.set_num_threads(1)
+    assume_identity(next(iter(silos.values())).run_id)
+    client_app = make_client_app()
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            message, state = pipe.recv()
+            context = silos[message.metadata.dst_node_id]
+            context.state = state
+            reply = call(client_app, message, context)
+            pipe.send((reply, context.state))

@@ -1,0 +1,74 @@
+"""The same experiment on Flower's own Ray simulation, for whoever has a cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from typing import TYPE_CHECKING
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from privet.errors import ExperimentError
+from privet.server.app import Hosting, run
+from privet.simulations.apps import simulated_client_app
+
+if TYPE_CHECKING:
+    from privet.simulations.run import Prepared
+
+
+def run_on_ray(prepared: Prepared, hosting: Hosting, *, workers: int) -> None:
+    """Run with one CPU a silo and `workers` CPUs in all; ExperimentError when Ray is missing."""
+    try:
+        import ray  # noqa: F401
+    except ImportError:
+        raise ExperimentError(
+            "engine = 'ray' needs Ray: pip install 'privet[ray]', or use --engine in-process"
+        ) from None
+    if prepared.experiment.strategy.name == "scaffold" and hosting.resume:
+        raise ExperimentError("--resume with --engine ray and scaffold: Ray keeps no silo memory")
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    from flwr.simulation import run_simulation
+
+    logging.getLogger("flwr").setLevel(logging.ERROR)  # its progress would mix with ours
+    outcome = _Outcome()
+    run_simulation(
+        server_app=_server(prepared, hosting, outcome),
+        client_app=simulated_client_app(prepared.experiment, data_dir=prepared.data_dir),
+        num_supernodes=len(prepared.place.silos),
+        backend_config={
+            "init_args": {"num_cpus": workers},
+            "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+        },
+    )
+    if outcome.error is not None:
+        raise outcome.error
+
+
+class _Outcome:
+    """Carries an exception out of the thread in which Flower runs the ServerApp."""
+
+    error: BaseException | None = None
+
+
+def _server(prepared: Prepared, hosting: Hosting, outcome: _Outcome) -> ServerApp:
+    server = ServerApp()
+
+    @server.main()
+    def main(grid: Grid, context: Context) -> None:
+        context.run_config = dict(prepared.experiment.to_run_config())
+        try:
+            _wait_for_nodes(grid, len(prepared.place.silos))
+            run(grid, context, hosting)
+        except BaseException as error:
+            outcome.error = error
+
+    return server
+
+
+def _wait_for_nodes(grid: Grid, silos: int) -> None:
+    # Flower starts the ServerApp while it still registers nodes.
+    pause = threading.Event()
+    while len(list(grid.get_node_ids())) < silos:
+        pause.wait(0.05)

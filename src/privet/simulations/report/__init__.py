@@ -1,0 +1,34 @@
+"""The page that a person opens after a run: what was learned, and what it cost in privacy.
+
+`write_report` reads the run folder and nothing else, so a page can be made again at any time, on
+another machine, and for a run that was interrupted.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from privet.simulations.report.page import render
+from privet.simulations.report.plots import write_plots
+from privet.simulations.report.read import read_run
+
+__all__ = ["write_report"]
+
+
+def write_report(folder: Path) -> Path:
+    """Write `report.html` and `plots/*.png` into the run folder; return the path of the page.
+
+    The page is one file that loads nothing: no script, font or picture from elsewhere. The same
+    folder gives the same bytes. A torn last line of `history.jsonl` is left out; without
+    `summary.json` the page says after which round the run was interrupted.
+
+    Raises:
+        DataError: `folder` has no `experiment.toml`, or one of its files cannot be read.
+    """
+    run = read_run(folder)
+    page = folder / "report.html"
+    unfinished = folder / "report.html.part"
+    unfinished.write_text(render(run), encoding="utf-8", newline="\n")
+    unfinished.replace(page)
+    write_plots(run, folder / "plots")
+    return page

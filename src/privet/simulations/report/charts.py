@@ -1,0 +1,219 @@
+"""Line charts as geometry: where ticks, curves and bands lie, and what a pointer reads there.
+
+Curves are drawn in a square of `SIDE` units that the page stretches to any width; text stays
+outside the square, placed by per cent, so that it keeps its size on a phone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from privet.simulations.report.formatting import decimal
+
+SIDE = 1000
+STYLES = 6
+"""Distinct line colours in the style sheet; beyond them, lines are dashed."""
+
+Values = Sequence[float | None]
+
+
+@dataclass(frozen=True)
+class Series:
+    """One named value for each round; None or NaN leaves a gap. `style` is a CSS class."""
+
+    name: str
+    values: Values
+    style: str
+
+
+@dataclass(frozen=True)
+class Tick:
+    """`at` is in per cent from the left or from the bottom."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    name: str
+    path: str
+    style: str
+
+
+@dataclass(frozen=True)
+class LineChart:
+    """`description` is for those who cannot see it; `hover` is what the pointer script reads."""
+
+    title: str
+    description: str
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    curves: tuple[Curve, ...]
+    band: str | None
+    target: Tick | None
+    hover: str
+
+
+def silo_style(index: int) -> str:
+    """A CSS class for the `index`-th silo: six colours, then the same six dashed, then dotted."""
+    return f"s{index % STYLES} dash{index // STYLES % 3}"
+
+
+def line_chart(
+    *,
+    title: str,
+    rounds: Sequence[int],
+    series: Sequence[Series],
+    band: tuple[Values, Values] | None = None,
+    target: float | None = None,
+    zero: bool = False,
+) -> LineChart:
+    """Lay out `series` over `rounds`; the vertical axis begins at 0 if `zero`.
+
+    `band` is a (lower, upper) pair that is filled; `target` is a level drawn as a dashed line.
+    """
+    edges = [*(band or ()), [target, 0.0 if zero else None]]
+    values = [value for values in (*(line.values for line in series), *edges) for value in values]
+    ticks = nice_ticks(finite(values))
+    columns = _spread(rounds)
+    low, high = ticks[0], ticks[-1]
+    heights = {line.name: _scaled(line.values, low=low, high=high) for line in series}
+    return LineChart(
+        title=title,
+        description=_description(title, rounds, series),
+        x_ticks=_round_ticks(rounds),
+        y_ticks=tuple(Tick(100 * (v - low) / (high - low), _tick_text(v, ticks)) for v in ticks),
+        curves=tuple(
+            Curve(line.name, _polyline(columns, heights[line.name]), line.style) for line in series
+        ),
+        band=_ribbon(columns, *(_scaled(edge, low=low, high=high) for edge in band))
+        if band
+        else None,
+        target=Tick(100 * (target - low) / (high - low), f"{target:g}") if target else None,
+        hover=hover(
+            at=[column * 100 for column in columns],
+            heads=[f"Round {number}" for number in rounds],
+            names=[line.name for line in series],
+            styles=[line.style for line in series],
+            texts=[[_shown(v) for v in line.values] for line in series],
+        ),
+    )
+
+
+def hover(
+    *,
+    at: Sequence[float],
+    heads: Sequence[str],
+    names: Sequence[str],
+    styles: Sequence[str],
+    texts: Sequence[Sequence[str | None]],
+) -> str:
+    """What a pointer reads, as JSON: for each column a head, and a text for each name or null."""
+    content = {
+        "at": [round(place, 3) for place in at],
+        "heads": heads,
+        "names": names,
+        "styles": styles,
+        "texts": texts,
+    }
+    return json.dumps(content, separators=(",", ":"))
+
+
+def nice_ticks(values: Sequence[float], *, wanted: int = 5) -> list[float]:
+    """At least two round levels (1, 2 or 5 times a power of ten apart) that enclose `values`."""
+    low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    if high - low <= 1e-12 * max(abs(high), abs(low)):
+        pad = abs(high) / 10 or 0.5
+        low, high = low - pad, high + pad
+    raw = (high - low) / wanted
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(power * factor for factor in (1, 2, 5, 10) if raw <= power * factor * (1 + 1e-9))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [index * step for index in range(first, last + 1)]
+
+
+def finite(values: Iterable[float | None]) -> list[float]:
+    """The values that can be drawn."""
+    return [value for value in values if value is not None and math.isfinite(value)]
+
+
+def _spread(rounds: Sequence[int]) -> list[float]:
+    """Where each round lies between the first (0) and the last (1)."""
+    first, last = (rounds[0], rounds[-1]) if rounds else (0, 0)
+    return [(number - first) / max(last - first, 1) for number in rounds]
+
+
+def _scaled(values: Values, *, low: float, high: float) -> list[float | None]:
+    """Heights between 0 and 1; None where there is nothing to draw."""
+    return [
+        (value - low) / (high - low) if value is not None and math.isfinite(value) else None
+        for value in values
+    ]
+
+
+def _round_ticks(rounds: Sequence[int]) -> tuple[Tick, ...]:
+    if not rounds:
+        return ()
+    first, last = rounds[0], rounds[-1]
+    steps = [round(level) for level in nice_ticks([float(first), float(last)])]
+    inside = sorted({level for level in steps if first <= level <= last} | {first, last})
+    crowded = (last - first) / 12
+    kept = [n for n in inside if n in (first, last) or first + crowded < n < last - crowded]
+    return tuple(Tick(100 * (n - first) / max(last - first, 1), str(n)) for n in kept)
+
+
+def _tick_text(value: float, ticks: Sequence[float]) -> str:
+    step = ticks[1] - ticks[0]
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+    if decimals > 4 or abs(ticks[-1]) >= 1e6:
+        return f"{value:.2g}"
+    return f"{value:.{decimals}f}" if abs(value) > step / 2 else "0"
+
+
+def _polyline(columns: Sequence[float], heights: Sequence[float | None]) -> str:
+    """A path with a gap for every None; a lone point becomes a dot by its round line cap."""
+    path = ""
+    pen_down = False
+    for column, height in zip(columns, heights, strict=True):
+        if height is None:
+            pen_down = False
+            continue
+        path += f"{'L' if pen_down else 'M'}{_point(column, height)}"
+        path += "" if pen_down else "h0"
+        pen_down = True
+    return path
+
+
+def _ribbon(
+    columns: Sequence[float], lower: Sequence[float | None], upper: Sequence[float | None]
+) -> str:
+    """The closed area between two curves, over the rounds where both are known."""
+    known = [
+        (column, low, high)
+        for column, low, high in zip(columns, lower, upper, strict=True)
+        if low is not None and high is not None
+    ]
+    there = [_point(column, high) for column, _, high in known]
+    back = [_point(column, low) for column, low, _ in reversed(known)]
+    return f"M{'L'.join(there + back)}Z" if known else ""
+
+
+def _point(column: float, height: float) -> str:
+    return f"{column * SIDE:.5g} {(1 - height) * SIDE:.5g}"
+
+
+def _shown(value: float | None) -> str | None:
+    return None if value is None else decimal(value)
+
+
+def _description(title: str, rounds: Sequence[int], series: Sequence[Series]) -> str:
+    """A sentence with the last value of the first series."""
+    if not rounds or not series:
+        return f"{title}: no rounds."
+    last = next((v for v in reversed(series[0].values) if v is not None), None)
+    span = f"rounds {rounds[0]} to {rounds[-1]}"
+    return f"{title}, {span}; at the end {series[0].name} {decimal(last)}."

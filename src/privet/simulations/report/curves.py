@@ -1,0 +1,124 @@
+"""The three charts over rounds: accuracy, loss and epsilon spent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from privet.simulations.report.charts import (
+    LineChart,
+    Series,
+    Values,
+    finite,
+    line_chart,
+    silo_style,
+)
+from privet.simulations.report.read import Round, Run
+
+FEW = 12
+"""Up to this many silos get a line each; more are drawn as a band."""
+
+
+@dataclass(frozen=True)
+class _Quantity:
+    """What is drawn: one value a round, and perhaps one for each silo.
+
+    `edges` names the lines of a band, for a quantity whose overall value is not itself an edge.
+    """
+
+    title: str
+    name: str
+    overall: Callable[[Round], float | None]
+    per_silo: Callable[[Round], Mapping[str, float]]
+    edges: tuple[str, ...]
+    zero: bool
+
+
+_ACCURACY = _Quantity(
+    title="Accuracy",
+    name="all silos",
+    overall=lambda entry: entry.accuracy,
+    per_silo=lambda entry: entry.silo_accuracy,
+    edges=("lowest silo", "highest silo"),
+    zero=False,
+)
+_LOSS = _Quantity(
+    title="Loss",
+    name="all silos",
+    overall=lambda entry: entry.loss,
+    per_silo=lambda _: {},
+    edges=(),
+    zero=True,
+)
+_EPSILON = _Quantity(
+    title="Epsilon spent",
+    name="highest silo",
+    overall=lambda entry: entry.epsilon,
+    per_silo=lambda entry: entry.silo_epsilon,
+    edges=("lowest silo",),
+    zero=True,
+)
+
+
+def accuracy_chart(run: Run) -> LineChart | None:
+    """Accuracy on held-out records, with each silo's where the run measured them."""
+    return _chart(_ACCURACY, run)
+
+
+def loss_chart(run: Run) -> LineChart | None:
+    """Loss on held-out records."""
+    return _chart(_LOSS, run)
+
+
+def epsilon_chart(run: Run) -> LineChart | None:
+    """Epsilon spent so far by each silo, the highest emphasised, and the target if one was set."""
+    return _chart(_EPSILON, run, target=target_epsilon(run))
+
+
+def target_epsilon(run: Run) -> float | None:
+    """The epsilon that the experiment asked for; None when it set the noise instead."""
+    asked = run.section("privacy").get("epsilon")
+    return float(asked) if isinstance(asked, int | float) else None
+
+
+def in_order(run: Run, names: Iterable[str]) -> list[str]:
+    """`names` without repeats, as the run lists its silos; names it does not know come last."""
+    places = {silo.name: place for place, silo in enumerate(run.silos)}
+    return sorted(set(names), key=lambda name: (places.get(name, len(places)), natural(name)))
+
+
+def natural(name: str) -> tuple[int, str]:
+    """A sort key that puts silo-2 before silo-10."""
+    digits = name[len(name.rstrip("0123456789")) :]
+    return (int(digits) if digits.isascii() and 0 < len(digits) < 10 else -1, name)
+
+
+def _chart(quantity: _Quantity, run: Run, *, target: float | None = None) -> LineChart | None:
+    """A bold line over thin ones for few silos, or over a band from the lowest to the highest."""
+    total = [quantity.overall(entry) for entry in run.rounds]
+    if not finite(total):
+        return None
+    found = [quantity.per_silo(entry) for entry in run.rounds]
+    names = in_order(run, (name for values in found for name in values))
+    band = _extremes(found) if len(names) > FEW else None
+    thin = (
+        [Series(name, values, "edge") for name, values in zip(quantity.edges, band, strict=False)]
+        if band
+        else [
+            Series(name, [values.get(name) for values in found], silo_style(index))
+            for index, name in enumerate(names)
+        ]
+    )
+    return line_chart(
+        title=quantity.title,
+        rounds=[entry.number for entry in run.rounds],
+        series=[Series(quantity.name, total, "total"), *thin],
+        band=band,
+        target=target,
+        zero=quantity.zero,
+    )
+
+
+def _extremes(found: Sequence[Mapping[str, float]]) -> tuple[Values, Values]:
+    known = [finite(values.values()) for values in found]
+    return [min(k, default=None) for k in known], [max(k, default=None) for k in known]

@@ -1,0 +1,102 @@
+"""Numbers as a person reads them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from decimal import ROUND_CEILING, Decimal
+from itertools import pairwise
+
+NOTHING = "–"
+
+
+def bound(value: float | None) -> str:
+    """An upper bound with three significant digits, rounded up: what is printed stays true.
+
+    >>> bound(3.981), bound(3.99), bound(0.01234), bound(math.inf), bound(None)
+    ('3.99', '3.99', '0.0124', 'infinite', 'unknown')
+    """
+    if value is None or math.isnan(value):
+        return "unknown"
+    if math.isinf(value):
+        return "infinite"
+    exact = Decimal(repr(value))
+    if not exact:
+        return "0"
+    step = Decimal(1).scaleb(min(exact.adjusted() - 2, 0))
+    return f"{exact.quantize(step, rounding=ROUND_CEILING):f}"
+
+
+def decimal(value: float | None, *, digits: int = 3) -> str:
+    """A plain figure; a number too large or too small for `digits` decimals becomes 1.2e+09."""
+    if value is None:
+        return NOTHING
+    if math.isnan(value):
+        return "not a number"
+    if math.isinf(value):
+        return "infinite"
+    if value and not 10**-digits <= abs(value) < 1e6:
+        return scientific(value)
+    return f"{value:,.{digits}f}"
+
+
+def scientific(value: float | None) -> str:
+    """As few characters as possible without losing the size.
+
+    >>> scientific(1e-5), scientific(0.001), scientific(2.5e9)
+    ('1e-5', '0.001', '2.5e9')
+    """
+    if value is None:
+        return NOTHING
+    mantissa, mark, exponent = f"{value:.3g}".partition("e")
+    return f"{mantissa}e{int(exponent)}" if mark else mantissa
+
+
+def size(count: float) -> str:
+    """Bytes with a decimal unit.
+
+    >>> size(999), size(12_345_678)
+    ('999 B', '12.3 MB')
+    """
+    if count < 1000:
+        return f"{count:.0f} B"
+    power = min(int(math.log10(count) // 3), 5)
+    return f"{count / 1000**power:.3g} {'kMGTP'[power - 1]}B"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds, or minutes and hours once there are some.
+
+    >>> duration(0.5), duration(75.4), duration(7260)
+    ('0.5 s', '1 min 15 s', '2 h 01 min')
+    """
+    if seconds is None or not math.isfinite(seconds):
+        return NOTHING
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def spans(numbers: Iterable[int], *, most: int = 100) -> str:
+    """Whole numbers with runs joined, at most `most` of them written out.
+
+    >>> spans([7, 1, 3, 4, 5]), spans([1, 3, 5, 7], most=2)
+    ('1, 3–5, 7', '1, 3 …')
+    """
+    ordered = sorted(set(numbers))
+    if not ordered:
+        return NOTHING
+    breaks = [(low, high) for low, high in pairwise(ordered) if high != low + 1]
+    starts = [ordered[0], *(high for _, high in breaks)]
+    ends = [*(low for low, _ in breaks), ordered[-1]]
+    told = [f"{a}" if a == b else f"{a}–{b}" for a, b in zip(starts, ends, strict=True)]
+    return ", ".join(told[:most]) + (" …" if len(told) > most else "")
+
+
+def counted(count: int, noun: str) -> str:
+    """
+    >>> counted(1, "silo"), counted(1200, "record")
+    ('1 silo', '1,200 records')
+    """
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

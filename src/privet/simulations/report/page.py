@@ -1,0 +1,151 @@
+"""A run as one HTML page that loads nothing."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from privet.simulations.report.assumptions import assumptions, checks_sentence
+from privet.simulations.report.attendance import attendance
+from privet.simulations.report.curves import FEW, accuracy_chart, epsilon_chart, loss_chart
+from privet.simulations.report.distribution import distribution
+from privet.simulations.report.formatting import bound, counted, decimal, duration, scientific, size
+from privet.simulations.report.observers import observers
+from privet.simulations.report.read import Run
+from privet.simulations.report.verdict import alarms, finite_guarantee, is_private, meaning, verdict
+
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number of the header or of the cost table."""
+
+    name: str
+    value: str
+    note: str = ""
+
+
+def render(run: Run) -> str:
+    """The whole page. Every text of the run is escaped; the only script is the page's own.
+
+    A content security policy names that script by its hash, so even markup that slipped through
+    could neither run nor load anything.
+    """
+    script = _asset("report.js")
+    return (
+        _environment()
+        .get_template("report.html.jinja")
+        .render(
+            run=run,
+            style=Markup(_asset("report.css")),  # noqa: S704 - our own file
+            script=Markup(script),  # noqa: S704 - our own file
+            policy=_policy(script),
+            title=f"{run.settings.get('task', 'unnamed task')}",
+            subtitle=_subtitle(run),
+            verdict=verdict(run),
+            meaning=meaning(run),
+            alarms=alarms(run),
+            headline=tuple(_headline(run)),
+            private=is_private(run),
+            guarantee=finite_guarantee(run),
+            checks=checks_sentence(run.guarantee) if run.guarantee else None,
+            accuracy=accuracy_chart(run),
+            loss=loss_chart(run),
+            epsilon=epsilon_chart(run) if finite_guarantee(run) else None,
+            few=FEW,
+            distribution=distribution(run),
+            attendance=attendance(run),
+            skipped=tuple((entry.number, entry.skipped) for entry in run.trained if entry.skipped),
+            observers=observers(run),
+            assumptions=assumptions(run),
+            costs=tuple(_costs(run)),
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_HERE),
+        autoescape=False,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "bound": bound,
+        "decimal": decimal,
+        "scientific": scientific,
+        "counted": counted,
+    }
+    return environment
+
+
+def _asset(name: str) -> str:
+    return (_HERE / name).read_text(encoding="utf-8")
+
+
+def _policy(script: str) -> str:
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _subtitle(run: Run) -> str:
+    strategy = run.section("strategy").get("name", "fedavg")
+    parts = [f"{run.settings['model']} model"] if run.settings.get("model") else []
+    if run.silos:
+        parts.append(counted(len(run.silos), "silo"))
+    parts.append(str(strategy))
+    if "seed" in run.settings:
+        parts.append(f"seed {run.settings['seed']}")
+    return " · ".join(parts)
+
+
+def _headline(run: Run) -> Iterator[Figure]:
+    held_out = counted(run.test_records, "held-out record") if run.test_records else ""
+    if run.accuracy is not None:
+        yield Figure("Accuracy", decimal(run.accuracy), held_out)
+    elif run.loss is not None:
+        yield Figure("Loss", decimal(run.loss), held_out)
+    promise = finite_guarantee(run)
+    if promise:
+        yield Figure(
+            "Epsilon", f"≤ {bound(promise.epsilon)}", f"at delta {scientific(promise.delta)}"
+        )
+    else:
+        yield Figure("Epsilon", "none", "no privacy guarantee")
+    yield Figure(
+        "Rounds", f"{run.last_round:,}", "" if run.finished else f"of {run.settings.get('rounds')}"
+    )
+    if run.silos:
+        records = sum(silo.records for silo in run.silos)
+        yield Figure("Training records", f"{records:,}", f"in {counted(len(run.silos), 'silo')}")
+
+
+def _costs(run: Run) -> Iterator[Figure]:
+    yield Figure("Total time", duration(run.seconds.get("total")))
+    yield Figure("Training", duration(run.seconds.get("training")), "in the silos")
+    yield Figure("Aggregation", duration(run.seconds.get("aggregation")), "on the server")
+    if "encryption" in run.seconds:
+        yield Figure("Encryption", duration(run.seconds["encryption"]))
+    evaluation = sum(entry.seconds.get("evaluation", 0.0) for entry in run.rounds)
+    yield Figure("Evaluation", duration(evaluation), "on held-out records")
+    down = sum(entry.bytes_down for entry in run.rounds)
+    up = sum(entry.bytes_up for entry in run.rounds)
+    rounds = max(len(run.trained), 1)
+    yield Figure("Server to silos", size(down), f"{size(down / rounds)} a round")
+    yield Figure("Silos to server", size(up), f"{size(up / rounds)} a round")
+    yield Figure("Client updates", f"{run.client_updates:,}")
+    if run.client_updates_per_second is not None:
+        yield Figure("Client updates per second", f"{run.client_updates_per_second:.3g}")

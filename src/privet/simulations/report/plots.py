@@ -1,0 +1,171 @@
+"""The charts as PNG files, for papers and slides."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from privet.simulations.report.curves import FEW, in_order, target_epsilon
+from privet.simulations.report.distribution import ROWS, label_table, ramp
+from privet.simulations.report.formatting import scientific
+from privet.simulations.report.read import Run
+from privet.simulations.report.verdict import finite_guarantee
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_ACCENT = "#1c6b45"
+_INK = "#1a211d"
+_COLOURS = ("#0067a3", "#c04a08", "#7d46a8", "#8f6a00", "#b8336f", "#55626d")
+_DASHES = ("-", "--", ":")
+_LONGEST_NAME = 24
+
+
+def write_plots(run: Run, folder: Path) -> tuple[Path, ...]:
+    """Write accuracy.png, epsilon.png and silos.png; those with nothing to show are left out.
+
+    Matplotlib is imported here and not before: reading or rendering a run does not need it.
+    """
+    import matplotlib as mpl
+
+    folder.mkdir(exist_ok=True)
+    settings: dict[Any, Any] = {
+        "text.parse_math": False,  # silo names may hold $ signs
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": "#e6e9e6",
+        "axes.axisbelow": True,
+        "legend.frameon": False,
+    }
+    with mpl.rc_context(settings), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a glyph that the font lacks
+        figures = {
+            "accuracy": _learning(run),
+            "epsilon": _epsilon(run),
+            "silos": _silos(run),
+        }
+        return tuple(
+            _save(figure, folder / f"{name}.png") for name, figure in figures.items() if figure
+        )
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    return path
+
+
+def _figure(columns: int, *, height: float = 3.6) -> tuple[Figure, Sequence[Axes]]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.8 * columns if columns > 1 else 7.2, height), layout="constrained")
+    axes = figure.subplots(1, columns, squeeze=False)[0]
+    return figure, list(axes)
+
+
+def _learning(run: Run) -> Figure | None:
+    rounds = [entry.number for entry in run.rounds]
+    shown = {
+        "Accuracy": [entry.accuracy for entry in run.rounds],
+        "Loss": [entry.loss for entry in run.rounds],
+    }
+    known = {name: values for name, values in shown.items() if any(v is not None for v in values)}
+    if not known:
+        return None
+    figure, axes = _figure(len(known))
+    for axis, (name, values) in zip(axes, known.items(), strict=True):
+        axis.plot(rounds, _gaps(values), color=_ACCENT, linewidth=2, marker=_dot(rounds))
+        axis.set(title=name, xlabel="round")
+    return figure
+
+
+def _epsilon(run: Run) -> Figure | None:
+    promise = finite_guarantee(run)
+    if promise is None:
+        return None
+    figure, (axis,) = _figure(1)
+    rounds = [entry.number for entry in run.rounds]
+    highest = _gaps([entry.epsilon for entry in run.rounds])
+    names = in_order(run, (name for entry in run.rounds for name in entry.silo_epsilon))
+    if len(names) <= FEW:
+        _silo_lines(axis, run, names)
+    else:
+        lowest = _gaps([min(e.silo_epsilon.values(), default=None) for e in run.rounds])
+        axis.fill_between(rounds, lowest, highest, color=_ACCENT, alpha=0.15, linewidth=0)
+    axis.plot(rounds, highest, color=_ACCENT, linewidth=2.2, label="highest", marker=_dot(rounds))
+    target = target_epsilon(run)
+    if target is not None:
+        axis.axhline(target, color=_INK, linestyle="--", linewidth=1, label=f"target {target:g}")
+    axis.set(title=f"Epsilon spent, delta {scientific(promise.delta)}", xlabel="round")
+    axis.set_ylim(bottom=0)
+    axis.legend(fontsize="small", ncols=2)
+    return figure
+
+
+def _silo_lines(axis: Axes, run: Run, names: Sequence[str]) -> None:
+    rounds = [entry.number for entry in run.rounds]
+    for index, name in enumerate(names):
+        axis.plot(
+            rounds,
+            _gaps([entry.silo_epsilon.get(name) for entry in run.rounds]),
+            label=_short(name),
+            linewidth=1,
+            color=_COLOURS[index % len(_COLOURS)],
+            linestyle=_DASHES[index // len(_COLOURS) % len(_DASHES)],
+        )
+
+
+def _silos(run: Run) -> Figure | None:
+    if not run.silos:
+        return None
+    labels, table = label_table(run)
+    figure, (axis,) = _figure(1)
+    axis.set(title="Training records by silo", ylabel="records")
+    axis.grid(visible=False, axis="x")
+    if len(table) <= ROWS:
+        _stack(axis, labels, table)
+        names = [_short(silo.name) for silo in run.silos]
+        axis.set_xticks(range(len(names)), names, rotation=45, ha="right")
+    else:
+        _stack(axis, labels, sorted(table, key=sum, reverse=True), filled=True)
+        axis.set_xlabel("silos, largest first")
+    if len(labels) > 1:
+        axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def _stack(
+    axis: Axes, labels: Sequence[str], table: Sequence[Sequence[int]], *, filled: bool = False
+) -> None:
+    """A bar for each row of `table`, or one staircase for all of them when there are many."""
+    places = range(len(table))
+    below = [0] * len(table)
+    for column, label in enumerate(labels):
+        counts = [row[column] for row in table]
+        above = [a + b for a, b in zip(below, counts, strict=True)]
+        look: dict[str, Any] = {"color": ramp(column, len(labels)), "label": _short(label)}
+        if filled:
+            axis.fill_between(places, below, above, step="mid", linewidth=0, **look)
+        else:
+            axis.bar(places, counts, bottom=below, **look)
+        below = above
+
+
+def _gaps(values: Sequence[float | None]) -> list[float]:
+    return [float("nan") if value is None else value for value in values]
+
+
+def _dot(rounds: Sequence[int]) -> str | None:
+    return "o" if len(rounds) == 1 else None
+
+
+def _short(name: str) -> str:
+    """Matplotlib leaves labels that begin with an underscore out of the legend."""
+    shown = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
+    return f" {shown}" if shown.startswith("_") else shown

@@ -1,0 +1,154 @@
+"""One simulated run, from settings to a finished run folder."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from flwr.app import Context, RecordDict
+
+from privet.client.plan import LocalPlan, plan_round
+from privet.client.silo import Place, open_place
+from privet.data_folder import data_folder
+from privet.experiment import Experiment
+from privet.privacy.mechanisms import check_model
+from privet.server.app import Hosting, check, look_away, server_app
+from privet.server.folder import SUMMARY, RunFolder
+from privet.server.rounds import Watch
+from privet.simulations.allocator import keep_freed_memory
+from privet.simulations.apps import simulated_client_app
+from privet.simulations.grid import (
+    SERVER_NODE,
+    Executor,
+    InProcessGrid,
+    Sequential,
+    contexts,
+)
+from privet.simulations.pool import WorkerPool
+from privet.simulations.silos import SILOS, describe_silos
+
+Engine = Literal["in-process", "ray"]
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a simulation is computed; none of it changes the result."""
+
+    workers: int = 1
+    """Processes that silos share."""
+    engine: Engine = "in-process"
+    isolate: bool = False
+    """Serialise every message exactly as Flower's wire does."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An experiment that can run: its data are loaded and every silo has a plan."""
+
+    experiment: Experiment
+    place: Place
+    plans: tuple[LocalPlan, ...]
+    data_dir: Path | None
+    run_id: int
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a person should know before trusting the outcome."""
+        privacy = self.experiment.privacy
+        sizes = [len(silo) for silo in self.place.silos]
+        warnings = []
+        if privacy is not None and privacy.delta >= 1 / max(sizes):
+            warnings.append(
+                f"privacy.delta = {privacy.delta:g} is not below 1/{max(sizes)}, one over the "
+                "records of the largest silo: such a delta allows a record to be published whole"
+            )
+        batch_size = self.experiment.training.batch_size
+        small = sum(size < batch_size for size in sizes)
+        if small:
+            warnings.append(
+                f"{small} of {len(sizes)} silos have fewer records than training.batch_size = "
+                f"{batch_size}: their batch is the whole silo"
+            )
+        return warnings
+
+
+def prepare(experiment: Experiment, *, data_dir: Path | None = None) -> Prepared:
+    """Load the data and plan every silo; any PrivetError comes before anything is written."""
+    strategy = check(experiment)
+    torch.set_num_threads(1)  # the same for every number of workers, so results are too
+    run_id = secrets.randbits(62) + 1
+    data_dir = data_folder(data_dir)
+    place = open_place(experiment, data_dir=data_dir, run_id=run_id, divided=True)
+    strategy.check_silos(len(place.silos))
+    if experiment.privacy is not None:
+        check_model(place.task.model(), place.silos[0].inputs[:2])
+    plans = tuple(plan_round(experiment, n_records=len(silo)) for silo in place.silos)
+    return Prepared(experiment, place, plans, data_dir, run_id)
+
+
+def simulate(
+    experiment: Experiment,
+    *,
+    out: Path,
+    data_dir: Path | None = None,
+    execution: Execution | None = None,
+    resume: bool = False,
+    watch: Watch = look_away,
+) -> dict[str, Any]:
+    """Run `experiment` and return the content of its `summary.json`.
+
+    The result is bit-identical for every number of workers. `watch` is called with every entry of
+    the history. Raises PrivetError for settings or data that cannot run, before `out` is touched.
+    """
+    prepared = prepare(experiment, data_dir=data_dir)
+    return run_prepared(
+        prepared, out=out, execution=execution or Execution(), resume=resume, watch=watch
+    )
+
+
+def run_prepared(
+    prepared: Prepared, *, out: Path, execution: Execution, resume: bool, watch: Watch
+) -> dict[str, Any]:
+    """`simulate` for an experiment that `prepare` has accepted."""
+    folder = RunFolder(out)
+    folder.check_free(resume=resume)
+    folder.save_json(SILOS, describe_silos(prepared.place, prepared.plans))
+    keep_freed_memory()
+    hosting = Hosting(folder=out, data_dir=prepared.data_dir, resume=resume, watch=watch)
+    if execution.engine == "ray":
+        from privet.simulations.ray import run_on_ray
+
+        run_on_ray(prepared, hosting, workers=execution.workers)
+    else:
+        _run_in_process(prepared, hosting, execution)
+    return dict(json.loads((out / SUMMARY).read_text(encoding="utf-8")))
+
+
+def _run_in_process(prepared: Prepared, hosting: Hosting, execution: Execution) -> None:
+    experiment, run_id = prepared.experiment, prepared.run_id
+    silos = contexts(
+        len(prepared.place.silos),
+        run_id=run_id,
+        run_config=experiment.to_run_config(),
+        node_config={},
+    )
+    make_app = partial(simulated_client_app, experiment, data_dir=prepared.data_dir)
+    executor: Executor = (
+        Sequential(make_app(), silos)
+        if execution.workers == 1
+        else WorkerPool(
+            make_app, silos, workers=execution.workers, time_limit=experiment.round_timeout
+        )
+    )
+    with closing(
+        InProcessGrid(executor, silos=len(silos), run_id=run_id, isolate=execution.isolate)
+    ) as grid:
+        server = server_app(replace(hosting, memory=grid))
+        context = Context(run_id, SERVER_NODE, {}, RecordDict(), {**experiment.to_run_config()})
+        server(grid=grid, context=context)

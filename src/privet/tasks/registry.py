@@ -1,0 +1,148 @@
+"""Tasks by name: the built-in ones, and any class given as "package.module:Class"."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from privet.errors import ExperimentError, nearest
+
+if TYPE_CHECKING:
+    from privet.tasks.task import Task
+
+_METHODS = ("model", "train_data", "test_data", "loss", "metrics")
+
+
+@dataclass(frozen=True)
+class TaskEntry:
+    """A built-in task: what it is in one line, and the class that makes it."""
+
+    summary: str
+    path: str
+    needs_data: bool = True
+
+
+TASKS: Mapping[str, TaskEntry] = {
+    "digits": TaskEntry(
+        "8x8 images of handwritten digits, bundled with scikit-learn; needs no download",
+        "privet.tasks.digits:Digits",
+        needs_data=False,
+    ),
+    "mnist": TaskEntry("28x28 images of handwritten digits", "privet.tasks.images:Mnist"),
+    "fashion-mnist": TaskEntry("28x28 images of clothes", "privet.tasks.images:FashionMnist"),
+    "heart-disease": TaskEntry(
+        "heart disease in patients of four hospitals, which are the natural silos",
+        "privet.tasks.heart:HeartDisease",
+    ),
+    "adult": TaskEntry(
+        "income above 50,000 dollars from census answers", "privet.tasks.adult:Adult"
+    ),
+    "table": TaskEntry(
+        "any CSV or Parquet file with a column to predict", "privet.tasks.table:Table"
+    ),
+}
+
+
+def load_task(
+    name: str,
+    *,
+    model: str | None = None,
+    data_dir: Path | None = None,
+    options: Mapping[str, object] | None = None,
+    folder: Path | None = None,
+) -> Task:
+    """Make the task called `name`: one of `TASKS`, or "package.module:Class".
+
+    A class of your own is called with keywords model=, data_dir= and the options. Its module is
+    looked for among the installed ones and then in `folder` (where the experiment file lies;
+    default: the current folder), which is added to the end of `sys.path`.
+
+    Raises ExperimentError when the name, the module, the class, a method of the class or an option
+    is unknown, and whatever the class itself raises. No data is read here by the built-in tasks.
+    """
+    cls = _task_class(name, folder or Path.cwd())
+    arguments = {**(options or {}), "model": model, "data_dir": data_dir}
+    _check_arguments(name, cls, options or {})
+    return cast("Task", cls(**arguments))
+
+
+def _task_class(name: str, folder: Path) -> type:
+    """The class that `name` stands for, with every method a task must have."""
+    if ":" in name:
+        return _checked(name, _attribute(name, _own_module(name, folder)))
+    if name not in TASKS:
+        raise ExperimentError(
+            f"task = {name!r}: the tasks are {', '.join(TASKS)}, or your own as "
+            f'"package.module:Class".{nearest(name, TASKS)}'
+        )
+    return _checked(name, _attribute(TASKS[name].path, _module(TASKS[name].path)))
+
+
+def _module(path: str) -> object:
+    return importlib.import_module(path.partition(":")[0])
+
+
+def _own_module(name: str, folder: Path) -> object:
+    """Import the module half of `name`, with `folder` on the module search path."""
+    place = str(folder.resolve())
+    if place not in sys.path:
+        sys.path.append(place)
+    importlib.invalidate_caches()
+    module = name.partition(":")[0]
+    try:
+        return _module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise ExperimentError(
+                f"task = {name!r}: {module} needs {error.name}: {error}"
+            ) from error
+        raise ExperimentError(
+            f"task = {name!r}: no module {error.name}, neither installed nor in {place}"
+        ) from error
+    except (ImportError, SyntaxError, ValueError) as error:
+        raise ExperimentError(f"task = {name!r}: {module} cannot be imported: {error}") from error
+
+
+def _attribute(name: str, module: object) -> object:
+    path, _, attribute = name.partition(":")
+    found = getattr(module, attribute, None)
+    if found is None:
+        classes = [key for key, value in vars(module).items() if inspect.isclass(value)]
+        raise ExperimentError(
+            f"task = {name!r}: module {path} has no {attribute!r}.{nearest(attribute, classes)}"
+        )
+    return found
+
+
+def _checked(name: str, found: object) -> type:
+    if not inspect.isclass(found):
+        raise ExperimentError(f"task = {name!r}: it is a {type(found).__name__}, not a class")
+    missing = [method for method in _METHODS if not callable(getattr(found, method, None))]
+    if missing:
+        raise ExperimentError(
+            f"task = {name!r}: the class lacks {', '.join(missing)}; "
+            f"a task has {', '.join(_METHODS)}"
+        )
+    return found
+
+
+def _check_arguments(name: str, cls: type, options: Mapping[str, object]) -> None:
+    """Refuse options that the class does not take, and say which required ones are absent."""
+    parameters = inspect.signature(cls).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return
+    known = [p.name for p in parameters if p.name not in ("model", "data_dir")]
+    takes = f"it takes {', '.join(known)}" if known else "it takes no options"
+    for option in options:
+        if option not in known:
+            raise ExperimentError(
+                f"task option {option!r}: {name} does not know it; {takes}.{nearest(option, known)}"
+            )
+    for p in parameters:
+        if p.default is p.empty and p.name not in (*options, "model", "data_dir"):
+            raise ExperimentError(f"task option {p.name!r}: {name} needs it; {takes}")

@@ -1,0 +1,181 @@
+"""Any CSV or Parquet file as a task: name the column to predict, and say who holds which rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from privet.errors import DataError
+from privet.randomness import numpy_generator, stream
+from privet.tasks.classification import Classification
+from privet.tasks.columns import Scale, in_order, scale_of
+from privet.tasks.frames import Frame, read_frame
+from privet.tasks.models import linear, mlp, named_model
+from privet.tasks.table_layout import Layout, Rows
+from privet.tasks.table_options import TableOptions
+from privet.tasks.task import Examples
+
+_HIDDEN = 32
+_MODELS = {
+    "linear": lambda: linear(1, 2),
+    "mlp": lambda: mlp(1, 2, hidden=_HIDDEN),
+}
+_OWN_STATISTICS = (
+    "Columns without a public range ({names}) are scaled by {whose} mean and standard deviation; "
+    "epsilon does not cover their influence on the model. data.ranges removes it."
+)
+
+
+class Table(Classification):
+    """Predict the class in one column of a table from the others.
+
+    Options (`[data]` in the experiment file) are those of `TableOptions`. What happens to values:
+
+    - Numbers with a public range in `ranges` are scaled to [-1, 1] and clipped there; others by
+      the mean and deviation of their own silo's training rows, never of pooled silos. (A table
+      without silos counts as one silo, and `notes` says so.)
+    - Texts become one column a value. The values come from `categories`, or else are read from
+      all files, test file included. Real silos see only their own file, so give `categories`,
+      `classes`, `numeric` and `categorical` there, or their models will not fit together.
+    - Missing values (empty, "?", NA, NaN, null): `missing = "impute"` puts 0, the middle, with
+      a column that says so, and makes "missing" a category of its own; "drop" leaves the row out;
+      "refuse" is an error. A row without target is left out by "drop" and an error otherwise.
+    - Infinite numbers, text among numbers and values outside `categories` are errors.
+
+    Test rows: `test_file`, or `test_fraction` of each silo's rows, always the same ones.
+    Inputs (n, width) float32. Models: linear (default), mlp.
+
+    Raises ExperimentError for settings, DataError (file, column, row count) for what files hold.
+    """
+
+    def __init__(
+        self, *, model: str | None = None, data_dir: Path | None = None, **options: object
+    ) -> None:
+        self._model = model or "linear"
+        named_model("table", self._model, _MODELS)
+        self._options = TableOptions.of(options)
+        self._data_dir = data_dir
+
+    def model(self) -> nn.Module:
+        width, classes = self._layout.width, len(self._layout.classes)
+        if self._model == "linear":
+            return linear(width, classes)
+        return mlp(width, classes, hidden=_HIDDEN)
+
+    def train_data(self) -> Examples:
+        return self._halves[0]
+
+    def test_data(self) -> Examples | None:
+        return self._halves[1]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        names = [name for name in self._layout.numeric if name not in self._options.ranges]
+        if not names:
+            return ()
+        silos = self._options.silo or self._options.files
+        whose = "each silo's own" if silos else "the whole file's"
+        return (_OWN_STATISTICS.format(names=", ".join(names), whose=whose),)
+
+    @cached_property
+    def _layout(self) -> Layout:
+        declared = Layout.declared(self._options)
+        return declared or Layout.found(self._options, [*self._train_frames, *self._test_frames])
+
+    @cached_property
+    def _train_frames(self) -> list[Frame]:
+        paths = [self._path(self._options.file)] if self._options.file else self._many()
+        return [read_frame(path) for path in paths]
+
+    @cached_property
+    def _test_frames(self) -> list[Frame]:
+        name = self._options.test_file
+        return [read_frame(self._path(name))] if name else []
+
+    def _many(self) -> list[Path]:
+        """The files of `files`, sorted by name; each stem is a silo's name."""
+        files = self._options.files or []
+        home = self._data_dir or Path.cwd()
+        paths = sorted(home.glob(files)) if isinstance(files, str) else map(self._path, files)
+        found = list(paths)
+        stems = [path.stem for path in found]
+        if not found:
+            raise DataError(f"data.files = {files!r}: nothing in {home.absolute()} fits")
+        if len(set(stems)) < len(stems):
+            raise DataError(f"data.files = {files!r}: two files have the same name before the dot")
+        return found
+
+    def _path(self, name: str) -> Path:
+        path = ((self._data_dir or Path.cwd()) / Path(name).expanduser()).absolute()
+        if not path.is_file():
+            raise DataError(
+                f"{name} not found: there is no file {path}; paths in the experiment's data are "
+                "relative to the data folder (--data-dir or PRIVET_DATA)"
+            )
+        return path
+
+    @cached_property
+    def _halves(self) -> tuple[Examples, Examples | None]:
+        train = Rows.joined([self._read(frame) for frame in self._train_frames])
+        if self._options.test_file:
+            test = Rows.joined([self._layout.read(frame, silo=None) for frame in self._test_frames])
+        else:
+            train, test = _split(train, self._options.test_fraction)
+        names = in_order({name for name in train.silo if name is not None})
+        scales = {
+            name: scale_of(
+                train.numbers[train.silo == name], self._layout.numeric, self._options.ranges
+            )
+            for name in set(train.silo)
+        }
+        encoded = [self._encoded(rows, scales, names) for rows in (train, test)]
+        return encoded[0], encoded[1] if len(test) else None
+
+    def _read(self, frame: Frame) -> Rows:
+        return self._layout.read(frame, silo=frame.path.stem if self._options.files else None)
+
+    def _encoded(
+        self, rows: Rows, scales: Mapping[str | None, Scale], names: tuple[str, ...]
+    ) -> Examples:
+        """`rows` as examples, each scaled as its own silo is."""
+        inputs = np.zeros((len(rows), self._layout.width), dtype=np.float32)
+        for name in dict.fromkeys(rows.silo):
+            mask = rows.silo == name
+            inputs[mask] = self._layout.inputs(rows.at(mask), self._scale(name, scales))
+        examples = Examples(torch.from_numpy(inputs), torch.from_numpy(rows.targets))
+        if None in rows.silo:
+            return examples
+        silo = np.array([names.index(name) for name in rows.silo], dtype=np.int64)
+        return replace(examples, silo=silo, silo_names=names)
+
+    def _scale(self, silo: str | None, scales: Mapping[str | None, Scale]) -> Scale:
+        """How rows of `silo` are scaled; rows of `test_file` need not belong to one."""
+        if silo in scales:
+            return scales[silo]
+        if silo is not None:
+            raise DataError(f"data.test_file: silo {silo!r} has no rows to train on")
+        layout, ranges = self._layout, self._options.ranges
+        without = [name for name in layout.numeric if name not in ranges]
+        if without:
+            raise DataError(
+                "data.test_file: its rows belong to no silo, so they cannot be scaled as one is; "
+                f"give data.ranges for {', '.join(without)}"
+            )
+        return scale_of(np.empty((0, len(layout.numeric))), layout.numeric, ranges)
+
+
+def _split(rows: Rows, fraction: float) -> tuple[Rows, Rows]:
+    """Keep `fraction` of each silo's rows for testing; a silo's split depends on its rows alone."""
+    test = np.zeros(len(rows), dtype=bool)
+    for name in dict.fromkeys(rows.silo):
+        own = np.flatnonzero(rows.silo == name)
+        count = min(round(len(own) * fraction), len(own) - 1)
+        shuffled = numpy_generator(stream(0, "test rows", str(name))).permutation(own)
+        test[shuffled[:count]] = True
+    return rows.at(~test), rows.at(test)

@@ -1,0 +1,138 @@
+"""What a task is, so that a person can bring a model and data of their own.
+
+A task is any class with the five methods of `Task`. Name it in the experiment file as
+`task = "package.module:Class"`; it is made once per process, by keywords:
+
+    class HospitalStay:
+        def __init__(self, *, model=None, data_dir=None, **options): ...
+
+`model` is the experiment's model name or None, `data_dir` the data folder or None, and `options`
+the experiment's task options. Nothing else is needed: no base class, no registration.
+`examples/custom_task` is complete and meant to be copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Sized
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from privet.errors import DataError
+
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """n examples held in memory, row i of every field belonging to example i.
+
+    `inputs` is a float tensor (n, ...), `targets` a tensor (n,) (int64 class numbers for
+    classification). `silo` is None, or an int array (n,) that says which natural silo (hospital,
+    branch, person) each example came from, as an index into `silo_names`.
+
+    Raises DataError when the lengths differ.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    silo: Indices | None = None
+    silo_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        lengths = {"inputs": len(self.inputs), "targets": len(self.targets)}
+        if self.silo is not None:
+            lengths["silo"] = len(self.silo)
+        if len(set(lengths.values())) > 1:
+            said = ", ".join(f"{count} {name}" for name, count in lengths.items())
+            raise DataError(f"examples do not match up: {said}")
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def take(self, indices: Sequence[int] | Indices | slice) -> Examples:
+        """The examples at `indices`, in that order: a copy, or for a slice a view."""
+        rows = indices if isinstance(indices, slice) else np.asarray(indices, dtype=np.int64)
+        index = rows if isinstance(rows, slice) else torch.from_numpy(rows)
+        silo = None if self.silo is None else self.silo[rows]
+        return Examples(self.inputs[index], self.targets[index], silo, self.silo_names)
+
+    @classmethod
+    def of(cls, dataset: Dataset[Any]) -> Examples:
+        """Read a torch `Dataset` of (input, target) pairs, one after the other, into memory.
+
+        Inputs may be tensors, arrays or numbers of one shape; they become float32. Whole-number
+        targets become int64, others float32. Raises DataError when the dataset is empty or the
+        inputs differ in shape.
+        """
+        pairs = [dataset[i] for i in range(len(cast(Sized, dataset)))]
+        if not pairs:
+            raise DataError("the dataset holds no examples")
+        inputs = [torch.as_tensor(pair[0], dtype=torch.float32) for pair in pairs]
+        shapes = {tuple(row.shape) for row in inputs}
+        if len(shapes) > 1:
+            raise DataError(f"inputs differ in shape: {', '.join(map(str, sorted(shapes)[:3]))}")
+        targets = torch.stack([torch.as_tensor(pair[1]) for pair in pairs]).reshape(len(pairs))
+        whole = not targets.is_floating_point()
+        return cls(torch.stack(inputs), targets.to(torch.int64 if whole else torch.float32))
+
+
+class Task(Protocol):
+    """The five things that training, in simulation or in a silo, asks of a task.
+
+    A task may also have `notes: tuple[str, ...]`, sentences about its data that belong beside a
+    privacy figure (such as preprocessing that epsilon does not cover). They go into the report.
+    """
+
+    def model(self) -> nn.Module:
+        """A fresh model, initialised from torch's global generator (the caller seeds it).
+
+        For record-level DP it must treat the examples of a batch apart: GroupNorm or LayerNorm
+        instead of BatchNorm, no parameters shared between layers, no in-place activations.
+        """
+        ...
+
+    def train_data(self) -> Examples:
+        """The training examples that lie in this place's data folder.
+
+        In a simulation that is everybody's data (`Examples.silo` says whose); at a real silo its
+        own. Every call gives the same examples in the same order.
+        """
+        ...
+
+    def test_data(self) -> Examples | None:
+        """Examples that are never trained on, or None when this place has none."""
+        ...
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss over the batch, a scalar; `outputs` is what the model returned.
+
+        It must be a mean of terms that each depend on one example, or per-example clipping
+        means nothing.
+        """
+        ...
+
+    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+        """Named measures of `outputs` against `targets`; "accuracy" among them for classes."""
+        ...
+
+
+def check_examples(examples: Examples, name: str) -> None:
+    """Raise DataError when `examples` (called `name` in the message) cannot be trained on.
+
+    That is: there are none, or inputs or targets hold NaN or infinite values.
+    """
+    if len(examples) == 0:
+        raise DataError(f"{name} holds no records")
+    for part, values in (("inputs", examples.inputs), ("targets", examples.targets)):
+        if values.is_floating_point() and not bool(torch.isfinite(values).all()):
+            bad = ~torch.isfinite(values.reshape(len(values), -1))
+            raise DataError(
+                f"{name} holds {int(bad.sum())} NaN or infinite {part} "
+                f"in {int(bad.any(dim=1).sum())} of {len(examples)} records"
+            )

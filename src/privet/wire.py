@@ -1,0 +1,171 @@
+"""What travels between the server and a silo, as Flower records.
+
+    train, down     "model":  weights and the strategy's own vectors     "task": round, lr, ...
+    train, up       "update": local minus global weights, extra vectors  "metrics": weight, loss
+                    "privacy": the mechanism that ran
+    query.enrol     a silo says its name and the noise multiplier it needs
+
+Both ends are here, so that they cannot disagree.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from privet.vectors import Vector
+
+ENROL = "query.enrol"
+
+_WEIGHTS = "weights"
+_UPDATE = "update"
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """The server's half of a round, the same for every silo that is asked."""
+
+    round: int
+    lr: float
+    weights: Vector
+    """Global model, shape (d,)."""
+    extras: Mapping[str, Vector] = field(default_factory=dict)
+    noise_multiplier: float | None = None
+    """A floor under the silo's own noise multiplier (`calibrate = "shared"`)."""
+
+    def to_records(self) -> RecordDict:
+        task = ConfigRecord({"round": self.round, "lr": self.lr})
+        if self.noise_multiplier is not None:
+            task["noise-multiplier"] = self.noise_multiplier
+        return RecordDict({"model": _arrays(_WEIGHTS, self.weights, self.extras), "task": task})
+
+    @classmethod
+    def from_records(cls, records: RecordDict) -> TrainRequest:
+        task = records.config_records["task"]
+        weights, extras = _vectors(_WEIGHTS, records.array_records["model"])
+        floor = task.get("noise-multiplier")
+        return cls(
+            round=cast(int, task["round"]),
+            lr=cast(float, task["lr"]),
+            weights=weights,
+            extras=extras,
+            noise_multiplier=None if floor is None else cast(float, floor),
+        )
+
+
+@dataclass(frozen=True)
+class TrainReply:
+    """A silo's half of a round: everything that leaves it."""
+
+    update: Vector
+    """Local minus global weights, shape (d,)."""
+    weight: float
+    """Number of training records."""
+    seconds: float
+    event: Mapping[str, Any] | None = None
+    """The encoded mechanism that really ran; None without differential privacy."""
+    loss: float | None = None
+    """Mean training loss; never sent with differential privacy, since no noise covers it."""
+    extras: Mapping[str, Vector] = field(default_factory=dict)
+
+    def to_records(self) -> RecordDict:
+        metrics = MetricRecord({"num-examples": self.weight, "seconds": self.seconds})
+        if self.loss is not None:
+            metrics["loss"] = self.loss
+        records = RecordDict(
+            {"update": _arrays(_UPDATE, self.update, self.extras), "metrics": metrics}
+        )
+        if self.event is not None:
+            records["privacy"] = ConfigRecord({"event": json.dumps(self.event)})
+        return records
+
+    @classmethod
+    def from_records(cls, records: RecordDict) -> TrainReply:
+        metrics = records.metric_records["metrics"]
+        update, extras = _vectors(_UPDATE, records.array_records["update"])
+        privacy = records.config_records.get("privacy")
+        loss = metrics.get("loss")
+        return cls(
+            update=update,
+            weight=cast(float, metrics["num-examples"]),
+            seconds=cast(float, metrics["seconds"]),
+            event=None if privacy is None else json.loads(cast(str, privacy["event"])),
+            loss=None if loss is None else cast(float, loss),
+            extras=extras,
+        )
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """How a silo introduces itself before the first round."""
+
+    silo: str
+    index: int
+    """Place of the silo in the federation; names its random streams in a simulation."""
+    noise_multiplier: float | None = None
+    """What the silo needs to reach the target epsilon over the whole run."""
+
+    def to_records(self) -> RecordDict:
+        record = ConfigRecord({"silo": self.silo, "index": self.index})
+        if self.noise_multiplier is not None:
+            record["noise-multiplier"] = self.noise_multiplier
+        return RecordDict({"enrolment": record})
+
+    @classmethod
+    def from_records(cls, records: RecordDict) -> Enrolment:
+        record = records.config_records["enrolment"]
+        noise = record.get("noise-multiplier")
+        return cls(
+            silo=cast(str, record["silo"]),
+            index=cast(int, record["index"]),
+            noise_multiplier=None if noise is None else cast(float, noise),
+        )
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a silo did not answer with an update; carried in the reason of a Flower error."""
+
+    silo: str
+    stage: str
+    reason: str
+
+    def __str__(self) -> str:
+        return json.dumps({"silo": self.silo, "stage": self.stage, "reason": self.reason})
+
+    @classmethod
+    def parse(cls, text: str | None, *, silo: str) -> Failure:
+        """From an error's reason; an error of Flower's own becomes stage "transport"."""
+        try:
+            stated = json.loads(text or "")
+            return cls(silo=silo, stage=str(stated["stage"]), reason=str(stated["reason"]))
+        except (ValueError, KeyError, TypeError):
+            return cls(silo=silo, stage="transport", reason=text or "no reason given")
+
+
+def payload_bytes(records: RecordDict) -> int:
+    """Bytes of the arrays in `records`, as Flower stores them."""
+    return sum(
+        len(array.data) for record in records.array_records.values() for array in record.values()
+    )
+
+
+def _arrays(name: str, vector: Vector, extras: Mapping[str, Vector]) -> ArrayRecord:
+    return ArrayRecord({key: Array(value) for key, value in {name: vector, **extras}.items()})
+
+
+def _vectors(name: str, record: ArrayRecord) -> tuple[Vector, dict[str, Vector]]:
+    vectors = {key: _vector(array) for key, array in record.items()}
+    return vectors.pop(name), vectors
+
+
+def _vector(array: Array) -> Vector:
+    values = array.numpy()
+    if values.ndim != 1 or values.dtype != np.float32:
+        raise ValueError(f"expected a float32 vector, got {values.dtype} of shape {values.shape}")
+    return values

@@ -1,0 +1,147 @@
+"""What a silo answers: its trust boundary, its errors, and what leaves it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Context, Message, RecordDict
+from torch import nn
+
+from privet import Experiment
+from privet.client.app import app
+from privet.client.silo import open_silo
+from privet.privacy.accounting import decode_event
+from privet.privacy.mechanisms import SystemNoise
+from privet.simulations.grid import assume_identity
+from privet.vectors import to_vector
+from privet.wire import ENROL, Enrolment, TrainReply, TrainRequest
+
+HERE = "toy_tasks"
+
+
+def settings(**changes: Any) -> dict[str, str | int | float | bool]:
+    config: dict[str, str | int | float | bool] = {
+        "task": f"{HERE}:Tiny",
+        "training.batch_size": 5,
+        "rounds": 3,
+        "privacy.noise_multiplier": 1.0,
+    }
+    return {**config, **{key.replace("__", "."): value for key, value in changes.items()}}
+
+
+def ask(
+    content: RecordDict,
+    kind: str,
+    run_config: dict[str, Any],
+    node_config: dict[str, Any] | None = None,
+) -> Message:
+    assume_identity(99)
+    context = Context(99, 2, dict(node_config or {}), RecordDict(), run_config)
+    return app(Message(content, 2, kind), context)
+
+
+def train(run_config: dict[str, Any], **request: Any) -> Message:
+    weights = request.pop("weights", to_vector(nn.Linear(2, 2)))
+    content = TrainRequest(round=1, lr=0.1, weights=weights, **request).to_records()
+    return ask(content, "train", run_config)
+
+
+def failure(reply: Message) -> dict[str, str]:
+    assert reply.has_error()
+    return dict(json.loads(reply.error.reason or ""))
+
+
+def test_a_silo_enrols_with_the_noise_it_needs() -> None:
+    config = settings()
+    del config["privacy.noise_multiplier"]
+    reply = ask(RecordDict(), ENROL, {**config, "privacy.epsilon": 3.0})
+    enrolment = Enrolment.from_records(reply.content)
+    assert enrolment.noise_multiplier is not None
+    assert 0.5 < enrolment.noise_multiplier < 10
+
+
+def test_with_privacy_no_training_loss_leaves_the_silo() -> None:
+    reply = train(settings())
+    assert "loss" not in reply.content.metric_records["metrics"]
+    answer = TrainReply.from_records(reply.content)
+    assert answer.loss is None
+    assert answer.event is not None
+    event = decode_event(answer.event)
+    assert event.count == 4
+    assert event.event.sampling_probability == 0.25
+
+
+def test_without_privacy_the_loss_is_sent_and_no_mechanism_is_claimed() -> None:
+    config = settings()
+    del config["privacy.noise_multiplier"]
+    answer = TrainReply.from_records(train(config).content)
+    assert answer.loss is not None
+    assert answer.event is None
+
+
+def test_a_server_can_ask_for_more_noise_but_not_for_less() -> None:
+    for asked, used in ((5.0, 5.0), (0.01, 1.0)):
+        answer = TrainReply.from_records(train(settings(), noise_multiplier=asked).content)
+        assert answer.event is not None
+        assert decode_event(answer.event).event.event.noise_multiplier == used
+
+
+def test_a_job_cannot_seed_the_noise_of_a_real_silo() -> None:
+    experiment = Experiment.from_run_config(settings(seed=7))
+    context = Context(99, 2, {}, RecordDict(), settings(seed=7, data__simulated=True))
+    silo = open_silo(experiment, context)
+    assert silo.seed is None
+    assert isinstance(silo.noise(1), SystemNoise)
+    replies = [TrainReply.from_records(train(settings(seed=7)).content) for _ in range(2)]
+    assert not np.array_equal(replies[0].update, replies[1].update)
+
+
+def test_simulated_silos_and_rounds_never_share_noise() -> None:
+    experiment = Experiment.from_run_config(settings(federation__silos=4))
+    draws = []
+    for index in range(4):
+        node = {"partition-id": index, "num-partitions": 4, "simulated": True}
+        silo = open_silo(experiment, Context(98, 2, node, RecordDict(), {}))
+        for round_ in range(1, 4):
+            draws.append(silo.noise(round_).normal((2000,), 1.0).numpy())
+            batches = silo.entropy("batches", round_).generate_state(500)
+            draws.append((batches / 2**31 - 1.0).repeat(4)[:2000])
+    correlations = np.corrcoef(draws) - np.eye(len(draws))
+    assert np.abs(correlations).max() < 0.25  # equal streams would give 1; chance gives 0.1
+
+
+def test_an_error_of_a_library_does_not_quote_records_from_a_real_silo() -> None:
+    reply = train(settings(data__secret="Jane Doe, 1961"))
+    stated = failure(reply)
+    assert stated["stage"] == "data"
+    assert stated["reason"] == "ValueError"
+    assert "Jane" not in (reply.error.reason or "")
+
+
+def test_a_model_that_voids_the_guarantee_is_refused_by_the_silo() -> None:
+    reply = ask(RecordDict(), ENROL, settings(task=f"{HERE}:WithBatchNorm"))
+    stated = failure(reply)
+    assert stated["stage"] == "plan"
+    assert "BatchNorm" in stated["reason"]
+    assert "1" in stated["reason"]  # the layer's name
+    assert train(settings(task=f"{HERE}:WithBatchNorm")).has_error()
+
+
+def test_weights_of_another_model_are_an_error_reply() -> None:
+    stated = failure(train(settings(task=f"{HERE}:Doubling")))
+    assert stated["stage"] == "train"
+
+
+@pytest.mark.parametrize("content", [RecordDict(), TrainRequest(1, 0.1, np.zeros(3, "f4"))])
+def test_a_message_that_makes_no_sense_is_an_error_reply(content: Any) -> None:
+    records = content if isinstance(content, RecordDict) else content.to_records()
+    assert ask(records, "train", settings()).has_error()
+
+
+def test_settings_that_cannot_be_read_are_an_error_reply() -> None:
+    stated = failure(train({"task": "digits", "rounds": -1}))
+    assert stated["stage"] == "settings"
+    assert "rounds = -1" in stated["reason"]

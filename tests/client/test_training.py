@@ -1,0 +1,155 @@
+"""Local training against slow, obvious answers."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from privet import Examples, Experiment
+from privet.client.plan import plan_round
+from privet.client.training import train
+from privet.experiment import Training
+from privet.privacy.mechanisms import SeededNoise
+from privet.randomness import numpy_generator, stream
+from privet.vectors import load_vector, to_vector
+
+
+class Line:
+    """Linear classification of random points."""
+
+    def model(self) -> nn.Module:
+        return nn.Linear(3, 2)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(outputs, targets)
+
+
+def points(n: int) -> Examples:
+    generator = torch.Generator().manual_seed(3)
+    return Examples(torch.randn(n, 3, generator=generator), torch.arange(n) % 2)
+
+
+def experiment(**settings: object) -> Experiment:
+    return Experiment.from_mapping({"task": "unused"}).with_settings(settings)
+
+
+def trained(setup: Experiment, examples: Examples, **arguments: object):
+    weights = np.linspace(-1, 1, 8, dtype=np.float32)
+    return weights, train(
+        Line(),  # type: ignore[arg-type]
+        examples,
+        weights,
+        plan=plan_round(setup, n_records=len(examples)),
+        training=setup.training,
+        lr=setup.training.lr,
+        noise=SeededNoise(stream(1, "noise")),
+        batches=numpy_generator(stream(1, "batches")),
+        **arguments,  # type: ignore[arg-type]
+    )
+
+
+def test_plain_training_equals_a_loop_over_the_same_batches() -> None:
+    setup = experiment(**{"training.batch_size": 4, "training.epochs": 2, "training.momentum": 0.9})
+    examples = points(10)
+    weights, result = trained(setup, examples)
+    model = Line().model()
+    load_vector(model, weights)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    rng = numpy_generator(stream(1, "batches"))
+    for _ in range(2):
+        order = torch.from_numpy(rng.permutation(10))
+        for batch in order.split(4):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(
+                model(examples.inputs[batch]), examples.targets[batch]
+            ).backward()
+            optimizer.step()
+    np.testing.assert_allclose(weights + result.update, to_vector(model), atol=1e-6)
+    assert result.steps == 6
+
+
+def test_private_training_equals_clipping_one_example_at_a_time() -> None:
+    setup = experiment(
+        **{"training.batch_size": 4, "privacy.noise_multiplier": 0.7, "privacy.clip": 0.3}
+    )
+    examples = points(10)
+    weights, result = trained(setup, examples)
+    model = Line().model()
+    load_vector(model, weights)
+    noise, rng = SeededNoise(stream(1, "noise")), numpy_generator(stream(1, "batches"))
+    plan = plan_round(setup, n_records=10).mechanism
+    assert plan is not None
+    for batch in plan.batches(10, rng):
+        total = [torch.zeros_like(p) for p in model.parameters()]
+        for row in batch:
+            model.zero_grad()
+            loss = nn.functional.cross_entropy(
+                model(examples.inputs[row : row + 1]), examples.targets[row : row + 1]
+            )
+            loss.backward()
+            norm = torch.sqrt(sum((p.grad**2).sum() for p in model.parameters()))
+            for part, p in zip(total, model.parameters(), strict=True):
+                part += p.grad * min(1.0, 0.3 / float(norm))
+        with torch.no_grad():
+            for part, p in zip(total, model.parameters(), strict=True):
+                noisy = part + noise.normal(tuple(p.shape), 0.7 * 0.3)
+                p -= 0.1 * noisy / 4
+    np.testing.assert_allclose(weights + result.update, to_vector(model), atol=1e-5)
+    assert result.steps == 3
+    assert result.loss is None
+
+
+def test_a_correction_acts_after_the_noise_and_is_not_clipped() -> None:
+    setup = experiment(**{"privacy.noise_multiplier": 1.0, "privacy.clip": 0.001})
+    _, without = trained(setup, points(20))
+
+    def push(parameters: list[nn.Parameter]) -> None:
+        for parameter in parameters:
+            assert parameter.grad is not None
+            parameter.grad += 1.0
+
+    _, pushed = trained(setup, points(20), correction=push)
+    np.testing.assert_allclose(without.update - pushed.update, 0.1 * without.steps, rtol=1e-4)
+
+
+def test_one_poisonous_record_cannot_spoil_the_model() -> None:
+    setup = experiment(**{"privacy.noise_multiplier": 1.0, "training.batch_size": 20})
+    examples = points(20)
+    inputs = examples.inputs.clone()
+    inputs[7] = torch.inf
+    _, result = trained(setup, Examples(inputs, examples.targets))
+    assert np.isfinite(result.update).all()
+    assert result.nonfinite == result.steps  # a full batch holds the record in every step
+
+
+@given(
+    n=st.integers(1, 400),
+    batch_size=st.integers(1, 100),
+    epochs=st.integers(1, 4),
+    steps=st.one_of(st.none(), st.integers(1, 20)),
+)
+def test_with_and_without_privacy_the_same_number_of_steps_is_planned(
+    n: int, batch_size: int, epochs: int, steps: int | None
+) -> None:
+    length = {"epochs": epochs} if steps is None else {"steps": steps}
+    training = Training(batch_size=batch_size, **length)
+    plain = Experiment(task="unused", training=training)
+    private = plain.with_settings({"privacy.noise_multiplier": 1.0})
+    one, other = plan_round(plain, n_records=n), plan_round(private, n_records=n)
+    assert one.steps == other.steps == (steps or -(-n // min(batch_size, n)) * epochs)
+    assert other.mechanism is not None
+    assert other.mechanism.sampling_rate == min(batch_size, n) / n
+    assert other.mechanism.batch_size == min(batch_size, n)
+
+
+def test_the_model_of_the_task_is_left_alone() -> None:
+    model = Line().model()
+    before = copy.deepcopy(model.state_dict())
+    trained(experiment(), points(5))
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])

@@ -1,0 +1,449 @@
+"""The report of a run, from its folder alone."""
+
+from __future__ import annotations
+
+import base64
+import doctest
+import hashlib
+import json
+import math
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import report_samples as samples
+from privet.errors import DataError
+from privet.simulations.report import formatting, write_report
+from privet.simulations.report.charts import nice_ticks
+from privet.simulations.report.page import render
+from privet.simulations.report.read import read_run
+
+HTTP = re.compile(r"https?://|//[a-z]", re.IGNORECASE)
+
+
+class Page(HTMLParser):
+    """Elements, attributes and text of a page, as a browser would see them."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.parts: list[str] = []
+        self.source = source
+        self._inside = ""
+        self.feed(source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        self._inside = tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+        if tag in ("td", "th", "dt", "dd", "p", "li"):
+            self.parts.append(" ")
+
+    def handle_data(self, data: str) -> None:
+        if self._inside not in ("style", "script"):
+            self.parts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join("".join(self.parts).replace("\N{NO-BREAK SPACE}", " ").split())
+
+    def having(self, attribute: str) -> list[str]:
+        return [attrs[attribute] for _, attrs in self.elements if attribute in attrs]
+
+    def count(self, tag: str, **wanted: str) -> int:
+        return sum(
+            name == tag and all(attrs.get(key.rstrip("_")) == v for key, v in wanted.items())
+            for name, attrs in self.elements
+        )
+
+
+def page_of(sample: samples.Sample, folder: Path) -> Page:
+    return Page(render(read_run(sample.write(folder))))
+
+
+ALL: dict[str, Callable[[], samples.Sample]] = {
+    "privacy": samples.with_privacy,
+    "no-privacy": samples.without_privacy,
+    "many": samples.many_silos,
+    "hospitals": samples.hospitals,
+    "hostile": samples.hostile,
+}
+
+
+def test_the_verdict_says_quality_and_guarantee_in_words(tmp_path: Path) -> None:
+    page = page_of(samples.with_privacy(), tmp_path)
+    assert "Accuracy 0.912 on 360 held-out records after 40 rounds." in page.text
+    assert "Each silo’s records are protected with epsilon ≤ 3.99 at delta 1e-5." in page.text
+    # e^3.987 = 53.9 and 1 / (1 + e^-3.987) = 98.18 %
+    assert "by a factor of at most 54: from an even guess to at most 98.2 % sure" in page.text
+
+
+def test_what_is_written(tmp_path: Path) -> None:
+    sample = samples.with_privacy()
+    path = write_report(sample.write(tmp_path))
+    assert path == tmp_path / "report.html"
+    assert path.read_text(encoding="utf-8") == page_of(sample, tmp_path).source
+    pictures = sorted((tmp_path / "plots").iterdir())
+    assert [picture.name for picture in pictures] == ["accuracy.png", "epsilon.png", "silos.png"]
+    assert all(p.read_bytes().startswith(b"\x89PNG") and p.stat().st_size > 5000 for p in pictures)
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_the_same_folder_gives_the_same_bytes(tmp_path: Path) -> None:
+    sample = samples.with_privacy()
+    first, second = (sample.write(tmp_path / name) for name in ("a", "b"))
+    assert write_report(first).read_bytes() == write_report(second).read_bytes()
+    for picture in ("accuracy", "epsilon", "silos"):
+        name = f"plots/{picture}.png"
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+def test_without_privacy_the_page_says_so_and_draws_no_epsilon(tmp_path: Path) -> None:
+    page = page_of(samples.without_privacy(), tmp_path)
+    write_report(tmp_path)
+    assert "No privacy guarantee." in page.text
+    assert "The experiment has no [privacy] section: no noise was added" in page.text
+    assert "Epsilon spent" not in page.text
+    assert "are protected with epsilon" not in page.text
+    assert not (tmp_path / "plots" / "epsilon.png").exists()
+
+
+def test_who_sees_what_follows_the_settings(tmp_path: Path) -> None:
+    noisy = page_of(samples.with_privacy(), tmp_path / "noisy").text
+    exact = page_of(samples.without_privacy(), tmp_path / "exact").text
+    sample = samples.with_privacy()
+    assert sample.summary is not None
+    sample.summary["encryption"] = {"scheme": "bfv"}
+    sealed = page_of(sample, tmp_path / "sealed").text
+    assert "every silo’s noisy update" in noisy
+    assert "Updates are covered by the silo’s epsilon (≤ 3.99)" in noisy
+    assert "every silo’s exact update and training loss. not protected" in exact
+    assert "ciphertexts that it can add up but not read" in sealed
+    assert "every silo’s noisy update" not in sealed
+
+
+@pytest.mark.parametrize(
+    "premise",
+    [
+        "The number protects one record of one silo",
+        "one holds a single record more than the other",
+        "independent coin (Poisson sampling)",
+        "How many records a silo holds is treated as known",
+        "With probability 1e-5 the bound may not hold at all",
+        "is not counted as amplification",
+        "All 40 rounds are composed into one figure",
+        "RDP gives 4.31, PRV 4.00. They agree with the figure",
+        "chosen by looking at these data",
+        "noise is drawn from the seed (7)",
+        "this model is not for release",
+        "For a person in several, the epsilons add up",
+        "the computer rounds",
+        "scaled to an L2 norm of at most 1.0",
+    ],
+)
+def test_every_premise_of_the_number_is_stated(premise: str, tmp_path: Path) -> None:
+    assert premise in page_of(samples.with_privacy(), tmp_path).text
+
+
+def test_an_interrupted_run_is_reported_up_to_its_last_round(tmp_path: Path) -> None:
+    sample = samples.with_privacy()
+    sample.interrupt(after=17)
+    page = page_of(sample, tmp_path)
+    spent = formatting.bound(sample.history[17]["epsilon"]["max"])
+    assert "Interrupted after round 17 of 40." in page.text
+    assert f"epsilon ≤ {spent} at delta 1e-5" in page.text
+    assert "Not cross-checked" in page.text
+    assert "with --resume" in page.text
+
+
+def test_a_run_without_a_single_round_still_has_a_page(tmp_path: Path) -> None:
+    sample = samples.with_privacy()
+    sample.history, sample.summary = [], None
+    page = page_of(sample, tmp_path)
+    assert "Interrupted after round 0 of 40." in page.text
+    assert "no finite epsilon" in page.text
+    (tmp_path / "history.jsonl").unlink()
+    (tmp_path / "silos.json").unlink()
+    write_report(tmp_path)
+    assert "No privacy guarantee" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert list((tmp_path / "plots").iterdir()) == []
+
+
+def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
+    sample = samples.with_privacy()
+    sample.interrupt(after=5)
+    sample.write(tmp_path)
+    history = tmp_path / "history.jsonl"
+    whole = render(read_run(tmp_path))
+    next_line = json.dumps(sample.history[5] | {"round": 6})
+    for cut in (1, len(next_line) // 2, len(next_line) - 1):
+        torn = history.read_bytes() + next_line[:cut].encode()
+        history.write_bytes(torn)
+        assert render(read_run(tmp_path)) == whole
+        history.write_bytes(torn[: -len(next_line[:cut])])
+
+
+def test_a_broken_line_in_the_middle_is_an_error_that_names_it(tmp_path: Path) -> None:
+    samples.with_privacy().write(tmp_path)
+    history = tmp_path / "history.jsonl"
+    lines = history.read_text().splitlines()
+    lines[3] = lines[3][:40]
+    history.write_text("\n".join(lines) + "\n")
+    with pytest.raises(DataError, match=r"history\.jsonl, line 4"):
+        write_report(tmp_path)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_of_a_round_that_ran_twice_the_later_line_counts(tmp_path: Path) -> None:
+    sample = samples.without_privacy()
+    sample.interrupt(after=10)
+    sample.history.append(sample.history[10] | {"accuracy": 0.4321})
+    assert "Accuracy 0.432 on" in page_of(sample, tmp_path).text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("experiment.toml", None, "experiment.toml is missing"),
+        ("experiment.toml", "rounds = ", "experiment.toml is not TOML"),
+        ("summary.json", '{"schema": 1', "summary.json is not JSON"),
+        ("silos.json", "[1, 2]", "silos.json holds list; an object is expected"),
+    ],
+)
+def test_an_unreadable_file_is_named(
+    name: str, content: str | None, message: str, tmp_path: Path
+) -> None:
+    samples.with_privacy().write(tmp_path)
+    if content is None:
+        (tmp_path / name).unlink()
+    else:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=re.escape(message)):
+        write_report(tmp_path)
+
+
+@pytest.mark.parametrize("largest", [math.inf, math.nan, None])
+def test_an_epsilon_that_is_no_number_is_no_guarantee(
+    largest: float | None, tmp_path: Path
+) -> None:
+    sample = samples.with_privacy()
+    assert sample.summary is not None
+    sample.summary["epsilon"]["max"] = largest
+    page = page_of(sample, tmp_path)
+    write_report(tmp_path)
+    assert "No privacy guarantee: no finite epsilon was computed." in page.text
+    assert "are protected with epsilon" not in page.text
+    assert not (tmp_path / "plots" / "epsilon.png").exists()
+
+
+def test_a_diverged_run_leaves_gaps_and_says_so(tmp_path: Path) -> None:
+    sample = samples.with_privacy()
+    assert sample.summary is not None
+    for entry in sample.history[20:]:
+        entry["loss"], entry["accuracy"] = math.nan, None
+    sample.summary["loss"] = math.nan
+    page = page_of(sample, tmp_path)
+    write_report(tmp_path)  # the pictures bear it too
+    assert "training diverged" in page.text
+    assert not any("nan" in path for path in page.having("d"))
+
+
+def test_nothing_measured(tmp_path: Path) -> None:
+    sample = samples.with_privacy()
+    assert sample.summary is not None
+    for entry in (*sample.history, sample.summary):
+        entry["loss"] = entry["accuracy"] = None
+    page = page_of(sample, tmp_path)
+    write_report(tmp_path)
+    assert "Nothing was measured: there were no held-out records." in page.text
+    assert not (tmp_path / "plots" / "accuracy.png").exists()
+
+
+def test_alarms_for_numbers_not_to_rely_on(tmp_path: Path) -> None:
+    sample = samples.Sample(delta="0.01")
+    assert sample.summary is not None
+    checks = {"agree": False, "problems": ["PRV says 5.1000, PLD 3.9870"]}
+    sample.summary["epsilon"]["cross_checks"] |= checks
+    sample.summary["epsilon"]["max"] = 4.2
+    text = page_of(sample, tmp_path).text
+    largest = max(silo["records"] for silo in sample.silos)
+    assert "do not rely on this epsilon: PRV says 5.1000, PLD 3.9870." in text
+    assert "Epsilon 4.20 is above the target of 4." in text
+    assert "Delta 0.01 is not below one over the number of records" in text
+    assert f"holds {largest} records)" in text
+    assert "They do not agree." in text
+
+
+def test_no_alarm_without_a_reason(tmp_path: Path) -> None:
+    assert page_of(samples.with_privacy(), tmp_path).count("ul", class_="alarms") == 0
+    assert page_of(samples.without_privacy(), tmp_path / "not").count("ul", class_="alarms") == 1
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_page_loads_nothing(name: str, tmp_path: Path) -> None:
+    page = page_of(ALL[name](), tmp_path)
+    loading = [*page.having("src"), *page.having("srcset"), *page.having("href")]
+    assert [link for link in loading if link != "data:," and not link.startswith("#")] == []
+    style = page.source.split("<style>")[1].split("</style>")[0]
+    assert "@import" not in style
+    assert "url(" not in style
+    assert not HTTP.search(style)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_policy_allows_the_page_s_own_script_only(name: str, tmp_path: Path) -> None:
+    page = page_of(ALL[name](), tmp_path)
+    (policy,) = [value for value in page.having("content") if "default-src" in value]
+    script = page.source.split("<script>")[1].split("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none'")
+    assert page.count("script") == 1
+
+
+def test_hostile_names_and_reasons_stay_text(tmp_path: Path) -> None:
+    page = page_of(samples.hostile(), tmp_path)
+    write_report(tmp_path)
+    assert {tag for tag, _ in page.elements}.isdisjoint({"img", "b", "iframe", "object"})
+    assert not any(name.startswith("on") for _, attrs in page.elements for name in attrs)
+    assert "<script>window.hacked=1</script>" in page.text
+    assert "{{ 7 * 7 }}" in page.text
+    assert "x" * 500 not in page.text  # a reason of 5,000 characters is cut
+    assert (tmp_path / "plots" / "epsilon.png").exists()  # $\frac{1}{0 is no formula
+
+
+def test_few_silos_have_a_row_and_a_line_each(tmp_path: Path) -> None:
+    sample = samples.hospitals()
+    page = page_of(sample, tmp_path)
+    for silo in sample.silos:
+        assert sample.summary is not None
+        spent = formatting.bound(sample.summary["epsilon"]["per_silo"][silo["name"]])
+        row = rf"{re.escape(silo['name'])} {silo['records']} [\d.]+ \d+ [\d.]+ {re.escape(spent)}"
+        assert re.search(row, page.text)
+    curves = [value for value in page.having("class") if value.startswith("curve ")]
+    assert len(curves) == (1 + 4) + 1 + (1 + 4)  # accuracy, loss, epsilon
+
+
+def test_many_silos_are_drawn_as_a_band(tmp_path: Path) -> None:
+    page = page_of(samples.many_silos(), tmp_path)
+    curves = [value for value in page.having("class") if value.startswith("curve ")]
+    assert len(curves) == 4  # accuracy, loss; highest and lowest epsilon
+    assert page.count("path", class_="band") == 1
+    assert page.count("svg") <= 5
+    assert len(page.source) < 400_000
+    assert "All 500 silos as a table" in page.text
+
+
+def test_unlabelled_records_are_plain_bars(tmp_path: Path) -> None:
+    sample = samples.Sample(labels=0)
+    page = page_of(sample, tmp_path)
+    total = sum(silo["records"] for silo in sample.silos)
+    assert f"{total:,} records in 10 silos" in page.text
+    assert page.count("ul", **{"aria-label": "Labels"}) == 0
+
+
+def test_rare_labels_are_shown_together_and_none_is_lost(tmp_path: Path) -> None:
+    sample = samples.Sample(labels=62)
+    page = page_of(sample, tmp_path)
+    assert "51 other labels" in page.text
+    bars = [json.loads(value) for value in page.having("data-hover")]
+    shown = [b for b in bars if len(b["names"]) == 12 and len(b["at"]) == 1]
+    counts = [sum(int(text[0] or 0) for text in bar["texts"]) for bar in shown]
+    assert counts == [silo["records"] for silo in sample.silos]
+
+
+def test_attendance_in_a_sentence_when_everybody_came(tmp_path: Path) -> None:
+    sample = samples.Sample(faults=0)
+    page = page_of(sample, tmp_path)
+    assert "All 10 silos took part in every one of 40 rounds." in page.text
+    assert "Nothing failed." in page.text
+
+
+def test_failures_with_one_reason_are_one_row(tmp_path: Path) -> None:
+    sample = samples.Sample(faults=0)
+    for number, silo in ((2, "silo-3"), (4, "silo-3"), (5, "silo-3"), (9, "silo-1")):
+        sample.history[number]["participants"].remove(silo)
+        failure = {"silo": silo, "stage": "load", "reason": "DataError: 3 features are NaN"}
+        sample.history[number]["failures"].append(failure)
+    page = page_of(sample, tmp_path)
+    assert "396 updates arrived in 40 rounds; 4 failed, 0 dropped out." in page.text
+    expected = "DataError: 3 features are NaN load 4 silo-3 in rounds 2, 4–5; silo-1 in round 9"
+    assert expected in page.text
+
+
+def test_failures_are_cut_short_and_the_rest_is_counted(tmp_path: Path) -> None:
+    sample = samples.Sample(faults=0)
+    sample.history[1]["failures"] = [
+        {"silo": "silo-1", "stage": "train", "reason": f"error number {n}"} for n in range(57)
+    ]
+    assert "7 further reasons in history.jsonl" in page_of(sample, tmp_path).text
+
+
+def test_a_round_with_nobody_and_a_skipped_round_are_told(tmp_path: Path) -> None:
+    sample = samples.Sample(faults=0)
+    sample.history[4]["participants"] = []
+    sample.history[4]["skipped"] = "no update arrived"
+    page = page_of(sample, tmp_path)
+    assert "In 1 round nobody's update arrived." in page.text
+    assert "Round 4 left the model as it was: no update arrived" in page.text
+
+
+def test_settings_stand_as_they_are(tmp_path: Path) -> None:
+    sample = samples.with_privacy()
+    page = page_of(sample, tmp_path)
+    assert " ".join(sample.settings.split()) in page.text
+    assert "privet simulate experiment.toml" in page.text
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_pictures_and_tables_can_be_read_aloud(name: str, tmp_path: Path) -> None:
+    page = page_of(ALL[name](), tmp_path)
+    pictures = [attrs for tag, attrs in page.elements if tag == "svg"]
+    assert pictures
+    assert all(attrs["role"] == "img" and attrs["aria-label"] for attrs in pictures)
+    assert all("scope" in attrs for tag, attrs in page.elements if tag == "th")
+
+
+def test_matplotlib_is_imported_only_to_draw() -> None:
+    code = "import sys, privet.simulations.report; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_examples_in_the_docstrings() -> None:
+    outcome = doctest.testmod(formatting)
+    assert outcome.attempted >= 6
+    assert outcome.failed == 0
+
+
+@given(st.floats(min_value=1e-9, max_value=1e9))
+def test_a_printed_bound_is_never_below_the_value(value: float) -> None:
+    printed = float(formatting.bound(value))
+    assert value <= printed <= value * 1.0101
+
+
+@given(st.lists(st.floats(-1e12, 1e12), min_size=1, max_size=20))
+def test_ticks_enclose_what_is_drawn(values: list[float]) -> None:
+    ticks = nice_ticks(values)
+    slack = 1e-6 * (ticks[-1] - ticks[0])
+    assert 2 <= len(ticks) <= 12
+    assert ticks[0] <= min(values) + slack
+    assert ticks[-1] >= max(values) - slack
+    assert ticks == sorted(set(ticks))
+
+
+@given(st.sets(st.integers(0, 300), min_size=1, max_size=60))
+def test_spans_say_exactly_the_numbers(numbers: set[int]) -> None:
+    told: set[int] = set()
+    for part in formatting.spans(numbers).split(", "):
+        first, _, last = part.partition("–")
+        told |= set(range(int(first), int(last or first) + 1))
+    assert told == numbers

@@ -1,0 +1,233 @@
+"""The report in Chromium: nothing breaks, nothing overflows, and it can be read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+
+import report_samples as samples
+from privet.simulations.report import write_report
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+)
+SAMPLES = {
+    "privacy": samples.with_privacy,
+    "no-privacy": samples.without_privacy,
+    "many": samples.many_silos,
+    "hospitals": samples.hospitals,
+    "hostile": samples.hostile,
+}
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(
+        not (CHROMIUM and DRIVER), reason="chromium and chromedriver are not installed"
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[webdriver.Chrome]:
+    assert CHROMIUM
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in FLAGS:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    return {name: write_report(make().write(folder / name)) for name, make in SAMPLES.items()}
+
+
+def visit(
+    driver: webdriver.Chrome, page: Path, *, width: int = 1280, dark: bool = False
+) -> webdriver.Chrome:
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+    for log in ("browser", "performance"):
+        driver.get_log(log)  # what belongs to the page before
+    driver.get(page.as_uri())
+    return driver
+
+
+def requests(driver: webdriver.Chrome) -> list[str]:
+    """Everything the page asked for."""
+    events: list[dict[str, Any]] = [
+        json.loads(entry["message"])["message"] for entry in driver.get_log("performance")
+    ]
+    return [
+        event["params"]["request"]["url"]
+        for event in events
+        if event["method"] == "Network.requestWillBeSent"
+    ]
+
+
+def brightness(colour: str) -> float:
+    red, green, blue = (float(part) for part in colour.split("(")[1].rstrip(")").split(",")[:3])
+    return (red + green + blue) / 3
+
+
+def tip(plot: WebElement) -> str:
+    return str(plot.find_element(By.CSS_SELECTOR, ".tip").get_attribute("innerText"))
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_no_console_message_and_no_request(
+    name: str, chromium: webdriver.Chrome, pages: dict[str, Path]
+) -> None:
+    visit(chromium, pages[name])
+    assert chromium.get_log("browser") == []
+    asked = [url for url in requests(chromium) if not url.startswith("data:")]
+    assert asked == [pages[name].as_uri()]
+
+
+@pytest.mark.parametrize("width", [360, 768, 1280])
+@pytest.mark.parametrize("name", SAMPLES)
+def test_nothing_scrolls_sideways(
+    name: str, width: int, chromium: webdriver.Chrome, pages: dict[str, Path]
+) -> None:
+    visit(chromium, pages[name], width=width)
+    assert chromium.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("name", SAMPLES)
+def test_charts_are_large_enough_and_drawn(
+    name: str, width: int, chromium: webdriver.Chrome, pages: dict[str, Path]
+) -> None:
+    visit(chromium, pages[name], width=width)
+    charts = chromium.find_elements(By.CSS_SELECTOR, ".plot svg")
+    assert len(charts) >= 2
+    for chart in charts:
+        assert chart.rect["width"] >= 200
+        assert chart.rect["height"] >= 100
+        paths = chart.find_elements(By.CSS_SELECTOR, "path")
+        assert any(path.rect["width"] > 100 for path in paths)
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_text_of_a_chart_keeps_its_size(
+    width: int, chromium: webdriver.Chrome, pages: dict[str, Path]
+) -> None:
+    visit(chromium, pages["privacy"], width=width)
+    label = chromium.find_element(By.CSS_SELECTOR, ".ticks.y span")
+    assert label.value_of_css_property("font-size") == "12px"
+
+
+def test_dark_is_dark_and_light_is_light(
+    chromium: webdriver.Chrome, pages: dict[str, Path]
+) -> None:
+    for dark in (False, True):
+        visit(chromium, pages["privacy"], dark=dark)
+        body = chromium.find_element(By.TAG_NAME, "body")
+        paper = brightness(body.value_of_css_property("background-color"))
+        ink = brightness(body.value_of_css_property("color"))
+        assert (paper < 40 and ink > 200) if dark else (paper > 240 and ink < 60)
+
+
+def test_a_pointer_reads_the_value_of_a_round(
+    chromium: webdriver.Chrome, pages: dict[str, Path]
+) -> None:
+    visit(chromium, pages["privacy"])
+    plot = chromium.find_element(By.CSS_SELECTOR, "#learning .plot")
+    ActionChains(chromium).move_to_element(plot).perform()
+    accuracy = samples.with_privacy().history[20]["accuracy"]
+    assert tip(plot).split() == ["Round", "20", "all", "silos", f"{accuracy:.3f}"]
+    ActionChains(chromium).move_by_offset(0, -400).perform()
+    assert not plot.find_element(By.CSS_SELECTOR, ".tip").is_displayed()
+
+
+def test_arrow_keys_read_the_values_too(chromium: webdriver.Chrome, pages: dict[str, Path]) -> None:
+    visit(chromium, pages["hospitals"])
+    plot = chromium.find_element(By.CSS_SELECTOR, "#privacy .plot")
+    plot.send_keys(Keys.END)
+    shown = tip(plot)
+    assert shown.startswith("Round 30")
+    assert all(name in shown for name in samples.HOSPITALS)
+    plot.send_keys(Keys.ARROW_LEFT)
+    assert tip(plot).startswith("Round 29")
+    plot.send_keys(Keys.ESCAPE)
+    assert not plot.find_element(By.CSS_SELECTOR, ".tip").is_displayed()
+
+
+@pytest.mark.parametrize("name", ["many", "hostile"])
+def test_every_reading_lies_within_a_phone(
+    name: str, chromium: webdriver.Chrome, pages: dict[str, Path]
+) -> None:
+    visit(chromium, pages[name], width=360)
+    for plot in chromium.find_elements(By.CSS_SELECTOR, ".plot[data-hover], .bar[data-hover]"):
+        for key in (Keys.HOME, Keys.END):
+            plot.send_keys(key)
+            box = plot.find_element(By.CSS_SELECTOR, ".tip").rect
+            assert box["width"] > 40
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= 360
+
+
+def test_injected_script_does_not_run(chromium: webdriver.Chrome, pages: dict[str, Path]) -> None:
+    visit(chromium, pages["hostile"])
+    for plot in chromium.find_elements(By.CSS_SELECTOR, "[data-hover]"):
+        plot.send_keys(Keys.END)  # the readings are built from the same names
+    assert chromium.execute_script("return window.hacked === undefined")
+    assert chromium.find_elements(By.TAG_NAME, "img") == []
+    assert len(chromium.find_elements(By.TAG_NAME, "script")) == 1
+
+
+def test_the_policy_stops_a_script_that_got_in(
+    chromium: webdriver.Chrome, pages: dict[str, Path], tmp_path: Path
+) -> None:
+    breached = tmp_path / "breached.html"
+    source = pages["privacy"].read_text(encoding="utf-8")
+    breached.write_text(
+        source.replace("<main>", "<main><script>window.hacked=1</script>"), encoding="utf-8"
+    )
+    visit(chromium, breached)
+    assert chromium.execute_script("return window.hacked === undefined")
+
+
+def test_a_legend_brings_out_one_line(chromium: webdriver.Chrome, pages: dict[str, Path]) -> None:
+    visit(chromium, pages["hospitals"])
+    entry = chromium.find_element(By.XPATH, "//section[@id='privacy']//li[span='Hungarian']")
+    ActionChains(chromium).move_to_element(entry).perform()
+    clear = chromium.find_elements(By.CSS_SELECTOR, "#privacy .curve:not(.dim)")
+    assert [
+        curve.find_element(By.TAG_NAME, "title").get_attribute("textContent") for curve in clear
+    ] == ["Hungarian"]
+
+
+def test_print_unfolds_the_page(chromium: webdriver.Chrome, pages: dict[str, Path]) -> None:
+    visit(chromium, pages["many"])
+    details = chromium.find_element(By.TAG_NAME, "details")
+    assert details.get_attribute("open") is None
+    chromium.execute_script("dispatchEvent(new Event('beforeprint'))")
+    assert details.get_attribute("open") is not None

@@ -1,0 +1,191 @@
+"""The command line, in real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+PRIVET = [sys.executable, "-m", "privet"]
+EXPERIMENT = """
+task = "digits"
+rounds = 3
+[federation]
+silos = 3
+[training]
+batch_size = 64
+[privacy]
+noise_multiplier = 1.0
+"""
+
+
+def privet(*arguments: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*PRIVET, *map(str, arguments)], capture_output=True, text=True, timeout=timeout
+    )
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "experiment.toml"
+    path.write_text(EXPERIMENT)
+    return path
+
+
+def test_a_simulation_prints_figures_and_leaves_a_whole_run_folder(
+    file: Path, tmp_path: Path
+) -> None:
+    done = privet("simulate", file, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert f"accuracy      {summary['accuracy']:.4f}" in done.stdout
+    assert f"epsilon       {summary['epsilon']['max']:.3f}" in done.stdout
+    assert "round 3/3" in done.stdout
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "experiment.toml", "history.jsonl", "silos.json", "summary.json", "report.html",
+        "model.safetensors", "checkpoint.safetensors", "plots",
+    }  # fmt: skip
+    assert "wit" not in done.stderr  # no library's warnings
+
+
+def test_json_output_is_one_document_a_line(file: Path, tmp_path: Path) -> None:
+    done = privet("simulate", file, "--out", tmp_path / "run", "--json")
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line.get("round") for line in lines[:4]] == [0, 1, 2, 3]
+    assert lines[4]["schema"] == 1
+    assert len(lines) == 5
+
+
+def test_quiet_is_quiet(file: Path, tmp_path: Path) -> None:
+    done = privet("simulate", file, "--out", tmp_path / "run", "-q")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_without_privacy_that_is_said(file: Path, tmp_path: Path) -> None:
+    done = privet("simulate", file, "--out", tmp_path / "run", "--set", "privacy.epsilon=inf")
+    assert done.returncode == 0
+    assert "no privacy guarantee" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "rounds=none"], "rounds = 'none'"),
+        (["--set", "round=3"], "Did you mean 'rounds'"),
+        (["--set", "rounds"], "expected KEY=VALUE"),
+        (["--set", "task=mnist"], "--data-dir"),
+        (["--set", "task=heart-disease", "--data-dir", "/nowhere"], "/nowhere"),
+        (["--set", "strategy.name=fedpox"], "Did you mean 'fedprox'"),
+        (["--set", "privacy.epsilon=3"], "exactly one of"),
+        (["--set", "federation.silos=5000"], "5000"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2_and_nothing_is_written(
+    file: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    done = privet("simulate", file, "--out", tmp_path / "run", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_debug_shows_the_traceback(file: Path, tmp_path: Path) -> None:
+    done = privet("--debug", "simulate", file, "--out", tmp_path / "run", "--set", "round=3")
+    assert done.returncode != 0
+    assert "Traceback" in done.stderr
+
+
+def test_a_folder_is_not_written_over(file: Path, tmp_path: Path) -> None:
+    privet("simulate", file, "--out", tmp_path / "run", "-q")
+    done = privet("simulate", file, "--out", tmp_path / "run")
+    assert done.returncode == 2
+    assert "holds a run already" in done.stderr
+
+
+def test_ctrl_c_leaves_a_readable_folder_and_resume_ends_at_the_same_model(
+    file: Path, tmp_path: Path
+) -> None:
+    settings = ["--set", "rounds=60", "--workers", "2"]
+    process = subprocess.Popen(
+        [*PRIVET, "simulate", str(file), "--out", str(tmp_path / "cut"), *settings],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("round  5/"):
+            break
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers, too
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Interrupted after round" in errors
+    assert "Traceback" not in errors
+    assert (tmp_path / "cut" / "report.html").exists()
+    assert not (tmp_path / "cut" / "summary.json").exists()
+    again = privet("simulate", file, "--out", tmp_path / "cut", *settings, "--resume", "-q")
+    assert again.returncode == 0, again.stderr
+    privet("simulate", file, "--out", tmp_path / "whole", *settings, "-q")
+    models = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("cut", "whole")]
+    assert models[0] == models[1]
+
+
+def test_a_killed_run_resumes_too(file: Path, tmp_path: Path) -> None:
+    settings = ["--set", "rounds=40"]
+    process = subprocess.Popen(
+        [*PRIVET, "simulate", str(file), "--out", str(tmp_path / "cut"), *settings],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("round  4/"):
+            break
+    process.kill()
+    process.communicate(timeout=60)
+    again = privet("simulate", file, "--out", tmp_path / "cut", *settings, "--resume", "-q")
+    assert again.returncode == 0, again.stderr
+    privet("simulate", file, "--out", tmp_path / "whole", *settings, "-q")
+    models = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("cut", "whole")]
+    assert models[0] == models[1]
+
+
+def test_the_lists_name_everything() -> None:
+    tasks, strategies = privet("tasks").stdout, privet("strategies").stdout
+    for name in ("digits", "mnist", "fashion-mnist", "heart-disease", "adult", "table"):
+        assert f"{name} " in tasks
+    for name in ("fedavg", "fedprox", "scaffold", "krum", "trimmed-mean"):
+        assert f"{name} " in strategies
+
+
+def test_help_starts_nearly_as_fast_as_its_libraries() -> None:
+    def seconds(*arguments: str) -> float:
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            subprocess.run([sys.executable, *arguments], capture_output=True, check=True)
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    # A bound on work, not on speed: importing torch alone would be tenfold.
+    assert seconds("-m", "privet", "--help") < 3 * seconds("-c", "import typer, rich")
+
+
+def test_report_can_be_written_again(file: Path, tmp_path: Path) -> None:
+    privet("simulate", file, "--out", tmp_path / "run", "-q")
+    (tmp_path / "run" / "report.html").unlink()
+    done = privet("report", tmp_path / "run")
+    assert done.returncode == 0
+    assert (tmp_path / "run" / "report.html").exists()
+    refused = privet("report", tmp_path / "nothing")
+    assert refused.returncode == 2
+    assert "is not a run folder" in refused.stderr

@@ -1,0 +1,48 @@
+"""Small tasks for tests that need a name: task = "toy_tasks:Tiny"."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from privet import Examples
+
+
+class Tiny:
+    """Two classes on a line; with a `secret`, reading it fails and quotes the secret."""
+
+    def __init__(self, *, model: str | None, data_dir: Path | None, secret: str = "") -> None:
+        self.data_dir = data_dir
+        self.secret = secret
+
+    def model(self) -> nn.Module:
+        return nn.Linear(2, 2)
+
+    def train_data(self) -> Examples:
+        if self.secret:
+            raise ValueError(f"cannot parse record: {self.secret}")
+        inputs = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).repeat(10, 1)
+        return Examples(inputs, torch.tensor([0, 1]).repeat(10))
+
+    def test_data(self) -> None:
+        return None
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(outputs, targets)
+
+    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+        return {"accuracy": float((outputs.argmax(1) == targets).float().mean())}
+
+
+class WithBatchNorm(Tiny):
+    def model(self) -> nn.Module:
+        return nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+
+
+class Doubling(Tiny):
+    """A model of another size than the server's."""
+
+    def model(self) -> nn.Module:
+        return nn.Linear(2, 2, bias=False)
