@@ -213,7 +213,7 @@ def hostile() -> Sample:
     names = [
         "<script>window.hacked=1</script>",
         '"><img src=x onerror="window.hacked=1">',
-        "$\\frac{1}{0",
+        "$\\frac{1}{0$",
         "{{ 7 * 7 }}",
         "</style></script><svg onload=window.hacked=1>",
         "_hidden\x00\ud800" + "long" * 60,

@@ -83,7 +83,7 @@ def test_an_unknown_task_is_refused_with_the_nearest() -> None:
 
 def test_an_unknown_option_is_refused_with_the_nearest() -> None:
     message = refusal("heart-disease", scailing="per-silo")
-    assert "scailing" in message
+    assert "unknown key 'data.scailing'" in message
     assert "Did you mean 'scaling'?" in message
 
 
@@ -100,8 +100,8 @@ def test_what_is_wrong_with_a_class_of_ones_own_is_said(own: str) -> None:
     assert "has no 'Whoel'. Did you mean 'Whole'?" in refusal(f"{own}:Whoel")
     assert "lacks test_data, loss, metrics" in refusal(f"{own}:Half")
     assert "is a int, not a class" in refusal(f"{own}:number")
-    assert "'column': " in refusal(f"{own}:Needy")
-    assert "'sise'" in refusal(f"{own}:Whole", sise=4)
+    assert "needs 'data.column'" in refusal(f"{own}:Needy")
+    assert "unknown key 'data.sise'" in refusal(f"{own}:Whole", sise=4)
 
 
 def test_what_is_wrong_with_a_module_is_said(own: str, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ def describe_silos(place: Place, plans: Sequence[LocalPlan]) -> dict[str, Any]:
         ],
         "labels": None if labels is None else [str(label) for label in labels],
         "test_records": None if test is None else len(test),
+        "notes": list(getattr(place.task, "notes", ())),
     }
 
 

@@ -141,8 +141,9 @@ def _check_arguments(name: str, cls: type, options: Mapping[str, object]) -> Non
     for option in options:
         if option not in known:
             raise ExperimentError(
-                f"task option {option!r}: {name} does not know it; {takes}.{nearest(option, known)}"
+                f"unknown key 'data.{option}': {name} is the task and {takes}."
+                f"{nearest(option, known)}"
             )
     for p in parameters:
         if p.default is p.empty and p.name not in (*options, "model", "data_dir"):
-            raise ExperimentError(f"task option {p.name!r}: {name} needs it; {takes}")
+            raise ExperimentError(f"the task {name} needs 'data.{p.name}'; {takes}")
