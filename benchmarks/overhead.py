@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import warnings
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -24,14 +25,19 @@ from torch import Tensor, nn
 CLIENTS, EXAMPLES, ROUNDS, BATCH, LR = 20, 600, 20, 50, 0.1
 
 
+@cache
+def pictures() -> tuple[Tensor, Tensor]:
+    """Training pictures of all clients, then 1,000 to test on."""
+    generator = torch.Generator().manual_seed(1)
+    n = CLIENTS * EXAMPLES + 1000
+    return torch.randn(n, 784, generator=generator), torch.randint(0, 10, (n,), generator=generator)
+
+
 class Pictures:
     """Random pictures of 28 x 28 in ten classes, and the MLP."""
 
     def __init__(self, *, model: str | None, data_dir: Path | None) -> None:
-        generator = torch.Generator().manual_seed(1)
-        n = CLIENTS * EXAMPLES
-        self.inputs = torch.randn(n + 1000, 784, generator=generator)
-        self.targets = torch.randint(0, 10, (n + 1000,), generator=generator)
+        self.inputs, self.targets = pictures()
 
     def model(self) -> nn.Module:
         return nn.Sequential(nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 10))

@@ -29,7 +29,7 @@ def load_vector(model: nn.Module, vector: Vector) -> None:
     expected = sum(tensor.numel() for tensor in tensors)
     if vector.shape != (expected,):
         raise ValueError(f"the model has {expected} values, the vector has shape {vector.shape}")
-    flat = torch.from_numpy(np.ascontiguousarray(vector, dtype=np.float32))
+    flat = torch.from_numpy(np.array(vector, dtype=np.float32))  # torch wants to own its memory
     with torch.no_grad():
         parts = torch.split(flat, [tensor.numel() for tensor in tensors])
         for tensor, part in zip(tensors, parts, strict=True):

@@ -447,3 +447,13 @@ def test_spans_say_exactly_the_numbers(numbers: set[int]) -> None:
         first, _, last = part.partition("–")
         told |= set(range(int(first), int(last or first) + 1))
     assert told == numbers
+
+
+def test_what_a_task_says_of_its_data_stands_among_the_assumptions(tmp_path: Path) -> None:
+    folder = samples.with_privacy().write(tmp_path)
+    silos = json.loads((folder / "silos.json").read_text())
+    silos["notes"] = ["Scaled by <each> silo's own statistics."]
+    (folder / "silos.json").write_text(json.dumps(silos))
+    page = write_report(folder).read_text()
+    assert "About these data" in page
+    assert "Scaled by &lt;each&gt; silo" in page

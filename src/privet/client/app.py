@@ -47,7 +47,7 @@ def enrol(message: Message, context: Context) -> Message:
     experiment, silo = _open(context)
     with _stage("plan"):
         if experiment.privacy is not None:
-            check_model(silo.task.model(), silo.examples.inputs[:2])
+            check_model(silo.model(), silo.examples.inputs[:2])
         plan = plan_round(experiment, n_records=len(silo.examples))
     noise = plan.mechanism.noise_multiplier if plan.mechanism else None
     enrolment = Enrolment(silo=silo.name, index=silo.index, noise_multiplier=noise)
@@ -76,19 +76,21 @@ def _train(
     context: Context,
     start: float,
 ) -> TrainReply:
-    torch.manual_seed(torch_seed(silo.entropy("training", request.round)))
+    # Dropout layers draw from it. torch.manual_seed would also walk the stack for CUDA's sake.
+    torch.default_generator.manual_seed(torch_seed(silo.entropy("training", request.round)))
     memory = _recall(context)
     local = load_strategy(experiment.strategy.name, experiment.strategy.options).local(
         weights=request.weights, extras=request.extras, memory=memory, lr=request.lr
     )
     trained = train(
+        silo.model(),
         silo.task,
         silo.examples,
         request.weights,
         plan=plan,
         training=experiment.training,
         lr=request.lr,
-        noise=silo.noise(request.round),
+        noise=lambda: silo.noise(request.round),
         batches=numpy_generator(silo.entropy("batches", request.round)),
         correction=local.correction,
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from flwr.app import Context
+from torch import nn
 
 from privet.data_folder import data_folder
 from privet.errors import DataError
@@ -26,6 +27,27 @@ from privet.tasks.partitions import partition
 DEFAULT_SILOS = 10
 
 
+class Bench:
+    """One model that a process's silos train one after the other.
+
+    Making a model anew draws initial weights that are then thrown away, which takes as long as
+    several training steps. Weights and float buffers come with every round; what else a model
+    keeps in buffers is put back here.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._counters = [
+            (buffer, buffer.clone()) for buffer in model.buffers() if not buffer.is_floating_point()
+        ]
+
+    def model(self) -> nn.Module:
+        """The model with its counters as the task made them; weights are the last user's."""
+        for buffer, value in self._counters:
+            buffer.copy_(value)
+        return self._model
+
+
 @dataclass(frozen=True)
 class Place:
     """A task with all the training records that lie in one place, dealt to its silos."""
@@ -34,6 +56,7 @@ class Place:
     names: tuple[str, ...]
     silos: tuple[Examples, ...]
     """Views into one tensor; one silo outside a simulation."""
+    bench: Bench
 
 
 @dataclass(frozen=True)
@@ -44,8 +67,13 @@ class Silo:
     index: int
     task: Task
     examples: Examples
+    bench: Bench
     seed: int | None
     """The simulation's seed; None on a real silo, where randomness comes from the system."""
+
+    def model(self) -> nn.Module:
+        """A model of the task to load weights into; the same object at every call."""
+        return self.bench.model()
 
     def noise(self, round_: int) -> NoiseSource:
         """Noise that no other silo and no other round shares."""
@@ -81,6 +109,7 @@ def open_silo(experiment: Experiment, context: Context) -> Silo:
         index=index,
         task=place.task,
         examples=place.silos[index],
+        bench=place.bench,
         seed=experiment.seed if node.get("simulated") else None,
     )
 
@@ -114,7 +143,7 @@ def _place(
     examples = task.train_data()
     check_examples(examples, f"the training data of {task_name}")
     if federation is None:
-        return Place(task, ("silo",), (examples,))
+        return Place(task, ("silo",), (examples,), Bench(task.model()))
     natural = _is_natural(federation, examples)
     parts = partition(
         examples,
@@ -125,7 +154,7 @@ def _place(
         seed=seed,
     )
     names = examples.silo_names if natural else tuple(f"silo-{i}" for i in range(len(parts)))
-    return Place(task, names, _deal(examples, parts))
+    return Place(task, names, _deal(examples, parts), Bench(task.model()))
 
 
 def _is_natural(federation: Federation, examples: Examples) -> bool:

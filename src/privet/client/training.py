@@ -32,6 +32,7 @@ class Trained:
 
 
 def train(
+    model: nn.Module,
     task: Task,
     examples: Examples,
     weights: Vector,
@@ -39,16 +40,15 @@ def train(
     plan: LocalPlan,
     training: Training,
     lr: float,
-    noise: NoiseSource,
+    noise: Callable[[], NoiseSource],
     batches: np.random.Generator,
     correction: Correction | None = None,
 ) -> Trained:
-    """Train the task's model from `weights` on a silo's records as `plan` says.
+    """Train `model`, one of the task's, from `weights` on a silo's records as `plan` says.
 
     `correction` adds data-independent terms (FedProx, SCAFFOLD) to the gradients after clipping
     and noise, right before each step, so it is not clipped away and costs no privacy.
     """
-    model = task.model()
     load_vector(model, weights)
     model.train()
     optimizer = _optimizer(model, training, lr=lr)
@@ -59,7 +59,7 @@ def train(
         indices = _epochs(len(examples), plan, batches)
         losses = _descend(model, optimizer, task, examples, indices)
         return Trained(to_vector(model) - weights, plan.steps, loss=float(np.mean(losses)))
-    with privatise(model, optimizer, plan=plan.mechanism, noise=noise) as private:
+    with privatise(model, optimizer, plan=plan.mechanism, noise=noise()) as private:
         indices = plan.mechanism.batches(len(examples), batches)
         _descend(private.model, private.optimizer, task, examples, indices)
     update = to_vector(model) - weights

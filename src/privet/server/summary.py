@@ -60,5 +60,6 @@ def _epsilon(accounts: Accounts | None, silos: tuple[str, ...]) -> dict[str, Any
             "prv": checks.prv,
             "agree": not checks.problems,
             "problems": list(checks.problems),
+            "notes": list(checks.notes),
         },
     }

@@ -137,22 +137,13 @@ class InProcessGrid(Grid):
     def _answer(self, messages: Iterable[Message]) -> Iterator[Message]:
         for reply, state in self._executor.answers(messages, self._states.__getitem__):
             self._states[reply.metadata.src_node_id] = state
-            yield self._wire(reply)
+            yield over_the_wire(reply) if self._isolate else reply
 
     def _stamp(self, message: Message) -> Message:
         """The message as a node receives it, with an id as the SuperLink would give it."""
-        sent = self._wire(message)
+        sent = over_the_wire(message) if self._isolate else _with_own_records(message)
         _name(sent, str(next(self._numbers)))
         return sent
-
-    def _wire(self, message: Message) -> Message:
-        if self._isolate:
-            return over_the_wire(message)
-        if message.has_error():
-            return message
-        received = copy.copy(message)
-        received.content = _own_records(message.content)
-        return received
 
 
 def node_ids(silos: int) -> range:
@@ -233,14 +224,16 @@ def _name(message: Message, message_id: str) -> None:
     message.metadata.__dict__["_message_id"] = message_id
 
 
-def _own_records(content: RecordDict) -> RecordDict:
-    """Records that the receiver may change without the sender seeing it; arrays are shared."""
+def _with_own_records(message: Message) -> Message:
+    """The message with records that its receiver may change; the arrays' bytes are shared."""
     own = RecordDict()
-    for name, record in content.items():
+    for name, record in message.content.items():
         if isinstance(record, ArrayRecord):
             own[name] = ArrayRecord(dict(record))
         elif isinstance(record, MetricRecord):
             own[name] = MetricRecord(dict(record))
         else:
             own[name] = ConfigRecord(dict(record))
-    return own
+    received = copy.copy(message)
+    received.content = own
+    return received

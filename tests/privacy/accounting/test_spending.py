@@ -88,6 +88,12 @@ def test_small_steps_are_not_drowned_by_the_grid():
     assert epsilon([event], delta=DELTA) < renyi < reference([event], grid=1e-3)
 
 
+def test_the_way_back_to_the_common_grid_is_pessimistic():
+    event = dp_sgd(30.0, 0.01, 1000)
+    exact = reference([event], grid=1e-5)
+    assert exact - 1e-6 <= epsilon([event], delta=DELTA) <= exact * 1.005
+
+
 def test_rounds_of_one_mechanism_cost_exactly_what_the_whole_run_costs():
     whole = epsilon([dp_sgd(2.5, 0.44, 120)], delta=DELTA)
     spending = Spending()

@@ -99,6 +99,7 @@ def test_a_step_is_that_of_a_slow_oracle(models, name, clip):
     assert not torch.allclose(got, without, atol=clip * 1e-2)
 
 
+@pytest.mark.filterwarnings("ignore:Full backward hook")
 def test_many_steps_are_those_of_bare_opacus():
     """Adam, ten Poisson batches, no noise: the same weights as GradSampleModule + DPOptimizer."""
     made = plan(noise_multiplier=0.0, steps=10)

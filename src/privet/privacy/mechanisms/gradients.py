@@ -223,7 +223,7 @@ class PerExampleModule(GradSampleModule):  # type: ignore[misc]
 
     def _output_of_nothing(self, inputs: tuple[Any, ...], options: dict[str, Any]) -> Tensor:
         """No rows of what the model makes of an all-zero example."""
-        one = [torch.zeros_like(x).resize_(1, *x.shape[1:]).zero_() for x in inputs]
+        one = [x.new_zeros(1, *x.shape[1:]) if _is_empty((x,)) else x for x in inputs]
         with torch.no_grad():
             output: Tensor = self._module(*one, **options)
         return output[:0].detach().requires_grad_()

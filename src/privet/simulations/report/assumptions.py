@@ -150,4 +150,5 @@ def _limits(run: Run, promise: Guarantee) -> tuple[Statement, ...]:
             "The proof speaks of real numbers; the computer rounds. What the rounding of noise "
             f"could reveal about a {promise.unit} is not in the number.",
         ),
+        *(Statement("About these data", note, caution=True) for note in run.notes),
     )

@@ -88,6 +88,7 @@ class Run:
     silos: tuple[Silo, ...]
     labels: tuple[str, ...]
     test_records: int | None
+    notes: tuple[str, ...]
     rounds: tuple[Round, ...]
     finished: bool
     accuracy: float | None
@@ -134,6 +135,7 @@ def read_run(folder: Path) -> Run:
         silos=tuple(_silo(entry) for entry in _dicts(held.get("silos"))),
         labels=tuple(clean(label) for label in held.get("labels") or ()),
         test_records=_count(held.get("test_records")),
+        notes=tuple(str(note) for note in held.get("notes") or ()),
         rounds=rounds,
         finished=bool(summary),
         accuracy=_number(outcome.get("accuracy")),
