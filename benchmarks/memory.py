@@ -53,7 +53,7 @@ def run(strategy: str, silos: int) -> None:
     experiment = Experiment.from_mapping(
         {
             "task": "memory:Wide",
-            "rounds": 2,
+            "rounds": 1,
             "data": {"silos": silos},
             "federation": {"silos": silos},
             "strategy": {"name": strategy},

@@ -46,3 +46,29 @@ class Doubling(Tiny):
 
     def model(self) -> nn.Module:
         return nn.Linear(2, 2, bias=False)
+
+
+class Empty(Tiny):
+    """No records at all."""
+
+    def train_data(self) -> Examples:
+        return super().train_data().take(slice(0, 0))
+
+
+class NotNumbers(Tiny):
+    """Three values in two records are not numbers."""
+
+    def train_data(self) -> Examples:
+        whole = super().train_data()
+        inputs = whole.inputs.clone()
+        inputs[3] = float("nan")
+        inputs[5, 1] = float("inf")
+        return Examples(inputs, whole.targets)
+
+
+class OneClassEach(Tiny):
+    """Two natural silos, each with one class only."""
+
+    def train_data(self) -> Examples:
+        whole = super().train_data()
+        return Examples(whole.inputs, whole.targets, whole.targets.numpy(), ("zeros", "ones"))

@@ -233,8 +233,7 @@ def _figures(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
     else:
         yield (
             "epsilon",
-            f"{epsilon['max']:.3f} at delta = {epsilon['delta']:g}, for every record of the "
-            "silo that spent most",
+            f"{epsilon['max']:.3f} at delta = {epsilon['delta']:g}, in the silo that spent most",
         )
         yield "cross-checks", _checks(epsilon["cross_checks"])
     yield "time", f"{summary['seconds']['total']:.1f} s"

@@ -20,8 +20,7 @@ def progress(mode: Mode, *, rounds: int) -> Iterator[Watch]:
         with _bar(rounds) as watch:
             yield watch
     elif mode == "lines":
-        started = time.monotonic()
-        yield lambda entry: print(_line(entry, rounds, started), flush=True)
+        yield _Lines(rounds)
     elif mode == "json":
         yield lambda entry: print(json.dumps(entry), flush=True)
     else:
@@ -52,13 +51,23 @@ def describe(entry: Mapping[str, Any]) -> str:
     return "  ".join(parts)
 
 
-def _line(entry: Mapping[str, Any], rounds: int, started: float) -> str:
-    done = entry["round"]
-    left = ""
-    if 0 < done < rounds:
-        seconds = (time.monotonic() - started) / done * (rounds - done)
-        left = f"  {_duration(seconds)} left"
-    return f"round {done:>{len(str(rounds))}}/{rounds}  {describe(entry)}{left}"
+class _Lines:
+    """Plain lines with an estimate of the time left, from the rounds since the first line."""
+
+    def __init__(self, rounds: int) -> None:
+        self._rounds = rounds
+        self._first: tuple[int, float] | None = None
+
+    def __call__(self, entry: Mapping[str, Any]) -> None:
+        done, now = entry["round"], time.monotonic()
+        left = ""
+        if self._first is None:
+            self._first = done, now
+        elif done < self._rounds:
+            pace = (now - self._first[1]) / (done - self._first[0])
+            left = f"  {_duration(pace * (self._rounds - done))} left"
+        number = f"{done:>{len(str(self._rounds))}}/{self._rounds}"
+        print(f"round {number}  {describe(entry)}{left}", flush=True)
 
 
 def _duration(seconds: float) -> str:

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from privet import Execution, Experiment, PrivetError, simulate
 from privet.privacy.accounting import decode_event, epsilon
 from privet.server.folder import RunFolder
+from privet.simulations.run import prepare
 
 
 def experiment(**settings: Any) -> Experiment:
@@ -253,3 +254,63 @@ def test_what_cannot_run_is_refused_before_anything_is_written(
     assert message in str(refusal.value)
     assert "\n" not in str(refusal.value)
     assert not (tmp_path / "run").exists()
+
+
+def toy(task: str, **settings: Any) -> Experiment:
+    private = {"privacy.noise_multiplier": 1.0, "rounds": 2, "training.batch_size": 5}
+    changes = {key.replace("__", "."): value for key, value in settings.items()}
+    return Experiment.from_mapping({"task": f"toy_tasks:{task}"}).with_settings(
+        {**private, **changes}
+    )
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("Empty", "the training data of toy_tasks:Empty holds no records"),
+        ("NotNumbers", "holds 3 NaN or infinite inputs in 2 of 20 records"),
+        ("WithBatchNorm", "layer '1' (BatchNorm1d)"),
+        ("Nothing", "Nothing"),
+    ],
+)
+def test_unfit_data_and_models_are_refused_by_name(tmp_path: Path, task: str, message: str) -> None:
+    with pytest.raises(PrivetError) as refusal:
+        simulate(toy(task), out=tmp_path / "run")
+    assert message in str(refusal.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_batch_norm_is_allowed_without_privacy(tmp_path: Path) -> None:
+    settings = Experiment.from_mapping({"task": "toy_tasks:WithBatchNorm", "rounds": 2})
+    simulate(settings, out=tmp_path / "one")
+    simulate(settings, out=tmp_path / "two", execution=Execution(workers=2))
+    assert weights(tmp_path / "one") == weights(tmp_path / "two")
+
+
+def test_silos_of_one_record_take_part_with_every_record_in_every_batch(tmp_path: Path) -> None:
+    summary = simulate(toy("Tiny", federation__silos=20), out=tmp_path / "run")
+    assert summary["client_updates"] == 40
+    events = [decode_event(event) for event in history(tmp_path / "run")[1]["events"].values()]
+    assert {event.event.sampling_probability for event in events} == {1.0}
+
+
+def test_a_class_missing_from_a_silo_is_no_obstacle(tmp_path: Path) -> None:
+    summary = simulate(toy("OneClassEach"), out=tmp_path / "run")
+    assert set(summary["epsilon"]["per_silo"]) == {"zeros", "ones"}
+    silos = json.loads((tmp_path / "run" / "silos.json").read_text())
+    assert [silo["labels"] for silo in silos["silos"]] == [{"0": 10, "1": 0}, {"0": 0, "1": 10}]
+
+
+def test_a_task_without_test_data_has_no_accuracy_and_none_is_invented(tmp_path: Path) -> None:
+    summary = simulate(toy("Tiny", federation__silos=2), out=tmp_path / "run")
+    assert summary["accuracy"] is None
+    assert summary["loss"] is None
+
+
+def test_what_should_be_known_beforehand_is_a_warning() -> None:
+    warnings = prepare(
+        toy("Tiny", federation__silos=2, privacy__delta=0.1, training__batch_size=50)
+    ).warnings
+    assert "privacy.delta = 0.1 is not below 1/10" in warnings[0]
+    assert "2 of 2 silos have fewer records than training.batch_size = 50" in warnings[1]
+    assert prepare(toy("Tiny", federation__silos=2)).warnings == []

@@ -21,7 +21,6 @@ from privet.privacy.mechanisms import check_model
 from privet.server.app import Hosting, check, look_away, server_app
 from privet.server.folder import SUMMARY, RunFolder
 from privet.server.rounds import Watch
-from privet.simulations.allocator import keep_freed_memory
 from privet.simulations.apps import simulated_client_app
 from privet.simulations.grid import (
     SERVER_NODE,
@@ -119,7 +118,6 @@ def run_prepared(
     folder = RunFolder(out)
     folder.check_free(resume=resume)
     folder.save_json(SILOS, describe_silos(prepared.place, prepared.plans))
-    keep_freed_memory()
     hosting = Hosting(folder=out, data_dir=prepared.data_dir, resume=resume, watch=watch)
     if execution.engine == "ray":
         from privet.simulations.ray import run_on_ray
