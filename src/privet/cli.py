@@ -18,7 +18,7 @@ from privet.errors import PrivetError
 
 if TYPE_CHECKING:
     from privet.experiment import Experiment
-    from privet.simulations.run import Prepared
+    from privet.simulations.prepare import Prepared
 
 typer.core.HAS_RICH = False  # else typer escapes brackets for Rich where Rich does not print
 
@@ -89,7 +89,8 @@ def simulate(
     """Run a whole federation on this machine."""
     from privet.experiment import Experiment
     from privet.progress import choose_mode, progress
-    from privet.simulations.run import Execution, prepare, run_prepared
+    from privet.simulations.prepare import prepare
+    from privet.simulations.run import Execution, run_prepared
 
     experiment = Experiment.from_file(file, _assignments(settings or []))
     folder = out or Path("runs") / file.stem

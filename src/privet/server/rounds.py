@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 
 from privet.errors import ExperimentError
 from privet.experiment import Experiment
+from privet.privacy.accounting import decode_event
 from privet.randomness import numpy_generator, stream
 from privet.server.accounts import Accounts
 from privet.server.evaluation import Evaluation
@@ -176,9 +177,10 @@ class Coordinator:
         try:
             update = TrainReply.from_records(reply.content)
             if update.event is not None:
+                decode_event(update.event)
                 tally.events[silo] = update.event  # charged even if the update is unusable
             total.add(Update(update.update, update.weight, update.loss, update.extras))
-        except (ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # whatever a peer sends, the round goes on without it
             tally.failures.append(Failure(silo, "update", f"unusable reply: {error}"))
             return
         tally.up += payload_bytes(reply.content)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from typing import TYPE_CHECKING
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -13,9 +12,7 @@ from flwr.serverapp import Grid, ServerApp
 from privet.errors import ExperimentError
 from privet.server.app import Hosting, run
 from privet.simulations.apps import simulated_client_app
-
-if TYPE_CHECKING:
-    from privet.simulations.run import Prepared
+from privet.simulations.prepare import Prepared
 
 
 def run_on_ray(prepared: Prepared, hosting: Hosting, *, workers: int) -> None:

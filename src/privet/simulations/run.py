@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import json
-import secrets
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from flwr.app import Context, RecordDict
 
-from privet.client.plan import LocalPlan, plan_round
-from privet.client.silo import Place, open_place
-from privet.data_folder import data_folder
 from privet.experiment import Experiment
-from privet.privacy.mechanisms import check_model
-from privet.server.app import Hosting, check, look_away, server_app
+from privet.server.app import Hosting, look_away, server_app
 from privet.server.folder import SUMMARY, RunFolder
 from privet.server.rounds import Watch
 from privet.simulations.apps import simulated_client_app
@@ -30,6 +24,7 @@ from privet.simulations.grid import (
     contexts,
 )
 from privet.simulations.pool import WorkerPool
+from privet.simulations.prepare import Prepared, prepare
 from privet.simulations.silos import SILOS, describe_silos
 
 Engine = Literal["in-process", "ray"]
@@ -44,51 +39,6 @@ class Execution:
     engine: Engine = "in-process"
     isolate: bool = False
     """Serialise every message exactly as Flower's wire does."""
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """An experiment that can run: its data are loaded and every silo has a plan."""
-
-    experiment: Experiment
-    place: Place
-    plans: tuple[LocalPlan, ...]
-    data_dir: Path | None
-    run_id: int
-
-    @property
-    def warnings(self) -> list[str]:
-        """What a person should know before trusting the outcome."""
-        privacy = self.experiment.privacy
-        sizes = [len(silo) for silo in self.place.silos]
-        warnings = []
-        if privacy is not None and privacy.delta >= 1 / max(sizes):
-            warnings.append(
-                f"privacy.delta = {privacy.delta:g} is not below 1/{max(sizes)}, one over the "
-                "records of the largest silo: such a delta allows a record to be published whole"
-            )
-        batch_size = self.experiment.training.batch_size
-        small = sum(size < batch_size for size in sizes)
-        if small:
-            warnings.append(
-                f"{small} of {len(sizes)} silos have fewer records than training.batch_size = "
-                f"{batch_size}: their batch is the whole silo"
-            )
-        return warnings
-
-
-def prepare(experiment: Experiment, *, data_dir: Path | None = None) -> Prepared:
-    """Load the data and plan every silo; any PrivetError comes before anything is written."""
-    strategy = check(experiment)
-    torch.set_num_threads(1)  # the same for every number of workers, so results are too
-    run_id = secrets.randbits(62) + 1
-    data_dir = data_folder(data_dir)
-    place = open_place(experiment, data_dir=data_dir, run_id=run_id, divided=True)
-    strategy.check_silos(len(place.silos))
-    if experiment.privacy is not None:
-        check_model(place.bench.model(), place.silos[0].inputs[:2])
-    plans = tuple(plan_round(experiment, n_records=len(silo)) for silo in place.silos)
-    return Prepared(experiment, place, plans, data_dir, run_id)
 
 
 def simulate(

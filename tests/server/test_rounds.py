@@ -1,0 +1,121 @@
+"""The round loop against silos that misbehave."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from safetensors.numpy import load_file
+
+from privet.privacy.accounting import dp_sgd_event, encode_event
+from privet.server.app import Hosting, look_away, server_app
+from privet.server.folder import RunFolder
+from privet.simulations.grid import SERVER_NODE, InProcessGrid, Sequential, contexts
+from privet.wire import Enrolment, TrainReply, TrainRequest
+
+EVENT = encode_event(dp_sgd_event(noise_multiplier=1.0, sampling_rate=0.1, steps=3))
+
+
+def silo_that(misbehaves: Any) -> ClientApp:
+    """Silo 0 misbehaves, the others move every weight by 1."""
+    app = ClientApp()
+
+    @app.query("enrol")
+    def enrol(message: Message, context: Context) -> Message:
+        index = int(context.node_config["partition-id"])
+        return Message(Enrolment(f"silo-{index}", index).to_records(), reply_to=message)
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        weights = TrainRequest.from_records(message.content).weights
+        reply = TrainReply(np.ones_like(weights), 1.0, 0.0, event=EVENT)
+        if context.node_config["partition-id"] == 0:
+            return Message(misbehaves(reply), reply_to=message)
+        return Message(reply.to_records(), reply_to=message)
+
+    return app
+
+
+def run(app: ClientApp, out: Path, **settings: Any) -> list[dict[str, Any]]:
+    config = {
+        "task": "digits",
+        "rounds": 2,
+        "federation.silos": 3,
+        "privacy.noise_multiplier": 1.0,
+        **settings,
+    }
+    silos = contexts(3, run_id=5, run_config={}, node_config={})
+    grid = InProcessGrid(Sequential(app, silos), silos=3, run_id=5)
+    server = server_app(Hosting(folder=out, watch=look_away))
+    server(grid=grid, context=Context(5, SERVER_NODE, {}, RecordDict(), config))
+    return RunFolder(out).history()
+
+
+def wrong_length(reply: TrainReply) -> RecordDict:
+    return TrainReply(reply.update[:-1], 1.0, 0.0, event=EVENT).to_records()
+
+
+def not_a_number(reply: TrainReply) -> RecordDict:
+    return TrainReply(reply.update * np.nan, 1.0, 0.0, event=EVENT).to_records()
+
+
+def negative_weight(reply: TrainReply) -> RecordDict:
+    return TrainReply(reply.update, -1.0, 0.0, event=EVENT).to_records()
+
+
+def nothing(reply: TrainReply) -> RecordDict:
+    return RecordDict()
+
+
+def with_event(text: str) -> Any:
+    def misbehave(reply: TrainReply) -> RecordDict:
+        records = reply.to_records()
+        records["privacy"] = ConfigRecord({"event": text})
+        return records
+
+    return misbehave
+
+
+@pytest.mark.parametrize(
+    "misbehaves",
+    [
+        wrong_length,
+        not_a_number,
+        negative_weight,
+        nothing,
+        with_event("{"),
+        with_event('{"version": 99}'),
+        with_event("[" * 100_000),
+        with_event(json.dumps({**EVENT, "surprise": 1})),
+    ],
+)
+def test_an_unusable_reply_is_a_failure_and_the_round_goes_on(
+    tmp_path: Path, misbehaves: Any
+) -> None:
+    history = run(silo_that(misbehaves), tmp_path / "run")
+    for entry in history[1:]:
+        assert entry["participants"] == ["silo-1", "silo-2"]
+        assert [failure["silo"] for failure in entry["failures"]] == ["silo-0"]
+        assert entry["failures"][0]["stage"] == "update"
+    tensors = load_file(tmp_path / "run" / "model.safetensors")
+    values = {float(value) for tensor in tensors.values() for value in tensor.ravel()}
+    assert values == {2.0}  # from zero, by one in each of two rounds
+
+
+def test_an_unusable_update_is_charged_all_the_same(tmp_path: Path) -> None:
+    history = run(silo_that(wrong_length), tmp_path / "run")
+    spent = history[-1]["epsilon"]["per_silo"]
+    assert spent["silo-0"] == spent["silo-1"] > 0
+
+
+def test_a_rule_that_cannot_combine_what_arrived_keeps_the_model(tmp_path: Path) -> None:
+    settings = {"strategy.name": "krum", "strategy.byzantine": 0}
+    history = run(silo_that(nothing), tmp_path / "run", **settings)
+    for entry in history[1:]:
+        assert "krum needs 3 updates, 2 arrived" in entry["skipped"]
+        assert entry["loss"] == history[0]["loss"]
