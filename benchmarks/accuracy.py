@@ -56,6 +56,18 @@ ROWS = (
         **DIGITS, "rounds": 15, "training.batch_size": 144, "training.lr": 2.0,
         "privacy.epsilon": 2.0,
     }),
+    Row("mnist", "10 iid", 0.985, {
+        **IMAGES, "rounds": 14, "training.batch_size": 50, "training.lr": 0.1,
+    }),
+    Row("mnist", "10 iid", 0.95, {
+        **IMAGES, "rounds": 15, "training.batch_size": 600, "training.lr": 2.0,
+        "privacy.epsilon": 3.0,
+    }),
+    Row("fashion-mnist", "10 iid", 0.82, {
+        **IMAGES, "rounds": 150, "training.steps": 1, "training.batch_size": 300,
+        "training.lr": 0.5, "strategy.name": "fedavgm", "strategy.server_momentum": 0.9,
+        "privacy.epsilon": 3.0,
+    }),
     Row("heart-disease", "4 hospitals", 0.713, HEART, "mean over hospitals"),
     Row("heart-disease", "4 hospitals", 0.748, HEART, "pooled test records"),
 )  # fmt: skip

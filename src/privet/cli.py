@@ -15,6 +15,8 @@ import typer.core
 
 import privet
 from privet.errors import PrivetError
+from privet.ledger_commands import ledger_cli
+from privet.policy_commands import policy_cli
 
 if TYPE_CHECKING:
     from privet.experiment import Experiment
@@ -31,6 +33,10 @@ cli = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Federated training over data that may not be shared, with privacy that is measured.",
 )
+
+
+cli.add_typer(ledger_cli, name="ledger")
+cli.add_typer(policy_cli, name="policy")
 
 
 class Engine(StrEnum):
@@ -96,7 +102,8 @@ def simulate(
     folder = out or Path("runs") / file.stem
     loud = not (quiet or as_json)
     prepared = prepare(experiment, data_dir=data_dir)
-    _warn(prepared.warnings)
+    if not quiet:
+        _warn(prepared.warnings)
     if loud:
         _introduce(prepared)
     execution = Execution(workers=workers, engine=engine.value, isolate=isolate)

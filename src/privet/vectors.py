@@ -13,31 +13,45 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from privet.errors import ModelError
+
 Vector = NDArray[np.float32]
 
 
-def to_vector(model: nn.Module) -> Vector:
-    """A copy of the model's state, shape (d,)."""
-    with torch.no_grad():
-        parts = [tensor.detach().reshape(-1).float() for tensor in _tensors(model)]
-        return torch.cat(parts).numpy() if parts else np.zeros(0, dtype=np.float32)
+class FlatModel:
+    """A module whose state lies in one piece of memory, so that loading it is a single copy.
+
+    Parameters and buffers of `module` become views of that memory; they stay the same objects.
+    Raises ModelError for a parameter or floating-point buffer that is not float32 on the CPU.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        tensors = dict(_state(module))
+        for name, tensor in tensors.items():
+            if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+                raise ModelError(f"{name!r} is {tensor.dtype} on {tensor.device}: use float32, CPU")
+        flat = torch.cat([torch.zeros(0), *(t.detach().reshape(-1) for t in tensors.values())])
+        parts = torch.split(flat, [tensor.numel() for tensor in tensors.values()])
+        for tensor, part in zip(tensors.values(), parts, strict=bool(tensors)):
+            tensor.data = part.view(tensor.shape)
+        self._memory: Vector = flat.numpy()
+
+    def load(self, vector: Vector) -> None:
+        """Take over `vector`, shape (d,); ValueError when the length differs."""
+        if vector.shape != self._memory.shape:
+            raise ValueError(
+                f"the model has {len(self._memory)} values, the vector has shape {vector.shape}"
+            )
+        np.copyto(self._memory, vector)
+
+    def vector(self) -> Vector:
+        """A copy of the state, shape (d,)."""
+        return self._memory.copy()
 
 
-def load_vector(model: nn.Module, vector: Vector) -> None:
-    """Write `vector`, shape (d,), into the model in place; ValueError when the length differs."""
-    tensors = list(_tensors(model))
-    expected = sum(tensor.numel() for tensor in tensors)
-    if vector.shape != (expected,):
-        raise ValueError(f"the model has {expected} values, the vector has shape {vector.shape}")
-    flat = torch.from_numpy(np.array(vector, dtype=np.float32))  # torch wants to own its memory
-    with torch.no_grad():
-        parts = torch.split(flat, [tensor.numel() for tensor in tensors])
-        for tensor, part in zip(tensors, parts, strict=True):
-            tensor.copy_(part.view_as(tensor))
-
-
-def _tensors(model: nn.Module) -> Iterator[Tensor]:
-    yield from model.parameters()
-    for buffer in model.buffers():
+def _state(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters()
+    for name, buffer in module.named_buffers():
         if buffer.is_floating_point():
-            yield buffer
+            yield name, buffer

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from io import BytesIO
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
@@ -23,6 +23,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from privet.vectors import Vector
 
 ENROL = "query.enrol"
+
+_Kind = TypeVar("_Kind", ArrayRecord, ConfigRecord, MetricRecord)
 
 _WEIGHTS = "weights"
 _UPDATE = "update"
@@ -48,8 +50,8 @@ class TrainRequest:
 
     @classmethod
     def from_records(cls, records: RecordDict) -> TrainRequest:
-        task = records.config_records["task"]
-        weights, extras = _vectors(_WEIGHTS, records.array_records["model"])
+        task = _record(records, "task", ConfigRecord)
+        weights, extras = _vectors(_WEIGHTS, _record(records, "model", ArrayRecord))
         floor = task.get("noise-multiplier")
         return cls(
             round=cast(int, task["round"]),
@@ -88,9 +90,9 @@ class TrainReply:
 
     @classmethod
     def from_records(cls, records: RecordDict) -> TrainReply:
-        metrics = records.metric_records["metrics"]
-        update, extras = _vectors(_UPDATE, records.array_records["update"])
-        privacy = records.config_records.get("privacy")
+        metrics = _record(records, "metrics", MetricRecord)
+        update, extras = _vectors(_UPDATE, _record(records, "update", ArrayRecord))
+        privacy = _record(records, "privacy", ConfigRecord) if "privacy" in records else None
         loss = metrics.get("loss")
         return cls(
             update=update,
@@ -120,7 +122,7 @@ class Enrolment:
 
     @classmethod
     def from_records(cls, records: RecordDict) -> Enrolment:
-        record = records.config_records["enrolment"]
+        record = _record(records, "enrolment", ConfigRecord)
         noise = record.get("noise-multiplier")
         return cls(
             silo=cast(str, record["silo"]),
@@ -153,8 +155,19 @@ class Failure:
 def payload_bytes(records: RecordDict) -> int:
     """Bytes of the arrays in `records`, as Flower stores them."""
     return sum(
-        len(array.data) for record in records.array_records.values() for array in record.values()
+        len(array.data)
+        for record in records.values()
+        if isinstance(record, ArrayRecord)
+        for array in record.values()
     )
+
+
+def _record(records: RecordDict, name: str, kind: type[_Kind]) -> _Kind:
+    # Flower's own `records.array_records` copies all of them at every look.
+    record = records[name]
+    if not isinstance(record, kind):
+        raise ValueError(f"'{name}' is a {type(record).__name__}, expected {kind.__name__}")
+    return record
 
 
 def _arrays(name: str, vector: Vector, extras: Mapping[str, Vector]) -> ArrayRecord:

@@ -16,7 +16,7 @@ from privet.client.silo import open_silo
 from privet.privacy.accounting import decode_event
 from privet.privacy.mechanisms import SystemNoise
 from privet.simulations.grid import assume_identity
-from privet.vectors import to_vector
+from privet.vectors import FlatModel
 from privet.wire import ENROL, Enrolment, TrainReply, TrainRequest
 
 HERE = "toy_tasks"
@@ -44,7 +44,7 @@ def ask(
 
 
 def train(run_config: dict[str, Any], **request: Any) -> Message:
-    weights = request.pop("weights", to_vector(nn.Linear(2, 2)))
+    weights = request.pop("weights", FlatModel(nn.Linear(2, 2)).vector())
     content = TrainRequest(round=1, lr=0.1, weights=weights, **request).to_records()
     return ask(content, "train", run_config)
 

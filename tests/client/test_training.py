@@ -14,7 +14,7 @@ from privet.client.training import train
 from privet.experiment import Training
 from privet.privacy.mechanisms import SeededNoise
 from privet.randomness import numpy_generator, stream
-from privet.vectors import load_vector, to_vector
+from privet.vectors import FlatModel
 
 
 class Line:
@@ -39,7 +39,7 @@ def experiment(**settings: object) -> Experiment:
 def trained(setup: Experiment, examples: Examples, **arguments: object):
     weights = np.linspace(-1, 1, 8, dtype=np.float32)
     return weights, train(
-        Line().model(),
+        FlatModel(Line().model()),
         Line(),  # type: ignore[arg-type]
         examples,
         weights,
@@ -56,8 +56,9 @@ def test_plain_training_equals_a_loop_over_the_same_batches() -> None:
     setup = experiment(**{"training.batch_size": 4, "training.epochs": 2, "training.momentum": 0.9})
     examples = points(10)
     weights, result = trained(setup, examples)
-    model = Line().model()
-    load_vector(model, weights)
+    flat = FlatModel(Line().model())
+    flat.load(weights)
+    model = flat.module
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     rng = numpy_generator(stream(1, "batches"))
     for _ in range(2):
@@ -68,7 +69,7 @@ def test_plain_training_equals_a_loop_over_the_same_batches() -> None:
                 model(examples.inputs[batch]), examples.targets[batch]
             ).backward()
             optimizer.step()
-    np.testing.assert_allclose(weights + result.update, to_vector(model), atol=1e-6)
+    np.testing.assert_allclose(weights + result.update, flat.vector(), atol=1e-6)
     assert result.steps == 6
 
 
@@ -78,8 +79,9 @@ def test_private_training_equals_clipping_one_example_at_a_time() -> None:
     )
     examples = points(10)
     weights, result = trained(setup, examples)
-    model = Line().model()
-    load_vector(model, weights)
+    flat = FlatModel(Line().model())
+    flat.load(weights)
+    model = flat.module
     noise, rng = SeededNoise(stream(1, "noise")), numpy_generator(stream(1, "batches"))
     plan = plan_round(setup, n_records=10).mechanism
     assert plan is not None
@@ -98,7 +100,7 @@ def test_private_training_equals_clipping_one_example_at_a_time() -> None:
             for part, p in zip(total, model.parameters(), strict=True):
                 noisy = part + noise.normal(tuple(p.shape), 0.7 * 0.3)
                 p -= 0.1 * noisy / 4
-    np.testing.assert_allclose(weights + result.update, to_vector(model), atol=1e-5)
+    np.testing.assert_allclose(weights + result.update, flat.vector(), atol=1e-5)
     assert result.steps == 3
     assert result.loss is None
 

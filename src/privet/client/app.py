@@ -47,7 +47,7 @@ def enrol(message: Message, context: Context) -> Message:
     experiment, silo = _open(context)
     with _stage("plan"):
         if experiment.privacy is not None:
-            check_model(silo.model(), silo.examples.inputs[:2])
+            check_model(silo.model().module, silo.examples.inputs[:2])
         plan = plan_round(experiment, n_records=len(silo.examples))
     noise = plan.mechanism.noise_multiplier if plan.mechanism else None
     enrolment = Enrolment(silo=silo.name, index=silo.index, noise_multiplier=noise)
@@ -127,8 +127,10 @@ def _parsed(text: str) -> Experiment:
 
 
 def _recall(context: Context) -> dict[str, Vector]:
-    record = context.state.array_records.get(_MEMORY)
-    return {} if record is None else {key: array.numpy() for key, array in record.items()}
+    record = context.state.get(_MEMORY)
+    if not isinstance(record, ArrayRecord):
+        return {}
+    return {key: array.numpy() for key, array in record.items()}
 
 
 def _remember(context: Context, memory: dict[str, Vector]) -> None:

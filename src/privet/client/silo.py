@@ -23,6 +23,7 @@ from privet.privacy.mechanisms import NoiseSource, SeededNoise, SystemNoise
 from privet.randomness import stream
 from privet.tasks import Examples, Task, check_examples, load_task
 from privet.tasks.partitions import partition
+from privet.vectors import FlatModel
 
 DEFAULT_SILOS = 10
 
@@ -36,16 +37,16 @@ class Bench:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._model = model
+        self._flat = FlatModel(model)
         self._counters = [
             (buffer, buffer.clone()) for buffer in model.buffers() if not buffer.is_floating_point()
         ]
 
-    def model(self) -> nn.Module:
+    def model(self) -> FlatModel:
         """The model with its counters as the task made them; weights are the last user's."""
         for buffer, value in self._counters:
             buffer.copy_(value)
-        return self._model
+        return self._flat
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Silo:
     seed: int | None
     """The simulation's seed; None on a real silo, where randomness comes from the system."""
 
-    def model(self) -> nn.Module:
+    def model(self) -> FlatModel:
         """A model of the task to load weights into; the same object at every call."""
         return self.bench.model()
 

@@ -13,7 +13,7 @@ from privet.client.plan import LocalPlan
 from privet.experiment import Training
 from privet.privacy.mechanisms import NoiseSource, privatise
 from privet.tasks import Examples, Task
-from privet.vectors import Vector, load_vector, to_vector
+from privet.vectors import FlatModel, Vector
 
 Correction = Callable[[list[nn.Parameter]], None]
 
@@ -32,7 +32,7 @@ class Trained:
 
 
 def train(
-    model: nn.Module,
+    flat: FlatModel,
     task: Task,
     examples: Examples,
     weights: Vector,
@@ -44,13 +44,13 @@ def train(
     batches: np.random.Generator,
     correction: Correction | None = None,
 ) -> Trained:
-    """Train `model`, one of the task's, from `weights` on a silo's records as `plan` says.
+    """Train a model of the task's from `weights` on a silo's records as `plan` says.
 
     `correction` adds data-independent terms (FedProx, SCAFFOLD) to the gradients after clipping
     and noise, right before each step, so it is not clipped away and costs no privacy.
     """
-    load_vector(model, weights)
-    model.train()
+    flat.load(weights)
+    model = flat.module.train()
     optimizer = _optimizer(model, training, lr=lr)
     if correction is not None:
         parameters = list(model.parameters())
@@ -58,11 +58,11 @@ def train(
     if plan.mechanism is None:
         indices = _epochs(len(examples), plan, batches)
         losses = _descend(model, optimizer, task, examples, indices)
-        return Trained(to_vector(model) - weights, plan.steps, loss=float(np.mean(losses)))
+        return Trained(flat.vector() - weights, plan.steps, loss=float(np.mean(losses)))
     with privatise(model, optimizer, plan=plan.mechanism, noise=noise()) as private:
         indices = plan.mechanism.batches(len(examples), batches)
         _descend(private.model, private.optimizer, task, examples, indices)
-    update = to_vector(model) - weights
+    update = flat.vector() - weights
     return Trained(update, private.ran, nonfinite=private.nonfinite)
 
 

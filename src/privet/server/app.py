@@ -25,7 +25,7 @@ from privet.server.rounds import Coordinator, Memory, Watch
 from privet.server.summary import summarise
 from privet.strategies import Strategy, load_strategy
 from privet.tasks import Task, load_task
-from privet.vectors import load_vector, to_vector
+from privet.vectors import FlatModel
 
 
 def look_away(entry: Mapping[str, Any]) -> None:
@@ -77,7 +77,7 @@ def run(grid: Grid, context: Context, hosting: Hosting) -> None:
     if not resumed:
         folder.create(experiment)
     start = time.perf_counter()
-    model = initial_model(task, experiment)
+    model = FlatModel(initial_model(task, experiment))
     test = task.test_data()
     coordinator = Coordinator(
         grid,
@@ -88,9 +88,9 @@ def run(grid: Grid, context: Context, hosting: Hosting) -> None:
         watch=hosting.watch,
         memory=hosting.memory,
     )
-    outcome = coordinator.run(to_vector(model), checkpoint)
-    load_vector(model, outcome.weights)
-    folder.save_model({name: value.numpy() for name, value in model.state_dict().items()})
+    outcome = coordinator.run(model.vector(), checkpoint)
+    model.load(outcome.weights)
+    folder.save_model({name: value.numpy() for name, value in model.module.state_dict().items()})
     folder.save_json(SUMMARY, summarise(experiment, outcome, seconds=time.perf_counter() - start))
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from privet.errors import DataError
 from privet.tasks import Examples, Task
-from privet.vectors import Vector, load_vector
+from privet.vectors import FlatModel, Vector
 
 _BATCH = 1024
 
@@ -36,11 +36,11 @@ class Evaluator:
             raise DataError("the test data have no records")
         self._task = task
         self._test = test
-        self._model = task.model().eval()
+        self._model = FlatModel(task.model().eval())
 
     def __call__(self, weights: Vector) -> Evaluation:
         """Evaluate `weights`, shape (d,)."""
-        load_vector(self._model, weights)
+        self._model.load(weights)
         outputs = self._outputs()
         everything = self._measure(outputs, self._test.targets)
         loss = everything.pop("loss")
@@ -48,7 +48,7 @@ class Evaluator:
 
     def _outputs(self) -> Tensor:
         with torch.no_grad():
-            return torch.cat([self._model(part) for part in torch.split(self._test.inputs, _BATCH)])
+            return torch.cat([self._model.module(part) for part in torch.split(self._test.inputs, _BATCH)])
 
     def _measure(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
         loss = float(self._task.loss(outputs, targets))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from flwr.app import Context, Error, Message
+from flwr.app import ConfigRecord, Context, Error, Message
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import ErrorCode
@@ -49,8 +49,8 @@ def _simulated(
 def _dropout(
     message: Message, context: Context, call_next: ClientAppCallable, *, rate: float, seed: int
 ) -> Message:
-    task = message.content.config_records.get("task")
-    if rate == 0 or task is None:
+    task = message.content.get("task")
+    if rate == 0 or not isinstance(task, ConfigRecord):
         return call_next(message, context)
     silo = int(context.node_config["partition-id"])
     coin = numpy_generator(stream(seed, "dropout", silo, int(str(task["round"])))).random()

@@ -56,6 +56,6 @@ def prepare(experiment: Experiment, *, data_dir: Path | None = None) -> Prepared
     place = open_place(experiment, data_dir=data_dir, run_id=run_id, divided=True)
     strategy.check_silos(len(place.silos))
     if experiment.privacy is not None:
-        check_model(place.bench.model(), place.silos[0].inputs[:2])
+        check_model(place.bench.model().module, place.silos[0].inputs[:2])
     plans = tuple(plan_round(experiment, n_records=len(silo)) for silo in place.silos)
     return Prepared(experiment, place, plans, data_dir, run_id)

@@ -1,0 +1,231 @@
+"""Commands of the person who keeps a silo's ledger: look at it, verify it, export it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from rich.table import Table
+
+    from privet.privacy.ledger import Entry, History
+
+ledger_cli = typer.Typer(
+    name="ledger",
+    no_args_is_help=True,
+    help="What the data sets of a silo have spent: show it, verify it, export it.",
+)
+
+_POINTS = 60
+"""Points of a curve: each costs one composition."""
+
+LedgerFile = Annotated[Path, typer.Argument(help="Ledger (SQLite file).", show_default=False)]
+Delta = Annotated[float, typer.Option(help="Delta at which epsilon is told.")]
+
+
+@ledger_cli.command()
+def show(
+    file: LedgerFile,
+    delta: Delta = 1e-5,
+    dataset: Annotated[str | None, typer.Option(help="Only this data set.")] = None,
+    budget: Annotated[
+        float | None, typer.Option(min=0, help="Epsilon that is allowed: remainder and line.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write epsilon over time, per data set and job (PNG).")
+    ] = None,
+) -> None:
+    """Show what each data set has spent, by job. Read-only; needs no key, checks no signature."""
+    from rich.console import Console
+
+    from privet.privacy.ledger import read_history
+
+    history = read_history(file)
+    datasets = _chosen(history, dataset)
+    Console().print(_table(history, datasets, delta, budget))
+    if plot is not None:
+        _plot(history, datasets, delta=delta, budget=budget, path=plot)
+        typer.echo(f"Plot: {plot}")
+
+
+@ledger_cli.command()
+def verify(
+    file: LedgerFile,
+    public_key: Annotated[
+        str | None, typer.Option(help="The silo's public key (64 hexadecimal digits).")
+    ] = None,
+    against: Annotated[
+        list[Path] | None, typer.Option(help="An earlier export that must still be contained.")
+    ] = None,
+) -> None:
+    """Check every hash and every signature of a ledger or an export; exit 1 when one is wrong."""
+    from privet.privacy.ledger import verify as verify_ledger
+    from privet.privacy.ledger import verify_bundle
+
+    bundle = _is_text(file)
+    if bundle:
+        findings = verify_bundle(file, public_key)
+    else:
+        findings = verify_ledger(file, public_key, exports=against or [])
+    for finding in findings:
+        typer.secho(f"{file}: {finding}", fg="red")
+    if findings:
+        raise typer.Exit(1)
+    whose = "signed by this key" if public_key else "whole; give --public-key to know who signed it"
+    typer.echo(f"{file}: every entry is in place and {whose}.")
+
+
+@ledger_cli.command()
+def export(
+    file: LedgerFile,
+    out: Annotated[Path, typer.Argument(help="Where to write (JSON).", show_default=False)],
+    key: Annotated[Path, typer.Option(help="The silo's private key.", show_default=False)],
+) -> None:
+    """Write a signed copy of all entries, without data, to be kept elsewhere."""
+    from privet.privacy.ledger import Ledger, SiloKey
+    from privet.privacy.ledger import export as export_ledger
+
+    with Ledger.open(file, SiloKey.load(key)) as ledger:
+        export_ledger(ledger, out)
+        typer.echo(f"Export: {out}, signed by {ledger.public_key}")
+
+
+def _is_text(file: Path) -> bool:
+    if not file.is_file():
+        return False
+    with file.open("rb") as stream:
+        return stream.read(1) == b"{"
+
+
+def _chosen(history: History, dataset: str | None) -> tuple[str, ...]:
+    from privet.errors import PrivetError, nearest
+
+    if dataset is None:
+        return history.datasets
+    if dataset not in history.datasets:
+        hint = nearest(dataset, history.datasets)
+        raise PrivetError(f"--dataset {dataset}: the ledger has no such data set.{hint}")
+    return (dataset,)
+
+
+def _table(history: History, datasets: Sequence[str], delta: float, budget: float | None) -> Table:
+    from rich.table import Table
+
+    table = Table(
+        caption=(
+            f"Epsilon at delta = {delta:g}, add-or-remove one record; open: reserved rounds that "
+            "were never committed, charged in full."
+        )
+    )
+    for title in ("data set", "job"):
+        table.add_column(title, overflow="fold")
+    for title in ("last", "rounds", "open", "committed", "epsilon", "left"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for dataset in datasets:
+        for job in _jobs(history, dataset):
+            table.add_row("", *_row(history, dataset, delta, job=job), "")
+        total = _row(history, dataset, delta)
+        table.add_row(dataset, *total, _left(total[-1], budget), style="bold", end_section=True)
+    return table
+
+
+def _jobs(history: History, dataset: str) -> list[str]:
+    jobs = (charge.reserve.job for charge in history.charged(dataset))
+    return list(dict.fromkeys(job for job in jobs if job))
+
+
+def _row(
+    history: History, dataset: str, delta: float, *, job: str | None = None
+) -> tuple[str, ...]:
+    """Job, last entry, rounds, reservations that stand, epsilon without them and with them."""
+    from privet.privacy.ledger.composition import epsilon_of
+
+    charges = list(history.charged(dataset, job=job))
+    standing = sum(charge.open for charge in charges)
+    done = [part for charge in charges if not charge.open for part in charge.parts]
+    times = [
+        entry.time
+        for entry in history.entries
+        if entry.dataset == dataset and (job is None or entry.job == job)
+    ]
+    return (
+        job or "all jobs",
+        times[-1][:10] if times else "",
+        str(len(charges)),
+        str(standing),
+        f"{epsilon_of(done, delta=delta):.3f}",
+        f"{history.spent(dataset, delta=delta, job=job):.3f}",
+    )
+
+
+def _left(spent: str, budget: float | None) -> str:
+    return "" if budget is None else f"{max(0.0, budget - float(spent)):.3f}"
+
+
+def _plot(
+    history: History, datasets: Sequence[str], *, delta: float, budget: float | None, path: Path
+) -> None:
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    rows = max(1, len(datasets))
+    with mpl.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(8, 3.2 * rows), layout="constrained")
+        axes = figure.subplots(rows, 1, squeeze=False)[:, 0]
+    for axis, dataset in zip(axes, datasets, strict=False):
+        for job in (None, *_jobs(history, dataset)):
+            times, reserved, committed = zip(*_curve(history, dataset, delta, job), strict=True)
+            width = 2.0 if job is None else 1.0
+            (line,) = axis.step(
+                times, reserved, where="post", lw=width, label=job or "all, with reservations"
+            )
+            if job is None:
+                axis.step(
+                    times,
+                    committed,
+                    where="post",
+                    ls=":",
+                    color=line.get_color(),
+                    label="all, committed",
+                )
+        if budget is not None:
+            axis.axhline(budget, color="crimson", ls="--", lw=1, label=f"budget {budget:g}")
+        axis.set(title=dataset, ylabel=f"epsilon at delta = {delta:g}")
+        axis.tick_params(axis="x", rotation=20)
+        axis.legend(fontsize=8, framealpha=0.8, edgecolor="none")
+    figure.savefig(path, dpi=130)
+
+
+def _curve(
+    history: History, dataset: str, delta: float, job: str | None
+) -> Iterator[tuple[object, float, float]]:
+    """Time, epsilon with the reservations of that time, and epsilon of what was committed."""
+    from privet.privacy.ledger import History
+    from privet.privacy.ledger.composition import epsilon_of
+    from privet.privacy.ledger.history import moment
+
+    entries = [entry for entry in history.entries if _concerns(entry, dataset, job)]
+    wanted = {round(i * (len(entries) - 1) / _POINTS) for i in range(_POINTS + 1)}
+    so_far = History()
+    for number, entry in enumerate(entries):
+        so_far.add(entry)
+        if number in wanted:
+            charges = list(so_far.charged(dataset))
+            whole, done = (
+                [
+                    part
+                    for charge in charges
+                    if everything or not charge.open
+                    for part in charge.parts
+                ]
+                for everything in (True, False)
+            )
+            yield moment(entry.time), epsilon_of(whole, delta=delta), epsilon_of(done, delta=delta)
+
+
+def _concerns(entry: Entry, dataset: str, job: str | None) -> bool:
+    return entry.dataset == dataset and (job is None or entry.job == job)

@@ -1,0 +1,204 @@
+"""The SQLite file: its tables, the triggers that refuse edits, and what its errors mean."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+from privet.privacy.ledger.entries import COLUMNS, Entry
+from privet.privacy.ledger.errors import LedgerError
+from privet.privacy.ledger.files import beside
+from privet.privacy.ledger.heads import Head
+
+SCHEMA_VERSION = 1
+
+TABLES = ("entries", "heads", "meta")
+
+_ENTRIES = """CREATE TABLE entries (
+  sequence INTEGER PRIMARY KEY,
+  time TEXT NOT NULL,
+  kind TEXT NOT NULL,
+  dataset TEXT,
+  job TEXT,
+  round INTEGER,
+  who TEXT NOT NULL,
+  reservation INTEGER,
+  event TEXT,
+  detail TEXT,
+  versions TEXT NOT NULL,
+  previous TEXT NOT NULL,
+  hash TEXT NOT NULL
+) STRICT"""
+
+_HEADS = """CREATE TABLE heads (
+  sequence INTEGER PRIMARY KEY,
+  hash TEXT NOT NULL,
+  signature TEXT NOT NULL
+) STRICT"""
+
+_META = "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID"
+
+
+def _append_only(table: str) -> Iterator[str]:
+    for verb in ("UPDATE", "DELETE"):
+        yield (
+            f"CREATE TRIGGER {table}_no_{verb.lower()} BEFORE {verb} ON {table} "
+            "BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END"
+        )
+
+
+def _next_only(table: str, expected: str) -> str:
+    # INSERT OR REPLACE would delete a row without asking the trigger on DELETE.
+    return (
+        f"CREATE TRIGGER {table}_in_order BEFORE INSERT ON {table} WHEN NEW.sequence IS NOT "
+        f"{expected} BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END"
+    )
+
+
+STATEMENTS = (
+    _ENTRIES,
+    _HEADS,
+    _META,
+    *(statement for table in TABLES for statement in _append_only(table)),
+    _next_only("entries", "(SELECT coalesce(max(sequence), 0) + 1 FROM entries)"),
+    _next_only("heads", "(SELECT max(sequence) FROM entries)"),
+)
+
+
+def create_tables(connection: sqlite3.Connection) -> None:
+    """Write the empty tables of this schema version; call inside a transaction."""
+    for statement in STATEMENTS:
+        connection.execute(statement)
+    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection that may write; it never makes a file.
+
+    WAL with synchronous=FULL: a transaction is on disk (fsync) when its COMMIT returns.
+    """
+    connection = sqlite3.connect(
+        f"file:{quote(str(path.absolute()))}?mode=rw",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=30.0,
+    )
+    try:
+        for pragma in ("synchronous = FULL", "trusted_schema = OFF", "cell_size_check = ON"):
+            connection.execute(f"PRAGMA {pragma}")
+        connection.execute("PRAGMA fullfsync = ON")  # macOS; elsewhere it changes nothing
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def connect_to_read(path: Path) -> sqlite3.Connection:
+    """A connection that cannot write, also on a medium that cannot be written to."""
+    uri = f"file:{quote(str(path.absolute()))}?mode=ro"
+    if not os.access(path.parent, os.W_OK) and not beside(path, "-wal").exists():
+        uri += "&immutable=1"
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA trusted_schema = OFF")
+    return connection
+
+
+def schema_version(connection: sqlite3.Connection) -> int:
+    """The version in the file's header."""
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def has_our_tables(connection: sqlite3.Connection) -> bool:
+    """Whether the file holds exactly the tables and triggers that `create_tables` writes."""
+    rows = connection.execute("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL")
+    return sorted(str(row[0]) for row in rows) == sorted(STATEMENTS)
+
+
+def read_meta(connection: sqlite3.Connection) -> dict[str, str]:
+    """What the file says about itself: ledger, public_key, schema."""
+    return dict(connection.execute("SELECT key, value FROM meta"))
+
+
+def read_entries(connection: sqlite3.Connection, *, after: int = 0) -> Iterator[Entry]:
+    """The entries behind sequence `after`, in order."""
+    query = f"SELECT {', '.join(COLUMNS)} FROM entries WHERE sequence > ? ORDER BY sequence"  # noqa: S608
+    for row in connection.execute(query, (after,)):
+        yield Entry(*row)
+
+
+def read_heads(connection: sqlite3.Connection) -> Iterator[Head]:
+    """All signed heads, in order."""
+    for row in connection.execute("SELECT sequence, hash, signature FROM heads ORDER BY sequence"):
+        yield Head(*row)
+
+
+def last_head(connection: sqlite3.Connection) -> Head | None:
+    """The head that was signed last."""
+    query = "SELECT sequence, hash, signature FROM heads ORDER BY sequence DESC LIMIT 1"
+    row = connection.execute(query).fetchone()
+    return Head(*row) if row else None
+
+
+def last_entry(connection: sqlite3.Connection) -> Entry | None:
+    """The entry with the highest sequence."""
+    row = connection.execute("SELECT max(sequence) FROM entries").fetchone()
+    return next(read_entries(connection, after=row[0] - 1), None) if row and row[0] else None
+
+
+def hash_at(connection: sqlite3.Connection, sequence: int) -> str | None:
+    """The hash that the entry at `sequence` says it has."""
+    row = connection.execute("SELECT hash FROM entries WHERE sequence = ?", (sequence,)).fetchone()
+    return row[0] if row else None
+
+
+def insert(connection: sqlite3.Connection, entry: Entry, head: Head) -> None:
+    """Append an entry and the head that signs it; call inside a transaction."""
+    marks = ", ".join("?" * len(COLUMNS))
+    connection.execute(
+        f"INSERT INTO entries ({', '.join(COLUMNS)}) VALUES ({marks})",  # noqa: S608
+        entry.values(),
+    )
+    connection.execute(
+        "INSERT INTO heads VALUES (?, ?, ?)", (head.sequence, head.hash, head.signature)
+    )
+
+
+def image_of(connection: sqlite3.Connection) -> str:
+    """SHA-256 of all pages, used or not, as this connection sees them (WAL included)."""
+    return hashlib.sha256(connection.serialize()).hexdigest()
+
+
+@contextmanager
+def sqlite_errors(path: Path) -> Iterator[None]:
+    """Say in one line what SQLite or the file system could not do with the ledger at `path`."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise LedgerError(f"{path}: {_meaning(str(error))}") from error
+    except OSError as error:
+        raise LedgerError(f"{path}: {error.strerror}; nothing may be read on it") from error
+
+
+_MEANINGS = {
+    "disk is full": "the disk is full: nothing was recorded, so no record may be read",
+    "readonly": "the file is read-only: what is spent cannot be recorded, so no record may be read",
+    "unable to open": "the file cannot be opened: check the path and who may write to its folder",
+    "locked": "another program holds the file; end it, or try again",
+    "not a database": "this is no ledger, or its first page is damaged",
+    "malformed": "the file is damaged; restore ledger and .head from one backup, then verify",
+    "disk I/O": "the disk cannot be read or written: nothing may be read on this ledger",
+    "append-only": "the ledger is append-only",
+}
+
+
+def _meaning(message: str) -> str:
+    for part, meaning in _MEANINGS.items():
+        if part in message:
+            return meaning
+    return f"the file cannot be used ({message})"

@@ -1,0 +1,223 @@
+"""What the entries say, replayed: pure, and the only source of every figure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from dp_accounting import DpEvent
+
+from privet.errors import PrivacyError
+from privet.privacy.accounting.segments import Segment
+from privet.privacy.ledger.composition import epsilon_of
+from privet.privacy.ledger.costs import covers, event_of, parts_of
+from privet.privacy.ledger.entries import KINDS, START, Entry
+from privet.privacy.ledger.limits import Limit, Projection
+
+CLOCK_TOLERANCE = timedelta(minutes=5)
+"""How far an entry's time may lie before its predecessor's: clocks are corrected now and then."""
+
+
+@dataclass(frozen=True)
+class Charge:
+    """A reservation and what became of it; `event` is what it costs now, or None once released."""
+
+    reserve: Entry
+    event: str | None
+    open: bool = True
+
+    @property
+    def parts(self) -> tuple[Segment, ...]:
+        """What the data set is charged for."""
+        return parts_of(self.event) if self.event else ()
+
+
+class History:
+    """The entries of one ledger in order, and what follows from them.
+
+    An entry never replaces another: a reservation is charged in full until a commit lowers it to
+    what ran or a release takes it back, and for ever if neither comes.
+    """
+
+    def __init__(self, entries: Iterable[Entry] = ()) -> None:
+        self.entries: list[Entry] = []
+        self.charges: dict[int, Charge] = {}
+        self.fingerprints: dict[str, dict[str, str]] = {}
+        self._owners: dict[str, str] = {}
+        for entry in entries:
+            self.add(entry)
+
+    @property
+    def last(self) -> Entry | None:
+        """The newest entry."""
+        return self.entries[-1] if self.entries else None
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """The registered data sets, in the order of their registration."""
+        return tuple(self.fingerprints)
+
+    def owner(self, content: str) -> str | None:
+        """The data set that was the first to hold records with this sealed digest."""
+        return self._owners.get(content)
+
+    def problems(self, entry: Entry) -> Iterator[str]:
+        """What is wrong with `entry` as the next one; nothing when it belongs here."""
+        last = self.last
+        if entry.sequence != (last.sequence + 1 if last else 1):
+            yield f"it follows entry {last.sequence if last else 0}"
+        if entry.previous != (last.hash if last else START):
+            yield "it does not continue the chain: an entry before it was changed or is missing"
+        if entry.hash != entry.digest():
+            yield "its hash is not that of its content"
+        yield from self._untimely(entry)
+        yield from self._unfounded(entry)
+
+    def add(self, entry: Entry) -> None:
+        """Take `entry` in; the caller has asked for its `problems`."""
+        self.entries.append(entry)
+        match entry.kind:
+            case "reserve":
+                self.charges[entry.sequence] = Charge(entry, entry.event)
+            case "commit" | "release":
+                number = entry.reservation or 0
+                if number in self.charges:
+                    charge = self.charges[number]
+                    self.charges[number] = replace(charge, event=entry.event, open=False)
+            case "note" if entry.dataset and "fingerprint" in _detail(entry):
+                fingerprint = _detail(entry)["fingerprint"]
+                self.fingerprints[entry.dataset] = fingerprint
+                self._owners.setdefault(fingerprint["content"], entry.dataset)
+
+    def charged(
+        self,
+        dataset: str,
+        *,
+        job: str | None = None,
+        month: str | None = None,
+        who: str | None = None,
+    ) -> Iterator[Charge]:
+        """What counts against `dataset`; where asked, only of one job, month, requester."""
+        for charge in self.charges.values():
+            reserve = charge.reserve
+            if (
+                reserve.dataset == dataset
+                and charge.event is not None
+                and (job is None or reserve.job == job)
+                and (month is None or reserve.month == month)
+                and (who is None or reserve.who == who)
+            ):
+                yield charge
+
+    def events(self, dataset: str) -> list[DpEvent]:
+        """The events that `dataset` is charged for: what ran, and reservations that stand."""
+        return [event_of(charge.event) for charge in self.charged(dataset) if charge.event]
+
+    def spent(
+        self,
+        dataset: str,
+        *,
+        delta: float,
+        job: str | None = None,
+        month: str | None = None,
+        who: str | None = None,
+    ) -> float:
+        """Epsilon at `delta` of what `charged` gives."""
+        charges = self.charged(dataset, job=job, month=month, who=who)
+        return epsilon_of((part for charge in charges for part in charge.parts), delta=delta)
+
+    def project(
+        self,
+        limits: Iterable[Limit],
+        *,
+        dataset: str,
+        job: str,
+        who: str,
+        month: str,
+        parts: Iterable[Segment],
+    ) -> Iterator[Projection]:
+        """For each limit, what its scope has spent and would have spent after `parts`."""
+        filters: dict[str, dict[str, str]] = {
+            "dataset": {},
+            "job": {"job": job},
+            "month": {"month": month},
+            "requester": {"who": who},
+        }
+        more = tuple(parts)
+        for limit in limits:
+            charges = self.charged(dataset, **filters[limit.scope])
+            before = [part for charge in charges for part in charge.parts]
+            spent = epsilon_of(before, delta=limit.delta)
+            yield Projection(limit, spent, epsilon_of([*before, *more], delta=limit.delta))
+
+    def _untimely(self, entry: Entry) -> Iterator[str]:
+        try:
+            time = moment(entry.time)
+            before = moment(self.last.time) if self.last else time
+        except ValueError:
+            yield f"its time {entry.time!r} is no time in UTC"
+            return
+        if time < before - CLOCK_TOLERANCE and not _detail(entry).get("clock_set_back"):
+            yield f"its time {entry.time} lies before that of the entry before it"
+
+    def _unfounded(self, entry: Entry) -> Iterator[str]:
+        """Entries that the rules of reserve, commit and release do not allow."""
+        if entry.kind not in KINDS:
+            yield f"its kind {entry.kind!r} is unknown"
+        elif entry.kind == "reserve":
+            if entry.dataset not in self.fingerprints:
+                yield f"it reserves for data set {entry.dataset!r}, which is not registered"
+            yield from _unaccountable(entry)
+        elif entry.kind != "note":
+            yield from self._unpaid(entry)
+
+    def _unpaid(self, entry: Entry) -> Iterator[str]:
+        charge = self.charges.get(entry.reservation or 0)
+        if charge is None:
+            yield f"its reservation {entry.reservation} does not exist"
+            return
+        if not charge.open:
+            yield f"its reservation {entry.reservation} was closed before"
+        if _subject(entry) != _subject(charge.reserve):
+            yield "it is about another data set, job or round than its reservation"
+        if entry.kind == "release":
+            if entry.event is not None:
+                yield "it takes a reservation back and has an event all the same"
+            return
+        problems = [*_unaccountable(charge.reserve), *_unaccountable(entry)]
+        yield from problems
+        if not problems and not covers(_parts(charge.reserve), _parts(entry)):
+            yield f"it commits more than reservation {entry.reservation} holds"
+
+
+def moment(time: str) -> datetime:
+    """The time of an entry; ValueError unless it is written as entries write it."""
+    parsed = datetime.fromisoformat(time)
+    if parsed.isoformat(timespec="microseconds") != time or not time.endswith("+00:00"):
+        raise ValueError(time)
+    return parsed
+
+
+def _subject(entry: Entry) -> tuple[str | None, str | None, int | None]:
+    return entry.dataset, entry.job, entry.round
+
+
+def _parts(entry: Entry) -> tuple[Segment, ...]:
+    return parts_of(entry.event or "")
+
+
+def _unaccountable(entry: Entry) -> Iterator[str]:
+    try:
+        _parts(entry)
+    except PrivacyError as error:
+        yield f"its event cannot be accounted: {error}"
+
+
+def _detail(entry: Entry) -> dict[str, dict[str, str]]:
+    try:
+        detail = json.loads(entry.detail or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    return detail if isinstance(detail, dict) else {}

@@ -1,0 +1,105 @@
+"""The silo's signing key: who vouches for a ledger.
+
+Ed25519 (RFC 8032). The private half lies in one file that only its owner may read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import stat
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+
+from privet.privacy.ledger.errors import LedgerError
+from privet.privacy.ledger.files import sync_folder
+
+
+class SiloKey:
+    """The private key of one silo; its `repr` shows the public half only.
+
+    A file is PEM (PKCS #8, not encrypted) of mode 0600.
+    """
+
+    __slots__ = ("_private", "public")
+
+    def __init__(self, private: Ed25519PrivateKey) -> None:
+        self._private = private
+        self.public = private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
+        """The public half, 64 hexadecimal digits: what an auditor needs."""
+
+    @classmethod
+    def create(cls, path: Path) -> SiloKey:
+        """A new key in a new file, on disk when this returns; LedgerError if it cannot be made."""
+        key = cls(Ed25519PrivateKey.generate())
+        pem = key._private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(pem)
+                file.flush()
+                os.fsync(file.fileno())
+            sync_folder(path.parent)
+        except FileExistsError:
+            raise LedgerError(f"{path} exists already: a key is never overwritten") from None
+        except OSError as error:
+            raise LedgerError(f"{path}: the key cannot be written ({error.strerror})") from None
+        return key
+
+    @classmethod
+    def load(cls, path: Path) -> SiloKey:
+        """The key in `path`; LedgerError when others may read the file, or it holds no such key."""
+        try:
+            mode = stat.S_IMODE(path.stat().st_mode)
+            pem = path.read_bytes()
+        except OSError as error:
+            raise LedgerError(f"{path}: the key cannot be read ({error.strerror})") from None
+        if mode & 0o077:
+            raise LedgerError(f"{path} has mode {mode:04o}: others may read the key; chmod 600 it")
+        return cls(_private_key(pem, path))
+
+    def sign(self, message: bytes) -> str:
+        """The signature of `message`, hexadecimal."""
+        return self._private.sign(message).hex()
+
+    def seal(self, text: str) -> str:
+        """A keyed digest of `text`: equal for equal texts, and says nothing without the key."""
+        raw = self._private.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())
+        secret = hmac.digest(raw, b"privet ledger seal 1", hashlib.sha256)
+        return hmac.new(secret, text.encode(), hashlib.sha256).hexdigest()
+
+    def __repr__(self) -> str:
+        return f"SiloKey(public={self.public!r})"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise TypeError("a SiloKey is not copied or pickled: load it where it is needed")
+
+
+def signed_by(public: str, message: bytes, signature: object) -> bool:
+    """Whether `signature` is that of `message` under the public key `public` (both hexadecimal)."""
+    try:
+        key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public))
+        key.verify(bytes.fromhex(str(signature)), message)
+    except (InvalidSignature, ValueError):
+        return False
+    return str(signature) == str(signature).lower()
+
+
+def _private_key(pem: bytes, path: Path) -> Ed25519PrivateKey:
+    try:
+        key = load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError):
+        key = None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise LedgerError(f"{path} holds no silo key (an Ed25519 private key in PEM)")
+    return key

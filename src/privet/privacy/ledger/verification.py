@@ -1,0 +1,197 @@
+"""Does a ledger say what was written, all of it, and nothing else?
+
+Found: any edit, insertion, deletion or reordering of entries, heads and metadata; an end that was
+cut off (by the .head beside it); entries that break the rules of reserve, commit and release; a
+damaged page; and, in a ledger that was closed well, every changed byte, used or not.
+
+Not found here: an older copy of the ledger and its .head put back together (give exports that are
+kept elsewhere), and a ledger rewritten by somebody who holds the silo's key.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from privet.errors import PrivetError
+from privet.privacy.ledger import database
+from privet.privacy.ledger.bundle import read_bundle, verify_bundle
+from privet.privacy.ledger.chain import Finding, chain_findings
+from privet.privacy.ledger.entries import Entry
+from privet.privacy.ledger.errors import LedgerError
+from privet.privacy.ledger.files import beside
+from privet.privacy.ledger.heads import Beacon, beacon_path, read_beacon
+from privet.privacy.ledger.history import History
+
+_MOST = 100
+_DAMAGE = (sqlite3.Error, PrivetError, ValueError, TypeError, ArithmeticError, MemoryError)
+
+
+def verify(
+    path: Path, public_key: str | None = None, *, exports: Sequence[Path] = ()
+) -> list[Finding]:
+    """Everything that is wrong with the ledger at `path`; empty when all is well. Writes nothing.
+
+    `public_key` is the silo's (64 hexadecimal digits). Without it the key that the file itself
+    names is believed, and a ledger that somebody else made anew passes. `exports` are earlier
+    bundles of this ledger: it must still hold what they hold. The first 100 findings are given.
+    LedgerError only when there is no file.
+    """
+    if not path.exists():
+        raise LedgerError(f"there is no ledger at {path}")
+    findings: list[Finding] = []
+    try:
+        # Before the database: whatever is appended meanwhile can only make that longer.
+        beacon = _beacon(path, findings)
+        with closing(database.connect_to_read(path)) as connection:
+            connection.execute("BEGIN")
+            for finding in _all(connection, path, public_key, beacon, exports):
+                findings.append(finding)
+                if len(findings) >= _MOST:
+                    break
+    except (
+        sqlite3.Error,
+        PrivetError,
+        ValueError,
+        TypeError,
+        ArithmeticError,
+        MemoryError,
+    ) as error:
+        findings.append(Finding(None, f"the file is damaged ({error})"))
+    return findings
+
+
+def read_history(path: Path) -> History:
+    """The entries of a ledger, to look at: read-only and without a key.
+
+    The chain of hashes and the rules are checked, signatures are not: LedgerError at the first
+    problem.
+    """
+    if not path.exists():
+        raise LedgerError(f"there is no ledger at {path}")
+    with database.sqlite_errors(path), closing(database.connect_to_read(path)) as connection:
+        _demand_readable(connection, path)
+        history = History()
+        connection.execute("BEGIN")
+        for entry in database.read_entries(connection):
+            problem = next(history.problems(entry), None)
+            if problem:
+                raise LedgerError(f"{path}: entry {entry.sequence}: {problem}")
+            history.add(entry)
+    return history
+
+
+def _demand_readable(connection: sqlite3.Connection, path: Path) -> None:
+    found = database.schema_version(connection)
+    if found > database.SCHEMA_VERSION:
+        raise LedgerError(f"{path} is a ledger of version {found}: update privet")
+    if not database.has_our_tables(connection):
+        raise LedgerError(f"{path}: its tables are not those of a ledger")
+
+
+def _beacon(path: Path, findings: list[Finding]) -> Beacon | None:
+    try:
+        return read_beacon(path)
+    except LedgerError as error:
+        findings.append(Finding(None, str(error)))
+        return None
+
+
+def _all(
+    connection: sqlite3.Connection,
+    path: Path,
+    public_key: str | None,
+    beacon: Beacon | None,
+    exports: Sequence[Path],
+) -> Iterator[Finding]:
+    yield from _file_findings(connection, path)
+    found = database.schema_version(connection)
+    if found != database.SCHEMA_VERSION:
+        yield Finding(None, f"it is of version {found}; this privet reads 1 (update privet?)")
+        return
+    if not database.has_our_tables(connection):
+        yield Finding(None, "its tables and triggers are not those of a ledger")
+    entries = list(database.read_entries(connection))
+    public = _public_key(entries)
+    yield from _identity_findings(connection, entries, public, public_key)
+    yield from chain_findings(entries, database.read_heads(connection), public_key or public)
+    if beacon:
+        yield from _beacon_findings(connection, path, beacon, entries, public_key or public)
+    for export in exports:
+        yield from _export_findings(export, entries, public_key or public)
+
+
+def _file_findings(connection: sqlite3.Connection, path: Path) -> Iterator[Finding]:
+    rows = connection.execute("PRAGMA integrity_check(10)").fetchall()
+    if rows != [("ok",)]:
+        yield Finding(None, f"the file is damaged: {rows[0][0]}")
+    wal = beside(path, "-wal")
+    if not (wal.exists() and wal.stat().st_size):
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        size = connection.execute("PRAGMA page_size").fetchone()[0]
+        if path.stat().st_size != pages * size:
+            raise ValueError("its length is not that of its pages")
+
+
+def _public_key(entries: Sequence[Entry]) -> str:
+    """The key that the first entry names; no key at all when it names none."""
+    return str(_created(entries).get("public_key", ""))
+
+
+def _created(entries: Sequence[Entry]) -> dict[str, str]:
+    try:
+        created = json.loads(entries[0].detail or "")["created"]
+    except (IndexError, KeyError, ValueError, TypeError, RecursionError):
+        return {}
+    return created if isinstance(created, dict) else {}
+
+
+def _identity_findings(
+    connection: sqlite3.Connection, entries: Sequence[Entry], public: str, expected: str | None
+) -> Iterator[Finding]:
+    if not entries:
+        yield Finding(None, "it has no entries, and a ledger begins with one")
+    elif database.read_meta(connection) != _created(entries):
+        yield Finding(1, "what the file says about itself is not what its first entry says")
+    if expected is not None and public != expected:
+        yield Finding(1, "the ledger was made with another key")
+
+
+def _beacon_findings(
+    connection: sqlite3.Connection,
+    path: Path,
+    beacon: Beacon,
+    entries: Sequence[Entry],
+    public: str,
+) -> Iterator[Finding]:
+    name = beacon_path(path).name
+    if not beacon.is_signed_by(public):
+        yield Finding(None, f"{name} is not signed by the silo")
+    hashes = {entry.sequence: entry.hash for entry in entries}
+    if beacon.sequence not in hashes:
+        yield Finding(
+            None,
+            f"it has {len(entries)} entries and {name} knows entry {beacon.sequence}: its end was "
+            "cut off or an older copy was put back",
+        )
+    elif hashes[beacon.sequence] != beacon.hash:
+        yield Finding(beacon.sequence, f"it is not the entry that {name} knows")
+    closed_well = beacon.image is not None and beacon.sequence == max(hashes, default=0)
+    if closed_well and database.image_of(connection) != beacon.image:
+        yield Finding(None, "bytes of the file have changed since it was closed")
+
+
+def _export_findings(path: Path, entries: Sequence[Entry], public: str) -> Iterator[Finding]:
+    for finding in verify_bundle(path, public):
+        yield Finding(finding.sequence, f"{path}: {finding.problem}")
+        return
+    held = {entry.hash for entry in entries}
+    for entry in read_bundle(path).entries:
+        if entry.hash not in held:
+            yield Finding(
+                entry.sequence, f"{path} has an entry that the ledger has lost or changed"
+            )
+            return

@@ -1,0 +1,162 @@
+"""The rules, one function each: a request in, the refusals out, in the order of the file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+from privet.privacy.policy.request import BudgetLimit, MetricRule, Refusal, Request, Scope
+from privet.privacy.policy.rules import ANY, Budget, Rules
+
+Rule = Callable[[Rules, Request], Iterator[Refusal]]
+
+_LONGEST = 80
+
+
+def refusals(rules: Rules, request: Request) -> tuple[Refusal, ...]:
+    """Everything in `request` that `rules` do not allow."""
+    return tuple(refusal for rule in _RULES for refusal in rule(rules, request))
+
+
+def budget_limits(budget: Budget) -> tuple[BudgetLimit, ...]:
+    """The limits that can be reached, from the whole life down to one requester."""
+    epsilons: tuple[tuple[Scope, float | None], ...] = (
+        ("dataset", budget.epsilon),
+        ("job", budget.epsilon_per_job),
+        ("month", budget.epsilon_per_month),
+        ("requester", budget.epsilon_per_requester),
+    )
+    return tuple(
+        BudgetLimit(scope=scope, epsilon=epsilon, delta=budget.delta)
+        for scope, epsilon in epsilons
+        if epsilon is not None and epsilon < math.inf
+    )
+
+
+def metric_rules(rules: Rules, names: Sequence[str]) -> tuple[MetricRule, ...]:
+    """A rule for each of `names`, sorted by name."""
+    chosen = ((name, rules.metric(name)) for name in sorted(set(names)))
+    return tuple(MetricRule(name, rule.release, rule.noise_multiplier) for name, rule in chosen)
+
+
+def quoted(text: str) -> str:
+    """A name from outside: printable, and not long enough to hide the rest of a line."""
+    return repr(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}...")
+
+
+def _requester(rules: Rules, request: Request) -> Iterator[Refusal]:
+    if not _listed(request.requester, rules.requesters):
+        yield Refusal("requesters", quoted(request.requester), "those whom the policy names")
+
+
+def _task(rules: Rules, request: Request) -> Iterator[Refusal]:
+    code = _normal(request.code_hash)
+    own = ":" in request.task
+    by_name = not own and _listed(request.task, rules.tasks)
+    by_code = ANY in rules.code or (code is not None and code in rules.code)
+    if by_name or by_code:
+        return
+    if own:
+        asked = f"{quoted(request.task)} with code {quoted(code) if code else 'of no known hash'}"
+        yield Refusal("code", asked, "code whose hash the policy names")
+    else:
+        yield Refusal("tasks", quoted(request.task), _joined(rules.tasks))
+
+
+def _plain(rules: Rules, request: Request) -> Iterator[Refusal]:
+    if _uses_records(request) and not _private(request) and not rules.training.plain:
+        asked = "no differential privacy"
+        yield Refusal("training.plain", asked, "only a mechanism with noise and a finite clip norm")
+
+
+def _unit(rules: Rules, request: Request) -> Iterator[Refusal]:
+    if _private(request) and request.unit not in rules.training.units:
+        yield Refusal("training.units", quoted(str(request.unit)), _joined(rules.training.units))
+
+
+def _mechanism(rules: Rules, request: Request) -> Iterator[Refusal]:
+    if _private(request) and request.mechanism not in rules.training.mechanisms:
+        allowed = _joined(rules.training.mechanisms)
+        yield Refusal("training.mechanisms", quoted(str(request.mechanism)), allowed)
+
+
+def _noise(rules: Rules, request: Request) -> Iterator[Refusal]:
+    least = rules.training.smallest_noise_multiplier
+    if _private(request) and not (request.noise_multiplier or 0.0) >= least:
+        asked = _figure(rules, request.noise_multiplier, "less")
+        yield Refusal("training.smallest_noise_multiplier", asked, f"{least:g} or more")
+
+
+def _sampling(rules: Rules, request: Request) -> Iterator[Refusal]:
+    if not _private(request):
+        return
+    low, high = rules.training.smallest_sampling_rate, rules.training.largest_sampling_rate
+    rate = 1.0 if request.sampling_rate is None else request.sampling_rate
+    if not 0 < rate <= high:
+        asked = _figure(rules, rate, "another rate")
+        yield Refusal("training.largest_sampling_rate", asked, f"above 0, up to {high:g}")
+    elif rate < low:
+        asked = _figure(rules, rate, "less")
+        yield Refusal("training.smallest_sampling_rate", asked, f"{low:g} or more")
+
+
+def _encryption(rules: Rules, request: Request) -> Iterator[Refusal]:
+    if rules.sending.encryption_required and not request.encrypted:
+        yield Refusal("sending.encryption_required", "updates in the clear", "encrypted updates")
+
+
+def _sum(rules: Rules, request: Request) -> Iterator[Refusal]:
+    least, silos = rules.sending.smallest_sum, request.silos_in_sum
+    if least > 1 and (silos is None or silos < least):
+        asked = "a sum of unknown size" if silos is None else f"a sum of {silos}"
+        yield Refusal("sending.smallest_sum", asked, f"{least} silos or more")
+
+
+def _hours(rules: Rules, request: Request) -> Iterator[Refusal]:
+    hours = rules.hours
+    if hours is not None and not hours.contain(request.at):
+        yield Refusal("hours", hours.clock(request.at), str(hours))
+
+
+_RULES: tuple[Rule, ...] = (
+    _requester,
+    _task,
+    _plain,
+    _unit,
+    _mechanism,
+    _noise,
+    _sampling,
+    _encryption,
+    _sum,
+    _hours,
+)
+
+
+def _listed(name: str, names: Sequence[str]) -> bool:
+    return ANY in names or name in names
+
+
+def _normal(code_hash: str | None) -> str | None:
+    return "sha256:" + code_hash.lower().removeprefix("sha256:") if code_hash else None
+
+
+def _uses_records(request: Request) -> bool:
+    """Whether more may leave than metrics, which have rules of their own."""
+    settings = (request.unit, request.mechanism, request.noise_multiplier, request.sampling_rate)
+    return request.kind != "evaluate" or any(setting is not None for setting in settings)
+
+
+def _private(request: Request) -> bool:
+    """Whether there is a mechanism with noise, and a bound on what one record adds."""
+    noise, clip = request.noise_multiplier, request.clip
+    bounded = clip is None or 0 < clip < math.inf
+    return request.mechanism is not None and noise is not None and 0 < noise < math.inf and bounded
+
+
+def _figure(rules: Rules, value: float | None, otherwise: str) -> str:
+    """`value`, unless it could tell the number of records: rates, and noise fitted to them, do."""
+    return f"{value:g}" if rules.sending.records_public else otherwise
+
+
+def _joined(names: Sequence[str]) -> str:
+    return ", ".join(sorted(set(names))) or "none"

@@ -1,0 +1,152 @@
+"""What a policy file can say about one data set. Defaults are the closed end of every rule.
+
+`"*"` stands for any name, wherever names are listed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from privet.privacy.policy.hours import Hours
+
+ANY = "*"
+COUNTED_METRICS = ("accuracy",)
+"""Shares of records: only these can be released as noisy counts."""
+
+Positive = Annotated[float, Field(gt=0)]
+Limit = Positive | None
+"""Largest epsilon; inf is allowed and says that there is no limit."""
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Budget(_Table):
+    """Largest privacy loss of each record, as epsilon at `delta`."""
+
+    epsilon: Positive
+    """Over the whole life of the ledger, all jobs together; inf: no limit, hence no promise."""
+    delta: Annotated[float, Field(ge=1e-12, le=0.01)]
+    epsilon_per_job: Limit = None
+    epsilon_per_month: Limit = None
+    epsilon_per_requester: Limit = None
+
+    def finite(self) -> bool:
+        """Whether any of the limits can ever be reached."""
+        limits = (self.epsilon_per_job, self.epsilon_per_month, self.epsilon_per_requester)
+        return any(limit is not None and limit < math.inf for limit in (self.epsilon, *limits))
+
+
+class Training(_Table):
+    """How records may be used. Queries with noise follow the same rules."""
+
+    plain: bool = False
+    """Without differential privacy."""
+    units: Annotated[tuple[Literal["record", "client"], ...], Field(strict=False)] = ("record",)
+    mechanisms: Annotated[tuple[Literal["dp-sgd", "gaussian"], ...], Field(strict=False)] = (
+        "dp-sgd",
+    )
+    smallest_noise_multiplier: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Standard deviation of the noise over the clip norm."""
+    smallest_sampling_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
+    largest_sampling_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Expected share of the records in one step."""
+
+    @model_validator(mode="after")
+    def _rates_in_order(self) -> Self:
+        low, high = self.smallest_sampling_rate, self.largest_sampling_rate
+        if low > high:
+            raise ValueError(
+                f"smallest_sampling_rate = {low:g} is above largest_sampling_rate = {high:g}"
+            )
+        return self
+
+
+class Sending(_Table):
+    """What may travel beside the metrics, and how."""
+
+    records_public: bool = False
+    """Whether the number of records may leave."""
+    encryption_required: bool = False
+    smallest_sum: Annotated[int, Field(ge=1)] = 1
+    """Fewest silos whose updates are added before anyone uses the sum."""
+
+
+class Metric(_Table):
+    """How one metric of an evaluation on private records leaves the silo."""
+
+    release: Literal["withheld", "noised", "exact"]
+    noise_multiplier: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Noise on the counts over their L2 sensitivity to one record; only with "noised"."""
+
+    @model_validator(mode="after")
+    def _noise_where_noised(self) -> Self:
+        if self.release == "noised" and self.noise_multiplier is None:
+            raise ValueError('release = "noised" needs a noise_multiplier, such as 20.0')
+        if self.release != "noised" and self.noise_multiplier is not None:
+            raise ValueError(f'release = "{self.release}" has no noise; leave noise_multiplier out')
+        return self
+
+
+def _code_hash(text: str) -> str:
+    if text == ANY:
+        return text
+    if not re.fullmatch(r"(sha256:)?[0-9a-fA-F]{64}", text):
+        raise ValueError(f'{text!r} is not "sha256:" and 64 hexadecimal digits')
+    return "sha256:" + text.lower().removeprefix("sha256:")
+
+
+def _task_name(name: str) -> str:
+    if ":" in name:
+        raise ValueError(
+            f"{name!r} is a task of someone's own, and a name says nothing about what its code "
+            "does; allow it by the hash of its code, in code"
+        )
+    return name
+
+
+Name = Annotated[str, Field(min_length=1)]
+
+
+class Rules(_Table):
+    """Everything about one data set. Asked for, but not allowed here, is refused."""
+
+    requesters: Annotated[tuple[Name, ...], Field(strict=False)]
+    """Who may ask."""
+    tasks: Annotated[tuple[Annotated[Name, AfterValidator(_task_name)], ...], Field(strict=False)]
+    """Tasks that come with privet, by name."""
+    budget: Budget
+    code: Annotated[
+        tuple[Annotated[str, AfterValidator(_code_hash)], ...], Field(strict=False)
+    ] = ()
+    """Tasks of someone's own, by the SHA-256 of their code."""
+    training: Training = Training()
+    sending: Sending = Sending()
+    metrics: dict[str, Metric] = Field(default_factory=dict)
+    """By name of the metric; one that is not here is withheld."""
+    hours: Hours | None = None
+    """Unset: at any time."""
+
+    @model_validator(mode="after")
+    def _possible_together(self) -> Self:
+        if self.training.plain and self.budget.finite():
+            raise ValueError(
+                "training.plain = true spends more than any epsilon; it needs budget.epsilon = inf "
+                "and no other limit"
+            )
+        for name, metric in self.metrics.items():
+            if metric.release == "noised" and name not in COUNTED_METRICS:
+                raise ValueError(
+                    f"metrics.{name}: noise can be added to counts only, which are behind "
+                    f'{", ".join(COUNTED_METRICS)}; choose "withheld" or "exact"'
+                )
+        return self
+
+    def metric(self, name: str) -> Metric:
+        """The rule of metric `name`."""
+        return self.metrics.get(name) or self.metrics.get(ANY) or Metric(release="withheld")

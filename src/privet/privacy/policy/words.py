@@ -1,0 +1,157 @@
+"""A policy in the words of the person who signs for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from privet.privacy.policy.policy import Policy
+from privet.privacy.policy.rules import ANY, Budget, Metric, Rules, Sending, Training
+
+
+def explain(policy: Policy) -> list[str]:
+    """What `policy` means, a sentence or two a line; each ends with the keys that it is about."""
+    lines = [f"Policy: {policy.source}. What it does not allow is refused. (version)"]
+    for name, rules in sorted(policy.data.items(), key=lambda item: (item[0] == ANY, item[0])):
+        lines.append("")
+        lines.append("Every other data set:" if name == ANY else f"Data set {name}:")
+        lines += _rules(rules)
+    return lines
+
+
+def best_guess(*, epsilon: float, delta: float) -> float:
+    """Largest chance to tell rightly whether a record was used, when a coin would tell in 1/2.
+
+    Holds for whoever knows every other record and sees everything that an (epsilon, delta)-private
+    mechanism releases, under add-or-remove adjacency: (e^epsilon + delta) / (e^epsilon + 1), from
+    the region of possible errors (Kairouz, Oh & Viswanath 2015, arXiv 1311.0776, Theorem 2.1).
+    """
+    return (1 + delta * math.exp(-epsilon)) / (1 + math.exp(-epsilon))
+
+
+def _rules(rules: Rules) -> Iterator[str]:
+    yield f"{_people(rules.requesters)} (requesters)"
+    yield f"{_tasks(rules.tasks)} (tasks)"
+    yield f"{_code(rules.code)} (code)"
+    yield from _budget(rules.budget)
+    yield from _training(rules.training)
+    yield from _sending(rules.sending)
+    for name, metric in sorted(rules.metrics.items(), key=lambda item: (item[0] == ANY, item[0])):
+        yield f"{_metric(name, metric)} (metrics.{name})"
+    if ANY not in rules.metrics:
+        yield "Every metric that is not named here is withheld. (metrics)"
+    keys = "hours.timezone, hours.days, hours.start, hours.end" if rules.hours else "hours"
+    yield f"Jobs may run {rules.hours or 'at any time'}. ({keys})"
+
+
+def _people(names: Sequence[str]) -> str:
+    if ANY in names:
+        return "Anyone may ask."
+    return f"Only these may ask: {', '.join(names)}." if names else "Nobody may ask yet."
+
+
+def _tasks(names: Sequence[str]) -> str:
+    if ANY in names:
+        return "Every task that comes with privet may run."
+    if not names:
+        return "No task that comes with privet may run."
+    return f"Of the tasks that come with privet, these may run: {', '.join(names)}."
+
+
+def _code(hashes: Sequence[str]) -> str:
+    if ANY in hashes:
+        return "Tasks of anyone's own may run, whatever their code does."
+    if not hashes:
+        return "No task of anyone's own may run."
+    return f"Tasks of someone's own may run if their code is exactly: {', '.join(hashes)}."
+
+
+def _budget(budget: Budget) -> Iterator[str]:
+    yield f"{_whole_life(budget)} (budget.epsilon, budget.delta)"
+    for scope, limit in (
+        ("job", budget.epsilon_per_job),
+        ("month", budget.epsilon_per_month),
+        ("requester", budget.epsilon_per_requester),
+    ):
+        yield f"{_scoped(scope, limit)} (budget.epsilon_per_{scope})"
+
+
+def _whole_life(budget: Budget) -> str:
+    if budget.epsilon == math.inf:
+        return (
+            "There is no limit on what the records lose (epsilon = inf), so nothing is promised "
+            f"about them; the account is kept at delta = {budget.delta:g}."
+        )
+    # Rounded up: the sentence is a promise.
+    guess = math.ceil(1000 * best_guess(epsilon=budget.epsilon, delta=budget.delta)) / 10
+    return (
+        f"All jobs together, for ever, may cost each record at most epsilon = {budget.epsilon:g} "
+        f"at delta = {budget.delta:g}. Someone who knows all other records and sees all that was "
+        f"counted guesses rightly at most {guess:g} times in 100 whether a record was used; a coin "
+        "does so 50 times."
+    )
+
+
+def _scoped(scope: str, limit: float | None) -> str:
+    if limit is None or limit == math.inf:
+        return f"No {scope} has a limit of its own."
+    return f"Every single {scope} may cost at most epsilon = {limit:g}, within the limit above."
+
+
+def _training(training: Training) -> Iterator[str]:
+    yield (
+        "Training without differential privacy is allowed: a model can then repeat records."
+        if training.plain
+        else "Training without differential privacy is refused."
+    ) + " (training.plain)"
+    units = ", ".join(f"a {unit}" for unit in training.units) or "nothing"
+    yield f"What is protected may be: {units}. (training.units)"
+    mechanisms = ", ".join(training.mechanisms) or "none"
+    yield f"Mechanisms allowed: {mechanisms}. (training.mechanisms)"
+    yield f"{_noise(training)} (training.smallest_noise_multiplier)"
+    low, high = training.smallest_sampling_rate, training.largest_sampling_rate
+    yield (
+        f"A step uses between {100 * low:g} and {100 * high:g} % of the records, drawn by coins. "
+        "(training.smallest_sampling_rate, training.largest_sampling_rate)"
+    )
+
+
+def _noise(training: Training) -> str:
+    if training.smallest_noise_multiplier == 0:
+        return "There must be noise in every step; how little is up to the job and the budget."
+    return (
+        f"The noise in every step is at least {training.smallest_noise_multiplier:g} times what "
+        "one record can add."
+    )
+
+
+def _sending(sending: Sending) -> Iterator[str]:
+    yield (
+        "The number of records is public and may be sent."
+        if sending.records_public
+        else "The number of records stays here."
+    ) + " (sending.records_public)"
+    yield (
+        "Updates must be encrypted, so that the server sees sums only."
+        if sending.encryption_required
+        else "Updates need not be encrypted: the server may then see this silo's by itself."
+    ) + " (sending.encryption_required)"
+    yield (
+        f"An update must be added to those of {sending.smallest_sum - 1} or more other silos."
+        if sending.smallest_sum > 1
+        else "A sum may consist of this silo's update alone."
+    ) + " (sending.smallest_sum)"
+
+
+def _metric(name: str, metric: Metric) -> str:
+    subject = "Every other metric" if name == ANY else f"The metric {name}"
+    match metric.release:
+        case "withheld":
+            return f"{subject} is withheld."
+        case "exact":
+            return f"{subject} leaves exactly as it is: unprotected, and not counted in the budget."
+        case "noised":
+            return (
+                f"{subject} leaves from counts with noise of {metric.noise_multiplier:g} times "
+                "what one record can add; every time is counted in the budget."
+            )

@@ -1,0 +1,89 @@
+"""What the keeper of a ledger sees."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from privet.errors import PrivetError
+from privet.ledger_commands import ledger_cli
+from privet.privacy.accounting import dp_sgd_event, epsilon
+
+
+def call(*arguments):
+    return CliRunner(env={"COLUMNS": "140"}).invoke(ledger_cli, [str(a) for a in arguments])
+
+
+def steps(count):
+    return dp_sgd_event(noise_multiplier=1.0, sampling_rate=0.1, steps=count)
+
+
+@pytest.fixture
+def used(ledger, records, clock):
+    ledger.register("lung", records(1))
+    for number in range(4):
+        clock.forward(hours=7)
+        with ledger.reserve(
+            dataset="heart", job=f"trial-{number % 2}", round=number, event=steps(10), who="lab"
+        ) as reservation:
+            reservation.records(lambda: None)
+            if number != 3:
+                reservation.commit(steps(8))
+    ledger.close()
+
+
+def test_show_tells_committed_reserved_and_left(used, path):
+    done = call("show", path, "--budget", 10)
+    assert done.exit_code == 0, done.output
+    line = next(row for row in done.output.splitlines() if "heart" in row)
+    spent = epsilon([steps(34)], delta=1e-5)
+    for figure in (epsilon([steps(24)], delta=1e-5), spent, 10 - spent):
+        assert f"{figure:.3f}" in line
+    assert "all jobs" in line
+    assert "trial-0" in done.output
+    assert "trial-1" in done.output
+    assert "lung" in done.output
+    assert "lung" not in call("show", path, "--dataset", "heart").output
+
+
+def test_show_draws_epsilon_over_time(used, path, tmp_path):
+    done = call("show", path, "--plot", tmp_path / "plot.png", "--budget", 5)
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_show_names_the_nearest_data_set(used, path):
+    with pytest.raises(PrivetError, match="Did you mean 'heart'"):
+        raise call("show", path, "--dataset", "hearth").exception
+
+
+def test_verify_says_well_and_exits_1_when_not(used, path, key, other_key):
+    assert "every entry is in place" in call("verify", path, "--public-key", key.public).output
+    bad = call("verify", path, "--public-key", other_key.public)
+    assert bad.exit_code == 1
+    assert "another key" in bad.output
+
+
+def test_export_and_verify_against_it(used, path, key, tmp_path, tmp_path_factory):
+    from privet.privacy.ledger import SiloKey
+
+    bundle = tmp_path / "bundle.json"
+    mine = next(
+        p for p in tmp_path_factory.getbasetemp().glob("silo*/silo.key")
+        if SiloKey.load(p).public == key.public
+    )  # fmt: skip
+    done = call("export", path, bundle, "--key", mine)
+    assert done.exit_code == 0, done.output
+    assert key.public in done.output.replace("\n", "")
+    assert call("verify", bundle, "--public-key", key.public).exit_code == 0
+    assert call("verify", path, "--against", bundle).exit_code == 0
+
+
+def test_the_commands_load_nothing_heavy():
+    heavy = "torch flwr matplotlib opacus sklearn scipy pandas dp_accounting numpy"
+    probe = f"import privet.ledger_commands, sys; print(*set({heavy.split()!r}) & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
