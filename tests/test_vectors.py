@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from privet.vectors import FlatModel
 @given(widths=st.lists(st.integers(1, 6), min_size=2, max_size=5), norm=st.booleans())
 def test_a_vector_that_was_loaded_is_the_state(widths: list[int], norm: bool) -> None:
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+    for inputs, outputs in itertools.pairwise(widths):
         layers += [nn.Linear(inputs, outputs), *([nn.BatchNorm1d(outputs)] if norm else [])]
     module = nn.Sequential(*layers)
     names = list(module.state_dict())

@@ -48,7 +48,9 @@ class Evaluator:
 
     def _outputs(self) -> Tensor:
         with torch.no_grad():
-            return torch.cat([self._model.module(part) for part in torch.split(self._test.inputs, _BATCH)])
+            return torch.cat(
+                [self._model.module(part) for part in torch.split(self._test.inputs, _BATCH)]
+            )
 
     def _measure(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
         loss = float(self._task.loss(outputs, targets))
