@@ -119,3 +119,28 @@ def test_a_rule_that_cannot_combine_what_arrived_keeps_the_model(tmp_path: Path)
     for entry in history[1:]:
         assert "krum needs 3 updates, 2 arrived" in entry["skipped"]
         assert entry["loss"] == history[0]["loss"]
+
+
+@pytest.mark.parametrize("how", ["raises", "nonsense"])
+def test_a_silo_that_cannot_enrol_is_left_out_and_named(tmp_path: Path, how: str) -> None:
+    whole = silo_that(TrainReply.to_records)
+    app = ClientApp()
+
+    @app.query("enrol")
+    def enrol(message: Message, context: Context) -> Message:
+        if context.node_config["partition-id"] != 1:
+            return whole(message, context)
+        if how == "raises":
+            raise RuntimeError("no disk")
+        return Message(RecordDict({"enrolment": ConfigRecord({"silo": "x"})}), reply_to=message)
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        return whole(message, context)
+
+    history = run(app, tmp_path / "run")
+    assert len(history[0]["failures"]) == 1
+    assert history[0]["failures"][0]["silo"] == "node 3"
+    for entry in history[1:]:
+        assert entry["participants"] == ["silo-0", "silo-2"]
+        assert entry["failures"] == []

@@ -86,11 +86,11 @@ class Coordinator:
 
     def run(self, weights: Vector, checkpoint: Checkpoint | None) -> Outcome:
         """All rounds from `weights`, or those after `checkpoint`."""
-        self._roster = self._enrol()
+        absent = self._enrol()
         self._strategy.check_silos(len(self._roster))
         first = 1
         if checkpoint is None:
-            self._note(self._entry(0, weights), weights)
+            self._note(self._entry(0, weights, _Tally(failures=absent)), weights)
         else:
             first, weights = checkpoint.round + 1, self._restore(checkpoint)
         for round_ in range(first, self._experiment.rounds + 1):
@@ -98,19 +98,25 @@ class Coordinator:
         silos = tuple(enrolment.silo for enrolment in self._roster.values())
         return Outcome(weights, self._folder.history(), self._accounts, silos)
 
-    def _enrol(self) -> dict[int, Enrolment]:
+    def _enrol(self) -> list[Failure]:
+        """Fill the roster; whoever cannot take part is left out of the run, with the reason."""
         nodes = sorted(self._grid.get_node_ids())
         messages = [Message(RecordDict(), node, ENROL) for node in nodes]
-        roster, failures = {}, []
+        enrolled, failures = {}, []
         for reply in self._grid.send_and_receive(messages, timeout=self._experiment.round_timeout):
+            node = reply.metadata.src_node_id
             if reply.has_error():
-                failures.append(Failure.parse(reply.error.reason, silo="a silo"))
-            else:
-                roster[reply.metadata.src_node_id] = Enrolment.from_records(reply.content)
-        if not roster:
+                failures.append(Failure.parse(reply.error.reason, silo=f"node {node}"))
+                continue
+            try:
+                enrolled[node] = Enrolment.from_records(reply.content)
+            except Exception as error:  # whatever a peer sends, the run goes on without it
+                failures.append(Failure(f"node {node}", "enrol", f"unusable reply: {error}"))
+        if not enrolled:
             reason = failures[0].reason if failures else "no silo answered"
             raise ExperimentError(f"no silo can take part: {reason}")
-        return dict(sorted(roster.items(), key=lambda item: item[1].index))
+        self._roster = dict(sorted(enrolled.items(), key=lambda item: item[1].index))
+        return failures
 
     def _round(self, round_: int, weights: Vector) -> Vector:
         start = time.perf_counter()
