@@ -113,13 +113,17 @@ def _chosen(history: History, dataset: str | None) -> tuple[str, ...]:
 
 
 def _table(history: History, datasets: Sequence[str], delta: float, budget: float | None) -> Table:
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     table = Table(
+        box=SIMPLE_HEAD,  # borders and padding would take the width that names need
+        pad_edge=False,
+        collapse_padding=True,
         caption=(
             f"Epsilon at delta = {delta:g}, add-or-remove one record; open: reserved rounds that "
             "were never committed, charged in full."
-        )
+        ),
     )
     for title in ("data set", "job"):
         table.add_column(title, overflow="fold")
