@@ -72,3 +72,10 @@ class OneClassEach(Tiny):
     def train_data(self) -> Examples:
         whole = super().train_data()
         return Examples(whole.inputs, whole.targets, whole.targets.numpy(), ("zeros", "ones"))
+
+
+class Fewer(Tiny):
+    """The same records but one."""
+
+    def train_data(self) -> Examples:
+        return super().train_data().take(slice(1, 20))

@@ -28,6 +28,21 @@ Delta = Annotated[float, typer.Option(help="Delta at which epsilon is told.")]
 
 
 @ledger_cli.command()
+def init(
+    file: LedgerFile,
+    key: Annotated[Path, typer.Option(help="The silo's key; made when there is none.")],
+) -> None:
+    """Begin a ledger, signed with the silo's key; never overwrites one."""
+    from privet.privacy.ledger import Ledger, SiloKey
+
+    silo_key = SiloKey.load(key) if key.exists() else SiloKey.create(key)
+    Ledger.create(file, silo_key).close()
+    typer.echo(f"Ledger: {file}")
+    typer.echo(f"Public key: {silo_key.public}")
+    typer.echo(f"Keep a copy of {key} where this machine's backups are not: it signs the ledger.")
+
+
+@ledger_cli.command()
 def show(
     file: LedgerFile,
     delta: Delta = 1e-5,

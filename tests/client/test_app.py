@@ -18,6 +18,7 @@ from privet.privacy.mechanisms import SystemNoise
 from privet.simulations.grid import assume_identity
 from privet.vectors import FlatModel
 from privet.wire import ENROL, Enrolment, TrainReply, TrainRequest
+from silo_holder import holder
 
 HERE = "toy_tasks"
 
@@ -32,14 +33,18 @@ def settings(**changes: Any) -> dict[str, str | int | float | bool]:
     return {**config, **{key.replace("__", "."): value for key, value in changes.items()}}
 
 
-def ask(
-    content: RecordDict,
-    kind: str,
-    run_config: dict[str, Any],
-    node_config: dict[str, Any] | None = None,
-) -> Message:
+@pytest.fixture(autouse=True, scope="module")
+def _holder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A data holder who allows all of these tests, so that they reach what they are about."""
+    NODE.update(holder(tmp_path_factory.mktemp("holder"), plain=True))
+
+
+NODE: dict[str, Any] = {}
+
+
+def ask(content: RecordDict, kind: str, run_config: dict[str, Any]) -> Message:
     assume_identity(99)
-    context = Context(99, 2, dict(node_config or {}), RecordDict(), run_config)
+    context = Context(99, 2, dict(NODE), RecordDict(), run_config)
     return app(Message(content, 2, kind), context)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 
 import torch
@@ -17,6 +17,7 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 from flwr.common.constant import ErrorCode
 
+from privet.client.guard import Admission, open_guard
 from privet.client.plan import LocalPlan, plan_round
 from privet.client.silo import Silo, open_silo
 from privet.client.training import train
@@ -49,6 +50,8 @@ def enrol(message: Message, context: Context) -> Message:
         if experiment.privacy is not None:
             check_model(silo.model().module, silo.examples.inputs[:2])
         plan = plan_round(experiment, n_records=len(silo.examples))
+    with _stage("guard"):
+        open_guard(context).check(experiment, silo, plan)
     noise = plan.mechanism.noise_multiplier if plan.mechanism else None
     enrolment = Enrolment(silo=silo.name, index=silo.index, noise_multiplier=noise)
     return Message(enrolment.to_records(), reply_to=message)
@@ -63,8 +66,14 @@ def train_round(message: Message, context: Context) -> Message:
         plan = plan_round(
             experiment, n_records=len(silo.examples), noise_floor=request.noise_multiplier
         )
-    with _stage("train"):
-        reply = _train(experiment, silo, request, plan, context, start)
+    with ExitStack() as stack:
+        with _stage("guard"):
+            guard = open_guard(context)
+            admitted = stack.enter_context(
+                guard.admit(experiment, silo, plan, round_=request.round)
+            )
+        with _stage("train"):
+            reply = _train(experiment, silo, request, plan, context, admitted, start)
     return Message(reply.to_records(), reply_to=message)
 
 
@@ -74,6 +83,7 @@ def _train(
     request: TrainRequest,
     plan: LocalPlan,
     context: Context,
+    admitted: Admission,
     start: float,
 ) -> TrainReply:
     # Dropout layers draw from it. torch.manual_seed would also walk the stack for CUDA's sake.
@@ -85,7 +95,7 @@ def _train(
     trained = train(
         silo.model(),
         silo.task,
-        silo.examples,
+        admitted.records(),
         request.weights,
         plan=plan,
         training=experiment.training,
@@ -94,14 +104,15 @@ def _train(
         batches=numpy_generator(silo.entropy("batches", request.round)),
         correction=local.correction,
     )
+    event = plan.mechanism.event(trained.steps) if plan.mechanism else None
+    admitted.commit(event)
     extras = local.finish(trained.update, trained.steps)
     _remember(context, memory)
-    mechanism = plan.mechanism
     return TrainReply(
         update=trained.update,
         weight=float(len(silo.examples)),
         seconds=time.perf_counter() - start,
-        event=encode_event(mechanism.event(trained.steps)) if mechanism else None,
+        event=encode_event(event) if event else None,
         loss=trained.loss,
         extras=extras,
     )

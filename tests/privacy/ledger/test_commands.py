@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 from privet.errors import PrivetError
 from privet.ledger_commands import ledger_cli
 from privet.privacy.accounting import dp_sgd_event, epsilon
+from privet.privacy.ledger import LedgerError, SiloKey, verify
 
 
 def call(*arguments):
@@ -87,3 +89,15 @@ def test_the_commands_load_nothing_heavy():
     probe = f"import privet.ledger_commands, sys; print(*set({heavy.split()!r}) & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_init_begins_a_ledger_and_a_key_once(tmp_path: Path) -> None:
+    ledger, key = tmp_path / "ledger.sqlite", tmp_path / "silo.key"
+    done = CliRunner().invoke(ledger_cli, ["init", str(ledger), "--key", str(key)])
+    assert done.exit_code == 0
+    assert SiloKey.load(key).public in done.output
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert key.read_bytes().hex() not in done.output
+    again = CliRunner().invoke(ledger_cli, ["init", str(ledger), "--key", str(key)])
+    assert isinstance(again.exception, LedgerError)
+    assert verify(ledger, SiloKey.load(key).public) == []

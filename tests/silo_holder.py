@@ -1,0 +1,50 @@
+"""A data holder's files for tests: key, ledger, policy, and the node settings that name them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from privet.privacy.ledger import Ledger, SiloKey
+
+POLICY = """
+version = 1
+[data.records]
+requesters = ["*"]
+tasks = ["*"]
+code = ["*"]
+[data.records.budget]
+epsilon = {epsilon}
+delta = 1e-5
+[data.records.training]
+plain = {plain}
+smallest_noise_multiplier = {noise}
+[data.records.sending]
+records_public = {public}
+"""
+
+
+def holder(
+    folder: Path,
+    *,
+    epsilon: float = 50.0,
+    plain: bool = False,
+    noise: float = 0.0,
+    public: bool = True,
+) -> dict[str, Any]:
+    """Write the files into `folder`; the node configuration that points at them."""
+    Ledger.create(folder / "ledger.sqlite", SiloKey.create(folder / "silo.key")).close()
+    text = POLICY.format(
+        epsilon="inf" if plain else epsilon,
+        plain=str(plain).lower(),
+        noise=noise,
+        public=str(public).lower(),
+    )
+    (folder / "policy.toml").write_text(text)
+    return {
+        "policy": str(folder / "policy.toml"),
+        "ledger": str(folder / "ledger.sqlite"),
+        "key": str(folder / "silo.key"),
+        "dataset": "records",
+        "requester": "alice",
+    }
