@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from privet import Execution, Experiment, PrivetError, simulate
@@ -314,3 +315,16 @@ def test_what_should_be_known_beforehand_is_a_warning() -> None:
     assert "privacy.delta = 0.1 is not below 1/10" in warnings[0]
     assert "2 of 2 silos have fewer records than training.batch_size = 50" in warnings[1]
     assert prepare(toy("Tiny", federation__silos=2)).warnings == []
+
+
+def test_the_callers_number_of_threads_is_left_alone_and_changes_nothing(
+    reference: Path, tmp_path: Path
+) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        simulate(experiment(), out=tmp_path / "run")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert weights(tmp_path / "run") == weights(reference)

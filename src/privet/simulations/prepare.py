@@ -6,8 +6,6 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from privet.client.plan import LocalPlan, plan_round
 from privet.client.silo import Place, open_place
 from privet.data_folder import data_folder
@@ -50,7 +48,6 @@ class Prepared:
 def prepare(experiment: Experiment, *, data_dir: Path | None = None) -> Prepared:
     """Load the data and plan every silo; any PrivetError comes before anything is written."""
     strategy = check(experiment)
-    torch.set_num_threads(1)  # the same for every number of workers, so results are too
     run_id = secrets.randbits(62) + 1
     data_dir = data_folder(data_dir)
     place = open_place(experiment, data_dir=data_dir, run_id=run_id, divided=True)

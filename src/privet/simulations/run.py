@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from flwr.app import Context, RecordDict
 
 from privet.experiment import Experiment
@@ -69,13 +71,25 @@ def run_prepared(
     folder.check_free(resume=resume)
     folder.save_json(SILOS, describe_silos(prepared.place, prepared.plans))
     hosting = Hosting(folder=out, data_dir=prepared.data_dir, resume=resume, watch=watch)
-    if execution.engine == "ray":
-        from privet.simulations.ray import run_on_ray
+    with _one_thread():
+        if execution.engine == "ray":
+            from privet.simulations.ray import run_on_ray
 
-        run_on_ray(prepared, hosting, workers=execution.workers)
-    else:
-        _run_in_process(prepared, hosting, execution)
+            run_on_ray(prepared, hosting, workers=execution.workers)
+        else:
+            _run_in_process(prepared, hosting, execution)
     return dict(json.loads((out / SUMMARY).read_text(encoding="utf-8")))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread for torch, as every worker has: sums then do not depend on who computes them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _run_in_process(prepared: Prepared, hosting: Hosting, execution: Execution) -> None:
