@@ -112,7 +112,7 @@ def test_simulated_silos_and_rounds_never_share_noise() -> None:
         silo = open_silo(experiment, Context(98, 2, node, RecordDict(), {}))
         for round_ in range(1, 4):
             draws.append(silo.noise(round_).normal((2000,), 1.0).numpy())
-            batches = silo.entropy("batches", round_).generate_state(500)
+            batches = silo.entropy(round_).generate_state(500)
             draws.append((batches / 2**31 - 1.0).repeat(4)[:2000])
     correlations = np.corrcoef(draws) - np.eye(len(draws))
     assert np.abs(correlations).max() < 0.25  # equal streams would give 1; chance gives 0.1

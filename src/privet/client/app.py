@@ -25,7 +25,7 @@ from privet.errors import PrivetError
 from privet.experiment import RUN_CONFIG_KEY, Experiment
 from privet.privacy.accounting import encode_event
 from privet.privacy.mechanisms import check_model
-from privet.randomness import numpy_generator, torch_seed
+from privet.randomness import numpy_generator
 from privet.strategies import load_strategy
 from privet.vectors import Vector
 from privet.wire import Enrolment, Failure, TrainReply, TrainRequest
@@ -86,8 +86,9 @@ def _train(
     admitted: Admission,
     start: float,
 ) -> TrainReply:
+    rng = numpy_generator(silo.entropy(request.round))
     # Dropout layers draw from it. torch.manual_seed would also walk the stack for CUDA's sake.
-    torch.default_generator.manual_seed(torch_seed(silo.entropy("training", request.round)))
+    torch.default_generator.manual_seed(int(rng.integers(2**63)))
     memory = _recall(context)
     local = load_strategy(experiment.strategy.name, experiment.strategy.options).local(
         weights=request.weights, extras=request.extras, memory=memory, lr=request.lr
@@ -101,7 +102,7 @@ def _train(
         training=experiment.training,
         lr=request.lr,
         noise=lambda: silo.noise(request.round),
-        batches=numpy_generator(silo.entropy("batches", request.round)),
+        batches=rng,
         correction=local.correction,
     )
     event = plan.mechanism.event(trained.steps) if plan.mechanism else None

@@ -82,11 +82,11 @@ class Silo:
             return SystemNoise()
         return SeededNoise(stream(self.seed, "noise", self.index, round_))
 
-    def entropy(self, purpose: str, round_: int) -> np.random.SeedSequence:
-        """Randomness for batches and the like."""
+    def entropy(self, round_: int) -> np.random.SeedSequence:
+        """Randomness of a round's training but for its noise: batches and the like."""
         if self.seed is None:
             return np.random.SeedSequence()
-        return stream(self.seed, purpose, self.index, round_)
+        return stream(self.seed, "training", self.index, round_)
 
 
 def open_silo(experiment: Experiment, context: Context) -> Silo:

@@ -38,7 +38,7 @@ SERVER_NODE = 1
 _FIRST_SILO_NODE = 2
 
 NodeConfig = Mapping[str, str | int | float | bool]
-State = dict[str, RecordDict]
+_Record = ArrayRecord | ConfigRecord | MetricRecord
 
 
 class Executor(Protocol):
@@ -225,15 +225,15 @@ def _name(message: Message, message_id: str) -> None:
 
 
 def _with_own_records(message: Message) -> Message:
-    """The message with records that its receiver may change; the arrays' bytes are shared."""
-    own = RecordDict()
-    for name, record in message.content.items():
-        if isinstance(record, ArrayRecord):
-            own[name] = ArrayRecord(dict(record))
-        elif isinstance(record, MetricRecord):
-            own[name] = MetricRecord(dict(record))
-        else:
-            own[name] = ConfigRecord(dict(record))
+    """The message with settings and metrics that its receiver may change; arrays are shared."""
     received = copy.copy(message)
-    received.content = own
+    received.content = RecordDict(
+        {name: _own(record) for name, record in message.content.items()},
+    )
     return received
+
+
+def _own(record: _Record) -> _Record:
+    if isinstance(record, ArrayRecord):
+        return record
+    return type(record)(dict(record))  # type: ignore[arg-type]
