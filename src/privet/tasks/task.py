@@ -132,7 +132,7 @@ def check_examples(examples: Examples, name: str) -> None:
         raise DataError(f"{name} holds no records")
     for part, values in (("inputs", examples.inputs), ("targets", examples.targets)):
         # The sum is not finite when one value is not, and much quicker than looking at each.
-        if not values.is_floating_point() or math.isfinite(values.sum(dtype=torch.float64)):
+        if not values.is_floating_point() or math.isfinite(values.sum()):
             continue
         bad = ~torch.isfinite(values.reshape(len(values), -1))
         if bad.any():
