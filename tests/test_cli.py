@@ -26,7 +26,11 @@ noise_multiplier = 1.0
 
 def privet(*arguments: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*PRIVET, *map(str, arguments)], capture_output=True, text=True, timeout=timeout
+        [*PRIVET, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={name: value for name, value in os.environ.items() if name != "PRIVET_DATA"},
     )
 
 
