@@ -1,9 +1,9 @@
 """Small models that train alike with and without per-example clipping.
 
-No BatchNorm, which mixes the examples of a batch, and no in-place activations, which break the
-hooks that collect per-example gradients. Without normalisation tanh survives noise better than ReLU
-(Papernot et al. 2021, "Tempered Sigmoid Activations for Deep Learning with Differential Privacy");
-after GroupNorm ReLU does. Initial weights come from torch's global generator.
+No BatchNorm, which mixes the examples of a batch. Without normalisation tanh survives noise
+better than ReLU (Papernot et al. 2021, "Tempered Sigmoid Activations for Deep Learning with
+Differential Privacy"); after GroupNorm ReLU does. Initial weights come from torch's global
+generator.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ class Task(Protocol):
         """A fresh model, initialised from torch's global generator (the caller seeds it).
 
         For record-level DP it must treat the examples of a batch apart: GroupNorm or LayerNorm
-        instead of BatchNorm, no parameters shared between layers, no in-place activations.
+        instead of BatchNorm, and no parameters shared between layers.
         """
         ...
 
