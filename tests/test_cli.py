@@ -53,6 +53,7 @@ def test_a_simulation_prints_figures_and_leaves_a_whole_run_folder(
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         "experiment.toml", "history.jsonl", "silos.json", "summary.json", "report.html",
         "model.safetensors", "checkpoint.safetensors", "plots",
+        "ledger.sqlite", "ledger.key", "ledger.sqlite.head", "ledger.sqlite.lock",
     }  # fmt: skip
     assert "wit" not in done.stderr  # no library's warnings
 

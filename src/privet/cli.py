@@ -78,6 +78,9 @@ def simulate(
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that silos share.")] = 1,
     engine: Annotated[Engine, typer.Option(help="What runs the silos.")] = Engine.in_process,
+    policy: Annotated[
+        Path | None, typer.Option(help="A policy that every silo keeps to. [default: none]")
+    ] = None,
     isolate: Annotated[
         bool, typer.Option("--isolate", help="Serialise every message as the wire does.")
     ] = False,
@@ -101,7 +104,7 @@ def simulate(
     experiment = Experiment.from_file(file, _assignments(settings or []))
     folder = out or Path("runs") / file.stem
     loud = not (quiet or as_json)
-    prepared = prepare(experiment, data_dir=data_dir)
+    prepared = prepare(experiment, data_dir=data_dir, policy=policy)
     if not quiet:
         _warn(prepared.warnings)
     if loud:

@@ -55,6 +55,8 @@ class Federation(_Settings):
     """Chance of each silo to be asked in a round, by independent coins."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Chance that a silo that was asked does not answer (simulation only)."""
+    min_silos: Count = 1
+    """The run ends early when fewer silos than this are willing to go on."""
 
 
 class Training(_Settings):
@@ -96,6 +98,9 @@ class Privacy(_Settings):
     """Largest L2 norm of one record's gradient."""
     calibrate: Literal["per-silo", "shared"] = "per-silo"
     """With `epsilon`: a noise multiplier for each silo, or the largest of them for all."""
+    on_budget: Literal["stop", "calibrate"] = "stop"
+    """When a silo's remaining budget is too small for the remaining rounds: take part until it is
+    used up, or raise the noise so that all of them fit."""
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
@@ -105,6 +110,15 @@ class Privacy(_Settings):
                 f"needs exactly one of privacy.epsilon and privacy.noise_multiplier; {given} is set"
             )
         return self
+
+
+class Evaluation(_Settings):
+    """Measuring the global model on the silos' own records, as far as their policies let it out."""
+
+    every: Count = 1
+    """Rounds from one evaluation to the next; the last round always has one."""
+    holdout: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of each silo's records that is kept out of training for it, by a coin for each."""
 
 
 class Experiment(_Settings):
@@ -123,6 +137,8 @@ class Experiment(_Settings):
     training: Training = Training()
     strategy: Strategy = Strategy()
     privacy: Privacy | None = None
+    evaluation: Evaluation | None = None
+    """Unset: silos are trained on, not evaluated on."""
 
     @model_validator(mode="before")
     @classmethod
@@ -264,6 +280,7 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
         "federation": Federation,
         "training": Training,
         "privacy": Privacy,
+        "evaluation": Evaluation,
     }
     model = tables.get(str(location[0]), Experiment) if len(location) > 1 else Experiment
     return list(model.model_fields)

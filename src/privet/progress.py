@@ -43,8 +43,13 @@ def describe(entry: Mapping[str, Any]) -> str:
         parts.append(f"loss {entry['loss']:.4f}")
     if entry["accuracy"] is not None:
         parts.append(f"accuracy {entry['accuracy']:.4f}")
-    if entry["epsilon"] is not None:
+    measured = (entry["evaluation"] or {}).get("metrics", {}).get("accuracy")
+    if measured is not None:
+        parts.append(f"on silos' records {measured:.4f}")
+    if entry["epsilon"] is not None and entry["epsilon"]["max"] is not None:
         parts.append(f"epsilon {entry['epsilon']['max']:.3f}")
+    if entry["refused"]:
+        parts.append(f"{len(entry['refused'])} refused")
     missing = len(entry["failures"]) + len(entry["dropped"])
     if missing:
         parts.append(f"{missing} silo{'s' if missing > 1 else ''} missing")

@@ -3,7 +3,9 @@
     train, down     "model":  weights and the strategy's own vectors     "task": round, lr, ...
     train, up       "update": local minus global weights, extra vectors  "metrics": weight, loss
                     "privacy": the mechanism that ran
-    query.enrol     a silo says its name and the noise multiplier it needs
+    evaluate, down  "model":  weights                                    "task": round
+    evaluate, up    "metrics": what the silo's policy lets out           "released": how each left
+    query.enrol     a silo says its name, the noise multiplier it needs, and rounds it can afford
 
 Both ends are here, so that they cannot disagree.
 """
@@ -23,6 +25,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from privet.vectors import Vector
 
 ENROL = "query.enrol"
+REFUSED = "guard"
+"""The stage at which a silo fails when its holder's rules do not allow what was asked."""
 
 _Kind = TypeVar("_Kind", ArrayRecord, ConfigRecord, MetricRecord)
 
@@ -69,10 +73,11 @@ class TrainReply:
     update: Vector
     """Local minus global weights, shape (d,)."""
     weight: float
-    """Number of training records."""
+    """Number of training records; 1 where the silo keeps it."""
     seconds: float
     event: Mapping[str, Any] | None = None
-    """The encoded mechanism that really ran; None without differential privacy."""
+    """The encoded mechanism that really ran; None without differential privacy, and where it would
+    tell a number of records that the silo keeps."""
     loss: float | None = None
     """Mean training loss; never sent with differential privacy, since no noise covers it."""
     extras: Mapping[str, Vector] = field(default_factory=dict)
@@ -105,6 +110,65 @@ class TrainReply:
 
 
 @dataclass(frozen=True)
+class EvaluateRequest:
+    """Asks a silo how good the global model is on records of its own."""
+
+    round: int
+    weights: Vector
+    """Global model, shape (d,)."""
+
+    def to_records(self) -> RecordDict:
+        task = ConfigRecord({"round": self.round})
+        return RecordDict({"model": _arrays(_WEIGHTS, self.weights, {}), "task": task})
+
+    @classmethod
+    def from_records(cls, records: RecordDict) -> EvaluateRequest:
+        weights, _ = _vectors(_WEIGHTS, _record(records, "model", ArrayRecord))
+        return cls(
+            round=cast(int, _record(records, "task", ConfigRecord)["round"]), weights=weights
+        )
+
+
+@dataclass(frozen=True)
+class EvaluateReply:
+    """Everything that leaves a silo after an evaluation."""
+
+    metrics: Mapping[str, float]
+    released: Mapping[str, str]
+    """For each metric that was asked for: "exact", "noised" or "withheld"."""
+    weight: float | None = None
+    """Number of records measured on; None where it is kept."""
+    event: Mapping[str, Any] | None = None
+    """The encoded mechanism of the noised metrics; None where it is kept, or without any."""
+
+    def to_records(self) -> RecordDict:
+        records = RecordDict(
+            {
+                "metrics": MetricRecord(dict(self.metrics)),
+                "released": ConfigRecord(dict(self.released)),
+            }
+        )
+        if self.weight is not None:
+            records["size"] = MetricRecord({"num-examples": self.weight})
+        if self.event is not None:
+            records["privacy"] = ConfigRecord({"event": json.dumps(self.event)})
+        return records
+
+    @classmethod
+    def from_records(cls, records: RecordDict) -> EvaluateReply:
+        metrics = _record(records, "metrics", MetricRecord)
+        released = _record(records, "released", ConfigRecord)
+        size = _record(records, "size", MetricRecord) if "size" in records else None
+        privacy = _record(records, "privacy", ConfigRecord) if "privacy" in records else None
+        return cls(
+            metrics={name: float(cast(float, value)) for name, value in metrics.items()},
+            released={name: str(how) for name, how in released.items()},
+            weight=None if size is None else float(cast(float, size["num-examples"])),
+            event=None if privacy is None else json.loads(cast(str, privacy["event"])),
+        )
+
+
+@dataclass(frozen=True)
 class Enrolment:
     """How a silo introduces itself before the first round."""
 
@@ -113,21 +177,26 @@ class Enrolment:
     """Place of the silo in the federation; names its random streams in a simulation."""
     noise_multiplier: float | None = None
     """What the silo needs to reach the target epsilon over the whole run."""
+    rounds: int | None = None
+    """How many of the job's rounds fit the silo's budget; None where that is not told."""
 
     def to_records(self) -> RecordDict:
         record = ConfigRecord({"silo": self.silo, "index": self.index})
         if self.noise_multiplier is not None:
             record["noise-multiplier"] = self.noise_multiplier
+        if self.rounds is not None:
+            record["rounds"] = self.rounds
         return RecordDict({"enrolment": record})
 
     @classmethod
     def from_records(cls, records: RecordDict) -> Enrolment:
         record = _record(records, "enrolment", ConfigRecord)
-        noise = record.get("noise-multiplier")
+        noise, rounds = record.get("noise-multiplier"), record.get("rounds")
         return cls(
             silo=cast(str, record["silo"]),
             index=cast(int, record["index"]),
             noise_multiplier=None if noise is None else cast(float, noise),
+            rounds=None if rounds is None else cast(int, rounds),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,8 @@ def test_the_budget_holds_over_jobs_and_names_limit_and_projection(tmp_path: Pat
     assert spent(node) <= 9.0
     before = kinds(node)
     refusal(answer("train", node, round_=2, run_id=500))
-    assert kinds(node) == before
+    refusal(answer("train", node, round_=2, run_id=500))
+    assert kinds(node) == [*before, "note"]  # one for the job, however often it asks
     # Less is still allowed: the rest of the budget is not lost.
     assert not answer("train", node, privacy__noise_multiplier=30.0).has_error()
 
@@ -113,7 +115,10 @@ def test_what_the_policy_forbids_is_refused_and_charges_nothing(
 ) -> None:
     node = holder(tmp_path, **rules)
     assert reason in refusal(answer(kind, node, **job))
-    assert kinds(node) == []
+    assert set(kinds(node)) == {"note"}
+    with Ledger.open(Path(node["ledger"]), SiloKey.load(Path(node["key"]))) as ledger:
+        assert ledger.events("records") == []
+        assert reason in str(ledger.entries()[-1].detail)
 
 
 def test_a_silo_that_dies_in_training_has_spent_the_whole_round(tmp_path: Path) -> None:
@@ -160,11 +165,16 @@ def test_a_task_of_ones_own_runs_only_by_the_hash_of_its_code(tmp_path: Path) ->
     assert approved in refusal(answer("train", node))
 
 
-def test_training_without_privacy_leaves_a_note(tmp_path: Path) -> None:
+def test_training_without_privacy_has_spent_everything(tmp_path: Path) -> None:
     node = holder(tmp_path, plain=True)
     assert not answer("train", node, privacy__noise_multiplier=None).has_error()
-    with Ledger.open(Path(node["ledger"]), SiloKey.load(Path(node["key"]))) as ledger:
-        assert "training without privacy, round 1" in str(ledger.entries()[-1].detail)
+    assert kinds(node) == ["note", "reserve", "commit"]
+    assert spent(node) == math.inf
+    # The holder sets a limit: what was given away before still counts.
+    policy = Path(node["policy"])
+    text = policy.read_text().replace("epsilon = inf", "epsilon = 100.0")
+    policy.write_text(text.replace("plain = true", "plain = false"))
+    assert "spent so far is inf" in refusal(answer("train", node))
 
 
 def test_code_of_built_in_tasks_needs_no_hash() -> None:

@@ -17,8 +17,9 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 from flwr.common.constant import ErrorCode
 
-from privet.client.guard import Admission, open_guard
-from privet.client.plan import LocalPlan, plan_round
+from privet.client.evaluation import measure, metric_names
+from privet.client.guard import Admission, Guard, open_guard
+from privet.client.plan import plan_round
 from privet.client.silo import Silo, open_silo
 from privet.client.training import train
 from privet.errors import PrivetError
@@ -28,7 +29,7 @@ from privet.privacy.mechanisms import check_model
 from privet.randomness import numpy_generator
 from privet.strategies import load_strategy
 from privet.vectors import Vector
-from privet.wire import Enrolment, Failure, TrainReply, TrainRequest
+from privet.wire import Enrolment, EvaluateRequest, Failure, TrainReply, TrainRequest
 
 _MEMORY = "memory"
 
@@ -36,31 +37,32 @@ Answer = Callable[[Message, Context], Message]
 
 
 def client_app(mods: Sequence[Mod] = ()) -> ClientApp:
-    """A ClientApp that trains; `mods` wrap the training handler, as Flower's mods do."""
+    """A ClientApp that trains and evaluates; `mods` wrap every handler, as Flower's mods do."""
     app = ClientApp()
     app.query("enrol", mods=list(mods))(_answering(enrol))
     app.train(mods=list(mods))(_answering(train_round))
+    app.evaluate(mods=list(mods))(_answering(evaluate_round))
     return app
 
 
 def enrol(message: Message, context: Context) -> Message:
     """Say who this silo is and check that it can take part, before the first round."""
-    experiment, silo = _open(context)
+    experiment, guard, silo = _open(context)
     with _stage("plan"):
         if experiment.privacy is not None:
             check_model(silo.model().module, silo.examples.inputs[:2])
         plan = plan_round(experiment, n_records=len(silo.examples))
     with _stage("guard"):
-        open_guard(context).check(experiment, silo, plan)
+        rounds = guard.check(experiment, silo, plan)
     noise = plan.mechanism.noise_multiplier if plan.mechanism else None
-    enrolment = Enrolment(silo=silo.name, index=silo.index, noise_multiplier=noise)
+    enrolment = Enrolment(silo.name, silo.index, noise_multiplier=noise, rounds=rounds)
     return Message(enrolment.to_records(), reply_to=message)
 
 
 def train_round(message: Message, context: Context) -> Message:
     """Train for one round and send the update with the mechanism that really ran."""
     start = time.perf_counter()
-    experiment, silo = _open(context)
+    experiment, guard, silo = _open(context)
     request = TrainRequest.from_records(message.content)
     with _stage("plan"):
         plan = plan_round(
@@ -68,12 +70,26 @@ def train_round(message: Message, context: Context) -> Message:
         )
     with ExitStack() as stack:
         with _stage("guard"):
-            guard = open_guard(context)
             admitted = stack.enter_context(
                 guard.admit(experiment, silo, plan, round_=request.round)
             )
         with _stage("train"):
-            reply = _train(experiment, silo, request, plan, context, admitted, start)
+            reply = _train(experiment, silo, request, context, admitted, start)
+    return Message(reply.to_records(), reply_to=message)
+
+
+def evaluate_round(message: Message, context: Context) -> Message:
+    """Measure the global model on records of the silo's own; send what its policy lets out."""
+    experiment, guard, silo = _open(context)
+    request = EvaluateRequest.from_records(message.content)
+    with ExitStack() as stack:
+        with _stage("guard"):
+            names = metric_names(silo)
+            leave = stack.enter_context(
+                guard.measure(experiment, silo, names, round_=request.round)
+            )
+        with _stage("evaluate"):
+            reply = measure(silo, request, leave)
     return Message(reply.to_records(), reply_to=message)
 
 
@@ -81,7 +97,6 @@ def _train(
     experiment: Experiment,
     silo: Silo,
     request: TrainRequest,
-    plan: LocalPlan,
     context: Context,
     admitted: Admission,
     start: float,
@@ -98,32 +113,36 @@ def _train(
         silo.task,
         admitted.records(),
         request.weights,
-        plan=plan,
+        plan=admitted.plan,
         training=experiment.training,
         lr=request.lr,
         noise=lambda: silo.noise(request.round),
         batches=rng,
         correction=local.correction,
     )
-    event = plan.mechanism.event(trained.steps) if plan.mechanism else None
+    event = admitted.plan.event(trained.steps)
     admitted.commit(event)
     extras = local.finish(trained.update, trained.steps)
     _remember(context, memory)
+    public = admitted.records_public
     return TrainReply(
         update=trained.update,
-        weight=float(len(silo.examples)),
+        weight=float(len(silo.examples)) if public else 1.0,
         seconds=time.perf_counter() - start,
-        event=encode_event(event) if event else None,
+        event=encode_event(event) if public and admitted.plan.mechanism else None,
         loss=trained.loss,
         extras=extras,
     )
 
 
-def _open(context: Context) -> tuple[Experiment, Silo]:
+def _open(context: Context) -> tuple[Experiment, Guard, Silo]:
     with _stage("settings"):
         experiment = _experiment(context)
+    with _stage("guard"):
+        guard = open_guard(context)
+        guard.enter(experiment)
     with _stage("data"):
-        return experiment, open_silo(experiment, context)
+        return experiment, guard, open_silo(experiment, context)
 
 
 def _experiment(context: Context) -> Experiment:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+from dp_accounting import DpEvent
+
 from privet.errors import DataError
 from privet.experiment import Experiment, Privacy
-from privet.privacy.accounting import noise_multiplier_for
+from privet.privacy.accounting import noise_multiplier_for, plain_event
 from privet.privacy.mechanisms import DpSgd, local_steps, sampling_rate
 
 
@@ -18,6 +20,10 @@ class LocalPlan:
     steps: int
     batch_size: int
     mechanism: DpSgd | None
+
+    def event(self, steps: int | None = None) -> DpEvent:
+        """What `steps` steps cost (those that ran), or all that are planned."""
+        return self.mechanism.event(steps) if self.mechanism else plain_event()
 
 
 def plan_round(

@@ -6,19 +6,22 @@ another folder, take another's part or seed its noise.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import torch
 from flwr.app import Context
 from torch import nn
 
 from privet.data_folder import data_folder
 from privet.errors import DataError
 from privet.experiment import Experiment, Federation
+from privet.privacy.ledger import Fingerprint, fingerprint_of
 from privet.privacy.mechanisms import NoiseSource, SeededNoise, SystemNoise
 from privet.randomness import stream
 from privet.tasks import Examples, Task, check_examples, load_task
@@ -56,8 +59,21 @@ class Place:
     task: Task
     names: tuple[str, ...]
     silos: tuple[Examples, ...]
-    """Views into one tensor; one silo outside a simulation."""
+    """To train on: views into one tensor; one silo outside a simulation."""
     bench: Bench
+    held_out: tuple[Examples, ...] = ()
+    """To evaluate on, a part for each silo; empty without [evaluation]."""
+    _fingerprints: dict[int, Fingerprint] = field(default_factory=dict, repr=False)
+
+    def fingerprint(self, index: int) -> Fingerprint:
+        """What all records of silo `index` are recognised by; computed once."""
+        if index not in self._fingerprints:
+            parts = [self.silos[index], *self.held_out[index : index + 1]]
+            self._fingerprints[index] = fingerprint_of(
+                torch.cat([part.inputs for part in parts]).numpy(),
+                torch.cat([part.targets for part in parts]).numpy(),
+            )
+        return self._fingerprints[index]
 
 
 @dataclass(frozen=True)
@@ -66,21 +82,45 @@ class Silo:
 
     name: str
     index: int
-    task: Task
-    examples: Examples
-    bench: Bench
+    place: Place
     seed: int | None
     """The simulation's seed; None on a real silo, where randomness comes from the system."""
 
+    @property
+    def task(self) -> Task:
+        """The task that all silos of the place share."""
+        return self.place.task
+
+    @property
+    def examples(self) -> Examples:
+        """The silo's own records to train on."""
+        return self.place.silos[self.index]
+
+    def held_out(self) -> Examples:
+        """The silo's own records that are kept out of training; DataError when there are none."""
+        held_out = self.place.held_out[self.index] if self.place.held_out else None
+        if not held_out:
+            raise DataError("the silo keeps no records for evaluation (evaluation.holdout)")
+        return held_out
+
+    def fingerprint(self) -> Fingerprint:
+        """What the silo's records, held out or not, are recognised by.
+
+        In a simulation it belongs to the silo's name: silos of one ledger may then hold equal
+        records, which real silos, each with a ledger of its own, may as well.
+        """
+        found = self.place.fingerprint(self.index)
+        return found if self.seed is None else found.named(self.name)
+
     def model(self) -> FlatModel:
         """A model of the task to load weights into; the same object at every call."""
-        return self.bench.model()
+        return self.place.bench.model()
 
-    def noise(self, round_: int) -> NoiseSource:
-        """Noise that no other silo and no other round shares."""
+    def noise(self, round_: int, use: str = "noise") -> NoiseSource:
+        """Noise that no other silo, no other round and no other use shares."""
         if self.seed is None:
             return SystemNoise()
-        return SeededNoise(stream(self.seed, "noise", self.index, round_))
+        return SeededNoise(stream(self.seed, use, self.index, round_))
 
     def entropy(self, round_: int) -> np.random.SeedSequence:
         """Randomness of a round's training but for its noise: batches and the like."""
@@ -108,9 +148,7 @@ def open_silo(experiment: Experiment, context: Context) -> Silo:
     return Silo(
         name=str(node.get("name", place.names[index])),
         index=index,
-        task=place.task,
-        examples=place.silos[index],
-        bench=place.bench,
+        place=place,
         seed=experiment.seed if node.get("simulated") else None,
     )
 
@@ -124,6 +162,7 @@ def open_place(
         experiment.model,
         json.dumps(experiment.data, sort_keys=True),
         experiment.federation if divided else None,
+        experiment.evaluation.holdout if experiment.evaluation else 0.0,
         experiment.seed,
         data_dir,
         run_id,
@@ -136,6 +175,7 @@ def _place(
     model: str | None,
     options: str,
     federation: Federation | None,
+    holdout: float,
     seed: int,
     data_dir: Path | None,
     run_id: int,  # noqa: ARG001 - a new run reads its data anew
@@ -144,7 +184,7 @@ def _place(
     examples = task.train_data()
     check_examples(examples, f"the training data of {task_name}")
     if federation is None:
-        return Place(task, ("silo",), (examples,), Bench(task.model()))
+        return _held_apart(task, ("silo",), (examples,), holdout, seed)
     natural = _is_natural(federation, examples)
     parts = partition(
         examples,
@@ -155,7 +195,39 @@ def _place(
         seed=seed,
     )
     names = examples.silo_names if natural else tuple(f"silo-{i}" for i in range(len(parts)))
-    return Place(task, names, _deal(examples, parts), Bench(task.model()))
+    return _held_apart(task, names, _deal(examples, parts), holdout, seed)
+
+
+def _held_apart(
+    task: Task, names: tuple[str, ...], silos: tuple[Examples, ...], holdout: float, seed: int
+) -> Place:
+    """The place, with each silo's records divided into those to train on and those held out.
+
+    A record is held out or not by itself (a hash of its content under the seed), so that one more
+    or one less moves no other: neighbours stay neighbours.
+    """
+    bench = Bench(task.model())
+    if holdout == 0:
+        return Place(task, names, silos, bench)
+    chosen = [_coins(silo, seed) < holdout for silo in silos]
+    return Place(
+        task,
+        names,
+        tuple(s.take(np.flatnonzero(~out)) for s, out in zip(silos, chosen, strict=True)),
+        bench,
+        tuple(s.take(np.flatnonzero(out)) for s, out in zip(silos, chosen, strict=True)),
+    )
+
+
+def _coins(examples: Examples, seed: int) -> np.ndarray:
+    """A number in [0, 1) for each record, by its content and the seed alone."""
+    rows = zip(examples.inputs.numpy(), examples.targets.numpy(), strict=True)
+    key = f"holdout {seed}".encode()
+    digests = (
+        hashlib.blake2b(b"".join(part.tobytes() for part in row), key=key, digest_size=8).digest()
+        for row in rows
+    )
+    return np.frombuffer(b"".join(digests), dtype="<u8") / 2.0**64
 
 
 def _is_natural(federation: Federation, examples: Examples) -> bool:

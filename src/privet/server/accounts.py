@@ -28,9 +28,16 @@ class Accounts:
         self.delta = delta
         self._charged: dict[str, Counter[str]] = {}
         self._spending: dict[_Charges, Spending] = {frozenset(): Spending()}
+        self._unknown: set[str] = set()
 
-    def charge(self, silo: str, event: Mapping[str, Any]) -> None:
-        """Add one encoded event to a silo's account; PrivacyError when it cannot be read."""
+    def charge(self, silo: str, event: Mapping[str, Any] | None) -> None:
+        """Add one encoded event to a silo's account; PrivacyError when it cannot be read.
+
+        None: the silo used its records and keeps to itself what that cost, as its ledger knows.
+        """
+        if event is None:
+            self._unknown.add(silo)
+            return
         text = json.dumps(event, sort_keys=True)
         before = self._charges(silo)
         counts = self._charged.setdefault(silo, Counter())
@@ -39,20 +46,25 @@ class Accounts:
         if after not in self._spending and before in self._spending:
             self._spending[after] = self._spending[before].after(decode_event(event))
 
-    def epsilon(self, silo: str) -> float:
-        """The silo's epsilon so far, 0 before its first event."""
-        return self._of(self._charges(silo)).epsilon(self.delta)
+    def epsilon(self, silo: str) -> float | None:
+        """The silo's epsilon so far, 0 before its first event; None where it keeps its account."""
+        return None if silo in self._unknown else self._epsilon(silo)
 
-    def epsilons(self, silos: Iterable[str]) -> dict[str, float]:
-        """Epsilon of each silo."""
-        return {silo: self.epsilon(silo) for silo in silos}
+    def entry(self, silos: Iterable[str]) -> dict[str, Any]:
+        """Epsilon of each silo, and the largest; that is None unless every silo's is known."""
+        per_silo = {silo: self.epsilon(silo) for silo in silos}
+        known = [epsilon for epsilon in per_silo.values() if epsilon is not None]
+        return {"max": max(known) if len(known) == len(per_silo) else None, "per_silo": per_silo}
 
     def cross_checks(self) -> CrossChecks | None:
         """The other accountants' word on the silo that spent most; None when nobody spent."""
         if not self._charged:
             return None
-        worst = max(self._charged, key=self.epsilon)
+        worst = max(self._charged, key=self._epsilon)
         return cross_check(list(self._of(self._charges(worst)).events), delta=self.delta)
+
+    def _epsilon(self, silo: str) -> float:
+        return self._of(self._charges(silo)).epsilon(self.delta)
 
     def _charges(self, silo: str) -> _Charges:
         return frozenset(self._charged.get(silo, Counter()).items())

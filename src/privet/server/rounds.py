@@ -5,24 +5,21 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from privet.errors import ExperimentError
 from privet.experiment import Experiment
-from privet.privacy.accounting import decode_event
-from privet.randomness import numpy_generator, stream
 from privet.server.accounts import Accounts
 from privet.server.evaluation import Evaluation
 from privet.server.folder import Checkpoint, RunFolder
-from privet.strategies import Round, RoundSkipped, Strategy, Update
+from privet.server.roster import Roster, enrol
+from privet.server.tally import Measurements, Tally
+from privet.strategies import Round, RoundSkipped, Strategy
 from privet.vectors import Vector
-from privet.wire import ENROL, Enrolment, Failure, TrainReply, TrainRequest, payload_bytes
-
-DROPOUT_STAGE = "dropout"
+from privet.wire import EvaluateRequest, Failure, TrainRequest, payload_bytes
 
 Evaluate = Callable[[Vector], Evaluation]
 Watch = Callable[[Mapping[str, Any]], None]
@@ -46,17 +43,8 @@ class Outcome:
     entries: list[dict[str, Any]]
     accounts: Accounts | None
     silos: tuple[str, ...]
-
-
-@dataclass
-class _Tally:
-    """What one round's replies amount to."""
-
-    participants: list[str] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
-    events: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    up: int = 0
-    aggregation: float = 0.0
+    stopped: str | None = None
+    """Why the run ended before its last round, if it did."""
 
 
 class Coordinator:
@@ -82,59 +70,46 @@ class Coordinator:
         self._memory = memory
         privacy = experiment.privacy
         self._accounts = Accounts(delta=privacy.delta) if privacy else None
-        self._roster: dict[int, Enrolment] = {}
 
     def run(self, weights: Vector, checkpoint: Checkpoint | None) -> Outcome:
-        """All rounds from `weights`, or those after `checkpoint`."""
-        absent = self._enrol()
-        self._strategy.check_silos(len(self._roster))
+        """All rounds from `weights`, or those after `checkpoint`.
+
+        It ends early, with the model so far, when too few silos are willing to go on.
+        """
+        roster, absent = enrol(self._grid, self._experiment)
+        self._strategy.check_silos(len(roster))
         first = 1
         if checkpoint is None:
-            self._note(self._entry(0, weights, _Tally(failures=absent)), weights)
+            entry = self._entry(0, weights, Tally(failures=absent), roster)
+            entry["affordable"] = {each.silo: each.rounds for each in roster if each.rounds}
+            self._note(entry, weights)
         else:
-            first, weights = checkpoint.round + 1, self._restore(checkpoint)
+            first, weights = checkpoint.round + 1, self._restore(checkpoint, roster)
+        stopped = None
         for round_ in range(first, self._experiment.rounds + 1):
-            weights = self._round(round_, weights)
-        silos = tuple(enrolment.silo for enrolment in self._roster.values())
-        return Outcome(weights, self._folder.history(), self._accounts, silos)
+            if stopped := roster.too_few():
+                break
+            weights = self._round(round_, weights, roster)
+        return Outcome(weights, self._folder.history(), self._accounts, roster.names, stopped)
 
-    def _enrol(self) -> list[Failure]:
-        """Fill the roster; whoever cannot take part is left out of the run, with the reason."""
-        nodes = sorted(self._grid.get_node_ids())
-        messages = [Message(RecordDict(), node, ENROL) for node in nodes]
-        enrolled, failures = {}, []
-        for reply in self._grid.send_and_receive(messages, timeout=self._experiment.round_timeout):
-            node = reply.metadata.src_node_id
-            if reply.has_error():
-                failures.append(Failure.parse(reply.error.reason, silo=f"node {node}"))
-                continue
-            try:
-                enrolled[node] = Enrolment.from_records(reply.content)
-            except Exception as error:  # whatever a peer sends, the run goes on without it
-                failures.append(Failure(f"node {node}", "enrol", f"unusable reply: {error}"))
-        if not enrolled:
-            reason = failures[0].reason if failures else "no silo answered"
-            raise ExperimentError(f"no silo can take part: {reason}")
-        self._roster = dict(sorted(enrolled.items(), key=lambda item: item[1].index))
-        return failures
-
-    def _round(self, round_: int, weights: Vector) -> Vector:
+    def _round(self, round_: int, weights: Vector, roster: Roster) -> Vector:
         start = time.perf_counter()
-        asked = self._draw(round_)
+        asked = roster.draw(round_)
         lr = learning_rate(self._experiment, round_)
         request = TrainRequest(
             round=round_,
             lr=lr,
             weights=weights,
             extras=self._strategy.broadcast(),
-            noise_multiplier=self._noise_floor(),
+            noise_multiplier=roster.noise_floor(),
         ).to_records()
         total = self._strategy.open(weights, lr=lr)
-        tally = self._collect(asked, request, round_, total)
+        tally = self._collect(asked, request, round_, total, roster)
         trained = time.perf_counter()
-        weights, skipped = self._step(total, round_, weights)
+        weights, skipped = self._step(total, round_, weights, len(roster))
         tally.aggregation += time.perf_counter() - trained
-        entry = self._entry(round_, weights, tally)
+        measured = self._measure(round_, weights, roster)
+        entry = self._entry(round_, weights, tally, roster, measured)
         if skipped:
             entry["skipped"] = skipped
         entry["bytes"] = {"down": len(asked) * payload_bytes(request), "up": tally.up}
@@ -143,101 +118,84 @@ class Coordinator:
             "training": trained - start,
             "aggregation": tally.aggregation,
         }
+        roster.learn(entry)
         self._note(entry, weights)
         return weights
 
-    def _draw(self, round_: int) -> list[int]:
-        """Each silo by its own coin, so that the law is exactly Poisson sampling of silos."""
-        rate, seed = self._experiment.federation.participation, self._experiment.seed
-        return [
-            node
-            for node, silo in self._roster.items()
-            if rate >= 1
-            or numpy_generator(stream(seed, "participation", silo.index, round_)).random() < rate
-        ]
-
-    def _collect(self, asked: list[int], request: RecordDict, round_: int, total: Round) -> _Tally:
-        tally = _Tally()
-        messages = self._messages(asked, request, round_)
+    def _collect(
+        self, asked: list[int], request: RecordDict, round_: int, total: Round, roster: Roster
+    ) -> Tally:
+        tally = Tally()
         silent = dict.fromkeys(asked)
-        for reply in self._grid.send_and_receive(messages, timeout=self._experiment.round_timeout):
+        for reply in self._ask(asked, request, round_, MessageType.TRAIN):
             arrived = time.perf_counter()
             silent.pop(reply.metadata.src_node_id, None)
-            self._take(reply, total, tally)
+            tally.take(reply, roster.name(reply.metadata.src_node_id), total)
             tally.aggregation += time.perf_counter() - arrived
         tally.failures += [
-            Failure(self._roster[node].silo, "transport", "no reply within round_timeout")
+            Failure(roster.name(node), "transport", "no reply within round_timeout")
             for node in silent
         ]
         return tally
 
-    def _messages(self, nodes: list[int], request: RecordDict, round_: int) -> Iterator[Message]:
-        for node in nodes:
-            yield Message(request, node, MessageType.TRAIN, group_id=str(round_))
+    def _measure(self, round_: int, weights: Vector, roster: Roster) -> Measurements | None:
+        """What the silos say of the new model, in the rounds that have an evaluation."""
+        evaluation = self._experiment.evaluation
+        if evaluation is None or (round_ % evaluation.every and round_ < self._experiment.rounds):
+            return None
+        measured = Measurements()
+        request = EvaluateRequest(round=round_, weights=weights).to_records()
+        for reply in self._ask(roster.nodes, request, round_, MessageType.EVALUATE):
+            measured.take(reply, roster.name(reply.metadata.src_node_id))
+        return measured
 
-    def _take(self, reply: Message, total: Round, tally: _Tally) -> None:
-        silo = self._roster[reply.metadata.src_node_id].silo
-        if reply.has_error():
-            tally.failures.append(Failure.parse(reply.error.reason, silo=silo))
-            return
-        try:
-            update = TrainReply.from_records(reply.content)
-            if update.event is not None:
-                decode_event(update.event)
-                tally.events[silo] = update.event  # charged even if the update is unusable
-            total.add(Update(update.update, update.weight, update.loss, update.extras))
-        except Exception as error:  # whatever a peer sends, the round goes on without it
-            tally.failures.append(Failure(silo, "update", f"unusable reply: {error}"))
-            return
-        tally.up += payload_bytes(reply.content)
-        tally.participants.append(silo)
+    def _ask(
+        self, nodes: list[int], request: RecordDict, round_: int, kind: str
+    ) -> Iterator[Message]:
+        messages = (Message(request, node, kind, group_id=str(round_)) for node in nodes)
+        yield from self._grid.send_and_receive(messages, timeout=self._experiment.round_timeout)
 
-    def _step(self, total: Round, round_: int, weights: Vector) -> tuple[Vector, str | None]:
+    def _step(
+        self, total: Round, round_: int, weights: Vector, silos: int
+    ) -> tuple[Vector, str | None]:
         try:
-            return total.close(round=round_, silos=len(self._roster)), None
+            return total.close(round=round_, silos=silos), None
         except RoundSkipped as reason:
             return weights, str(reason)
 
-    def _noise_floor(self) -> float | None:
-        privacy = self._experiment.privacy
-        if privacy is None or privacy.calibrate != "shared":
-            return None
-        return max(silo.noise_multiplier or 0.0 for silo in self._roster.values())
-
-    def _entry(self, round_: int, weights: Vector, tally: _Tally | None = None) -> dict[str, Any]:
-        tally = tally or _Tally()
+    def _entry(
+        self,
+        round_: int,
+        weights: Vector,
+        tally: Tally,
+        roster: Roster,
+        measured: Measurements | None = None,
+    ) -> dict[str, Any]:
         start = time.perf_counter()
         evaluation = self._evaluate(weights) if self._evaluate else None
         evaluated = time.perf_counter()
-        for silo, event in tally.events.items():
-            if self._accounts is not None:
-                self._accounts.charge(silo, event)
-        return {
+        entry = {
             "round": round_,
             "loss": evaluation.loss if evaluation else None,
             "accuracy": evaluation.accuracy if evaluation else None,
             "metrics": evaluation.metrics if evaluation else {},
             "per_silo": evaluation.per_silo if evaluation else None,
-            "participants": tally.participants,
-            "failures": [
-                {"silo": failure.silo, "stage": failure.stage, "reason": failure.reason}
-                for failure in tally.failures
-                if failure.stage != DROPOUT_STAGE
-            ],
-            "dropped": [
-                failure.silo for failure in tally.failures if failure.stage == DROPOUT_STAGE
-            ],
-            "epsilon": self._epsilon(),
-            "events": dict(tally.events) if self._accounts else None,
+            **tally.entry(),
+            "evaluation": measured.entry() if measured else None,
+            "events": tally.events if self._accounts else None,
             "bytes": {"down": 0, "up": 0},
             "seconds": {"evaluation": evaluated - start},
         }
+        self._charge(entry)
+        entry["epsilon"] = self._accounts.entry(roster.names) if self._accounts else None
+        return entry
 
-    def _epsilon(self) -> dict[str, Any] | None:
+    def _charge(self, entry: Mapping[str, Any]) -> None:
         if self._accounts is None:
-            return None
-        per_silo = self._accounts.epsilons(silo.silo for silo in self._roster.values())
-        return {"max": max(per_silo.values()), "per_silo": per_silo}
+            return
+        for events in (entry["events"], (entry["evaluation"] or {}).get("events")):
+            for silo, event in (events or {}).items():
+                self._accounts.charge(silo, event)
 
     def _note(self, entry: dict[str, Any], weights: Vector) -> None:
         self._folder.append(entry)
@@ -248,14 +206,13 @@ class Coordinator:
         self._folder.save_checkpoint(entry["round"], tensors)
         self._watch(entry)
 
-    def _restore(self, checkpoint: Checkpoint) -> Vector:
+    def _restore(self, checkpoint: Checkpoint, roster: Roster) -> Vector:
         self._strategy.load_state(_under("strategy.", checkpoint.tensors))
         if self._memory is not None:
             self._memory.load(_under("silo.", checkpoint.tensors))
         for entry in self._folder.history():
-            for silo, event in (entry["events"] or {}).items():
-                if self._accounts is not None:
-                    self._accounts.charge(silo, event)
+            self._charge(entry)
+            roster.learn(entry)
             self._watch(entry)
         return checkpoint.tensors["weights"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from privet.experiment import Experiment
@@ -28,6 +29,8 @@ def summarise(experiment: Experiment, outcome: Outcome, *, seconds: float) -> di
         "accuracy": last["accuracy"],
         "loss": last["loss"],
         "metrics": last["metrics"],
+        "evaluation": _evaluation(outcome.entries),
+        "stopped": outcome.stopped and {"round": last["round"], "reason": outcome.stopped},
         "epsilon": _epsilon(outcome.accounts, outcome.silos),
         "encryption": None,
         "seconds": {
@@ -41,15 +44,23 @@ def summarise(experiment: Experiment, outcome: Outcome, *, seconds: float) -> di
     }
 
 
+def _evaluation(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The last one on the silos' own records: means, and what each silo let out."""
+    measured = [entry for entry in entries if entry["evaluation"]]
+    if not measured:
+        return None
+    last = measured[-1]
+    kept = ("metrics", "per_silo", "released")
+    return {"round": last["round"], **{part: last["evaluation"][part] for part in kept}}
+
+
 def _epsilon(accounts: Accounts | None, silos: tuple[str, ...]) -> dict[str, Any] | None:
     if accounts is None:
         return None
-    per_silo = accounts.epsilons(silos)
     checks = accounts.cross_checks()
     return {
         "unit": "record",
-        "max": max(per_silo.values()),
-        "per_silo": per_silo,
+        **accounts.entry(silos),
         "delta": accounts.delta,
         "accountant": ACCOUNTANT,
         "cross_checks": None

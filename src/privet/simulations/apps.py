@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from flwr.app import ConfigRecord, Context, Error, Message
+from flwr.app import ConfigRecord, Context, Error, Message, MessageType
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import ErrorCode
@@ -13,18 +14,43 @@ from flwr.common.constant import ErrorCode
 from privet.client.app import client_app
 from privet.experiment import Experiment
 from privet.randomness import numpy_generator, stream
-from privet.server.rounds import DROPOUT_STAGE
+from privet.server.tally import DROPOUT_STAGE
 from privet.wire import Failure
 
 
-def simulated_client_app(experiment: Experiment, *, data_dir: Path | None) -> ClientApp:
+@dataclass(frozen=True)
+class House:
+    """What the simulated silos of a run share, as node configurations of real ones would say."""
+
+    names: tuple[str, ...]
+    """Of the silos, by their places; also their data sets' names in the ledger."""
+    ledger: Path
+    key: Path
+    policy: Path | None = None
+    """Unset: everything is allowed."""
+    data_dir: Path | None = None
+
+    def node_config(self, place: int) -> dict[str, str | bool]:
+        """What the node of the silo at `place` is configured with."""
+        paths = {"policy": self.policy, "data-dir": self.data_dir}
+        return {
+            "simulated": True,
+            "dataset": self.names[place],
+            "requester": "simulation",
+            "ledger": str(self.ledger),
+            "key": str(self.key),
+            **{name: str(path) for name, path in paths.items() if path is not None},
+        }
+
+
+def simulated_client_app(experiment: Experiment, house: House) -> ClientApp:
     """A ClientApp with seeded randomness, simulated dropout, and this experiment's settings.
 
     A mod can do this because it runs at the silo; a job's own settings never can.
     """
     return client_app(
         mods=[
-            partial(_simulated, run_config=experiment.to_run_config(), data_dir=data_dir),
+            partial(_simulated, run_config=experiment.to_run_config(), house=house),
             partial(_dropout, rate=experiment.federation.dropout, seed=experiment.seed),
         ]
     )
@@ -36,12 +62,11 @@ def _simulated(
     call_next: ClientAppCallable,
     *,
     run_config: dict[str, str],
-    data_dir: Path | None,
+    house: House,
 ) -> Message:
     # A copy, because Flower refuses a changed run config; the state stays the silo's own object.
-    node_config = {**context.node_config, "simulated": True}
-    if data_dir is not None:
-        node_config["data-dir"] = str(data_dir)
+    place = int(context.node_config["partition-id"])
+    node_config = {**context.node_config, **house.node_config(place)}
     inner = Context(context.run_id, context.node_id, node_config, context.state, dict(run_config))
     return call_next(message, inner)
 
@@ -50,7 +75,8 @@ def _dropout(
     message: Message, context: Context, call_next: ClientAppCallable, *, rate: float, seed: int
 ) -> Message:
     task = message.content.get("task")
-    if rate == 0 or not isinstance(task, ConfigRecord):
+    asked = message.metadata.message_type == MessageType.TRAIN
+    if rate == 0 or not (asked and isinstance(task, ConfigRecord)):
         return call_next(message, context)
     silo = int(context.node_config["partition-id"])
     coin = numpy_generator(stream(seed, "dropout", silo, int(str(task["round"])))).random()

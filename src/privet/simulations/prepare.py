@@ -11,6 +11,7 @@ from privet.client.silo import Place, open_place
 from privet.data_folder import data_folder
 from privet.experiment import Experiment
 from privet.privacy.mechanisms import check_model
+from privet.privacy.policy import Policy
 from privet.server.app import check
 
 
@@ -23,6 +24,7 @@ class Prepared:
     plans: tuple[LocalPlan, ...]
     data_dir: Path | None
     run_id: int
+    policy: Path | None = None
 
     @property
     def warnings(self) -> list[str]:
@@ -45,9 +47,17 @@ class Prepared:
         return warnings
 
 
-def prepare(experiment: Experiment, *, data_dir: Path | None = None) -> Prepared:
-    """Load the data and plan every silo; any PrivetError comes before anything is written."""
+def prepare(
+    experiment: Experiment, *, data_dir: Path | None = None, policy: Path | None = None
+) -> Prepared:
+    """Load the data and plan every silo; any PrivetError comes before anything is written.
+
+    `policy`: a data holder's policy that every silo keeps to, under its own name or "*".
+    """
     strategy = check(experiment)
+    if policy is not None:
+        policy = policy.absolute()
+        Policy.from_file(policy)
     run_id = secrets.randbits(62) + 1
     data_dir = data_folder(data_dir)
     place = open_place(experiment, data_dir=data_dir, run_id=run_id, divided=True)
@@ -55,4 +65,4 @@ def prepare(experiment: Experiment, *, data_dir: Path | None = None) -> Prepared
     if experiment.privacy is not None:
         check_model(place.bench.model().module, place.silos[0].inputs[:2])
     plans = tuple(plan_round(experiment, n_records=len(silo)) for silo in place.silos)
-    return Prepared(experiment, place, plans, data_dir, run_id)
+    return Prepared(experiment, place, plans, data_dir, run_id, policy)

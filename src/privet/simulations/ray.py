@@ -11,11 +11,11 @@ from flwr.serverapp import Grid, ServerApp
 
 from privet.errors import ExperimentError
 from privet.server.app import Hosting, run
-from privet.simulations.apps import simulated_client_app
+from privet.simulations.apps import House, simulated_client_app
 from privet.simulations.prepare import Prepared
 
 
-def run_on_ray(prepared: Prepared, hosting: Hosting, *, workers: int) -> None:
+def run_on_ray(prepared: Prepared, hosting: Hosting, house: House, *, workers: int) -> None:
     """Run with one CPU a silo and `workers` CPUs in all; ExperimentError when Ray is missing."""
     try:
         import ray  # noqa: F401
@@ -32,7 +32,7 @@ def run_on_ray(prepared: Prepared, hosting: Hosting, *, workers: int) -> None:
     outcome = _Outcome()
     run_simulation(
         server_app=_server(prepared, hosting, outcome),
-        client_app=simulated_client_app(prepared.experiment, data_dir=prepared.data_dir),
+        client_app=simulated_client_app(prepared.experiment, house),
         num_supernodes=len(prepared.place.silos),
         backend_config={
             "init_args": {"num_cpus": workers},

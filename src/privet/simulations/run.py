@@ -17,7 +17,7 @@ from privet.experiment import Experiment
 from privet.server.app import Hosting, look_away, server_app
 from privet.server.folder import SUMMARY, RunFolder
 from privet.server.rounds import Watch
-from privet.simulations.apps import simulated_client_app
+from privet.simulations.apps import House, simulated_client_app
 from privet.simulations.grid import (
     SERVER_NODE,
     Executor,
@@ -25,6 +25,7 @@ from privet.simulations.grid import (
     Sequential,
     contexts,
 )
+from privet.simulations.ledger import complete_summary, simulated_ledger
 from privet.simulations.pool import WorkerPool
 from privet.simulations.prepare import Prepared, prepare
 from privet.simulations.silos import SILOS, describe_silos
@@ -48,16 +49,20 @@ def simulate(
     *,
     out: Path,
     data_dir: Path | None = None,
+    policy: Path | None = None,
     execution: Execution | None = None,
     resume: bool = False,
     watch: Watch = look_away,
 ) -> dict[str, Any]:
     """Run `experiment` and return the content of its `summary.json`.
 
+    Every silo keeps to `policy`, a data holder's file, if there is one; without, everything is
+    allowed. What they spend stands in the run folder's ledger, under their names.
+
     The result is bit-identical for every number of workers. `watch` is called with every entry of
     the history. Raises PrivetError for settings or data that cannot run, before `out` is touched.
     """
-    prepared = prepare(experiment, data_dir=data_dir)
+    prepared = prepare(experiment, data_dir=data_dir, policy=policy)
     return run_prepared(
         prepared, out=out, execution=execution or Execution(), resume=resume, watch=watch
     )
@@ -71,13 +76,21 @@ def run_prepared(
     folder.check_free(resume=resume)
     folder.save_json(SILOS, describe_silos(prepared.place, prepared.plans))
     hosting = Hosting(folder=out, data_dir=prepared.data_dir, resume=resume, watch=watch)
-    with _one_thread():
+    with _one_thread(), simulated_ledger(out) as books:
+        house = House(
+            names=prepared.place.names,
+            ledger=books.ledger,
+            key=books.key,
+            policy=prepared.policy,
+            data_dir=prepared.data_dir,
+        )
         if execution.engine == "ray":
             from privet.simulations.ray import run_on_ray
 
-            run_on_ray(prepared, hosting, workers=execution.workers)
+            run_on_ray(prepared, hosting, house, workers=execution.workers)
         else:
-            _run_in_process(prepared, hosting, execution)
+            _run_in_process(prepared, hosting, house, execution)
+    complete_summary(folder)
     return dict(json.loads((out / SUMMARY).read_text(encoding="utf-8")))
 
 
@@ -92,7 +105,9 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _run_in_process(prepared: Prepared, hosting: Hosting, execution: Execution) -> None:
+def _run_in_process(
+    prepared: Prepared, hosting: Hosting, house: House, execution: Execution
+) -> None:
     experiment, run_id = prepared.experiment, prepared.run_id
     silos = contexts(
         len(prepared.place.silos),
@@ -100,7 +115,7 @@ def _run_in_process(prepared: Prepared, hosting: Hosting, execution: Execution) 
         run_config=experiment.to_run_config(),
         node_config={},
     )
-    make_app = partial(simulated_client_app, experiment, data_dir=prepared.data_dir)
+    make_app = partial(simulated_client_app, experiment, house)
     executor: Executor = (
         Sequential(make_app(), silos)
         if execution.workers == 1

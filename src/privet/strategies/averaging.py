@@ -34,6 +34,7 @@ class FedAvg(Strategy):
         super().__init__()
         self.name = name
         self.weighting = weighting
+        self.counts_records = weighting == "examples"
         self.step = step or whole_mean()
         self.state_names = self.step.state_names
 

@@ -74,6 +74,8 @@ class Strategy(ABC):
     """Asks each silo for its loss, which no differential privacy of the update covers."""
     plain_sgd: ClassVar[bool] = False
     """Allows neither momentum nor Adam in the silos."""
+    counts_records: bool = False
+    """Weighs silos by their number of records, which every silo must then tell."""
     extras: ClassVar[tuple[str, ...]] = ()
     """Extra vectors that every update must bring."""
     fewest: int = 1

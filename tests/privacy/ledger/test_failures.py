@@ -154,8 +154,8 @@ def test_a_database_that_cannot_grow_keeps_what_it_had(ledger, path, key, monkey
 
     real = module.connect
 
-    def small(at):
-        connection = real(at)
+    def small(at, **options):
+        connection = real(at, **options)
         connection.execute("PRAGMA max_page_count = 1")  # the present size, at least
         return connection
 

@@ -5,7 +5,13 @@ Adjacency is add-or-remove one record (or one client) throughout.
 
 from privet.privacy.accounting.calibration import noise_multiplier_for
 from privet.privacy.accounting.crosscheck import CrossChecks, cross_check
-from privet.privacy.accounting.events import decode_event, dp_sgd_event, encode_event
+from privet.privacy.accounting.events import (
+    decode_event,
+    dp_sgd_event,
+    encode_event,
+    gaussian_event,
+    plain_event,
+)
 from privet.privacy.accounting.spending import Spending, epsilon
 
 __all__ = [
@@ -16,5 +22,7 @@ __all__ = [
     "dp_sgd_event",
     "encode_event",
     "epsilon",
+    "gaussian_event",
     "noise_multiplier_for",
+    "plain_event",
 ]

@@ -18,6 +18,8 @@ LARGEST_EPSILON = 200.0
 
 _UNIT = 1e-4
 _SLACK = 0.995
+_MOST_UNITS = 10**12
+"""A noise multiplier of 10^8: more noise would not cost measurably less."""
 
 
 def noise_multiplier_for(
@@ -40,7 +42,25 @@ def noise_multiplier_for(
 
     guess = _central_limit_guess(epsilon, delta, sampling_rate, steps)
     units = _least_units(cost, epsilon, start=max(1, math.ceil(guess / _UNIT)))
+    if units is None:
+        raise PrivacyError(f"privacy.epsilon = {epsilon}: no noise multiplier reaches it")
     return _multiplier(units)
+
+
+def raised_noise(cost: Callable[[float], float], *, floor: float) -> float | None:
+    """The least noise multiplier, from `floor` on, whose `cost` is at most 1; None when none is.
+
+    `cost` of a noise multiplier falls with it, such as projected epsilon over what is allowed. The
+    result is `floor`, or a multiple of 0.0001 whose cost is at least 0.995 unless one unit less
+    would exceed 1.
+    """
+    if cost(floor) <= 1:
+        return floor
+    too_few = math.floor(floor / _UNIT)
+    units = _least_units(
+        lambda units: cost(_multiplier(units)), 1.0, start=2 * too_few + 1, too_few=too_few
+    )
+    return None if units is None else _multiplier(units)
 
 
 def _check(epsilon: float, delta: float, sampling_rate: float, steps: int) -> None:
@@ -61,16 +81,20 @@ def _multiplier(units: int) -> float:
     return round(units * _UNIT, 4)
 
 
-def _least_units(cost: Callable[[int], float], target: float, *, start: int) -> int:
+def _least_units(
+    cost: Callable[[int], float], target: float, *, start: int, too_few: int = 0
+) -> int | None:
     """A count of units whose cost lies in [0.995 target, target], or the first that costs less.
 
     Cost falls with the units, nearly as a power of them: a secant in logarithms, kept inside the
-    bracket (too_few, enough).
+    bracket (too_few, enough). None when even _MOST_UNITS cost more.
     """
-    too_few, enough = 0, None
+    enough = None
     points: list[tuple[float, float]] = []
     units = start
     for _ in range(200):
+        if too_few >= _MOST_UNITS:
+            return None
         spent = cost(units)
         if spent <= target:
             if spent >= _SLACK * target:
@@ -83,7 +107,7 @@ def _least_units(cost: Callable[[int], float], target: float, *, start: int) -> 
         if 0 < spent < math.inf:
             points.append((math.log(units), math.log(spent)))
         units = _inside(_secant(points[-2:], target), too_few, enough)
-    raise PrivacyError(f"privacy.epsilon = {target}: no noise multiplier reaches it")
+    return enough
 
 
 def _secant(points: list[tuple[float, float]], target: float) -> float | None:

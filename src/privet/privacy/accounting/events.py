@@ -31,22 +31,38 @@ def dp_sgd_event(*, noise_multiplier: float, sampling_rate: float, steps: int) -
 
     Raises PrivacyError for a noise multiplier below 0, a rate outside (0, 1] or negative steps.
     """
-    if not (math.isfinite(noise_multiplier) and noise_multiplier >= 0):
-        raise PrivacyError(f"noise_multiplier = {noise_multiplier} must be finite and at least 0")
+    gaussian = gaussian_event(noise_multiplier)
     if not 0 < sampling_rate <= 1:
         raise PrivacyError(f"sampling_rate = {sampling_rate} must lie in (0, 1]")
     if steps < 0:
         raise PrivacyError(f"steps = {steps} must not be negative")
     if steps == 0:
         return dpa.NoOpDpEvent()
-    step = dpa.PoissonSampledDpEvent(float(sampling_rate), _gaussian(noise_multiplier))
+    step = dpa.PoissonSampledDpEvent(float(sampling_rate), gaussian)
     return dpa.SelfComposedDpEvent(step, int(steps))
+
+
+def gaussian_event(noise_multiplier: float) -> DpEvent:
+    """The event of one release with Gaussian noise (Dwork & Roth 2014, appendix A).
+
+    `noise_multiplier` is the noise's standard deviation over the L2 distance by which one record
+    can move what is released. Raises PrivacyError unless it is finite and at least 0.
+    """
+    if not (math.isfinite(noise_multiplier) and noise_multiplier >= 0):
+        raise PrivacyError(f"noise_multiplier = {noise_multiplier} must be finite and at least 0")
+    return dpa.GaussianDpEvent(float(noise_multiplier))
+
+
+def plain_event() -> DpEvent:
+    """The event of a use of the records without differential privacy: its epsilon is infinite."""
+    return dpa.NonPrivateDpEvent()
 
 
 def encode_event(event: DpEvent) -> dict[str, object]:
     """A JSON-able form of `event`, with the version of the format; floats keep every bit.
 
-    Gaussian, Poisson-sampled, self-composed, composed and no-op events; others: PrivacyError.
+    Gaussian, Poisson-sampled, self-composed, composed, no-op and non-private events; others:
+    PrivacyError.
     """
     return {"version": VERSION, **_encode(event)}
 
@@ -66,14 +82,12 @@ def decode_event(encoded: Mapping[str, Any]) -> DpEvent:
     return _decode(fields, depth=0)
 
 
-def _gaussian(noise_multiplier: float) -> DpEvent:
-    return dpa.GaussianDpEvent(float(noise_multiplier))
-
-
 def _encode(event: DpEvent) -> dict[str, object]:
     match event:
         case dpa.NoOpDpEvent():
             return {"type": "no-op"}
+        case dpa.NonPrivateDpEvent():
+            return {"type": "non-private"}
         case dpa.GaussianDpEvent():
             return {"type": "gaussian", "noise_multiplier": float(event.noise_multiplier)}
         case dpa.PoissonSampledDpEvent():
@@ -104,6 +118,10 @@ def _decode(fields: object, *, depth: int) -> DpEvent:
 
 def _read_no_op(_fields: dict[str, Any], _depth: int) -> DpEvent:
     return dpa.NoOpDpEvent()
+
+
+def _read_non_private(_fields: dict[str, Any], _depth: int) -> DpEvent:
+    return dpa.NonPrivateDpEvent()
 
 
 def _read_gaussian(fields: dict[str, Any], _depth: int) -> DpEvent:
@@ -138,6 +156,7 @@ def _number(fields: dict[str, Any], key: str, *, high: float) -> float:
 
 _READERS: dict[str, tuple[set[str], Callable[[dict[str, Any], int], DpEvent]]] = {
     "no-op": (set(), _read_no_op),
+    "non-private": (set(), _read_non_private),
     "gaussian": ({"noise_multiplier"}, _read_gaussian),
     "poisson": ({"sampling_rate", "event"}, _read_poisson),
     "repeated": ({"times", "event"}, _read_repeated),

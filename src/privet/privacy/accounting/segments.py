@@ -32,11 +32,15 @@ class Segment:
 def segments(event: DpEvent, times: int = 1) -> Iterator[Segment]:
     """The segments of `event` repeated `times`; none for no-ops and for a sampling rate of 0.
 
+    A use without differential privacy is the mechanism without noise.
+
     Raises PrivacyError for events that are no composition of (sampled) Gaussian mechanisms.
     """
     match event:
         case dpa.NoOpDpEvent():
             return
+        case dpa.NonPrivateDpEvent():
+            yield Segment(0.0, 1.0, times)
         case dpa.SelfComposedDpEvent():
             yield from segments(event.event, times * event.count)
         case dpa.ComposedDpEvent():

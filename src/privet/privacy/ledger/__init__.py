@@ -5,7 +5,8 @@ from privet.privacy.ledger.chain import Finding
 from privet.privacy.ledger.entries import Entry
 from privet.privacy.ledger.errors import LedgerError, LedgerRefusal
 from privet.privacy.ledger.fingerprint import Fingerprint, fingerprint_of
-from privet.privacy.ledger.history import History
+from privet.privacy.ledger.forecast import Forecast, fitting_noise, forecast, repeated
+from privet.privacy.ledger.history import Charge, History
 from privet.privacy.ledger.keys import SiloKey
 from privet.privacy.ledger.ledger import Ledger
 from privet.privacy.ledger.limits import BudgetExceeded, Limit, Projection
@@ -14,9 +15,11 @@ from privet.privacy.ledger.verification import read_history, verify
 
 __all__ = [
     "BudgetExceeded",
+    "Charge",
     "Entry",
     "Finding",
     "Fingerprint",
+    "Forecast",
     "History",
     "Ledger",
     "LedgerError",
@@ -27,7 +30,10 @@ __all__ = [
     "SiloKey",
     "export",
     "fingerprint_of",
+    "fitting_noise",
+    "forecast",
     "read_history",
+    "repeated",
     "verify",
     "verify_bundle",
 ]

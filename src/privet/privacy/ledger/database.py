@@ -77,10 +77,11 @@ def create_tables(connection: sqlite3.Connection) -> None:
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
-def connect(path: Path) -> sqlite3.Connection:
+def connect(path: Path, *, durable: bool = True) -> sqlite3.Connection:
     """A connection that may write; it never makes a file.
 
-    WAL with synchronous=FULL: a transaction is on disk (fsync) when its COMMIT returns.
+    WAL with synchronous=FULL: a transaction is on disk (fsync) when its COMMIT returns. Not
+    `durable`: it is with the operating system, which a killed process survives, a power cut not.
     """
     connection = sqlite3.connect(
         f"file:{quote(str(path.absolute()))}?mode=rw",
@@ -90,7 +91,8 @@ def connect(path: Path) -> sqlite3.Connection:
         timeout=30.0,
     )
     try:
-        for pragma in ("synchronous = FULL", "trusted_schema = OFF", "cell_size_check = ON"):
+        synchronous = f"synchronous = {'FULL' if durable else 'OFF'}"
+        for pragma in (synchronous, "trusted_schema = OFF", "cell_size_check = ON"):
             connection.execute(f"PRAGMA {pragma}")
         connection.execute("PRAGMA fullfsync = ON")  # macOS; elsewhere it changes nothing
     except BaseException:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Literal
 
 Kind = Literal["reserve", "commit", "release", "note"]
@@ -60,7 +60,7 @@ class Entry:
 
     def values(self) -> tuple[object, ...]:
         """The fields in the order of COLUMNS."""
-        return astuple(self)
+        return tuple(getattr(self, name) for name in COLUMNS)
 
     def digest(self) -> str:
         """The hash that this content must have."""
@@ -79,7 +79,7 @@ def canonical(content: object) -> bytes:
 def sealed(draft: Draft, *, after: Entry | None, time: str, versions: str) -> Entry:
     """`draft` as the entry that follows `after`."""
     fields_ = {
-        **asdict(draft),
+        **vars(draft),
         "sequence": after.sequence + 1 if after else 1,
         "time": time,
         "versions": versions,

@@ -27,6 +27,11 @@ class Fingerprint:
     schema: str
     content: str = field(repr=False)
 
+    def named(self, name: str) -> Fingerprint:
+        """The same records as they are recognised under `name` alone."""
+        content = hashlib.sha256(f"{name}\n{self.content}".encode()).hexdigest()
+        return Fingerprint(self.rows, self.schema, content)
+
     def sealed(self, key: SiloKey) -> dict[str, str]:
         """Keyed digests of the three parts: equal parts give equal digests, under this key only."""
         return {part: key.seal(f"{part}:{getattr(self, part)}") for part in PARTS}

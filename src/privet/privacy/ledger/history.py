@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from dp_accounting import DpEvent
 
@@ -33,6 +34,11 @@ class Charge:
         """What the data set is charged for."""
         return parts_of(self.event) if self.event else ()
 
+    @property
+    def use(self) -> str:
+        """What the records were wanted for: "training" or "evaluation"."""
+        return str(_detail(self.reserve).get("use", "training"))
+
 
 class History:
     """The entries of one ledger in order, and what follows from them.
@@ -46,6 +52,8 @@ class History:
         self.charges: dict[int, Charge] = {}
         self.fingerprints: dict[str, dict[str, str]] = {}
         self._owners: dict[str, str] = {}
+        self._rounds: dict[tuple[str | None, str | None, int | None], list[int]] = {}
+        self._notes: set[tuple[str | None, str | None, str | None]] = set()
         for entry in entries:
             self.add(entry)
 
@@ -62,6 +70,16 @@ class History:
     def owner(self, content: str) -> str | None:
         """The data set that was the first to hold records with this sealed digest."""
         return self._owners.get(content)
+
+    def charged_for(self, dataset: str, job: str, round_: int) -> Iterator[Charge]:
+        """What counts against `dataset` for one round of a job."""
+        for sequence in self._rounds.get((dataset, job, round_), ()):
+            if self.charges[sequence].event is not None:
+                yield self.charges[sequence]
+
+    def holds_note(self, dataset: str, job: str, detail: str) -> bool:
+        """Whether this remark about a job was recorded."""
+        return (dataset, job, detail) in self._notes
 
     def problems(self, entry: Entry) -> Iterator[str]:
         """What is wrong with `entry` as the next one; nothing when it belongs here."""
@@ -81,15 +99,22 @@ class History:
         match entry.kind:
             case "reserve":
                 self.charges[entry.sequence] = Charge(entry, entry.event)
+                place = entry.dataset, entry.job, entry.round
+                self._rounds.setdefault(place, []).append(entry.sequence)
             case "commit" | "release":
                 number = entry.reservation or 0
                 if number in self.charges:
                     charge = self.charges[number]
                     self.charges[number] = replace(charge, event=entry.event, open=False)
-            case "note" if entry.dataset and "fingerprint" in _detail(entry):
-                fingerprint = _detail(entry)["fingerprint"]
-                self.fingerprints[entry.dataset] = fingerprint
-                self._owners.setdefault(fingerprint["content"], entry.dataset)
+            case "note":
+                self._notes.add((entry.dataset, entry.job, entry.detail))
+                self._learn(entry)
+
+    def _learn(self, note: Entry) -> None:
+        fingerprint = _detail(note).get("fingerprint")
+        if note.dataset and fingerprint:
+            self.fingerprints[note.dataset] = fingerprint
+            self._owners.setdefault(fingerprint["content"], note.dataset)
 
     def charged(
         self,
@@ -215,7 +240,7 @@ def _unaccountable(entry: Entry) -> Iterator[str]:
         yield f"its event cannot be accounted: {error}"
 
 
-def _detail(entry: Entry) -> dict[str, dict[str, str]]:
+def _detail(entry: Entry) -> dict[str, Any]:
     try:
         detail = json.loads(entry.detail or "{}")
     except (ValueError, RecursionError):

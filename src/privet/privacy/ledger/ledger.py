@@ -23,6 +23,8 @@ from privet.privacy.ledger.limits import BudgetExceeded, Limit, Projection
 from privet.privacy.ledger.log import SignedLog
 from privet.privacy.ledger.reservation import Reservation
 
+Use = Literal["training", "evaluation"]
+
 LONGEST_NAME = 200
 
 EXPORT_PREFIX = b"privet ledger export 1\n"
@@ -42,28 +44,38 @@ class Ledger:
     carries the time as the clock gives it; `sequence` gives the order.
     """
 
-    def __init__(self, path: Path, key: SiloKey, *, clock: Clock = utc_now) -> None:
+    def __init__(
+        self, path: Path, key: SiloKey, *, clock: Clock = utc_now, durable: bool = True
+    ) -> None:
         self.path = path
         self._key = key
-        self._log = SignedLog(path, key, clock)
+        self._log = SignedLog(path, key, clock, durable=durable)
 
     @classmethod
-    def create(cls, path: Path, key: SiloKey, *, clock: Clock = utc_now) -> Ledger:
-        """A new ledger at `path`, signed by `key`; LedgerError when one is or was there."""
+    def create(
+        cls, path: Path, key: SiloKey, *, clock: Clock = utc_now, durable: bool = True
+    ) -> Ledger:
+        """A new ledger at `path`, signed by `key`; LedgerError when one is or was there.
+
+        `durable` = False is for simulations: what was written survives the death of its process,
+        but not of the machine.
+        """
         with database.sqlite_errors(path), exclusive(beside(path, ".lock")):
             creation.demand_free(path)
             creation.write_new(path, key, written(clock))
-        return cls(path, key, clock=clock)
+        return cls(path, key, clock=clock, durable=durable)
 
     @classmethod
-    def open(cls, path: Path, key: SiloKey, *, clock: Clock = utc_now) -> Ledger:
+    def open(
+        cls, path: Path, key: SiloKey, *, clock: Clock = utc_now, durable: bool = True
+    ) -> Ledger:
         """The ledger at `path`. Cheap: version, tables, key, last signature and .head are checked.
 
         The whole chain is checked when the entries are first used; every signature, by `verify`.
         """
         if not path.exists():
             raise LedgerError(f"there is no ledger at {path}")
-        return cls(path, key, clock=clock)
+        return cls(path, key, clock=clock, durable=durable)
 
     def register(
         self,
@@ -84,6 +96,9 @@ class Ledger:
         if change not in (None, "grown"):
             raise LedgerRefusal(f"change = {change!r} must be 'grown' or left out")
         sealed = fingerprint.sealed(self._key)
+        with self._log.reading() as known:
+            if not _is_news(known, dataset, sealed, change):
+                return
 
         def draft(history: History, _time: str) -> Draft | None:
             if not _is_news(history, dataset, sealed, change):
@@ -102,6 +117,7 @@ class Ledger:
         event: DpEvent,
         who: str,
         limits: Sequence[Limit] = (),
+        use: Use = "training",
     ) -> Reservation:
         """Charge `event`, the worst case of the coming round; on disk when this returns.
 
@@ -113,7 +129,15 @@ class Ledger:
         _check_round(round)
         event_ = event_text(event)
 
-        wish = Draft(kind="reserve", who=who, dataset=dataset, job=job, round=round, event=event_)
+        wish = Draft(
+            kind="reserve",
+            who=who,
+            dataset=dataset,
+            job=job,
+            round=round,
+            event=event_,
+            detail=canonical({"use": use}).decode(),
+        )
 
         def draft(history: History, time: str) -> Draft:
             for projection in _projections(history, wish, time, limits):
@@ -141,6 +165,30 @@ class Ledger:
         content = {"text": text, **({"clock_set_back": True} if clock_set_back else {})}
         remark = Draft(kind="note", who=who, detail=canonical(content).decode())
         self._log.append(lambda _history, _time: remark, any_time=clock_set_back)
+
+    def note_job(self, text: str, *, dataset: str, job: str, who: str) -> None:
+        """Record a remark about a job, unless it stands there already: repeating costs no entry."""
+        _check_names(dataset=dataset, job=job, who=who)
+        detail = canonical({"text": text}).decode()
+        remark = Draft(kind="note", who=who, dataset=dataset, job=job, detail=detail)
+
+        def draft(history: History, _time: str) -> Draft | None:
+            return None if history.holds_note(dataset, job, detail) else remark
+
+        self._log.append(draft)
+
+    def holds(self, *, dataset: str, job: str, round: int, event: DpEvent) -> bool:
+        """Whether `event` was reserved for this round of the job before, and not released."""
+        text = event_text(event)
+        with self._log.reading() as history:
+            charges = history.charged_for(dataset, job, round)
+            return any(charge.reserve.event == text for charge in charges)
+
+    def training_noise(self, *, dataset: str, job: str) -> float:
+        """The largest noise multiplier with which the job has trained on `dataset`; 0 before."""
+        with self._log.reading() as history:
+            charges = [c for c in history.charged(dataset, job=job) if c.use == "training"]
+        return max((p.noise_multiplier for c in charges for p in c.parts), default=0.0)
 
     def entries(self, dataset: str | None = None) -> list[Entry]:
         """All entries, or those of one data set, in order."""

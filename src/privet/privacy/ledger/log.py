@@ -35,18 +35,19 @@ from privet.privacy.ledger.keys import SiloKey
 class SignedLog:
     """The open file behind a Ledger; threads take turns, a forked process must open it anew."""
 
-    def __init__(self, path: Path, key: SiloKey, clock: Clock) -> None:
+    def __init__(self, path: Path, key: SiloKey, clock: Clock, *, durable: bool) -> None:
         self.path = path
         self._key = key
         self._clock = clock
+        self._durable = durable
+        self._vouched: tuple[Head | None, Beacon | None] = (None, None)
         self._history = History()
         self._mutex = threading.RLock()
         self._process = os.getpid()
-        self._wrote = False
         self._closed = False
         with database.sqlite_errors(path), exclusive(beside(path, ".lock")):
             self._file = _identity(path)
-            self._connection = database.connect(path)
+            self._connection = database.connect(path, durable=durable)
             try:
                 check_file(self._connection, path, key)
                 self._check_end()
@@ -111,11 +112,16 @@ class SignedLog:
         problem = next(self._history.problems(entry), None)
         if problem:
             raise LedgerError(f"{self.path}: entry {entry.sequence} is not written: {problem}")
-        database.insert(self._connection, entry, Head.of(entry, self._key))
-        prepared = prepare_beacon(self.path, Beacon.of(entry, self._key))
-        self._connection.execute("COMMIT")
-        self._wrote = True
-        install_beacon(self.path, prepared)
+        head, beacon = Head.of(entry, self._key), self._vouched[1]
+        database.insert(self._connection, entry, head)
+        if self._durable:  # else .head knows an earlier entry until the ledger is closed
+            beacon = Beacon.of(entry, self._key)
+            prepared = prepare_beacon(self.path, beacon)
+            self._connection.execute("COMMIT")
+            install_beacon(self.path, prepared)
+        else:
+            self._connection.execute("COMMIT")
+        self._vouched = (head, beacon)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -149,10 +155,11 @@ class SignedLog:
             raise distrust(self.path, "its last entry is damaged or missing")
         if (head.sequence, head.hash) != (entry.sequence, entry.hash):
             raise distrust(self.path, "its last entry is not the one that was signed")
-        if not head.is_signed_by(self._key.public):
+        known_head, known_beacon = self._vouched  # signed here or checked before: equal is enough
+        if head != known_head and not head.is_signed_by(self._key.public):
             raise distrust(self.path, "its last signature is not that of this silo")
         beacon = read_beacon(self.path)
-        if not beacon.is_signed_by(self._key.public):
+        if beacon != known_beacon and not beacon.is_signed_by(self._key.public):
             raise distrust(beacon_path(self.path), "it is not signed by this silo")
         if database.hash_at(self._connection, beacon.sequence) != beacon.hash:
             problem = (
@@ -160,6 +167,7 @@ class SignedLog:
                 f"entry {beacon.sequence}: its end was cut off or an older copy was put back"
             )
             raise distrust(self.path, problem)
+        self._vouched = (head, beacon)
 
     def _time(self, *, any_time: bool) -> str:
         time, last = written(self._clock), self._history.last
@@ -182,15 +190,13 @@ class SignedLog:
             raise distrust(self.path, "another file was put in its place")
 
     def _sign_pages(self) -> None:
-        if not self._wrote:
-            return
         with exclusive(beside(self.path, ".lock"), seconds=5.0):
             self._demand_same_file()
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             self._check_end()
-            entry = database.last_entry(self._connection)
-            if entry is None or read_beacon(self.path).sequence != entry.sequence:
+            entry, beacon = database.last_entry(self._connection), read_beacon(self.path)
+            if entry is None or (beacon.image and beacon.sequence == entry.sequence):
                 return
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             image = database.image_of(self._connection)
             beacon = Beacon.of(entry, self._key, image=image)
             install_beacon(self.path, prepare_beacon(self.path, beacon))

@@ -1,5 +1,6 @@
 """Mechanisms: what clips and adds noise. Each says by an event what it costs."""
 
+from privet.privacy.mechanisms.counts import NoisyShare
 from privet.privacy.mechanisms.dpsgd import PrivateStep, privatise
 from privet.privacy.mechanisms.modules import check_model
 from privet.privacy.mechanisms.noise import NoiseSource, SeededNoise, SystemNoise
@@ -9,6 +10,7 @@ from privet.privacy.mechanisms.sampling import local_steps, sampling_rate
 __all__ = [
     "DpSgd",
     "NoiseSource",
+    "NoisyShare",
     "PrivateStep",
     "SeededNoise",
     "SystemNoise",

@@ -143,7 +143,7 @@ def _normal(code_hash: str | None) -> str | None:
 def _uses_records(request: Request) -> bool:
     """Whether more may leave than metrics, which have rules of their own."""
     settings = (request.unit, request.mechanism, request.noise_multiplier, request.sampling_rate)
-    return request.kind != "evaluate" or any(setting is not None for setting in settings)
+    return request.kind in ("train", "query") or any(setting is not None for setting in settings)
 
 
 def _private(request: Request) -> bool:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Literal, get_args
 
 Scope = Literal["dataset", "job", "month", "requester"]
+Kind = Literal["train", "evaluate", "query", "open"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +16,8 @@ class Request:
 
     dataset: its name in the ledger. task, requester, job: names as the job gives them.
     code_hash: SHA-256 of the task's code, "sha256:" and 64 hexadecimal digits or these alone.
-    kind: "train"; "evaluate", whose noise is the policy's own; or "query", judged as training is.
+    kind: "train"; "evaluate", whose noise is the policy's own; "query", judged as training is; or
+        "open", before a task's code is loaded, when no use of the records is known yet.
     unit, mechanism, noise_multiplier, sampling_rate, clip: of the mechanism; None without one. A
         sampling rate that is not given counts as 1.
     silos_in_sum: silos whose updates are added before anyone sees the sum; None: not known.
@@ -27,7 +29,7 @@ class Request:
     task: str
     requester: str
     job: str
-    kind: Literal["train", "evaluate", "query"]
+    kind: Kind
     at: datetime
     code_hash: str | None = None
     unit: str | None = None
@@ -42,8 +44,8 @@ class Request:
     def __post_init__(self) -> None:
         if self.at.utcoffset() is None:
             raise ValueError("Request.at needs a time zone")
-        if self.kind not in ("train", "evaluate", "query"):
-            raise ValueError(f"Request.kind = {self.kind!r}: it is train, evaluate or query")
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"Request.kind = {self.kind!r}: it is {', '.join(get_args(Kind))}")
 
 
 @dataclass(frozen=True)

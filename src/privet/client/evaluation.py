@@ -1,0 +1,82 @@
+"""How good the global model is on a silo's own records, and what of it may leave."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from privet.client.guard import Leave
+from privet.client.silo import Silo
+from privet.privacy.accounting import encode_event
+from privet.privacy.mechanisms import NoisyShare
+from privet.privacy.policy import MetricRule
+from privet.tasks import Examples, Task
+from privet.wire import EvaluateReply, EvaluateRequest
+
+_BATCH = 1024
+_LOSS = "loss"
+
+
+def metric_names(silo: Silo) -> tuple[str, ...]:
+    """What the task can measure, found on a made-up record: none of the silo's is used."""
+    module = silo.model().module.eval()
+    with torch.no_grad():
+        outputs = module(torch.zeros_like(silo.examples.inputs[:1]))
+    return (_LOSS, *silo.task.metrics(outputs, torch.zeros_like(silo.examples.targets[:1])))
+
+
+def measure(silo: Silo, request: EvaluateRequest, leave: Leave) -> EvaluateReply:
+    """The metrics of the model on the records that `leave` opens, each as its rule says.
+
+    Nothing is computed where every metric is withheld.
+    """
+    released = {rule.name: rule.release for rule in leave.rules}
+    sent = [rule for rule in leave.rules if rule.release != "withheld"]
+    if not sent:
+        return EvaluateReply({}, released)
+    measured = _Measured.of(silo, request, leave.records())
+    public, event = leave.records_public, leave.event
+    return EvaluateReply(
+        metrics={rule.name: measured.figure(rule) for rule in sent},
+        released=released,
+        weight=float(len(measured.targets)) if public else None,
+        event=encode_event(event) if public and event else None,
+    )
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """The model's outputs on the records, shape (n, ...), beside their targets, shape (n,)."""
+
+    silo: Silo
+    round: int
+    outputs: Tensor
+    targets: Tensor
+
+    @classmethod
+    def of(cls, silo: Silo, request: EvaluateRequest, examples: Examples) -> _Measured:
+        model = silo.model()
+        model.load(request.weights)
+        module = model.module.eval()
+        with torch.no_grad():
+            batches = torch.split(examples.inputs, _BATCH)
+            outputs = torch.cat([module(batch) for batch in batches])
+        return cls(silo, request.round, outputs, examples.targets)
+
+    def figure(self, rule: MetricRule) -> float:
+        task = self.silo.task
+        if rule.noise_multiplier is None:
+            return _value(task, rule.name, self.outputs, self.targets)
+        # The metric of each record alone: whatever a task calls accuracy, a record moves it by 1/n.
+        records = zip(torch.split(self.outputs, 1), torch.split(self.targets, 1), strict=True)
+        alone = [_value(task, rule.name, output, target) for output, target in records]
+        noise = self.silo.noise(self.round, use=f"evaluation {rule.name}")
+        return NoisyShare(rule.noise_multiplier).release(torch.tensor(alone), noise)
+
+
+def _value(task: Task, name: str, outputs: Tensor, targets: Tensor) -> float:
+    if name == _LOSS:
+        return float(task.loss(outputs, targets))
+    return task.metrics(outputs, targets)[name]

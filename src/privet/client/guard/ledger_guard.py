@@ -1,0 +1,218 @@
+"""The policy decides, the ledger is charged, and only then are the records used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import dp_accounting as dpa
+from dp_accounting import DpEvent
+
+from privet.client.guard.asking import Asking
+from privet.client.guard.books import Books
+from privet.client.guard.door import Admission, Leave, Refused
+from privet.client.guard.judging import (
+    Project,
+    exceeded,
+    fitted,
+    judge,
+    judge_training,
+    limits_of,
+)
+from privet.client.plan import LocalPlan
+from privet.client.silo import Silo
+from privet.errors import PrivetError
+from privet.experiment import Experiment
+from privet.privacy.accounting import gaussian_event
+from privet.privacy.ledger import (
+    BudgetExceeded,
+    Ledger,
+    LedgerError,
+    Reservation,
+    forecast,
+    repeated,
+)
+from privet.privacy.ledger.ledger import Use
+from privet.privacy.policy import Decision, MetricRule, Policy
+from privet.tasks import Examples
+
+
+@dataclass(frozen=True)
+class LedgerGuard:
+    """The data holder's policy and ledger for one job.
+
+    Records are loaded before a round is judged, because they must be counted and recognised by
+    their fingerprint, and only after `enter` has let the task's code run; nothing that could leave
+    is computed from them until the worst case of the round is on disk.
+    """
+
+    books: Books
+    policy: Path | None
+    """None: a simulation's own policy, which allows everything."""
+    asking: Asking
+
+    def enter(self, experiment: Experiment) -> None:
+        """Raise Refused when the policy does not let the task's code run for this requester now."""
+        policy = self._read_policy()
+        try:
+            judge(policy, self.asking.opening(experiment))
+        except Refused as refusal:
+            with self.books.open() as ledger, self._noting(ledger):
+                raise refusal
+
+    def check(self, experiment: Experiment, silo: Silo, plan: LocalPlan) -> int | None:
+        """How many rounds fit the budget; Refused when not even one is allowed.
+
+        Refused as well for records that are not the data set. None where the number could tell how
+        many records there are.
+        """
+        rounds = experiment.rounds
+        with self.books.open() as ledger, self._noting(ledger):
+            decision, plan = self._decide(ledger, experiment, silo, plan, rounds)
+            outlook = forecast(self._project(ledger, decision), plan.event(), rounds=rounds)
+            if outlook.rounds == 0:
+                raise Refused(exceeded(outlook.coming, outlook.whole, rounds, decision))
+            return outlook.rounds if decision.records_public else None
+
+    @contextmanager
+    def admit(
+        self, experiment: Experiment, silo: Silo, plan: LocalPlan, *, round_: int
+    ) -> Iterator[Admission]:
+        """Charge the round's worst case, on disk, then hand out the records.
+
+        Raises Refused before a record is used. A reservation that is not committed stays spent.
+        """
+        left = max(1, experiment.rounds - round_ + 1)
+        with self.books.open() as ledger:
+            with self._noting(ledger):
+                decision, plan = self._decide(ledger, experiment, silo, plan, left)
+                charge = self._charge(ledger, plan.event(), decision, round_, left, "training")
+            with charge or nullcontext():
+                yield _Admission(plan, decision.records_public, charge, silo.examples)
+
+    @contextmanager
+    def measure(
+        self, experiment: Experiment, silo: Silo, metrics: tuple[str, ...], *, round_: int
+    ) -> Iterator[Leave]:
+        """Charge the noise of metrics that leave with noise; leave a note of exact ones."""
+        with self.books.open() as ledger:
+            with self._noting(ledger):
+                decision = judge(self._read_policy(), self.asking.evaluation(experiment, metrics))
+                self._register(ledger, silo)
+                event = _noise(decision.metrics)
+                charge = event and self._charge(ledger, event, decision, round_, 1, "evaluation")
+                exact = [rule.name for rule in decision.metrics if rule.release == "exact"]
+                if exact:
+                    self._note(ledger, f"{', '.join(exact)} left exactly: not protected or counted")
+            with charge or nullcontext():
+                yield _Leave(
+                    decision.metrics, event, decision.records_public, charge, silo.held_out
+                )
+                if charge and event:
+                    charge.commit(event)
+
+    def _read_policy(self) -> Policy:
+        return Policy.permissive() if self.policy is None else Policy.from_file(self.policy)
+
+    def _decide(
+        self, ledger: Ledger, experiment: Experiment, silo: Silo, plan: LocalPlan, rounds: int
+    ) -> tuple[Decision, LocalPlan]:
+        """What the policy says of the records being the data set, and the plan that may run."""
+        decision = judge_training(self._read_policy(), self.asking, experiment, plan)
+        self._register(ledger, silo)
+        asking = self.asking
+        return decision, fitted(
+            plan,
+            experiment,
+            decision,
+            project=self._project(ledger, decision),
+            rounds=rounds,
+            noise_so_far=lambda: ledger.training_noise(dataset=asking.dataset, job=asking.job),
+        )
+
+    def _register(self, ledger: Ledger, silo: Silo) -> None:
+        ledger.register(self.asking.dataset, silo.fingerprint(), who="guard")
+
+    def _charge(
+        self,
+        ledger: Ledger,
+        event: DpEvent,
+        decision: Decision,
+        round_: int,
+        rounds: int,
+        use: Use,
+    ) -> Reservation | None:
+        """The reservation of `event`; Refused when it or the budget does not allow it.
+
+        None for a round that an interrupted simulation runs again: its noise follows from the seed,
+        so the very same numbers leave and nothing new is spent.
+        """
+        asking = self.asking
+        place = {"dataset": asking.dataset, "job": asking.job}
+        if self.books.simulated and ledger.holds(**place, round=round_, event=event):
+            return None
+        limits = limits_of(decision)
+        try:
+            return ledger.reserve(
+                **place, round=round_, event=event, who=asking.requester, limits=limits, use=use
+            )
+        except BudgetExceeded:
+            project = self._project(ledger, decision)
+            whole = project(repeated(event, rounds))
+            raise Refused(exceeded(project(event), whole, rounds, decision)) from None
+
+    def _project(self, ledger: Ledger, decision: Decision) -> Project:
+        asking, limits = self.asking, limits_of(decision)
+        return lambda event: ledger.project(
+            dataset=asking.dataset, job=asking.job, event=event, who=asking.requester, limits=limits
+        )
+
+    @contextmanager
+    def _noting(self, ledger: Ledger) -> Iterator[None]:
+        """Leave a note, once for a job and reason, when the block refuses."""
+        try:
+            yield
+        except PrivetError as refusal:
+            with suppress(LedgerError):  # the refusal stands, noted or not
+                self._note(ledger, f"refused: {refusal}")
+            raise
+
+    def _note(self, ledger: Ledger, text: str) -> None:
+        asking = self.asking
+        ledger.note_job(text, dataset=asking.dataset, job=asking.job, who=asking.requester)
+
+
+@dataclass(frozen=True)
+class _Admission:
+    plan: LocalPlan
+    records_public: bool
+    charge: Reservation | None
+    examples: Examples
+
+    def records(self) -> Examples:
+        return self.charge.records(lambda: self.examples) if self.charge else self.examples
+
+    def commit(self, event: DpEvent) -> None:
+        if self.charge:
+            self.charge.commit(event)
+
+
+@dataclass(frozen=True)
+class _Leave:
+    rules: tuple[MetricRule, ...]
+    event: DpEvent | None
+    records_public: bool
+    charge: Reservation | None
+    held_out: Callable[[], Examples]
+
+    def records(self) -> Examples:
+        return self.charge.records(self.held_out) if self.charge else self.held_out()
+
+
+def _noise(rules: Sequence[MetricRule]) -> DpEvent | None:
+    """The event of releasing the metrics that leave with noise, each on counts of its own."""
+    noise = [rule.noise_multiplier for rule in rules if rule.noise_multiplier is not None]
+    events = [gaussian_event(multiplier) for multiplier in noise]
+    return dpa.ComposedDpEvent(events) if events else None

@@ -1,0 +1,113 @@
+"""What the replies of one round amount to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from flwr.app import Message
+
+from privet.privacy.accounting import decode_event
+from privet.strategies import Round, Update
+from privet.wire import REFUSED, EvaluateReply, Failure, TrainReply, payload_bytes
+
+DROPOUT_STAGE = "dropout"
+
+Events = dict[str, Mapping[str, Any] | None]
+"""By silo: the mechanism that it reports; None where it keeps its account to itself."""
+
+
+@dataclass
+class Tally:
+    """Updates go into a strategy's round as they come; what else the replies say is kept here."""
+
+    participants: list[str] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    events: Events = field(default_factory=dict)
+    up: int = 0
+    aggregation: float = 0.0
+
+    def take(self, reply: Message, silo: str, total: Round) -> None:
+        """Count in one silo's reply; whatever a peer sends, the round goes on."""
+        if reply.has_error():
+            self.failures.append(Failure.parse(reply.error.reason, silo=silo))
+            return
+        try:
+            update = TrainReply.from_records(reply.content)
+            # Charged even if the update is unusable.
+            self.events[silo] = _checked(update.event)
+            total.add(Update(update.update, update.weight, update.loss, update.extras))
+        except Exception as error:
+            self.failures.append(Failure(silo, "update", f"unusable reply: {error}"))
+            return
+        self.up += payload_bytes(reply.content)
+        self.participants.append(silo)
+
+    def entry(self) -> dict[str, Any]:
+        """What the history says of the round's replies."""
+        apart = (DROPOUT_STAGE, REFUSED)
+        return {
+            "participants": self.participants,
+            "failures": [_described(each) for each in self.failures if each.stage not in apart],
+            "refused": {each.silo: each.reason for each in self.failures if each.stage == REFUSED},
+            "dropped": [each.silo for each in self.failures if each.stage == DROPOUT_STAGE],
+        }
+
+
+@dataclass
+class Measurements:
+    """What silos say of the global model on records of their own."""
+
+    replies: dict[str, EvaluateReply] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+
+    @property
+    def events(self) -> Events:
+        """What was charged for metrics with noise."""
+        noised = {s: r for s, r in self.replies.items() if "noised" in r.released.values()}
+        return {silo: reply.event for silo, reply in noised.items()}
+
+    def take(self, reply: Message, silo: str) -> None:
+        """Count in one silo's reply."""
+        if reply.has_error():
+            self.failures.append(Failure.parse(reply.error.reason, silo=silo))
+            return
+        try:
+            measured = EvaluateReply.from_records(reply.content)
+            _checked(measured.event)
+            self.replies[silo] = measured
+        except Exception as error:
+            self.failures.append(Failure(silo, "evaluate", f"unusable reply: {error}"))
+
+    def entry(self) -> dict[str, Any]:
+        """The mean over the silos for each metric, what each silo says, and how it let it out."""
+        names = sorted({name for reply in self.replies.values() for name in reply.metrics})
+        return {
+            "metrics": {name: self._mean(name) for name in names},
+            "per_silo": {silo: dict(reply.metrics) for silo, reply in self.replies.items()},
+            "released": {silo: dict(reply.released) for silo, reply in self.replies.items()},
+            "events": self.events,
+            "failures": [_described(failure) for failure in self.failures],
+        }
+
+    def _mean(self, name: str) -> float:
+        """By numbers of records where every silo tells its own; else each silo counts the same."""
+        told = [reply for reply in self.replies.values() if name in reply.metrics]
+        weights = [reply.weight or 0.0 for reply in told]
+        if not all(weights):
+            weights = [1.0] * len(told)
+        return math.fsum(w * r.metrics[name] for w, r in zip(weights, told, strict=True)) / sum(
+            weights
+        )
+
+
+def _checked(event: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    if event is not None:
+        decode_event(event)
+    return event
+
+
+def _described(failure: Failure) -> dict[str, str]:
+    return {"silo": failure.silo, "stage": failure.stage, "reason": failure.reason}

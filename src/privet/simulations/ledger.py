@@ -1,0 +1,45 @@
+"""The ledger of a simulated run: one file, with a data set for each silo."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from privet.client.guard import Books
+from privet.privacy.ledger import Ledger, SiloKey, read_history
+from privet.server.folder import SUMMARY, RunFolder
+
+LEDGER = "ledger.sqlite"
+KEY = "ledger.key"
+
+
+@contextmanager
+def simulated_ledger(folder: Path) -> Iterator[Books]:
+    """The run folder's ledger, made if there is none, whole and signed when the block ends."""
+    folder = folder.absolute()
+    books = Books(folder / LEDGER, folder / KEY, simulated=True)
+    if not books.key.exists():
+        SiloKey.create(books.key)
+    if not books.ledger.exists():
+        Ledger.create(books.ledger, SiloKey.load(books.key)).close()
+    try:
+        yield books
+    finally:
+        books.close_simulated()
+
+
+def complete_summary(folder: RunFolder) -> None:
+    """Fill in what the server was not told: a simulation's host may read every silo's ledger."""
+    path = folder.path / SUMMARY
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    epsilon = summary["epsilon"]
+    if epsilon is None or epsilon["max"] is not None:
+        return
+    history = read_history(folder.path / LEDGER)
+    for silo, known in epsilon["per_silo"].items():
+        if known is None:
+            epsilon["per_silo"][silo] = history.spent(silo, delta=epsilon["delta"])
+    epsilon["max"] = max(epsilon["per_silo"].values())
+    folder.save_json(SUMMARY, summary)
