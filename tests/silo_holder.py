@@ -21,6 +21,8 @@ plain = {plain}
 smallest_noise_multiplier = {noise}
 [data.records.sending]
 records_public = {public}
+[data.records.metrics]
+{metrics}
 """
 
 
@@ -31,6 +33,8 @@ def holder(
     plain: bool = False,
     noise: float = 0.0,
     public: bool = True,
+    metrics: str = "",
+    requesters: str = '["*"]',
 ) -> dict[str, Any]:
     """Write the files into `folder`; the node configuration that points at them."""
     Ledger.create(folder / "ledger.sqlite", SiloKey.create(folder / "silo.key")).close()
@@ -39,7 +43,8 @@ def holder(
         plain=str(plain).lower(),
         noise=noise,
         public=str(public).lower(),
-    )
+        metrics=metrics,
+    ).replace('requesters = ["*"]', f"requesters = {requesters}")
     (folder / "policy.toml").write_text(text)
     return {
         "policy": str(folder / "policy.toml"),

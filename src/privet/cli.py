@@ -96,12 +96,12 @@ def simulate(
     ] = False,
 ) -> None:
     """Run a whole federation on this machine."""
-    from privet.experiment import Experiment
+    from privet.experiment import Experiment, assignments
     from privet.progress import choose_mode, progress
     from privet.simulations.prepare import prepare
     from privet.simulations.run import Execution, run_prepared
 
-    experiment = Experiment.from_file(file, _assignments(settings or []))
+    experiment = Experiment.from_file(file, assignments(settings or []))
     folder = out or Path("runs") / file.stem
     loud = not (quiet or as_json)
     prepared = prepare(experiment, data_dir=data_dir, policy=policy)
@@ -164,16 +164,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def _assignments(settings: Sequence[str]) -> dict[str, str]:
-    pairs = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not (key and equals):
-            raise PrivetError(f"--set {setting}: expected KEY=VALUE, such as privacy.epsilon=2")
-        pairs[key.strip()] = value.strip()
-    return pairs
-
-
 @contextmanager
 def _reporting(folder: Path) -> Iterator[None]:
     """Leave a report behind, also when the run is interrupted."""
@@ -234,10 +224,18 @@ def _conclude(summary: dict[str, Any], folder: Path) -> None:
 
 
 def _figures(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    if summary["stopped"]:
+        yield (
+            "stopped",
+            f"after round {summary['stopped']['round']}: {summary['stopped']['reason']}",
+        )
     if summary["accuracy"] is not None:
         yield "accuracy", f"{summary['accuracy']:.4f}"
     if summary["loss"] is not None:
         yield "loss", f"{summary['loss']:.4f}"
+    if summary["evaluation"]:
+        for name, value in summary["evaluation"]["metrics"].items():
+            yield f"{name}, silos", f"{value:.4f} (mean over records that silos held out)"
     epsilon = summary["epsilon"]
     if epsilon is None:
         yield "epsilon", "none: no privacy guarantee"

@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import math
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -206,6 +206,17 @@ class Experiment(_Settings):
         if self.training.steps is not None:
             values["training"].pop("epochs")
         return "\n".join(_toml_lines(values)) + "\n"
+
+
+def assignments(settings: Sequence[str]) -> dict[str, str]:
+    """Dotted keys and values of KEY=VALUE texts, for `from_file`; ExperimentError for others."""
+    pairs = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not (key and equals):
+            raise ExperimentError(f"--set {setting}: expected KEY=VALUE, such as privacy.epsilon=2")
+        pairs[key.strip()] = value.strip()
+    return pairs
 
 
 def _is_infinite(value: Any) -> bool:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from privet.whatif_command import what_if
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 ledger_cli = typer.Typer(
     name="ledger",
     no_args_is_help=True,
-    help="What the data sets of a silo have spent: show it, verify it, export it.",
+    help="What a silo's data sets have spent: show, verify, export, and what a job would cost.",
 )
 
 _POINTS = 60
@@ -107,6 +109,9 @@ def export(
     with Ledger.open(file, SiloKey.load(key)) as ledger:
         export_ledger(ledger, out)
         typer.echo(f"Export: {out}, signed by {ledger.public_key}")
+
+
+ledger_cli.command("what-if")(what_if)
 
 
 def _is_text(file: Path) -> bool:

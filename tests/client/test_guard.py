@@ -15,11 +15,11 @@ from torch import nn
 
 from privet.client.app import app
 from privet.client.guard import code_hash
-from privet.privacy.accounting import decode_event, dp_sgd_event
+from privet.privacy.accounting import decode_event, dp_sgd_event, epsilon
 from privet.privacy.ledger import Ledger, SiloKey, verify
 from privet.simulations.grid import assume_identity
 from privet.vectors import FlatModel
-from privet.wire import ENROL, TrainReply, TrainRequest
+from privet.wire import ENROL, Enrolment, EvaluateReply, EvaluateRequest, TrainReply, TrainRequest
 from silo_holder import holder
 
 SETTINGS: dict[str, Any] = {
@@ -35,8 +35,11 @@ def answer(
 ) -> Any:
     assume_identity(run_id)
     weights = FlatModel(nn.Linear(2, 2)).vector()
-    request = TrainRequest(round=round_, lr=0.1, weights=weights).to_records()
-    content = request if kind == "train" else RecordDict()
+    requests = {
+        "train": TrainRequest(round=round_, lr=0.1, weights=weights),
+        "evaluate": EvaluateRequest(round=round_, weights=weights),
+    }
+    content = requests[kind].to_records() if kind in requests else RecordDict()
     config = {**SETTINGS, **{key.replace("__", "."): value for key, value in more.items()}}
     config = {key: value for key, value in config.items() if value is not None}
     return app(Message(content, 2, kind), Context(run_id, 2, node, RecordDict(), config))
@@ -60,7 +63,7 @@ def spent(node: dict[str, Any]) -> float:
         return ledger.spent("records", delta=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["train", ENROL])
+@pytest.mark.parametrize("kind", ["train", "evaluate", ENROL])
 def test_without_a_policy_nothing_runs(kind: str, tmp_path: Path) -> None:
     assert "privet policy init" in refusal(answer(kind, {}))
     for name in ("policy", "ledger", "key", "dataset"):
@@ -180,3 +183,233 @@ def test_training_without_privacy_has_spent_everything(tmp_path: Path) -> None:
 def test_code_of_built_in_tasks_needs_no_hash() -> None:
     assert code_hash("digits") is None
     assert code_hash("no_such_module:Class") is None
+
+
+def test_code_that_is_not_approved_is_not_even_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A package whose import would do something, and whose parts all count."""
+    package = tmp_path / "curious"
+    package.mkdir()
+    (package / "__init__.py").write_text(f"open({str(tmp_path / 'was here')!r}, 'w')\n")
+    (package / "task.py").write_text("from toy_tasks import Tiny\nclass Mine(Tiny): pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    node = holder(tmp_path)
+    policy = Path(node["policy"])
+    approved = code_hash("curious.task:Mine")
+    text = policy.read_text()
+    policy.write_text(text.replace('code = ["*"]', f'code = ["{"0" * 64}"]'))
+    for kind in ("train", "evaluate", ENROL):
+        assert str(approved) in refusal(answer(kind, node, task="curious.task:Mine"))
+    assert not (tmp_path / "was here").exists()
+    policy.write_text(text.replace('code = ["*"]', f'code = ["{approved}"]'))
+    (package / "other.py").write_text("pass\n")
+    assert code_hash("curious.task:Mine") != approved
+    refusal(answer("train", node, task="curious.task:Mine"))
+    (package / "other.py").unlink()
+    assert not answer("train", node, task="curious.task:Mine").has_error()
+    assert (tmp_path / "was here").exists()
+
+
+def test_who_may_not_ask_does_not_get_the_records_loaded(tmp_path: Path) -> None:
+    node = holder(tmp_path, requesters='["bob"]')
+    for kind in ("train", "evaluate", ENROL):
+        # With a secret, this task fails as soon as its records are read.
+        assert "requesters" in refusal(answer(kind, node, data__secret="Jane Doe"))
+
+
+def test_enrolment_tells_how_many_rounds_the_budget_has_room_for(tmp_path: Path) -> None:
+    node = holder(tmp_path, epsilon=9.0)
+    enrolment = Enrolment.from_records(answer(ENROL, node, rounds=30).content)
+    assert enrolment.rounds is not None
+    done = 0
+    while not answer("train", node, round_=done + 1, rounds=30).has_error():
+        done += 1
+    assert enrolment.rounds == done < 30
+    assert kinds(node).count("reserve") == done
+
+
+def test_a_refusal_projects_the_coming_round_and_the_whole_job(tmp_path: Path) -> None:
+    node = holder(tmp_path, epsilon=4.0)
+    reason = refusal(answer("train", node, rounds=3))
+    assert "rounds 1 to 3" in refusal(answer("train", node, rounds=3, round_=0))
+    round_ = dp_sgd_event(noise_multiplier=1.0, sampling_rate=0.25, steps=4)
+    one, all_of_it = (epsilon([round_] * n, delta=1e-5) for n in (1, 3))
+    assert f"this round would make it {one:.4g}" in reason
+    assert f"(all 3 that remain: {all_of_it:.4g})" in reason
+    assert "spent so far is 0" in reason
+
+
+def test_noise_is_raised_so_that_the_remaining_rounds_fit_what_remains(tmp_path: Path) -> None:
+    node = holder(tmp_path, epsilon=6.0)
+    asked = {"rounds": 4, "privacy__on_budget": "calibrate"}
+    assert Enrolment.from_records(answer(ENROL, node, **asked).content).rounds == 4
+    noise = []
+    for round_ in (1, 2, 3, 4):
+        reply = TrainReply.from_records(answer("train", node, round_=round_, **asked).content)
+        noise.append(decode_event(reply.event).event.event.noise_multiplier)
+    assert noise[0] > 1.0
+    assert len(set(noise)) == 1  # what fits once goes on fitting
+    assert 0.98 * 6.0 < spent(node) <= 6.0
+    assert "rounds 1 to 4" in refusal(answer("train", node, round_=5, **asked))
+    # Another job fits what little is left, with a noise that leaves nothing to learn.
+    other = TrainReply.from_records(answer("train", node, run_id=8, **asked).content)
+    assert decode_event(other.event).event.event.noise_multiplier > 10 * noise[0]
+    assert spent(node) <= 6.0
+
+
+def test_without_being_asked_no_noise_is_raised(tmp_path: Path) -> None:
+    node = holder(tmp_path, epsilon=6.0)
+    replies = [answer("train", node, round_=round_, rounds=8) for round_ in range(1, 9)]
+    assert not replies[0].has_error()
+    assert "the limit is epsilon 6" in refusal(replies[-1])
+
+
+HIDDEN = {"training__steps": 4, "strategy__weighting": "uniform"}
+
+
+@pytest.mark.parametrize(
+    ("job", "reason"),
+    [
+        ({"training__steps": None}, "training.steps"),
+        ({"strategy__weighting": "examples"}, 'strategy.weighting = "uniform"'),
+        ({"privacy__noise_multiplier": None, "privacy__epsilon": 3.0}, "not epsilon"),
+        ({"training__batch_size": 64}, "smaller batches"),
+    ],
+)
+def test_a_size_that_is_kept_is_not_told_by_the_settings(
+    tmp_path: Path, job: dict[str, Any], reason: str
+) -> None:
+    node = holder(tmp_path, public=False)
+    for kind in ("train", ENROL):
+        said = refusal(answer(kind, node, **{**HIDDEN, **job}))
+        assert "sending.records_public" in said
+        assert reason in said
+
+
+def test_a_size_that_is_kept_is_in_nothing_that_leaves(tmp_path: Path) -> None:
+    """Two silos that differ in size alone say the same, byte for byte but for noise and time."""
+    said = []
+    for name, task in (("whole", "toy_tasks:Tiny"), ("fewer", "toy_tasks:Fewer")):
+        (tmp_path / name).mkdir()
+        node = holder(tmp_path / name, public=False, epsilon=20.0)
+        job = {**HIDDEN, "task": task, "rounds": 30}
+        enrolled = answer(ENROL, node, **job)
+        reply = TrainReply.from_records(answer("train", node, **job).content)
+        assert (reply.weight, reply.event, reply.loss) == (1.0, None, None)
+        round_ = 2
+        while not (refused := answer("train", node, round_=round_, **job)).has_error():
+            round_ += 1
+        said.append((Enrolment.from_records(enrolled.content), refusal(refused)))
+        assert spent(node) > 15
+    assert said[0] == said[1]
+    assert said[0][0].rounds is None
+    assert not any(
+        digit in said[0][1].replace("epsilon 20 at delta 1e-05", "") for digit in "123456789"
+    )
+
+
+def test_metrics_are_withheld_unless_the_policy_lets_them_out(tmp_path: Path) -> None:
+    node = holder(tmp_path)
+    asked = {"evaluation__holdout": 0.3}
+    reply = EvaluateReply.from_records(answer("evaluate", node, **asked).content)
+    assert reply.metrics == {}
+    assert reply.released == {"accuracy": "withheld", "loss": "withheld"}
+    assert kinds(node) == ["note"]  # the data set's name; nothing was spent
+
+
+def test_exact_metrics_leave_a_note(tmp_path: Path) -> None:
+    node = holder(tmp_path, metrics='loss = { release = "exact" }')
+    reply = EvaluateReply.from_records(answer("evaluate", node, evaluation__holdout=0.3).content)
+    assert set(reply.metrics) == {"loss"}
+    assert kinds(node) == ["note", "note"]
+    assert spent(node) == 0
+
+
+def test_noised_accuracy_is_charged_and_refused_without_budget(tmp_path: Path) -> None:
+    noised = 'accuracy = { release = "noised", noise_multiplier = 2.0 }'
+    node = holder(tmp_path, metrics=noised, epsilon=4.0)
+    asked = {"evaluation__holdout": 0.3, "rounds": 20}
+    replies = []
+    while not (reply := answer("evaluate", node, round_=len(replies) + 1, **asked)).has_error():
+        replies.append(EvaluateReply.from_records(reply.content))
+        assert len(replies) < 20
+    assert "the limit is epsilon 4" in refusal(reply)
+    events = [decode_event(reply.event) for reply in replies]
+    assert epsilon(events, delta=1e-5) == pytest.approx(spent(node))
+    assert spent(node) <= 4.0
+    assert all(0 <= reply.metrics["accuracy"] <= 1 for reply in replies)
+    with Ledger.open(Path(node["ledger"]), SiloKey.load(Path(node["key"]))) as ledger:
+        uses = {entry.detail for entry in ledger.entries() if entry.kind == "reserve"}
+    assert uses == {'{"use":"evaluation"}'}
+
+
+def test_a_metric_without_bound_is_bounded_before_the_noise(tmp_path: Path) -> None:
+    noised = 'accuracy = { release = "noised", noise_multiplier = 0.1 }'
+    node = holder(tmp_path, metrics=noised, epsilon=500.0)
+    job = {"task": "toy_tasks:Boundless", "evaluation__holdout": 0.9}
+    reply = EvaluateReply.from_records(answer("evaluate", node, **job).content)
+    assert 0 <= reply.metrics["accuracy"] <= 1
+
+
+def test_evaluation_uses_only_records_that_training_does_not(tmp_path: Path) -> None:
+    from privet.client.silo import open_place
+    from privet.experiment import Experiment
+
+    experiment = Experiment.from_mapping({"task": "digits", "evaluation": {"holdout": 0.25}})
+    place = open_place(experiment, data_dir=None, run_id=1, divided=False)
+    trained, held_out = place.silos[0], place.held_out[0]
+    assert len(trained) + len(held_out) == 1437
+    assert abs(len(held_out) / 1437 - 0.25) < 0.05
+    rows = {row.tobytes() for row in trained.inputs.numpy()}
+    assert not any(row.tobytes() in rows for row in held_out.inputs.numpy())
+    whole = open_place(
+        experiment.with_settings({"evaluation": None}), data_dir=None, run_id=1, divided=False
+    )
+    assert place.fingerprint(0) == whole.fingerprint(0)
+
+
+def test_one_record_more_moves_no_other_between_training_and_evaluation() -> None:
+    from privet.client.silo import open_place
+    from privet.experiment import Experiment
+
+    places = [
+        open_place(
+            Experiment.from_mapping({"task": task, "evaluation": {"holdout": 0.5}, "seed": 3}),
+            data_dir=None,
+            run_id=1,
+            divided=False,
+        )
+        for task in ("digits", "toy_tasks:DigitsButOne")
+    ]
+    whole, fewer = (
+        [{row.tobytes() for row in part.inputs.numpy()} for part in (p.silos[0], p.held_out[0])]
+        for p in places
+    )
+    assert fewer[0] <= whole[0]
+    assert fewer[1] <= whole[1]
+
+
+def test_a_real_silo_says_no_more_than_its_wire_format(tmp_path: Path) -> None:
+    """Every value that leaves, by name: nothing joins them without this test being changed."""
+    node = holder(tmp_path, metrics='"*" = { release = "exact" }')
+    left = {
+        kind: {
+            f"{name}.{key}"
+            for name, record in answer(kind, node, evaluation__holdout=0.3).content.items()
+            for key in record
+        }
+        for kind in (ENROL, "train", "evaluate")
+    }
+    assert left == {
+        ENROL: {
+            "enrolment.silo", "enrolment.index", "enrolment.noise-multiplier", "enrolment.rounds",
+        },
+        "train": {
+            "update.update", "metrics.num-examples", "metrics.seconds", "privacy.event",
+        },
+        "evaluate": {
+            "metrics.accuracy", "metrics.loss", "released.accuracy", "released.loss",
+            "size.num-examples",
+        },
+    }  # fmt: skip

@@ -31,6 +31,7 @@ from privet.simulations.prepare import Prepared, prepare
 from privet.simulations.silos import SILOS, describe_silos
 
 Engine = Literal["in-process", "ray"]
+POLICY = "policy.toml"
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def run_prepared(
             names=prepared.place.names,
             ledger=books.ledger,
             key=books.key,
-            policy=prepared.policy,
+            policy=_own_copy(prepared.policy, out),
             data_dir=prepared.data_dir,
         )
         if execution.engine == "ray":
@@ -92,6 +93,15 @@ def run_prepared(
             _run_in_process(prepared, hosting, house, execution)
     complete_summary(folder)
     return dict(json.loads((out / SUMMARY).read_text(encoding="utf-8")))
+
+
+def _own_copy(policy: Path | None, out: Path) -> Path | None:
+    """The policy as the run keeps it, so that the folder says what was in force."""
+    if policy is None:
+        return None
+    copy = out.absolute() / POLICY
+    copy.write_bytes(policy.read_bytes())
+    return copy
 
 
 @contextmanager

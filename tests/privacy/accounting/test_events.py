@@ -11,7 +11,9 @@ from privet.privacy.accounting import decode_event, dp_sgd_event, encode_event
 multipliers = st.floats(0, 1e6)
 gaussians = st.builds(dpa.GaussianDpEvent, multipliers)
 poissons = st.builds(dpa.PoissonSampledDpEvent, st.floats(0, 1), gaussians)
-leaves = st.one_of(gaussians, poissons, st.builds(dpa.NoOpDpEvent))
+leaves = st.one_of(
+    gaussians, poissons, st.builds(dpa.NoOpDpEvent), st.builds(dpa.NonPrivateDpEvent)
+)
 events = st.recursive(
     leaves,
     lambda inner: st.one_of(

@@ -84,9 +84,10 @@ class LedgerGuard:
 
         Raises Refused before a record is used. A reservation that is not committed stays spent.
         """
-        left = max(1, experiment.rounds - round_ + 1)
+        left = experiment.rounds - round_ + 1
         with self.books.open() as ledger:
             with self._noting(ledger):
+                _demand_round(experiment, round_)
                 decision, plan = self._decide(ledger, experiment, silo, plan, left)
                 charge = self._charge(ledger, plan.event(), decision, round_, left, "training")
             with charge or nullcontext():
@@ -99,6 +100,7 @@ class LedgerGuard:
         """Charge the noise of metrics that leave with noise; leave a note of exact ones."""
         with self.books.open() as ledger:
             with self._noting(ledger):
+                _demand_round(experiment, round_)
                 decision = judge(self._read_policy(), self.asking.evaluation(experiment, metrics))
                 self._register(ledger, silo)
                 event = _noise(decision.metrics)
@@ -209,6 +211,12 @@ class _Leave:
 
     def records(self) -> Examples:
         return self.charge.records(self.held_out) if self.charge else self.held_out()
+
+
+def _demand_round(experiment: Experiment, round_: int) -> None:
+    """Noise is fitted to so many rounds; a server that asks for more would break the job's word."""
+    if not 1 <= round_ <= experiment.rounds:
+        raise Refused(f"round = {round_}: the job has rounds 1 to {experiment.rounds}")
 
 
 def _noise(rules: Sequence[MetricRule]) -> DpEvent | None:
