@@ -87,7 +87,7 @@ def test_epsilon_follows_what_ran_and_not_what_was_planned(tmp_path: Path) -> No
     by_rounds = sorted(took_part, key=lambda silo: took_part[silo])
     spent = [summary["epsilon"]["per_silo"][silo] for silo in by_rounds]
     assert spent == pytest.approx(sorted(spent), rel=1e-3)
-    assert 1.2 * spent[0] < spent[-1] < 3.0
+    assert 1.1 * spent[0] < spent[-1] < 3.0
 
 
 def test_a_batch_in_which_no_record_was_drawn_gets_its_noise_and_its_charge(

@@ -173,3 +173,11 @@ def test_an_unknown_event_is_refused():
         Spending().after(dpa.LaplaceDpEvent(1.0))
     with pytest.raises(PrivacyError, match="PoissonSampledDpEvent"):
         Spending().after(dpa.PoissonSampledDpEvent(0.1, dpa.LaplaceDpEvent(1.0)))
+
+
+@pytest.mark.parametrize(
+    ("segment", "cost"),
+    [((1e-200, 0.5, 1), math.inf), ((1e200, 0.5, 10), 0.0), ((1.0, 5e-324, 10), 0.0)],
+)
+def test_what_floats_can_hardly_hold_is_accounted_all_the_same(segment, cost):
+    assert epsilon([dp_sgd(*segment)], delta=DELTA) == cost

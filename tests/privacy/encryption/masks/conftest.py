@@ -1,0 +1,118 @@
+"""Silos that mask together, taken as far as a test needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from privet.privacy.encryption.keys import Member, Roster, Session
+from privet.privacy.encryption.masks import MaskPlan, MaskRound, correction, least_threshold, unmask
+from privet.privacy.encryption.masks.phases import Masked
+from privet.privacy.ledger import SiloKey
+
+
+@dataclass
+class Group:
+    identities: dict[str, SiloKey]
+    plan: MaskPlan
+    rounds: dict[str, MaskRound]
+    adverts: list[bytes]
+    letters: dict[str, dict[str, bytes]]
+    """By sender, then by recipient."""
+    values: dict[str, np.ndarray]
+    masked: dict[str, np.ndarray]
+    phases: dict[str, Masked]
+    """What every silo holds once all have masked."""
+
+    def again(self) -> dict[str, MaskRound]:
+        """All silos as they were just after masking, for one more ending of the same round."""
+        return {
+            name: MaskRound(
+                phase, plan=self.plan, name=name, identity=self.identities[name], keep=None
+            )
+            for name, phase in self.phases.items()
+        }
+
+    def letters_to(self, name: str) -> dict[str, bytes]:
+        return {peer: letters[name] for peer, letters in self.letters.items() if peer != name}
+
+    def reveals(self, survivors: Iterable[str]) -> list[bytes]:
+        survivors, rounds = list(survivors), self.again()
+        consents = [rounds[name].consent(survivors) for name in survivors]
+        return [rounds[name].reveal(consents) for name in survivors]
+
+    def unmasked(self, survivors: Iterable[str]) -> np.ndarray:
+        survivors = list(survivors)
+        who, vector = correction(
+            plan=self.plan, adverts=self.adverts, reveals=self.reveals(survivors)
+        )
+        assert who == tuple(survivors)
+        return unmask(self.added(self.masked, survivors), vector, bits=self.plan.bits)
+
+    def expected(self, survivors: Iterable[str]) -> np.ndarray:
+        return self.added(self.values, survivors)
+
+    def added(self, vectors: dict[str, np.ndarray], names: Iterable[str]) -> np.ndarray:
+        """By Python's own numbers, one after the other."""
+        sums = [sum(map(int, column)) for column in zip(*(vectors[n] for n in names), strict=True)]
+        return np.array([value % 2**self.plan.bits for value in sums], dtype=np.uint64)
+
+
+def group_of(
+    silos: int = 4,
+    *,
+    count: int = 5,
+    bits: int = 47,
+    round: int = 1,
+    epoch: int = 1,
+    colluding: int = 1,
+    threshold: int | None = None,
+    identities: dict[str, SiloKey] | None = None,
+    values: dict[str, np.ndarray] | None = None,
+) -> Group:
+    names = [f"silo-{chr(ord('a') + i)}" for i in range(silos)]
+    identities = identities or {name: SiloKey(Ed25519PrivateKey.generate()) for name in names}
+    roster = Roster(tuple(Member(name, key.public) for name, key in identities.items()))
+    plan = MaskPlan(
+        session=Session(run="run-1", epoch=epoch, roster=roster),
+        round=round,
+        threshold=threshold or least_threshold(silos, colluding=colluding),
+        count=count,
+        bits=bits,
+        colluding=colluding,
+    )
+    rounds = {
+        name: MaskRound.begin(plan=plan, name=name, identity=key)
+        for name, key in identities.items()
+    }
+    adverts = [each.advert() for each in rounds.values()]
+    rng = np.random.default_rng(silos)
+    group = Group(
+        identities=identities,
+        plan=plan,
+        rounds=rounds,
+        adverts=adverts,
+        letters={name: each.share(adverts) for name, each in rounds.items()},
+        values=values
+        or {name: rng.integers(0, 2**bits, count, dtype=np.uint64) for name in identities},
+        masked={},
+        phases={},
+    )
+    for name, each in rounds.items():
+        group.masked[name] = each.mask(group.values[name], letters=group.letters_to(name))
+        group.phases[name] = each._at(Masked)
+    return group
+
+
+@pytest.fixture
+def build():
+    return group_of
+
+
+@pytest.fixture
+def group() -> Group:
+    return group_of()
