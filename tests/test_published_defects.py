@@ -59,11 +59,7 @@ def test_a_silo_that_starts_anew_in_any_round_trains_privately(tmp_path: Path) -
     node = holder(tmp_path)
     reply = TrainReply.from_records(ask(node, "train", 6).content)
     assert reply.event is not None
-    assert (
-        decode_event(reply.event)
-        == dp_sgd_event(noise_multiplier=1.0, sampling_rate=5 / 14, steps=3)
-        or decode_event(reply.event).event.event.noise_multiplier == 1.0
-    )
+    assert decode_event(reply.event).event.event.noise_multiplier == 1.0
     assert reply.loss is None
 
 

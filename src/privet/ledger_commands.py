@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,10 +23,14 @@ ledger_cli = typer.Typer(
     help="What a silo's data sets have spent: show, verify, export, and what a job would cost.",
 )
 
+_REMARKS = 20
+
 _POINTS = 60
 """Points of a curve: each costs one composition."""
 
 LedgerFile = Annotated[Path, typer.Argument(help="Ledger (SQLite file).", show_default=False)]
+KeyFile = Annotated[Path, typer.Option(help="The silo's private key.", show_default=False)]
+DatasetName = Annotated[str, typer.Argument(help="Name of the data set.", show_default=False)]
 Delta = Annotated[float, typer.Option(help="Delta at which epsilon is told.")]
 
 
@@ -64,6 +69,8 @@ def show(
     history = read_history(file)
     datasets = _chosen(history, dataset)
     Console().print(_table(history, datasets, delta, budget))
+    for line in _remarks(history, datasets):
+        typer.echo(line)
     if plot is not None:
         _plot(history, datasets, delta=delta, budget=budget, path=plot)
         typer.echo(f"Plot: {plot}")
@@ -100,7 +107,7 @@ def verify(
 def export(
     file: LedgerFile,
     out: Annotated[Path, typer.Argument(help="Where to write (JSON).", show_default=False)],
-    key: Annotated[Path, typer.Option(help="The silo's private key.", show_default=False)],
+    key: KeyFile,
 ) -> None:
     """Write a signed copy of all entries, without data, to be kept elsewhere."""
     from privet.privacy.ledger import Ledger, SiloKey
@@ -109,6 +116,34 @@ def export(
     with Ledger.open(file, SiloKey.load(key)) as ledger:
         export_ledger(ledger, out)
         typer.echo(f"Export: {out}, signed by {ledger.public_key}")
+
+
+@ledger_cli.command()
+def grown(file: LedgerFile, dataset: DatasetName, key: KeyFile) -> None:
+    """Say that a data set has grown or was corrected; all that was spent stays charged."""
+    from privet.privacy.ledger import Ledger, SiloKey
+
+    with Ledger.open(file, SiloKey.load(key)) as ledger:
+        ledger.let_grow(dataset)
+    typer.echo(f"{dataset}: the next job may bring changed records, once. What was spent stays.")
+
+
+@ledger_cli.command()
+def note(
+    file: LedgerFile,
+    text: Annotated[str, typer.Argument(help="What to record.", show_default=False)],
+    key: KeyFile,
+    clock_set_back: Annotated[
+        bool,
+        typer.Option("--clock-set-back", help="Vouch that the clock, which ran ahead, is right."),
+    ] = False,
+) -> None:
+    """Record a remark; the way out when the clock had run ahead and was put right."""
+    from privet.privacy.ledger import Ledger, SiloKey
+
+    with Ledger.open(file, SiloKey.load(key)) as ledger:
+        ledger.note(text, who="operator", clock_set_back=clock_set_back)
+    typer.echo("Recorded.")
 
 
 ledger_cli.command("what-if")(what_if)
@@ -155,6 +190,19 @@ def _table(history: History, datasets: Sequence[str], delta: float, budget: floa
         total = _row(history, dataset, delta)
         table.add_row(dataset, *total, _left(total[-1], budget), style="bold", end_section=True)
     return table
+
+
+def _remarks(history: History, datasets: Sequence[str]) -> Iterator[str]:
+    """What was noted about jobs, refusals above all, the newest last."""
+    notes = [
+        (entry, json.loads(entry.detail or "{}").get("text"))
+        for entry in history.entries
+        if entry.kind == "note" and entry.job and entry.dataset in datasets
+    ]
+    if len(notes) > _REMARKS:
+        yield f"The last {_REMARKS} of {len(notes)} remarks about jobs:"
+    for entry, text in notes[-_REMARKS:]:
+        yield f"{entry.time[:16]}  {entry.dataset}, job {entry.job} of {entry.who}: {text}"
 
 
 def _jobs(history: History, dataset: str) -> list[str]:

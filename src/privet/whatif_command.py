@@ -52,7 +52,9 @@ def what_if(
     rules, history = Policy.from_file(policy), read_history(ledger)
     count = records or _count(experiment, data_dir)
     asking = Asking(
-        dataset=dataset or _only(history, rules), requester=requester, job="what if: a job not yet begun"
+        dataset=dataset or _only(history, rules),
+        requester=requester,
+        job="what if: a job not yet begun",
     )
     asked = plan_round(experiment, n_records=count)
     prospect = what_if(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 from privet.errors import PrivetError
 from privet.ledger_commands import ledger_cli
 from privet.privacy.accounting import dp_sgd_event, epsilon
-from privet.privacy.ledger import LedgerError, SiloKey, verify
+from privet.privacy.ledger import Ledger, LedgerError, LedgerRefusal, SiloKey, verify
 
 
 def call(*arguments):
@@ -69,15 +70,9 @@ def test_verify_says_well_and_exits_1_when_not(used, path, key, other_key):
     assert "another key" in bad.output
 
 
-def test_export_and_verify_against_it(used, path, key, tmp_path, tmp_path_factory):
-    from privet.privacy.ledger import SiloKey
-
+def test_export_and_verify_against_it(used, path, key, my_key, tmp_path):
     bundle = tmp_path / "bundle.json"
-    mine = next(
-        p for p in tmp_path_factory.getbasetemp().glob("silo*/silo.key")
-        if SiloKey.load(p).public == key.public
-    )  # fmt: skip
-    done = call("export", path, bundle, "--key", mine)
+    done = call("export", path, bundle, "--key", my_key)
     assert done.exit_code == 0, done.output
     assert key.public in done.output.replace("\n", "")
     assert call("verify", bundle, "--public-key", key.public).exit_code == 0
@@ -101,3 +96,54 @@ def test_init_begins_a_ledger_and_a_key_once(tmp_path: Path) -> None:
     again = CliRunner().invoke(ledger_cli, ["init", str(ledger), "--key", str(key)])
     assert isinstance(again.exception, LedgerError)
     assert verify(ledger, SiloKey.load(key).public) == []
+
+
+@pytest.fixture
+def my_key(key, tmp_path_factory):
+    """The file of `key`."""
+    return next(
+        p for p in tmp_path_factory.getbasetemp().glob("silo*/silo.key")
+        if SiloKey.load(p).public == key.public
+    )  # fmt: skip
+
+
+def test_show_tells_what_was_refused(ledger, path):
+    for number in range(30):
+        job = {"dataset": "heart", "job": f"trial-{number}", "who": "mallory"}
+        ledger.note_job("refused: training.plain", **job)
+    ledger.close()
+    output = call("show", path).output
+    assert "The last 20 of 30 remarks" in output
+    assert "heart, job trial-29 of mallory: refused: training.plain" in output
+    assert "trial-9 " not in output
+
+
+def test_changed_records_are_taken_once_the_operator_says_so(used, path, key, my_key, records):
+    with (
+        Ledger.open(path, key) as ledger,
+        pytest.raises(LedgerRefusal, match="privet ledger grown"),
+    ):
+        ledger.register("heart", records(7))
+    done = call("grown", path, "heart", "--key", my_key)
+    assert done.exit_code == 0, done.output
+    with Ledger.open(path, key) as ledger:
+        before = ledger.spent("heart", delta=1e-5)
+        ledger.register("heart", records(7))
+        assert ledger.spent("heart", delta=1e-5) == before > 0
+        with pytest.raises(LedgerRefusal, match="has changed"):
+            ledger.register("heart", records(8))
+    assert isinstance(call("grown", path, "liver", "--key", my_key).exception, LedgerRefusal)
+    assert verify(path, key.public) == []
+
+
+def test_a_clock_that_ran_ahead_is_vouched_for(path, key, my_key, records):
+    ahead = datetime.now(UTC) + timedelta(days=3)
+    with Ledger.create(path, key, clock=lambda: ahead) as ledger:
+        ledger.register("heart", records(0))
+    refused = call("note", path, "now it is right", "--key", my_key)
+    assert "--clock-set-back" in str(refused.exception)
+    done = call("note", path, "now it is right", "--key", my_key, "--clock-set-back")
+    assert done.exit_code == 0, done.output
+    with Ledger.open(path, key) as ledger:
+        ledger.note("and goes on", who="operator")
+    assert verify(path, key.public) == []

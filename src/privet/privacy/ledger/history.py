@@ -52,6 +52,7 @@ class History:
         self.charges: dict[int, Charge] = {}
         self.fingerprints: dict[str, dict[str, str]] = {}
         self._owners: dict[str, str] = {}
+        self._growing: set[str] = set()
         self._rounds: dict[tuple[str | None, str | None, int | None], list[int]] = {}
         self._notes: set[tuple[str | None, str | None, str | None]] = set()
         for entry in entries:
@@ -66,6 +67,10 @@ class History:
     def datasets(self) -> tuple[str, ...]:
         """The registered data sets, in the order of their registration."""
         return tuple(self.fingerprints)
+
+    def may_grow(self, dataset: str) -> bool:
+        """Whether the operator has said that the records of `dataset` changed, and none came yet."""
+        return dataset in self._growing
 
     def owner(self, content: str) -> str | None:
         """The data set that was the first to hold records with this sealed digest."""
@@ -111,8 +116,12 @@ class History:
                 self._learn(entry)
 
     def _learn(self, note: Entry) -> None:
-        fingerprint = _detail(note).get("fingerprint")
+        detail = _detail(note)
+        fingerprint = detail.get("fingerprint")
+        if note.dataset and detail.get("growing"):
+            self._growing.add(note.dataset)
         if note.dataset and fingerprint:
+            self._growing.discard(note.dataset)
             self.fingerprints[note.dataset] = fingerprint
             self._owners.setdefault(fingerprint["content"], note.dataset)
 

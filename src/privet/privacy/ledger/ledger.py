@@ -108,6 +108,23 @@ class Ledger:
 
         self._log.append(draft)
 
+    def let_grow(self, dataset: str, *, who: str = "operator") -> None:
+        """The operator's word that the records of `dataset` have grown or were corrected.
+
+        The next registration may then bring another fingerprint, once; all that was spent stays
+        charged. LedgerRefusal for a data set that is not registered.
+        """
+        _check_names(dataset=dataset, who=who)
+        detail = canonical({"growing": True}).decode()
+        word = Draft(kind="note", who=who, dataset=dataset, detail=detail)
+
+        def draft(history: History, _time: str) -> Draft:
+            if dataset not in history.fingerprints:
+                raise LedgerRefusal(f"data set {dataset!r} is not registered in this ledger")
+            return word
+
+        self._log.append(draft)
+
     def reserve(
         self,
         *,
@@ -305,11 +322,11 @@ def _is_news(
     known = history.fingerprints.get(dataset)
     if known is None or known == fingerprint:
         return known is None
-    if change is None:
+    if change is None and not history.may_grow(dataset):
         changed = " and ".join(part for part in PARTS if known[part] != fingerprint[part])
         raise LedgerRefusal(
-            f"data set {dataset!r} has changed ({changed}): say change = 'grown' to keep what "
-            "it spent, or register other people's records under a new name"
+            f"data set {dataset!r} has changed ({changed}): keep what it spent with 'privet ledger "
+            "grown', or register other people's records under a new name"
         )
     return True
 

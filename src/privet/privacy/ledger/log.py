@@ -174,7 +174,7 @@ class SignedLog:
         if last and not any_time and moment(time) < moment(last.time) - CLOCK_TOLERANCE:
             raise LedgerError(
                 f"{self.path}: the clock says {time}, the last entry is of {last.time}: set the "
-                "clock right, or vouch for it by a note with clock_set_back"
+                "clock right, or vouch for it: privet ledger note --clock-set-back"
             )
         return time
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -56,6 +57,7 @@ class Policy(BaseModel):
         return cls._from_mapping(_read(path), source=str(path))
 
     @classmethod
+    @lru_cache(maxsize=1)
     def permissive(cls) -> Self:
         """Everything is allowed, at any epsilon: for simulations, whose silos are pretended."""
         return cls._from_mapping({"data": {ANY: _EVERYTHING}}, source=_PERMISSIVE)
