@@ -81,6 +81,7 @@ def simulate(
     policy: Annotated[
         Path | None, typer.Option(help="A policy that every silo keeps to. [default: none]")
     ] = None,
+    requester: Annotated[str, typer.Option(help="Who asks, in the policy's eyes.")] = "simulation",
     isolate: Annotated[
         bool, typer.Option("--isolate", help="Serialise every message as the wire does.")
     ] = False,
@@ -104,7 +105,7 @@ def simulate(
     experiment = Experiment.from_file(file, assignments(settings or []))
     folder = out or Path("runs") / file.stem
     loud = not (quiet or as_json)
-    prepared = prepare(experiment, data_dir=data_dir, policy=policy)
+    prepared = prepare(experiment, data_dir=data_dir, policy=policy, requester=requester)
     if not quiet:
         _warn(prepared.warnings)
     if loud:

@@ -205,6 +205,24 @@ def test_the_others_go_on_without_a_silo_that_refuses(tmp_path: Path) -> None:
     assert "2 of 3 silos would go on" in again["stopped"]["reason"]
 
 
+def test_every_silo_stands_in_for_the_only_data_set_of_a_policy(tmp_path: Path) -> None:
+    text = POLICY.format(epsilon=6.0, public="true", accuracy=EXACT)
+    text = text.replace('data."*"', "data.hearts").replace(
+        'requesters = ["*"]', 'requesters = ["eve"]'
+    )
+    (tmp_path / "holder.toml").write_text(text)
+    (tmp_path / "job.toml").write_text(experiment(rounds=3).to_toml())
+    command = [
+        sys.executable, "-m", "privet", "simulate", str(tmp_path / "job.toml"), "--quiet",
+        "--policy", str(tmp_path / "holder.toml"), "--out", str(tmp_path / "run"),
+    ]  # fmt: skip
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "requesters: asked for 'simulation'" in refused.stderr
+    subprocess.run([*command, "--requester", "eve"], check=True)
+    assert {entry.who for entry in ledger(tmp_path / "run").entries} >= {"eve", "guard"}
+
+
 def test_a_job_that_asks_for_it_gets_more_noise_and_all_its_rounds(
     tmp_path: Path, policy: Any
 ) -> None:

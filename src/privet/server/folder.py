@@ -64,8 +64,9 @@ class RunFolder:
             raise ExperimentError(f"cannot write to {self.path}: {error.strerror}") from None
 
     def holds_a_run(self) -> bool:
-        """Whether settings of a run stand here."""
-        return (self.path / SETTINGS).exists()
+        """Whether a run stands here that got as far as its first entry."""
+        history = self.path / HISTORY
+        return (self.path / SETTINGS).exists() and history.exists() and history.stat().st_size > 0
 
     def reopen(self, experiment: Experiment) -> Checkpoint | None:
         """Go back to the last whole round; ExperimentError when the settings are not the same."""

@@ -28,6 +28,7 @@ class House:
     key: Path
     policy: Path | None = None
     """Unset: everything is allowed."""
+    requester: str = "simulation"
     data_dir: Path | None = None
 
     def node_config(self, place: int) -> dict[str, str | bool]:
@@ -36,7 +37,7 @@ class House:
         return {
             "simulated": True,
             "dataset": self.names[place],
-            "requester": "simulation",
+            "requester": self.requester,
             "ledger": str(self.ledger),
             "key": str(self.key),
             **{name: str(path) for name, path in paths.items() if path is not None},

@@ -25,6 +25,7 @@ class Prepared:
     data_dir: Path | None
     run_id: int
     policy: Path | None = None
+    requester: str = "simulation"
 
     @property
     def warnings(self) -> list[str]:
@@ -48,11 +49,16 @@ class Prepared:
 
 
 def prepare(
-    experiment: Experiment, *, data_dir: Path | None = None, policy: Path | None = None
+    experiment: Experiment,
+    *,
+    data_dir: Path | None = None,
+    policy: Path | None = None,
+    requester: str = "simulation",
 ) -> Prepared:
     """Load the data and plan every silo; any PrivetError comes before anything is written.
 
-    `policy`: a data holder's policy that every silo keeps to, under its own name or "*".
+    `policy`: a data holder's policy that every silo keeps to, under its own name or "*", or under
+    the only one that the policy names; `requester`: who asks, in its eyes.
     """
     strategy = check(experiment)
     if policy is not None:
@@ -65,4 +71,4 @@ def prepare(
     if experiment.privacy is not None:
         check_model(place.bench.model().module, place.silos[0].inputs[:2])
     plans = tuple(plan_round(experiment, n_records=len(silo)) for silo in place.silos)
-    return Prepared(experiment, place, plans, data_dir, run_id, policy)
+    return Prepared(experiment, place, plans, data_dir, run_id, policy, requester)

@@ -83,6 +83,7 @@ def run_prepared(
             ledger=books.ledger,
             key=books.key,
             policy=_own_copy(prepared.policy, out),
+            requester=prepared.requester,
             data_dir=prepared.data_dir,
         )
         if execution.engine == "ray":

@@ -62,6 +62,17 @@ class Policy(BaseModel):
         """Everything is allowed, at any epsilon: for simulations, whose silos are pretended."""
         return cls._from_mapping({"data": {ANY: _EVERYTHING}}, source=_PERMISSIVE)
 
+    def for_everyone(self) -> Self:
+        """The policy for simulated silos, which stand in for its holder under names of their own.
+
+        The rules of its only data set then hold for all of them; a policy that names several, or
+        "*", is as it was.
+        """
+        if len(self.data) != 1 or ANY in self.data:
+            return self
+        (rules,) = self.data.values()
+        return self.model_copy(update={"data": {**self.data, ANY: rules}})
+
     @classmethod
     def _from_mapping(cls, raw: Mapping[str, Any], *, source: str) -> Self:
         try:
