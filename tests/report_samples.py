@@ -5,10 +5,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from dp_accounting import DpEvent
+
+from privet.privacy.accounting import encode_event
+from privet.privacy.accounting.events import dp_sgd_event, gaussian_event
+from privet.privacy.ledger import Fingerprint, Ledger, SiloKey
 
 SETTINGS = """\
 task = "{task}"
@@ -41,6 +47,35 @@ calibrate = "per-silo"
 """
 TEN = tuple(f"silo-{index}" for index in range(10))
 
+TRAINED = dp_sgd_event(noise_multiplier=1.5, sampling_rate=0.25, steps=4)
+MEASURED = gaussian_event(20.0)
+LIMIT = "the limit is epsilon 2 at delta 1e-05 over the life of the data set"
+
+POLICY = """\
+version = 1
+[data."*"]
+requesters = ["*"]
+tasks = ["*"]
+[data."*".budget]
+epsilon = 2.0
+delta = 1e-5
+[data."*".sending]
+records_public = {public}
+[data."*".metrics]
+accuracy = {{ release = "noised", noise_multiplier = 20.0 }}
+"""
+
+
+@dataclass(frozen=True)
+class Use:
+    """Something that the ledger of a sample charges; one that is not committed stands."""
+
+    silo: str
+    round: int
+    event: DpEvent = TRAINED
+    use: Literal["training", "evaluation"] = "training"
+    committed: bool = True
+
 
 class Sample:
     """A run folder under construction: change its parts, then `write` it."""
@@ -70,6 +105,10 @@ class Sample:
         self.accuracy_at_end = 0.912 if private else 0.968
         self.history = [self._round(r, rounds, participation, faults) for r in range(rounds + 1)]
         self.summary: dict[str, Any] | None = self._summary(task, rounds)
+        self.uses: list[Use] | None = None
+        """What the ledger charges; None: the folder has no ledger."""
+        self.refusals: list[tuple[str, str]] = []
+        self.policy: str | None = None
 
     def write(self, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +123,34 @@ class Sample:
         (folder / "history.jsonl").write_text(lines)
         if self.summary is not None:
             (folder / "summary.json").write_text(json.dumps(self.summary))
+        if self.policy is not None:
+            (folder / "policy.toml").write_text(self.policy)
+        if self.uses is not None:
+            self._write_ledger(folder, self.uses)
         return folder
+
+    def _write_ledger(self, folder: Path, uses: Sequence[Use]) -> None:
+        """A real one, through the same doors as the guard's."""
+        key = SiloKey.create(folder / "ledger.key")
+        with Ledger.create(folder / "ledger.sqlite", key, durable=False) as ledger:
+            for name in self.names:
+                ledger.register(name, Fingerprint(100, "float32", name), who="guard")
+            for use in uses:
+                reservation = ledger.reserve(
+                    dataset=use.silo,
+                    job="simulation",
+                    round=use.round,
+                    event=use.event,
+                    who="simulation",
+                    use=use.use,
+                )
+                if use.committed:
+                    reservation.records(lambda: None)
+                    reservation.commit(use.event)
+            for silo, text in self.refusals:
+                ledger.note_job(
+                    f"refused: {text}", dataset=silo, job="simulation", who="simulation"
+                )
 
     def interrupt(self, *, after: int) -> None:
         """Leave the folder as a kill after round `after` would."""
@@ -230,3 +296,89 @@ def hostile() -> Sample:
     for silo in sample.silos:
         silo["labels"]["<i>0</i>"] = silo["labels"].pop("0")
     return sample
+
+
+def guarded(names: Sequence[str] = TEN[:4], *, rounds: int = 6, last_affords: int = 3) -> Sample:
+    """Silos with a ledger and a policy, measured every other round.
+
+    The last silo's budget has room for `last_affords` rounds only; it refuses the others.
+    """
+    sample = Sample(names=names, rounds=rounds, faults=0)
+    sample.uses, sample.policy = [], POLICY.format(public="true")
+    *_, last = sample.names
+    sample.history[0]["affordable"] = {**dict.fromkeys(names, rounds), last: last_affords}
+    for entry in sample.history:
+        number = entry["round"]
+        if number > last_affords:
+            _refuse(sample, entry, last, f"{LIMIT}; spent so far is 1.9, round {number}")
+        entry["events"] = {name: encode_event(TRAINED) for name in entry["participants"]}
+        sample.uses += [Use(name, number) for name in entry["participants"]]
+        entry["evaluation"] = None if number % 2 or not number else _evaluation(sample, number)
+    return sample
+
+
+def kept() -> Sample:
+    """The same where no silo's number of records, and hence no account, may leave."""
+    sample = guarded(last_affords=6)
+    sample.policy = POLICY.format(public="false")
+    sample.history[0]["affordable"] = {}
+    for entry in sample.history[1:]:
+        entry["epsilon"] = {"max": None, "per_silo": dict.fromkeys(sample.names)}
+        for events in (entry["events"], (entry["evaluation"] or {"events": {}})["events"]):
+            events |= dict.fromkeys(events)
+    return sample
+
+
+def many_guarded() -> Sample:
+    """Forty silos; one round of silo-7 was interrupted, and silo-39 refused the second."""
+    sample = guarded([f"silo-{index}" for index in range(40)], rounds=2, last_affords=1)
+    assert sample.uses is not None
+    sample.uses.append(Use("silo-7", 3, committed=False))
+    return sample
+
+
+def hostile_guarded() -> Sample:
+    """Names of silos and metrics, and reasons, that try to become markup or script."""
+    names = [
+        "<script>window.hacked=1</script>",
+        '"><img src=x onerror="window.hacked=1">',
+        "{{ 7 * 7 }}",
+        "</style></script><svg onload=window.hacked=1>",
+    ]
+    sample = guarded(names)
+    reason = "<img src=x onerror=window.hacked=1>" + "y" * 5000
+    for entry in sample.history[4:]:
+        entry["refused"] = dict.fromkeys(entry["refused"], reason)
+        if entry["evaluation"]:
+            _measure(entry["evaluation"], names[0], "<b>share</b>", 0.5, "<i>odd</i>")
+    assert sample.summary is not None
+    sample.summary["stopped"] = {"round": 6, "reason": reason}
+    sample.policy = POLICY.format(public="true").replace('"*"', '"<u>all</u>"')
+    return sample
+
+
+def _refuse(sample: Sample, entry: dict[str, Any], silo: str, reason: str) -> None:
+    entry["participants"].remove(silo)
+    entry["refused"] = {silo: reason}
+    sample.refusals.append((silo, reason))
+
+
+def _evaluation(sample: Sample, number: int) -> dict[str, Any]:
+    """The first silo lets accuracy out exactly, the others with noise; the loss is withheld."""
+    assert sample.uses is not None
+    first, *others = sample.names
+    found: dict[str, Any] = {"per_silo": {}, "released": {}, "events": {}, "failures": []}
+    for silo in sample.names:
+        how = "exact" if silo == first else "noised"
+        _measure(found, silo, "accuracy", 0.5 + number / 100, how)
+        _measure(found, silo, "loss", None, "withheld")
+    found["metrics"] = {"accuracy": 0.5 + number / 100}
+    found["events"] = {silo: encode_event(MEASURED) for silo in others}
+    sample.uses += [Use(silo, number, MEASURED, "evaluation") for silo in others]
+    return found
+
+
+def _measure(found: dict[str, Any], silo: str, metric: str, value: float | None, how: str) -> None:
+    found["released"].setdefault(silo, {})[metric] = how
+    if value is not None:
+        found["per_silo"].setdefault(silo, {})[metric] = value

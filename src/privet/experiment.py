@@ -112,6 +112,18 @@ class Privacy(_Settings):
         return self
 
 
+class Encryption(_Settings):
+    """Updates that only their sum can be seen of: silos encrypt, the server adds, silos decrypt."""
+
+    scheme: Literal["bfv", "ckks"] = "bfv"
+    profile: Literal["default", "compact"] = "default"
+    """Of bfv: "compact" sends a third less, with 12 instead of 16 bits a value, for up to 16 silos."""
+    smallest_sum: Annotated[int, Field(ge=2)] = 2
+    """Silos refuse to open a sum of fewer updates."""
+    rotate_every: Count | None = None
+    """Rounds that one key serves; unset: the whole run, unless silos change or a sum is spoilt."""
+
+
 class Evaluation(_Settings):
     """Measuring the global model on the silos' own records, as far as their policies let it out."""
 
@@ -137,6 +149,8 @@ class Experiment(_Settings):
     training: Training = Training()
     strategy: Strategy = Strategy()
     privacy: Privacy | None = None
+    encryption: Encryption | None = None
+    """Unset: the server sees every update."""
     evaluation: Evaluation | None = None
     """Unset: silos are trained on, not evaluated on."""
 
@@ -291,6 +305,7 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
         "federation": Federation,
         "training": Training,
         "privacy": Privacy,
+        "encryption": Encryption,
         "evaluation": Evaluation,
     }
     model = tables.get(str(location[0]), Experiment) if len(location) > 1 else Experiment

@@ -8,9 +8,11 @@ import hashlib
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -20,10 +22,16 @@ from hypothesis import strategies as st
 
 import report_samples as samples
 from privet.errors import DataError
+from privet.experiment import Experiment
+from privet.privacy.accounting.events import plain_event
+from privet.privacy.ledger import read_history
+from privet.privacy.policy import Policy, explain
 from privet.simulations.report import formatting, write_report
+from privet.simulations.report.books import read_books
 from privet.simulations.report.charts import nice_ticks
 from privet.simulations.report.page import render
 from privet.simulations.report.read import read_run
+from privet.simulations.run import simulate
 
 HTTP = re.compile(r"https?://|//[a-z]", re.IGNORECASE)
 
@@ -76,6 +84,10 @@ ALL: dict[str, Callable[[], samples.Sample]] = {
     "many": samples.many_silos,
     "hospitals": samples.hospitals,
     "hostile": samples.hostile,
+    "guarded": samples.guarded,
+    "kept": samples.kept,
+    "many-guarded": samples.many_guarded,
+    "hostile-guarded": samples.hostile_guarded,
 }
 
 
@@ -420,7 +432,7 @@ def test_matplotlib_is_imported_only_to_draw() -> None:
 
 def test_examples_in_the_docstrings() -> None:
     outcome = doctest.testmod(formatting)
-    assert outcome.attempted >= 6
+    assert outcome.attempted >= 9
     assert outcome.failed == 0
 
 
@@ -457,3 +469,420 @@ def test_what_a_task_says_of_its_data_stands_among_the_assumptions(tmp_path: Pat
     page = write_report(folder).read_text()
     assert "About these data" in page
     assert "Scaled by &lt;each&gt; silo" in page
+
+
+def worst_by_ledger(folder: Path, *silos: str) -> str:
+    """The largest epsilon that the ledger in `folder` gives any of `silos`, as it is printed."""
+    history = read_history(folder / "ledger.sqlite")
+    return formatting.bound(max(history.spent(silo, delta=1e-5) for silo in silos))
+
+
+def cells(page: Page, style: str) -> int:
+    """How many cells of "Who took part" are drawn in one style."""
+    paths = [attrs["d"] for tag, attrs in page.elements if tag == "path" and attrs.get("d")]
+    styles = [attrs.get("class") for tag, attrs in page.elements if tag == "path"]
+    return sum(path.count("M") for path, found in zip(paths, styles, strict=True) if found == style)
+
+
+def test_the_ledger_is_counted_by_silo(tmp_path: Path) -> None:
+    page = page_of(samples.guarded(), tmp_path)
+    entries = len(read_history(tmp_path / "ledger.sqlite").entries)
+    assert f"Entries {entries} last" in page.text
+    assert "Rounds reserved 21 charged beforehand Committed 21 lowered to what ran" in page.text
+    assert "Standing 0 charged in full Evaluations 9 with noise Refusals 3" in page.text
+    assert "silo-1 the same 6 6 0 3 0 silo-2 the same 6 6 0 3 0 silo-3 the same 3 3 0 3 3" in (
+        page.text
+    )
+    assert "Every hash and every signature is in place" in page.text
+    assert "For every silo it charges exactly the events that the history reports" in page.text
+    assert page.count("ul", class_="alarms") == 0
+
+
+def test_a_folder_without_a_ledger_has_no_such_section(tmp_path: Path) -> None:
+    page = page_of(samples.with_privacy(), tmp_path)
+    assert page.count("section", id="ledger") == 0
+    assert "#ledger" not in page.having("href")
+    assert "ledger" not in page.text.lower()
+
+
+def test_a_reservation_that_stands_is_charged_and_told(tmp_path: Path) -> None:
+    sample = samples.guarded()
+    assert sample.uses is not None
+    assert sample.summary is not None
+    sample.uses.append(samples.Use("silo-2", 5, committed=False))
+    sample.summary["epsilon"]["max"] = 1.5
+    page = page_of(sample, tmp_path)
+    spent = worst_by_ledger(tmp_path, "silo-2")
+    assert "For silo-2 it charges more than the history reports" in page.text
+    assert f"silo-2 charged more epsilon ≤ {spent} by the ledger 7 6 1 3 0" in page.text
+    assert f"By the ledger, silo-2 has spent epsilon {spent}, more than the 1.50" in page.text
+    sample.summary["epsilon"]["max"] = 50.0
+    assert "By the ledger, silo-2" not in page_of(sample, tmp_path / "again").text
+
+
+def test_a_round_that_only_the_ledger_knows_is_named(tmp_path: Path) -> None:
+    text = page_of(samples.many_guarded(), tmp_path).text
+    spent = worst_by_ledger(tmp_path, "silo-7")
+    assert f"silo-7 charged more round 3 epsilon ≤ {spent} by the ledger 3 2 1 1 0" in text
+    assert "For 39 of 40 silos it charges exactly" in text
+
+
+def test_a_use_that_the_ledger_does_not_know_is_an_alarm(tmp_path: Path) -> None:
+    sample = samples.guarded()
+    assert sample.uses is not None
+    sample.uses.remove(samples.Use("silo-1", 4))
+    page = page_of(sample, tmp_path)
+    assert "uses of records that the ledger never charged (silo-1)" in page.text
+    assert "silo-1 charged less round 4" in page.text
+    assert page.count("li", class_="stop") == 1
+
+
+def test_equal_numbers_of_other_events_do_not_agree(tmp_path: Path) -> None:
+    sample = samples.guarded()
+    assert sample.uses is not None
+    place = sample.uses.index(samples.Use("silo-1", 4))
+    sample.uses[place] = samples.Use("silo-1", 4, samples.MEASURED)
+    assert "silo-1 charged less" in page_of(sample, tmp_path).text
+
+
+def test_of_many_silos_only_those_that_stand_out_are_shown(tmp_path: Path) -> None:
+    page = page_of(samples.many_guarded(), tmp_path)
+    shown = page.source.split("Those that stand out")[1].split("<details>")[0]
+    assert re.findall(r'title="(silo-\d+)"', shown) == ["silo-7", "silo-39"]
+    assert "All 40 silos as a table" in page.text
+    assert "Rounds reserved 80 charged beforehand Committed 79" in page.text
+
+
+def test_many_that_stand_out_are_cut_short_and_counted(tmp_path: Path) -> None:
+    sample = samples.many_guarded()
+    assert sample.uses is not None
+    sample.uses += [samples.Use(name, 3, committed=False) for name in sample.names[10:30]]
+    page = page_of(sample, tmp_path)
+    shown = page.source.split("Those that stand out")[1].split("<details>")[0]
+    assert len(re.findall(r'title="silo-\d+"', shown)) == 12
+    assert "10 more in the whole table" in page.text  # 21 charged more, 1 refused
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "emptied": lambda _: b"",
+    "not a database": lambda _: b"no ledger at all" * 400,
+    "cut off": lambda content: content[: len(content) // 2],
+    "edited": lambda content: content.replace(b'multiplier":1.5', b'multiplier":9.5'),
+    "holes": lambda content: content[:6000] + bytes(3000) + content[9000:],
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_ledger_is_an_alarm_and_no_crash(name: str, tmp_path: Path) -> None:
+    path = samples.guarded().write(tmp_path) / "ledger.sqlite"
+    path.write_bytes(DAMAGE[name](path.read_bytes()))
+    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert "The ledger of this run is damaged or was changed" in page.text
+    assert "Every hash" not in page.text
+    assert page.count("li", class_="stop") == 1
+    assert "epsilon ≤ 3.99" in page.text  # the history still stands
+    assert str(tmp_path) not in page.source
+
+
+def test_what_verify_finds_is_an_alarm_beside_the_counts(tmp_path: Path) -> None:
+    samples.guarded().write(tmp_path)
+    (tmp_path / "ledger.sqlite.head").unlink()
+    page = Page(render(read_run(tmp_path)))
+    assert "do not take from it what was spent: ledger.sqlite.head is missing" in page.text
+    assert "It is not what was written: see the top of this page." in page.text
+    assert "Rounds reserved 21" in page.text
+
+
+def test_a_long_ledger_says_that_signatures_were_not_checked(tmp_path: Path) -> None:
+    samples.guarded().write(tmp_path)
+    (tmp_path / "ledger.sqlite.head").unlink()  # so that a full check would find something
+    run = read_run(tmp_path)
+    page = Page(render(replace(run, books=read_books(tmp_path, most_signatures=10))))
+    assert "Every hash is in place. Signatures and the end were not checked" in page.text
+    assert page.count("ul", class_="alarms") == 0
+
+
+def test_training_without_privacy_has_no_account_to_compare(tmp_path: Path) -> None:
+    sample = samples.without_privacy()
+    sample.uses = [samples.Use(name, 1, plain_event()) for name in sample.names]
+    page = page_of(sample, tmp_path)
+    assert "charged as a loss without bound" in page.text
+    assert "silo-3 not compared 1 1 0 0 0" in page.text
+    assert page.count("li", class_="stop") == 1  # that there is no [privacy] section, no more
+
+
+def test_the_policy_is_explained(tmp_path: Path) -> None:
+    page = page_of(samples.guarded(), tmp_path)
+    inside = page.source.split('<details class="policy">')[1].split("</details>")[0]
+    sentences = [
+        line.rpartition(" (")[0]
+        for line in explain(Policy.from_file(tmp_path / "policy.toml"))
+        if line.endswith(")")
+    ]
+    assert len(sentences) > 10
+    text = Page(inside).text
+    assert [sentence for sentence in sentences[1:] if sentence not in text] == []
+    assert "<h4>Every data set</h4>" in inside
+    assert str(tmp_path) not in page.source
+    assert "policy.toml (what was allowed)" in page.text
+
+
+def test_without_a_policy_the_page_says_that_everything_was_allowed(tmp_path: Path) -> None:
+    sample = samples.guarded()
+    sample.policy = None
+    page = page_of(sample, tmp_path)
+    assert "the simulation’s own was, which allows everything" in page.text
+    assert page.count("details", class_="policy") == 0
+
+
+def test_a_policy_that_cannot_be_read_is_an_alarm(tmp_path: Path) -> None:
+    sample = samples.guarded()
+    sample.policy = "version = 2\n[data.x]\n"
+    page = page_of(sample, tmp_path)
+    assert "The policy of this run cannot be read: policy.toml:" in page.text
+    assert "it is not said here what was allowed" in page.text
+
+
+def test_a_refusal_is_no_failure_and_has_a_state_of_its_own(tmp_path: Path) -> None:
+    page = page_of(samples.guarded(), tmp_path)
+    assert cells(page, "took") == 21
+    assert cells(page, "refused") == 3
+    assert cells(page, "failed") == 0
+    assert "0 failed, 0 dropped out, 3 were refused by a silo’s own policy or budget." in page.text
+    assert f"{samples.LIMIT} training 3 silo-3 in rounds 4–6" in page.text  # figures left out
+    assert "Nothing failed." in page.text
+
+
+def test_budgets_too_small_for_the_run_are_told_beforehand(tmp_path: Path) -> None:
+    told = "the budgets of 1 of 4 silos had room for fewer than the 6 rounds of the run"
+    sample = samples.guarded()
+    assert f"{told}: silo-3 for 3." in page_of(sample, tmp_path / "small").text
+    enough = page_of(samples.guarded(last_affords=6), tmp_path / "enough").text
+    assert "had room for fewer" not in enough
+
+
+def test_a_silo_turned_away_before_the_first_round_did_not_enrol(tmp_path: Path) -> None:
+    sample = samples.guarded()
+    for entry in sample.history:
+        entry["participants"] = [name for name in entry["participants"] if name != "silo-1"]
+        entry["epsilon"]["per_silo"].pop("silo-1")
+    sample.history[0]["refused"] = {"node 3": "requesters: asked for 'simulation'"}
+    page = page_of(sample, tmp_path)
+    assert cells(page, "out") == 6
+    assert cells(page, "absent") == 0
+    assert "1 silo fell away before the first round." in page.text
+    assert "requesters: asked for 'simulation' enrolment 1 node 3 before round 1" in page.text
+
+
+def test_a_refused_evaluation_is_listed_with_the_refusals(tmp_path: Path) -> None:
+    sample = samples.guarded(last_affords=6)
+    sample.history[4]["evaluation"]["failures"] = [
+        {"silo": "silo-1", "stage": "guard", "reason": "hours: asked for now"},
+        {"silo": "silo-2", "stage": "evaluate", "reason": "RuntimeError: gone"},
+    ]
+    text = page_of(sample, tmp_path).text
+    assert "hours: asked for now evaluation 1 silo-1 in round 4" in text
+    assert "RuntimeError: gone evaluate 1 silo-2 in round 4" in text
+
+
+def test_a_run_that_was_stopped_says_so_first(tmp_path: Path) -> None:
+    sample = samples.guarded()
+    assert sample.summary is not None
+    reason = "1 of 4 silos would go on, federation.min_silos = 2; one says: the limit is epsilon 2"
+    sample.summary["stopped"] = {"round": 6, "reason": reason}
+    sample.settings = sample.settings.replace("rounds = 6", "rounds = 40")
+    page = page_of(sample, tmp_path)
+    assert "after 6 rounds of 40, then stopped: 1 of 4 silos would go on" in page.text
+    assert f"Stopped after round 6 of 40: {reason}." in page.text
+    assert "Rounds 6 of 40" in page.text
+    assert "Interrupted" not in page.text
+
+
+def test_the_mean_on_own_records_is_drawn_beside_the_held_out_accuracy(tmp_path: Path) -> None:
+    page = page_of(samples.guarded(), tmp_path)
+    accuracy, loss = (json.loads(value) for value in page.having("data-hover")[:2])
+    assert accuracy["names"] == ["held-out records", "silos’ own records, mean"]
+    assert accuracy["texts"][1] == [None, None, "0.520", None, "0.540", None, "0.560"]
+    assert loss["names"] == ["all silos"]
+    (path,) = [attrs["d"] for tag, attrs in page.elements if attrs.get("class") == "curve own"]
+    assert path.count("M") == 1  # one line over the rounds without an evaluation
+    assert path.count("L") == 2
+    assert "The dashed line is the mean" in page.text
+
+
+def test_the_mean_on_own_records_stands_alone_without_held_out_records(tmp_path: Path) -> None:
+    sample = samples.guarded()
+    assert sample.summary is not None
+    for entry in (*sample.history, sample.summary):
+        entry["loss"] = entry["accuracy"] = None
+    page = page_of(sample, tmp_path)
+    write_report(tmp_path)
+    assert "Accuracy 0.560 on the silos’ own held-out records after 6 rounds." in page.text
+    assert "Accuracy 0.560 on the silos’ own records" in page.text
+    accuracy = json.loads(page.having("data-hover")[0])
+    assert accuracy["names"] == ["silos’ own records, mean"]
+    assert (tmp_path / "plots" / "accuracy.png").exists()
+
+
+def test_the_last_evaluation_says_how_each_metric_left(tmp_path: Path) -> None:
+    page = page_of(samples.guarded(), tmp_path)
+    assert "Measured after round 6 on records that each silo keeps out of training." in page.text
+    assert (
+        "Accuracy left exactly, unprotected and not counted, from 1 silo; "
+        "with noise, counted in epsilon, from 3 silos." in page.text
+    )
+    assert "Loss was withheld by all 4 silos." in page.text
+    assert "silo-0 0.560 exact withheld silo-1 0.560 noise withheld" in page.text
+    assert "Mean 0.560" in page.text
+
+
+def test_an_evaluation_that_lets_nothing_out_has_no_table_and_no_line(tmp_path: Path) -> None:
+    sample = samples.guarded()
+    for entry in sample.history:
+        if entry["evaluation"]:
+            entry["evaluation"] |= {"metrics": {}, "per_silo": {}}
+            for ways in entry["evaluation"]["released"].values():
+                ways["accuracy"] = "withheld"
+    page = page_of(sample, tmp_path)
+    assert "Accuracy was withheld by all 4 silos." in page.text
+    assert page.count("table", class_="measured") == 0
+    assert "dashed line" not in page.text
+
+
+def test_who_sees_what_names_what_leaves_besides_the_model(tmp_path: Path) -> None:
+    text = page_of(samples.guarded(), tmp_path / "guarded").text
+    assert "how many records each silo holds, and every silo’s noisy update" in text
+    assert (
+        "Besides: with each update its sampling rate, steps and noise; on the silos’ own records "
+        "accuracy (exactly or with noise); why a silo refused." in text
+    )
+    assert "counts, exact metrics and participation are not" in text
+    assert "What leaves exactly (accuracy) is neither protected nor counted" in text
+    assert "Besides" not in page_of(samples.without_privacy(), tmp_path / "plain").text
+
+
+def test_counts_that_the_policy_keeps_are_not_called_public(tmp_path: Path) -> None:
+    text = page_of(samples.kept(), tmp_path).text
+    assert "how many records each silo holds" not in text
+    assert "How many records a silo holds is treated as known" not in text
+    assert "Record counts stay in the silos" in text
+    assert "exact metrics and participation are not" in text
+    assert "sampling rate, steps and noise" not in text
+
+
+def test_counts_that_some_silos_keep(tmp_path: Path) -> None:
+    sample = samples.guarded()
+    assert sample.policy is not None
+    closed = samples.POLICY.format(public="false").replace('"*"]', '"silo-2"]')
+    closed = closed.replace('data."*"', "data.silo-2").removeprefix("version = 1\n")
+    sample.policy += closed.replace('requesters = ["silo-2"]', 'requesters = ["*"]')
+    text = page_of(sample, tmp_path).text
+    assert "how many records 3 of 4 silos hold" in text
+    assert "Some record counts are public For 1 of 4 silos the policy keeps" in text
+
+
+def test_silos_that_keep_their_account_have_no_curve_and_the_page_says_why(
+    tmp_path: Path,
+) -> None:
+    page = page_of(samples.kept(), tmp_path)
+    write_report(tmp_path)
+    assert "4 silos keep the account of each round, because it would tell how many" in page.text
+    assert "Epsilon spent" not in page.text
+    assert "Each silo’s records are protected with epsilon ≤ 3.99" in page.text
+    assert "For every silo the history has nothing to compare" in page.text
+    assert "silo-0 account kept epsilon ≤ 3.99" in page.text
+    assert not (tmp_path / "plots" / "epsilon.png").exists()
+
+
+def test_a_single_silo_that_keeps_its_account_leaves_the_others_their_lines(
+    tmp_path: Path,
+) -> None:
+    sample = samples.guarded(last_affords=6)
+    for entry in sample.history[1:]:
+        entry["epsilon"] = {
+            "max": None,
+            "per_silo": entry["epsilon"]["per_silo"] | {"silo-0": None},
+        }
+        entry["events"]["silo-0"] = None
+    page = page_of(sample, tmp_path)
+    write_report(tmp_path)
+    (epsilon,) = [
+        chart
+        for chart in map(json.loads, page.having("data-hover"))
+        if "highest silo" in chart["names"]
+    ]
+    assert epsilon["names"] == ["highest silo", "silo-1", "silo-2", "silo-3"]
+    assert None not in epsilon["texts"][0]
+    assert "1 silo keeps the account of each round" in page.text
+    assert "of those that tell their account" in page.text
+    assert (tmp_path / "plots" / "epsilon.png").exists()
+
+
+def test_the_epsilon_of_an_interrupted_run_comes_from_the_ledger_where_it_is_kept(
+    tmp_path: Path,
+) -> None:
+    sample = samples.kept()
+    sample.interrupt(after=4)
+    assert sample.uses is not None
+    sample.uses = [use for use in sample.uses if use.round <= 4]
+    text = page_of(sample, tmp_path).text
+    assert f"epsilon ≤ {worst_by_ledger(tmp_path, *sample.names)} at delta 1e-5" in text
+    assert "epsilon 0" not in text
+
+
+def test_without_a_ledger_a_kept_account_is_not_taken_for_nothing_spent(tmp_path: Path) -> None:
+    sample = samples.kept()
+    sample.interrupt(after=4)
+    sample.uses = None
+    text = page_of(sample, tmp_path).text
+    assert "No epsilon for the whole run: some silos keep their account" in text
+    assert "4 silos told nobody what the run has cost" in text
+    assert "nothing was spent" not in text
+
+
+def test_an_epsilon_above_the_target_is_explained_by_evaluations(tmp_path: Path) -> None:
+    sample = samples.guarded()
+    assert sample.summary is not None
+    sample.summary["epsilon"]["max"] = 4.03
+    expected = "Epsilon 4.03 is above the target of 4: the noise is set for training alone"
+    assert expected in page_of(sample, tmp_path).text
+
+
+def test_hostile_text_in_the_new_sections_stays_text(tmp_path: Path) -> None:
+    page = page_of(samples.hostile_guarded(), tmp_path)
+    write_report(tmp_path)
+    assert {tag for tag, _ in page.elements}.isdisjoint({"img", "b", "u", "iframe"})
+    assert not any(name.startswith("on") for _, attrs in page.elements for name in attrs)
+    assert "<b>share</b> left <i>odd</i> the silo" in page.text
+    assert "Data set <u>all</u>" in page.text
+    assert "y" * 500 not in page.text
+
+
+def test_the_same_folder_with_a_ledger_gives_the_same_bytes(tmp_path: Path) -> None:
+    folder = samples.guarded().write(tmp_path / "a")
+    copied = shutil.copytree(folder, tmp_path / "b")
+    assert write_report(folder).read_bytes() == write_report(copied).read_bytes()
+
+
+def test_a_real_run_agrees_with_its_ledger(tmp_path: Path) -> None:
+    policy = tmp_path / "holder.toml"
+    policy.write_text(samples.POLICY.format(public="true"))
+    settings = {
+        "task": "digits",
+        "rounds": 4,
+        "federation": {"silos": 3},
+        "training": {"steps": 2},
+        "privacy": {"noise_multiplier": 1.4},
+        "evaluation": {"every": 2},
+    }
+    out = tmp_path / "run"
+    summary = simulate(Experiment.from_mapping(settings), out=out, policy=policy)
+    page = Page(write_report(out).read_text(encoding="utf-8"))
+    history = read_history(out / "ledger.sqlite")
+    assert history.spent("silo-0", delta=1e-5) == pytest.approx(
+        summary["epsilon"]["per_silo"]["silo-0"], rel=1e-3
+    )
+    assert "Every hash and every signature is in place" in page.text
+    assert "For every silo it charges exactly the events that the history reports" in page.text
+    assert "Accuracy left with noise, counted in epsilon, from all 3 silos." in page.text
+    assert "refused by a silo’s own policy or budget" in page.text

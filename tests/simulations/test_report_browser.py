@@ -36,6 +36,10 @@ SAMPLES = {
     "many": samples.many_silos,
     "hospitals": samples.hospitals,
     "hostile": samples.hostile,
+    "guarded": samples.guarded,
+    "kept": samples.kept,
+    "many-guarded": samples.many_guarded,
+    "hostile-guarded": samples.hostile_guarded,
 }
 
 pytestmark = [
@@ -127,10 +131,11 @@ def test_charts_are_large_enough_and_drawn(
 ) -> None:
     visit(chromium, pages[name], width=width)
     charts = chromium.find_elements(By.CSS_SELECTOR, ".plot svg")
+    by_row = chromium.find_elements(By.CSS_SELECTOR, ".grid .plot svg")  # 20 pixels a silo
     assert len(charts) >= 2
     for chart in charts:
         assert chart.rect["width"] >= 200
-        assert chart.rect["height"] >= 100
+        assert chart.rect["height"] >= (80 if chart in by_row else 100)
         paths = chart.find_elements(By.CSS_SELECTOR, "path")
         assert any(path.rect["width"] > 100 for path in paths)
 
@@ -180,7 +185,7 @@ def test_arrow_keys_read_the_values_too(chromium: webdriver.Chrome, pages: dict[
     assert not plot.find_element(By.CSS_SELECTOR, ".tip").is_displayed()
 
 
-@pytest.mark.parametrize("name", ["many", "hostile"])
+@pytest.mark.parametrize("name", ["many", "hostile", "many-guarded", "hostile-guarded"])
 def test_every_reading_lies_within_a_phone(
     name: str, chromium: webdriver.Chrome, pages: dict[str, Path]
 ) -> None:
@@ -194,8 +199,11 @@ def test_every_reading_lies_within_a_phone(
             assert box["x"] + box["width"] <= 360
 
 
-def test_injected_script_does_not_run(chromium: webdriver.Chrome, pages: dict[str, Path]) -> None:
-    visit(chromium, pages["hostile"])
+@pytest.mark.parametrize("name", ["hostile", "hostile-guarded"])
+def test_injected_script_does_not_run(
+    name: str, chromium: webdriver.Chrome, pages: dict[str, Path]
+) -> None:
+    visit(chromium, pages[name])
     for plot in chromium.find_elements(By.CSS_SELECTOR, "[data-hover]"):
         plot.send_keys(Keys.END)  # the readings are built from the same names
     assert chromium.execute_script("return window.hacked === undefined")
@@ -231,3 +239,64 @@ def test_print_unfolds_the_page(chromium: webdriver.Chrome, pages: dict[str, Pat
     assert details.get_attribute("open") is None
     chromium.execute_script("dispatchEvent(new Event('beforeprint'))")
     assert details.get_attribute("open") is not None
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_the_ledger_can_be_read(
+    width: int, dark: bool, chromium: webdriver.Chrome, pages: dict[str, Path]
+) -> None:
+    visit(chromium, pages["guarded"], width=width, dark=dark)
+    chromium.find_element(By.CSS_SELECTOR, "nav a[href='#ledger']").click()
+    section = chromium.find_element(By.ID, "ledger")
+    assert "Every hash and every signature is in place" in section.text
+    row = section.find_element(By.XPATH, ".//tr[th[contains(., 'silo-3')]]")
+    assert row.text.split() == ["silo-3", "the", "same", "3", "3", "0", "3", "3"]
+    mark = row.find_element(By.CSS_SELECTOR, ".mark")
+    assert mark.rect["x"] + mark.rect["width"] <= width  # seen without scrolling the table
+    ink = brightness(mark.value_of_css_property("color"))
+    paper = brightness(mark.value_of_css_property("background-color"))
+    assert abs(ink - paper) > 80
+    assert (ink > paper) is dark
+    assert chromium.get_log("browser") == []
+
+
+def test_a_refused_round_is_a_frame_and_not_a_block(
+    chromium: webdriver.Chrome, pages: dict[str, Path]
+) -> None:
+    visit(chromium, pages["guarded"], dark=True)
+    took, refused = (
+        chromium.find_element(By.CSS_SELECTOR, f"#attendance path.{style}")
+        for style in ("took", "refused")
+    )
+    assert refused.value_of_css_property("fill") == "none"
+    assert refused.value_of_css_property("stroke") != "none"
+    assert took.value_of_css_property("fill") != "none"
+    assert refused.rect["width"] > 100
+    key = chromium.find_element(By.CSS_SELECTOR, "#attendance .key.refused")
+    assert key.value_of_css_property("border-top-width") == "2px"
+    plot = chromium.find_element(By.CSS_SELECTOR, "#attendance .plot")
+    plot.send_keys(Keys.END)
+    assert tip(plot).split() == ["Round", "6", "took", "part", "3", "refused", "silo-3"]
+
+
+def test_the_line_of_own_records_is_told_apart(
+    chromium: webdriver.Chrome, pages: dict[str, Path]
+) -> None:
+    visit(chromium, pages["guarded"], width=360)
+    own, total = (
+        chromium.find_element(By.CSS_SELECTOR, f"#learning .curve.{style}")
+        for style in ("own", "total")
+    )
+    assert own.value_of_css_property("stroke") != total.value_of_css_property("stroke")
+    assert own.value_of_css_property("stroke-dasharray") != "none"
+    assert own.rect["width"] > 100
+
+
+def test_the_policy_unfolds(chromium: webdriver.Chrome, pages: dict[str, Path]) -> None:
+    visit(chromium, pages["guarded"], width=360)
+    policy = chromium.find_element(By.CSS_SELECTOR, "details.policy")
+    assert not policy.find_element(By.TAG_NAME, "ul").is_displayed()
+    policy.find_element(By.TAG_NAME, "summary").click()
+    assert policy.find_element(By.XPATH, ".//li[contains(., 'Anyone may ask.')]").is_displayed()
+    assert chromium.execute_script("return document.documentElement.scrollWidth") <= 360

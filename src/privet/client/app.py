@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from flwr.app import Array, ArrayRecord, Context, Error, Message
@@ -17,23 +17,28 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 from flwr.common.constant import ErrorCode
 
+from privet.client import key_messages
 from privet.client.evaluation import measure, metric_names
 from privet.client.guard import Admission, Guard, open_guard
+from privet.client.keyring import open_keyring
 from privet.client.plan import plan_round
+from privet.client.sealed import KeyHolder
 from privet.client.silo import Silo, open_silo
 from privet.client.training import train
-from privet.errors import PrivetError
+from privet.errors import ExperimentError, PrivetError
 from privet.experiment import RUN_CONFIG_KEY, Experiment
 from privet.privacy.accounting import encode_event
 from privet.privacy.mechanisms import check_model
 from privet.randomness import numpy_generator
 from privet.strategies import load_strategy
 from privet.vectors import Vector
-from privet.wire import Enrolment, EvaluateRequest, Failure, TrainReply, TrainRequest
+from privet.wire import Enrolment, EvaluateRequest, Failure, Sealed, TrainReply, TrainRequest
 
 _MEMORY = "memory"
 
 Answer = Callable[[Message, Context], Message]
+KeyStep = Callable[[Message, Context, Experiment], Message]
+_Opened = tuple[Vector, Vector, KeyHolder | None]
 
 
 def client_app(mods: Sequence[Mod] = ()) -> ClientApp:
@@ -42,6 +47,8 @@ def client_app(mods: Sequence[Mod] = ()) -> ClientApp:
     app.query("enrol", mods=list(mods))(_answering(enrol))
     app.train(mods=list(mods))(_answering(train_round))
     app.evaluate(mods=list(mods))(_answering(evaluate_round))
+    for step in (key_messages.offer, key_messages.make, key_messages.take, key_messages.keep):
+        app.query(step.__name__, mods=list(mods))(_answering(partial(_key_step, step)))
     return app
 
 
@@ -55,7 +62,13 @@ def enrol(message: Message, context: Context) -> Message:
     with _stage("guard"):
         rounds = guard.check(experiment, silo, plan)
     noise = plan.mechanism.noise_multiplier if plan.mechanism else None
-    enrolment = Enrolment(silo.name, silo.index, noise_multiplier=noise, rounds=rounds)
+    enrolment = Enrolment(
+        silo.name,
+        silo.index,
+        noise_multiplier=noise,
+        rounds=rounds,
+        records=_weight(experiment, silo),
+    )
     return Message(enrolment.to_records(), reply_to=message)
 
 
@@ -73,9 +86,18 @@ def train_round(message: Message, context: Context) -> Message:
             admitted = stack.enter_context(
                 guard.admit(experiment, silo, plan, round_=request.round)
             )
+        with _stage("decrypt"):
+            opened = _models(experiment, context, request.sealed, request.weights)
         with _stage("train"):
-            reply = _train(experiment, silo, request, context, admitted, start)
+            reply = _train(experiment, silo, request, opened, context, admitted, start)
     return Message(reply.to_records(), reply_to=message)
+
+
+def _weight(experiment: Experiment, silo: Silo) -> int | None:
+    """The silo's number of records, where an encrypted average needs it; its policy agreed to."""
+    strategy = load_strategy(experiment.strategy.name, experiment.strategy.options)
+    needed = experiment.encryption is not None and strategy.counts_records
+    return len(silo.examples) if needed else None
 
 
 def evaluate_round(message: Message, context: Context) -> Message:
@@ -88,8 +110,10 @@ def evaluate_round(message: Message, context: Context) -> Message:
             leave = stack.enter_context(
                 guard.measure(experiment, silo, names, round_=request.round)
             )
+        with _stage("decrypt"):
+            weights, _, _ = _models(experiment, context, request.sealed, request.weights)
         with _stage("evaluate"):
-            reply = measure(silo, request, leave)
+            reply = measure(silo, request.round, weights, leave)
     return Message(reply.to_records(), reply_to=message)
 
 
@@ -97,22 +121,23 @@ def _train(
     experiment: Experiment,
     silo: Silo,
     request: TrainRequest,
+    opened: _Opened,
     context: Context,
     admitted: Admission,
     start: float,
 ) -> TrainReply:
+    weights, before, holder = opened
     rng = numpy_generator(silo.entropy(request.round))
     # Dropout layers draw from it. torch.manual_seed would also walk the stack for CUDA's sake.
     torch.default_generator.manual_seed(int(rng.integers(2**63)))
     memory = _recall(context)
-    local = load_strategy(experiment.strategy.name, experiment.strategy.options).local(
-        weights=request.weights, extras=request.extras, memory=memory, lr=request.lr
-    )
+    strategy = load_strategy(experiment.strategy.name, experiment.strategy.options)
+    local = strategy.local(weights=weights, extras=request.extras, memory=memory, lr=request.lr)
     trained = train(
         silo.model(),
         silo.task,
         admitted.records(),
-        request.weights,
+        weights,
         plan=admitted.plan,
         training=experiment.training,
         lr=request.lr,
@@ -125,14 +150,52 @@ def _train(
     extras = local.finish(trained.update, trained.steps)
     _remember(context, memory)
     public = admitted.records_public
+    sealed = None
+    if holder is not None and request.sealed is not None:
+        sealed = holder.seal(
+            strategy.proposal(weights + trained.update, now=weights, before=before),
+            weight=min(1.0, len(silo.examples) * request.sealed.weight_unit)
+            if strategy.counts_records
+            else 1.0,
+            round_=request.round,
+            rng=numpy_generator(silo.entropy(request.round, use="rounding")),
+            now=weights,
+        )
     return TrainReply(
-        update=trained.update,
-        weight=float(len(silo.examples)) if public else 1.0,
+        update=None if sealed else trained.update,
+        weight=float(len(silo.examples)) if public and not sealed else 1.0,
         seconds=time.perf_counter() - start,
         event=encode_event(event) if public and admitted.plan.mechanism else None,
         loss=trained.loss,
         extras=extras,
+        sealed=sealed,
     )
+
+
+def _models(
+    experiment: Experiment, context: Context, sealed: Sealed | None, public: Vector | None
+) -> _Opened:
+    """The global model, the one before it, and with encryption what seals the answer.
+
+    A job with [encryption] gets no answer in the clear, whatever the server sends.
+    """
+    if experiment.encryption is None:
+        if public is None:
+            raise ExperimentError("the model came sealed, and the job has no [encryption]")
+        return public, public, None
+    if sealed is None:
+        raise ExperimentError("the job has [encryption], and the server does not say how to seal")
+    holder = KeyHolder.of(open_keyring(context), experiment.encryption, sealed)
+    return *holder.models(sealed, public), holder
+
+
+def _key_step(step: KeyStep, message: Message, context: Context) -> Message:
+    with _stage("settings"):
+        experiment = _experiment(context)
+    with _stage("guard"):
+        open_guard(context).enter(experiment)
+    with _stage("keys"):
+        return step(message, context, experiment)
 
 
 def _open(context: Context) -> tuple[Experiment, Guard, Silo]:

@@ -13,7 +13,8 @@ from privet.privacy.accounting import encode_event
 from privet.privacy.mechanisms import NoisyShare
 from privet.privacy.policy import MetricRule
 from privet.tasks import Examples, Task
-from privet.wire import EvaluateReply, EvaluateRequest
+from privet.vectors import Vector
+from privet.wire import EvaluateReply
 
 _BATCH = 1024
 _LOSS = "loss"
@@ -27,7 +28,7 @@ def metric_names(silo: Silo) -> tuple[str, ...]:
     return (_LOSS, *silo.task.metrics(outputs, torch.zeros_like(silo.examples.targets[:1])))
 
 
-def measure(silo: Silo, request: EvaluateRequest, leave: Leave) -> EvaluateReply:
+def measure(silo: Silo, round_: int, weights: Vector, leave: Leave) -> EvaluateReply:
     """The metrics of the model on the records that `leave` opens, each as its rule says.
 
     Nothing is computed where every metric is withheld.
@@ -36,7 +37,7 @@ def measure(silo: Silo, request: EvaluateRequest, leave: Leave) -> EvaluateReply
     sent = [rule for rule in leave.rules if rule.release != "withheld"]
     if not sent:
         return EvaluateReply({}, released)
-    measured = _Measured.of(silo, request, leave.records())
+    measured = _Measured.of(silo, round_, weights, leave.records())
     public, event = leave.records_public, leave.event
     return EvaluateReply(
         metrics={rule.name: measured.figure(rule) for rule in sent},
@@ -56,14 +57,14 @@ class _Measured:
     targets: Tensor
 
     @classmethod
-    def of(cls, silo: Silo, request: EvaluateRequest, examples: Examples) -> _Measured:
+    def of(cls, silo: Silo, round_: int, weights: Vector, examples: Examples) -> _Measured:
         model = silo.model()
-        model.load(request.weights)
+        model.load(weights)
         module = model.module.eval()
         with torch.no_grad():
             batches = torch.split(examples.inputs, _BATCH)
             outputs = torch.cat([module(batch) for batch in batches])
-        return cls(silo, request.round, outputs, examples.targets)
+        return cls(silo, round_, outputs, examples.targets)
 
     def figure(self, rule: MetricRule) -> float:
         task = self.silo.task

@@ -122,11 +122,11 @@ class Silo:
             return SystemNoise()
         return SeededNoise(stream(self.seed, use, self.index, round_))
 
-    def entropy(self, round_: int) -> np.random.SeedSequence:
-        """Randomness of a round's training but for its noise: batches and the like."""
+    def entropy(self, round_: int, use: str = "training") -> np.random.SeedSequence:
+        """Randomness of a round but for its noise: batches and the like."""
         if self.seed is None:
             return np.random.SeedSequence()
-        return stream(self.seed, "training", self.index, round_)
+        return stream(self.seed, use, self.index, round_)
 
 
 def open_silo(experiment: Experiment, context: Context) -> Silo:

@@ -17,15 +17,19 @@ from flwr.serverapp import Grid, ServerApp
 from privet.data_folder import data_folder
 from privet.errors import ExperimentError
 from privet.experiment import Experiment
+from privet.privacy.encryption import make_cipher
+from privet.privacy.encryption.keys import load_roster
 from privet.progress import describe
 from privet.randomness import stream, torch_seed
 from privet.server.evaluation import Evaluator
 from privet.server.folder import SUMMARY, RunFolder
+from privet.server.models import ClearModel, GlobalModel
 from privet.server.rounds import Coordinator, Memory, Watch
+from privet.server.sealing import OpenModel, SealedModel
 from privet.server.summary import summarise
 from privet.strategies import Strategy, load_strategy
 from privet.tasks import Task, load_task
-from privet.vectors import FlatModel
+from privet.vectors import FlatModel, Vector
 
 
 def look_away(entry: Mapping[str, Any]) -> None:
@@ -47,6 +51,10 @@ class Hosting:
     resume: bool = False
     watch: Watch = log_line
     memory: Memory | None = None
+    roster: Path | None = None
+    """With encryption: the silos' identity keys. Unset: the run config's `roster`."""
+    open_model: OpenModel | None = None
+    """Reads a sealed model, where this process is a key holder's too: in a simulation."""
 
 
 def server_app(hosting: Hosting | None = None) -> ServerApp:
@@ -64,6 +72,7 @@ def run(grid: Grid, context: Context, hosting: Hosting) -> None:
     """Run (or resume) the experiment and leave a finished run folder."""
     config = dict(context.run_config)
     folder = RunFolder(hosting.folder or Path(str(config.pop("out", f"privet-{context.run_id}"))))
+    roster = hosting.roster or _path(config.pop("roster", None))
     experiment = Experiment.from_run_config(config)
     strategy = check(experiment)
     task = load_task(
@@ -83,15 +92,47 @@ def run(grid: Grid, context: Context, hosting: Hosting) -> None:
         grid,
         experiment,
         strategy,
+        _global_model(grid, experiment, strategy, model.vector(), roster, hosting.open_model),
         folder=folder,
         evaluate=None if test is None else Evaluator(task, test),
         watch=hosting.watch,
         memory=hosting.memory,
     )
-    outcome = coordinator.run(model.vector(), checkpoint)
-    model.load(outcome.weights)
-    folder.save_model({name: value.numpy() for name, value in model.module.state_dict().items()})
+    outcome = coordinator.run(checkpoint)
+    if outcome.weights is not None:
+        model.load(outcome.weights)
+        state = model.module.state_dict()
+        folder.save_model({name: value.numpy() for name, value in state.items()})
     folder.save_json(SUMMARY, summarise(experiment, outcome, seconds=time.perf_counter() - start))
+
+
+def _path(value: object) -> Path | None:
+    return None if value is None else Path(str(value))
+
+
+def _global_model(
+    grid: Grid,
+    experiment: Experiment,
+    strategy: Strategy,
+    weights: Vector,
+    roster: Path | None,
+    open_model: OpenModel | None,
+) -> GlobalModel:
+    if experiment.encryption is None:
+        return ClearModel(strategy, weights)
+    if roster is None:
+        raise ExperimentError(
+            "[encryption] needs the roster of the silos' identity keys: set the run config's roster"
+        )
+    return SealedModel(
+        grid,
+        experiment,
+        weights,
+        cipher=make_cipher(experiment.encryption.scheme, profile=experiment.encryption.profile),
+        identities=load_roster(roster),
+        two_models=strategy.has_momentum,
+        open_model=open_model,
+    )
 
 
 def check(experiment: Experiment) -> Strategy:
@@ -101,6 +142,11 @@ def check(experiment: Experiment) -> Strategy:
         raise ExperimentError(
             f"strategy.name = '{strategy.name}' needs every silo's training loss, which no noise "
             "covers; it cannot be used with [privacy]"
+        )
+    if experiment.encryption is not None and not strategy.proposes:
+        raise ExperimentError(
+            f"strategy.name = '{strategy.name}' needs more than the mean of the updates, and with "
+            "[encryption] nobody sees more; use fedavg, fedprox or fedavgm"
         )
     training = experiment.training
     if strategy.plain_sgd and (training.optimizer != "sgd" or training.momentum > 0):

@@ -38,6 +38,11 @@ class Roster:
         """Every silo that enrolled."""
         return tuple(silo.silo for silo in self)
 
+    @property
+    def willing(self) -> tuple[str, ...]:
+        """Those whose last answer was no refusal."""
+        return tuple(name for name in self.names if name not in self._unwilling)
+
     def name(self, node: int) -> str:
         """The silo at `node`."""
         return self._silos[node].silo
@@ -68,12 +73,11 @@ class Roster:
     def too_few(self) -> str | None:
         """Why no further round makes sense; None while enough silos are willing."""
         least = self._experiment.federation.min_silos
-        willing = [name for name in self.names if name not in self._unwilling]
-        if len(willing) >= least:
+        if len(self.willing) >= least:
             return None
         reason = next((self._unwilling[n] for n in self.names if n in self._unwilling), None)
         return (
-            f"{len(willing)} of {len(self)} silos would go on, federation.min_silos = {least}"
+            f"{len(self.willing)} of {len(self)} silos would go on, federation.min_silos = {least}"
             + (f"; one says: {reason}" if reason else "")
         )
 

@@ -15,9 +15,10 @@ from privet.experiment import Experiment
 from privet.server.accounts import Accounts
 from privet.server.evaluation import Evaluation
 from privet.server.folder import Checkpoint, RunFolder
+from privet.server.models import GlobalModel, under
 from privet.server.roster import Roster, enrol
 from privet.server.tally import Measurements, Tally
-from privet.strategies import Round, RoundSkipped, Strategy
+from privet.strategies import Strategy
 from privet.vectors import Vector
 from privet.wire import EvaluateRequest, Failure, TrainRequest, payload_bytes
 
@@ -39,10 +40,12 @@ class Memory(Protocol):
 class Outcome:
     """What a finished run amounts to."""
 
-    weights: Vector
+    weights: Vector | None
+    """Of the final model; None where only silos can read it."""
     entries: list[dict[str, Any]]
     accounts: Accounts | None
     silos: tuple[str, ...]
+    encryption: dict[str, Any] | None = None
     stopped: str | None = None
     """Why the run ended before its last round, if it did."""
 
@@ -55,6 +58,7 @@ class Coordinator:
         grid: Grid,
         experiment: Experiment,
         strategy: Strategy,
+        model: GlobalModel,
         *,
         folder: RunFolder,
         evaluate: Evaluate | None,
@@ -64,6 +68,7 @@ class Coordinator:
         self._grid = grid
         self._experiment = experiment
         self._strategy = strategy
+        self._model = model
         self._folder = folder
         self._evaluate = evaluate
         self._watch = watch
@@ -71,8 +76,8 @@ class Coordinator:
         privacy = experiment.privacy
         self._accounts = Accounts(delta=privacy.delta) if privacy else None
 
-    def run(self, weights: Vector, checkpoint: Checkpoint | None) -> Outcome:
-        """All rounds from `weights`, or those after `checkpoint`.
+    def run(self, checkpoint: Checkpoint | None) -> Outcome:
+        """All rounds, or those after `checkpoint`.
 
         It ends early, with the model so far, when too few silos are willing to go on.
         """
@@ -80,36 +85,47 @@ class Coordinator:
         self._strategy.check_silos(len(roster))
         first = 1
         if checkpoint is None:
-            entry = self._entry(0, weights, Tally(failures=absent), roster)
+            entry = self._entry(0, Tally(failures=absent), roster)
             entry["affordable"] = {each.silo: each.rounds for each in roster if each.rounds}
-            self._note(entry, weights)
+            self._note(entry)
         else:
-            first, weights = checkpoint.round + 1, self._restore(checkpoint, roster)
+            first = checkpoint.round + 1
+            self._restore(checkpoint, roster)
         stopped = None
         for round_ in range(first, self._experiment.rounds + 1):
             if stopped := roster.too_few():
                 break
-            weights = self._round(round_, weights, roster)
-        return Outcome(weights, self._folder.history(), self._accounts, roster.names, stopped)
+            self._round(round_, roster)
+        self._model.finish(roster)
+        return Outcome(
+            self._model.readable(),
+            self._folder.history(),
+            self._accounts,
+            roster.names,
+            encryption=self._model.describe(),
+            stopped=stopped,
+        )
 
-    def _round(self, round_: int, weights: Vector, roster: Roster) -> Vector:
+    def _round(self, round_: int, roster: Roster) -> None:
         start = time.perf_counter()
-        asked = roster.draw(round_)
+        tally = Tally(failures=self._model.prepare(round_, roster))
+        asked = [node for node in roster.draw(round_) if self._model.admits(roster.name(node))]
         lr = learning_rate(self._experiment, round_)
         request = TrainRequest(
             round=round_,
             lr=lr,
-            weights=weights,
+            weights=self._model.weights,
             extras=self._strategy.broadcast(),
             noise_multiplier=roster.noise_floor(),
+            sealed=self._model.sealed,
         ).to_records()
-        total = self._strategy.open(weights, lr=lr)
-        tally = self._collect(asked, request, round_, total, roster)
+        self._model.open(round_, lr=lr)
+        self._collect(asked, request, round_, tally, roster)
         trained = time.perf_counter()
-        weights, skipped = self._step(total, round_, weights, len(roster))
+        skipped = self._model.close(round_, silos=len(roster), failures=tally.failures)
         tally.aggregation += time.perf_counter() - trained
-        measured = self._measure(round_, weights, roster)
-        entry = self._entry(round_, weights, tally, roster, measured)
+        measured = self._measure(round_, roster)
+        entry = self._entry(round_, tally, roster, measured)
         if skipped:
             entry["skipped"] = skipped
         entry["bytes"] = {"down": len(asked) * payload_bytes(request), "up": tally.up}
@@ -119,33 +135,32 @@ class Coordinator:
             "aggregation": tally.aggregation,
         }
         roster.learn(entry)
-        self._note(entry, weights)
-        return weights
+        self._note(entry)
 
     def _collect(
-        self, asked: list[int], request: RecordDict, round_: int, total: Round, roster: Roster
-    ) -> Tally:
-        tally = Tally()
+        self, asked: list[int], request: RecordDict, round_: int, tally: Tally, roster: Roster
+    ) -> None:
         silent = dict.fromkeys(asked)
         for reply in self._ask(asked, request, round_, MessageType.TRAIN):
             arrived = time.perf_counter()
             silent.pop(reply.metadata.src_node_id, None)
-            tally.take(reply, roster.name(reply.metadata.src_node_id), total)
+            tally.take(reply, roster.name(reply.metadata.src_node_id), self._model.add)
             tally.aggregation += time.perf_counter() - arrived
         tally.failures += [
             Failure(roster.name(node), "transport", "no reply within round_timeout")
             for node in silent
         ]
-        return tally
 
-    def _measure(self, round_: int, weights: Vector, roster: Roster) -> Measurements | None:
+    def _measure(self, round_: int, roster: Roster) -> Measurements | None:
         """What the silos say of the new model, in the rounds that have an evaluation."""
         evaluation = self._experiment.evaluation
         if evaluation is None or (round_ % evaluation.every and round_ < self._experiment.rounds):
             return None
         measured = Measurements()
-        request = EvaluateRequest(round=round_, weights=weights).to_records()
-        for reply in self._ask(roster.nodes, request, round_, MessageType.EVALUATE):
+        model = self._model
+        request = EvaluateRequest(round_, model.weights, model.sealed).to_records()
+        nodes = [node for node in roster.nodes if model.admits(roster.name(node))]
+        for reply in self._ask(nodes, request, round_, MessageType.EVALUATE):
             measured.take(reply, roster.name(reply.metadata.src_node_id))
         return measured
 
@@ -155,24 +170,18 @@ class Coordinator:
         messages = (Message(request, node, kind, group_id=str(round_)) for node in nodes)
         yield from self._grid.send_and_receive(messages, timeout=self._experiment.round_timeout)
 
-    def _step(
-        self, total: Round, round_: int, weights: Vector, silos: int
-    ) -> tuple[Vector, str | None]:
-        try:
-            return total.close(round=round_, silos=silos), None
-        except RoundSkipped as reason:
-            return weights, str(reason)
-
     def _entry(
         self,
         round_: int,
-        weights: Vector,
         tally: Tally,
         roster: Roster,
         measured: Measurements | None = None,
     ) -> dict[str, Any]:
         start = time.perf_counter()
-        evaluation = self._evaluate(weights) if self._evaluate else None
+        weights = self._model.readable() if self._evaluate else None
+        evaluation = None
+        if self._evaluate and weights is not None:
+            evaluation = self._evaluate(weights)
         evaluated = time.perf_counter()
         entry = {
             "round": round_,
@@ -197,24 +206,22 @@ class Coordinator:
             for silo, event in (events or {}).items():
                 self._accounts.charge(silo, event)
 
-    def _note(self, entry: dict[str, Any], weights: Vector) -> None:
+    def _note(self, entry: dict[str, Any]) -> None:
         self._folder.append(entry)
-        tensors = {"weights": weights}
-        tensors |= {f"strategy.{name}": value for name, value in self._strategy.state().items()}
+        tensors = self._model.tensors()
         if self._memory is not None:
             tensors |= {f"silo.{name}": value for name, value in self._memory.save().items()}
         self._folder.save_checkpoint(entry["round"], tensors)
         self._watch(entry)
 
-    def _restore(self, checkpoint: Checkpoint, roster: Roster) -> Vector:
-        self._strategy.load_state(_under("strategy.", checkpoint.tensors))
+    def _restore(self, checkpoint: Checkpoint, roster: Roster) -> None:
+        self._model.restore(checkpoint.tensors)
         if self._memory is not None:
-            self._memory.load(_under("silo.", checkpoint.tensors))
+            self._memory.load(under("silo.", checkpoint.tensors))
         for entry in self._folder.history():
             self._charge(entry)
             roster.learn(entry)
             self._watch(entry)
-        return checkpoint.tensors["weights"]
 
 
 def learning_rate(experiment: Experiment, round_: int) -> float:
@@ -223,11 +230,3 @@ def learning_rate(experiment: Experiment, round_: int) -> float:
     if training.schedule == "constant":
         return training.lr
     return training.lr * 0.5 * (1 + math.cos(math.pi * (round_ - 1) / experiment.rounds))
-
-
-def _under(prefix: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name.removeprefix(prefix): value
-        for name, value in tensors.items()
-        if name.startswith(prefix)
-    }

@@ -32,7 +32,7 @@ def summarise(experiment: Experiment, outcome: Outcome, *, seconds: float) -> di
         "evaluation": _evaluation(outcome.entries),
         "stopped": outcome.stopped and {"round": last["round"], "reason": outcome.stopped},
         "epsilon": _epsilon(outcome.accounts, outcome.silos),
-        "encryption": None,
+        "encryption": outcome.encryption,
         "seconds": {
             "total": seconds,
             "training": spent["training"],

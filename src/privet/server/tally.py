@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from flwr.app import Message
 
 from privet.privacy.accounting import decode_event
-from privet.strategies import Round, Update
 from privet.wire import REFUSED, EvaluateReply, Failure, TrainReply, payload_bytes
 
 DROPOUT_STAGE = "dropout"
+
+Add = Callable[[str, TrainReply], None]
+"""Counts a silo's update in; raises for one that cannot be."""
 
 Events = dict[str, Mapping[str, Any] | None]
 """By silo: the mechanism that it reports; None where it keeps its account to itself."""
@@ -21,7 +23,7 @@ Events = dict[str, Mapping[str, Any] | None]
 
 @dataclass
 class Tally:
-    """Updates go into a strategy's round as they come; what else the replies say is kept here."""
+    """Updates are added up as they come; what else the replies say is kept here."""
 
     participants: list[str] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
@@ -29,7 +31,7 @@ class Tally:
     up: int = 0
     aggregation: float = 0.0
 
-    def take(self, reply: Message, silo: str, total: Round) -> None:
+    def take(self, reply: Message, silo: str, add: Add) -> None:
         """Count in one silo's reply; whatever a peer sends, the round goes on."""
         if reply.has_error():
             self.failures.append(Failure.parse(reply.error.reason, silo=silo))
@@ -38,7 +40,7 @@ class Tally:
             update = TrainReply.from_records(reply.content)
             # Charged even if the update is unusable.
             self.events[silo] = _checked(update.event)
-            total.add(Update(update.update, update.weight, update.loss, update.extras))
+            add(silo, update)
         except Exception as error:
             self.failures.append(Failure(silo, "update", f"unusable reply: {error}"))
             return

@@ -15,6 +15,7 @@ from privet.client.app import client_app
 from privet.experiment import Experiment
 from privet.randomness import numpy_generator, stream
 from privet.server.tally import DROPOUT_STAGE
+from privet.simulations.keys import KeyHouse
 from privet.wire import Failure
 
 
@@ -29,6 +30,8 @@ class House:
     policy: Path | None = None
     """Unset: everything is allowed."""
     requester: str = "simulation"
+    keys: KeyHouse | None = None
+    """With encryption."""
     data_dir: Path | None = None
 
     def node_config(self, place: int) -> dict[str, str | bool]:
@@ -41,6 +44,7 @@ class House:
             "ledger": str(self.ledger),
             "key": str(self.key),
             **{name: str(path) for name, path in paths.items() if path is not None},
+            **(self.keys.node_config(place) if self.keys else {}),
         }
 
 

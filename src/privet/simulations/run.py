@@ -25,6 +25,7 @@ from privet.simulations.grid import (
     Sequential,
     contexts,
 )
+from privet.simulations.keys import KEYS, KeyHouse
 from privet.simulations.ledger import complete_summary, simulated_ledger
 from privet.simulations.pool import WorkerPool
 from privet.simulations.prepare import Prepared, prepare
@@ -77,6 +78,10 @@ def run_prepared(
     folder.check_free(resume=resume)
     folder.save_json(SILOS, describe_silos(prepared.place, prepared.plans))
     hosting = Hosting(folder=out, data_dir=prepared.data_dir, resume=resume, watch=watch)
+    keys = _keys(prepared, out)
+    if keys is not None and prepared.experiment.encryption is not None:
+        opener = keys.opener(prepared.experiment.encryption)
+        hosting = replace(hosting, roster=keys.roster, open_model=opener)
     with _one_thread(), simulated_ledger(out) as books:
         house = House(
             names=prepared.place.names,
@@ -84,6 +89,7 @@ def run_prepared(
             key=books.key,
             policy=_own_copy(prepared.policy, out),
             requester=prepared.requester,
+            keys=keys,
             data_dir=prepared.data_dir,
         )
         if execution.engine == "ray":
@@ -94,6 +100,14 @@ def run_prepared(
             _run_in_process(prepared, hosting, house, execution)
     complete_summary(folder)
     return dict(json.loads((out / SUMMARY).read_text(encoding="utf-8")))
+
+
+def _keys(prepared: Prepared, out: Path) -> KeyHouse | None:
+    if prepared.experiment.encryption is None:
+        return None
+    keys = KeyHouse(out.absolute() / KEYS, prepared.place.names)
+    keys.make()
+    return keys
 
 
 def _own_copy(policy: Path | None, out: Path) -> Path | None:

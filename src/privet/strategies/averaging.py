@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from privet.strategies.server_steps import ServerStep, whole_mean
+import numpy as np
+
+from privet.strategies.server_steps import Affine, ServerStep, whole_mean
 from privet.strategies.strategy import Round, State, Strategy, Update, Vector
 from privet.strategies.sums import WeightedSum
 
@@ -37,6 +39,27 @@ class FedAvg(Strategy):
         self.counts_records = weighting == "examples"
         self.step = step or whole_mean()
         self.state_names = self.step.state_names
+
+    @property
+    def proposes(self) -> bool:
+        """A step that is an affine map of the mean can be taken by every silo beforehand."""
+        return self.step.affine is not None
+
+    @property
+    def has_momentum(self) -> bool:
+        """Whether the server's step remembers the one before."""
+        return self.step.affine is not None and self.step.affine.momentum > 0
+
+    def proposal(self, trained: Vector, *, now: Vector, before: Vector) -> Vector:
+        """The server's step for an update of this silo's alone; the mean commutes with it."""
+        step = self.step.affine
+        if step is None:
+            return super().proposal(trained, now=now, before=before)
+        if step == Affine():
+            return trained
+        next_: Vector = now + np.float32(step.momentum) * (now - before)
+        next_ += np.float32(step.lr) * (trained - now)
+        return next_
 
     def _round(self, weights: Vector, lr: float | None) -> Round:  # noqa: ARG002
         return _MeanRound(self, weights)

@@ -26,11 +26,21 @@ class ServerStep:
     move: Callable[[Vector, State], tuple[Vector, State]]
     """Never writes into its arguments; an empty state is the one before the first round."""
     state_names: tuple[str, ...] = ()
+    affine: Affine | None = None
+    """The same step as an affine map, if it is one."""
+
+
+@dataclass(frozen=True)
+class Affine:
+    """x_next = x + momentum * (x - x_before) + lr * mean, x being the last models."""
+
+    lr: float = 1.0
+    momentum: float = 0.0
 
 
 def whole_mean() -> ServerStep:
     """FedAvg: move by the mean itself."""
-    return ServerStep(lambda mean, state: (mean, state))
+    return ServerStep(lambda mean, state: (mean, state), affine=Affine())
 
 
 def momentum(*, server_lr: float, server_momentum: float) -> ServerStep:
@@ -40,7 +50,7 @@ def momentum(*, server_lr: float, server_momentum: float) -> ServerStep:
         velocity = server_momentum * state["momentum"] + mean if state else mean
         return server_lr * velocity, {"momentum": velocity}
 
-    return ServerStep(move, ("momentum",))
+    return ServerStep(move, ("momentum",), Affine(server_lr, server_momentum))
 
 
 def adaptive(

@@ -114,6 +114,26 @@ class Strategy(ABC):
         """What a checkpoint keeps; empty before the first round. Later rounds leave it alone."""
         return dict(self._state)
 
+    @property
+    def proposes(self) -> bool:
+        """Whether the next model is the weighted mean of what `proposal` makes in every silo.
+
+        Then it can be found from a sum alone, which may be encrypted.
+        """
+        return False
+
+    @property
+    def has_momentum(self) -> bool:
+        """Whether `proposal` looks at the model before the last one."""
+        return False
+
+    def proposal(self, trained: Vector, *, now: Vector, before: Vector) -> Vector:
+        """What a silo would have the next global model be, shape (d,), given its own `trained`.
+
+        `now` and `before` are the last two global models, equal in the first round.
+        """
+        raise NotImplementedError(f"{self.name} has no proposals")
+
     def load_state(self, state: Mapping[str, Vector]) -> None:
         """Go on from what `state` gave. Raises ValueError for the state of another strategy."""
         if state and set(state) != set(self.state_names):

@@ -15,7 +15,10 @@ GRID = 1e-3
 
 # Rates still closer to 0 and to 1 make dp-accounting lose digits or raise.
 RATES = st.one_of(
-    st.floats(1e-12, 1 - 1e-12), st.floats(-12, 0).map(lambda power: 10**power), st.just(1.0)
+    st.floats(0.01, 0.99),
+    st.floats(-12, -2).map(lambda exponent: 10**exponent),
+    st.floats(-9, -2).map(lambda exponent: 1 - 10**exponent),
+    st.just(1.0),
 )
 # dp-accounting takes 2 microseconds a grid point: here at most half a second an example.
 QUICK = st.one_of(
@@ -67,9 +70,14 @@ def test_the_masses_are_those_of_dp_accounting_on_grids_of_a_million_points(mech
     check_masses(sigma, rate, fine)
 
 
-@given(mechanism=QUICK, rate=RATES, delta=st.sampled_from([1e-12, 1e-8, 1e-5, 1e-3]))
+@given(
+    mechanism=QUICK,
+    rate=RATES.filter(lambda rate: rate >= 1e-4),
+    delta=st.sampled_from([1e-12, 1e-8, 1e-5, 1e-3]),
+)
 @settings(max_examples=40)
 def test_epsilon_is_that_of_dp_accounting_down_to_the_smallest_deltas(mechanism, rate, delta):
+    """Rarer sampling has losses so far below the grid that dp-accounting's own rounding shows."""
     sigma, fine = mechanism
     grid = GRID / fine
     for dots, dense in zip(ours(sigma, rate, grid), reference(sigma, rate, grid), strict=True):
@@ -78,33 +86,30 @@ def test_epsilon_is_that_of_dp_accounting_down_to_the_smallest_deltas(mechanism,
 
 
 @given(mechanism=ALL, rate=RATES, place=st.floats(-1, 1))
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_no_divergence_is_below_the_mechanisms_on_and_off_the_grid(mechanism, rate, place):
     sigma, fine = mechanism
-    grid = GRID / fine
+    grid, rounding = GRID / fine, 5e-14 * fine  # a mass is a difference of divergences over grid
     kinds = privacy_loss_mechanism.AdjacencyType
     for dots, kind in zip(ours(sigma, rate, grid), (kinds.REMOVE, kinds.ADD), strict=True):
         exact = privacy_loss_mechanism.GaussianPrivacyLoss(
             sigma, sampling_prob=rate, adjacency_type=kind
-        )
-        pmf = as_pmf(dots, grid)
-        epsilon = place * grid * (dots.lower + dots.masses.size)
-        on_grid = round(epsilon / grid) * grid
-        assert pmf.get_delta_for_epsilon(epsilon) >= exact.get_delta_for_epsilon(epsilon) - 1e-14
-        # The first mass holds what lies below the grid.
-        if on_grid > (dots.lower + 1) * grid:
-            assert pmf.get_delta_for_epsilon(on_grid) == pytest.approx(
-                exact.get_delta_for_epsilon(on_grid), abs=1e-13
-            )
+        ).get_delta_for_epsilon
+        bound = as_pmf(dots, grid).get_delta_for_epsilon
+        between = place * grid * (dots.lower + dots.masses.size)
+        point = round(between / grid) * grid
+        assert bound(between) >= exact(between) - rounding
+        if point >= dots.lower * grid:
+            assert bound(point) == pytest.approx(exact(point), abs=rounding)
 
 
 @given(
-    sigma=st.floats(0.3, 1e50),
-    rate=st.one_of(RATES, st.floats(-50, 0).map(lambda power: 10**power), st.floats(1e-50, 1)),
+    sigma=st.one_of(st.floats(0.3, 50), st.floats(50, 1e50)),
+    rate=st.one_of(RATES, st.floats(1e-50, 1), st.sampled_from([1e-50, 1e-20, 1 - 2**-53])),
     fine=st.sampled_from([1, 2, 5, 50]),
 )
 def test_the_masses_of_all_losses_are_one_however_extreme_the_mechanism(sigma, rate, fine):
-    """On the finer grids dp-accounting's rounding adds 1e-7 here, and near a rate of 1 it fails."""
+    """On the finer grids dp-accounting's rounding adds up to 1e-7 here."""
     for dots in ours(sigma, rate, GRID / fine):
         assert dots.masses.min() >= 0
         assert 0 <= dots.infinity < 1e-21

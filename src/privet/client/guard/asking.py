@@ -31,6 +31,8 @@ class Asking:
             job=self.job,
             kind="open",
             at=datetime.now(UTC),
+            encrypted=experiment.encryption is not None,
+            silos_in_sum=experiment.encryption.smallest_sum if experiment.encryption else None,
         )
 
     def training(self, experiment: Experiment, plan: LocalPlan) -> Request:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from privet.simulations.report.formatting import bound, counted, scientific
-from privet.simulations.report.read import CrossChecks, Guarantee, Run
+from privet.simulations.report.measured import left_the_silos
+from privet.simulations.report.run import CrossChecks, Guarantee, Run
 
 
 @dataclass(frozen=True)
@@ -25,18 +26,24 @@ def assumptions(run: Run) -> tuple[Statement, ...]:
     return (*_definitions(run, promise), *_mechanism(run, promise), *_limits(run, promise))
 
 
-def checks_sentence(promise: Guarantee) -> str:
+def checks_sentence(run: Run, promise: Guarantee) -> str:
     """What the cross-checks say, with their figures."""
     checks = promise.checks
+    if checks is None and run.kept and run.finished:
+        return (
+            "Not cross-checked: that needs the events, and the silos keep theirs to themselves. "
+            "The figures are those of their ledgers."
+        )
     if checks is None:
         return "Not cross-checked: that happens when a run ends and something was spent."
     others = f"RDP gives {bound(checks.rdp)}, {_prv(checks)}"
+    whom = "the silo that spent most" + (" of those that tell their account" if run.kept else "")
     if checks.agree:
         return (
-            f"Cross-checked on the silo that spent most: {others}. They agree with the figure: RDP "
+            f"Cross-checked on {whom}: {others}. They agree with the figure: RDP "
             "is a looser analysis and may lie somewhat above it, never below."
         )
-    return f"Cross-checked on the silo that spent most: {others}. They do not agree."
+    return f"Cross-checked on {whom}: {others}. They do not agree."
 
 
 def _accountant(promise: Guarantee) -> str:
@@ -106,7 +113,7 @@ def _mechanism(run: Run, promise: Guarantee) -> tuple[Statement, ...]:
         Statement(
             "All rounds together",
             f"All {counted(len(run.trained), 'round')} are composed into one figure. Accountant: "
-            f"{_accountant(promise)}. {checks_sentence(promise)}",
+            f"{_accountant(promise)}. {checks_sentence(run, promise)}",
             caution=promise.checks is not None and not promise.checks.agree,
         ),
         Statement(
@@ -128,11 +135,7 @@ def _limits(run: Run, promise: Guarantee) -> tuple[Statement, ...]:
             "release.",
             caution=True,
         ),
-        Statement(
-            "Record counts are public",
-            "How many records a silo holds is treated as known. It is sent to the server as the "
-            "silo’s weight and sets its sampling rate. Epsilon does not cover it.",
-        ),
+        _counts(run),
         Statement(
             "Choosing settings is not counted",
             "If the model, the learning rate or the clip norm were chosen by looking at these "
@@ -145,6 +148,7 @@ def _limits(run: Run, promise: Guarantee) -> tuple[Statement, ...]:
             "Accuracy and loss are measured without noise, and this page shows exact counts by "
             "silo. Both are outside the guarantee, which is about training records and updates.",
         ),
+        *_own_records(run),
         Statement(
             "Floating point",
             "The proof speaks of real numbers; the computer rounds. What the rounding of noise "
@@ -152,3 +156,44 @@ def _limits(run: Run, promise: Guarantee) -> tuple[Statement, ...]:
         ),
         *(Statement("About these data", note, caution=True) for note in run.notes),
     )
+
+
+def _counts(run: Run) -> Statement:
+    """Who learns how many records a silo holds."""
+    took_part = {name for entry in run.rounds for name in entry.participants}
+    kept, silos = len(run.counts_kept & took_part), len(took_part)
+    public = (
+        "How many records a silo holds is treated as known. It is sent to the server as the "
+        "silo’s weight and sets its sampling rate. Epsilon does not cover it."
+    )
+    if not kept:
+        return Statement("Record counts are public", public)
+    hidden = (
+        "the policy keeps the number of records in the silo: updates weigh the same, noise and "
+        "steps come from the experiment, and the account is not sent. The sampling rate still "
+        "follows from the number, which epsilon takes as given."
+    )
+    if kept == silos:
+        return Statement("Record counts stay in the silos", f"{hidden[0].upper()}{hidden[1:]}")
+    return Statement(
+        "Some record counts are public",
+        f"For {kept:,} of {silos:,} silos {hidden} For the others: {public[0].lower()}{public[1:]}",
+    )
+
+
+def _own_records(run: Run) -> tuple[Statement, ...]:
+    """What evaluations on the silos' own records add."""
+    ways = left_the_silos(run)
+    exact = sorted(name for name in ways if "exact" in ways[name])
+    if not ways:
+        return ()
+    text = (
+        "Records that a silo keeps out of training are used for evaluation alone. Metrics that "
+        "leave with noise are counted in the silo’s epsilon, each time."
+    )
+    if exact:
+        text += (
+            f" What leaves exactly ({', '.join(exact)}) is neither protected nor counted: it can "
+            "tell whether a record is among those that are measured on."
+        )
+    return (Statement("Evaluation on the silos’ own records", text, caution=bool(exact)),)

@@ -1,29 +1,25 @@
-"""Who took part in which round, who fell away, and what failed."""
+"""Who took part in which round, who fell away, and who refused."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from privet.simulations.report.charts import SIDE, Tick, hover, nice_ticks
 from privet.simulations.report.curves import natural
-from privet.simulations.report.formatting import counted, spans
-from privet.simulations.report.read import Round, Run, arrived
+from privet.simulations.report.formatting import counted, listed, shortened
+from privet.simulations.report.run import Round, Run
 
 ROWS = 30
 """Up to this many silos get a row each; more are counted by round."""
-REASONS = 50
-"""At most this many different reasons are listed."""
-REASON_LENGTH = 400
-NAME_LENGTH = 60
-NAMED = 6
-"""At most this many silos are named for one reason."""
 
-STATES = ("took part", "failed", "dropped out", "not drawn")
-_CLASSES = ("took", "failed", "dropped", "absent")
-# (top, height) within a row: the states differ in shape as well as in colour.
-_SHAPES = ((0.08, 0.84), (0.08, 0.84), (0.54, 0.38), (0.46, 0.08))
+STATES = ("took part", "failed", "refused", "dropped out", "not drawn", "did not enrol")
+_TOOK, _FAILED, _REFUSED, _DROPPED, _NOT_DRAWN, _NOT_ENROLLED = range(len(STATES))
+_CLASSES = ("took", "failed", "refused", "dropped", "absent", "out")
+# (top, height) within a row. Together with the style sheet, which draws "refused" and "did not
+# enrol" as frames, the states differ in shape as well as in colour.
+_SHAPES = ((0.08, 0.84), (0.08, 0.84), (0.14, 0.72), (0.54, 0.38), (0.46, 0.08), (0.24, 0.52))
+_ASKED = (_TOOK, _FAILED, _REFUSED, _DROPPED)
 
 
 @dataclass(frozen=True)
@@ -33,16 +29,6 @@ class Mark:
     state: str
     style: str
     path: str
-
-
-@dataclass(frozen=True)
-class FailureRow:
-    """One reason, `times` in all; `where` names silos and rounds."""
-
-    reason: str
-    stage: str
-    times: int
-    where: str
 
 
 @dataclass(frozen=True)
@@ -56,8 +42,8 @@ class Attendance:
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     hover: str
-    failures: tuple[FailureRow, ...]
-    failures_left_out: int
+    budgets: str | None
+    """Whose budget had no room for all rounds, if any silo said so before the first."""
 
 
 def attendance(run: Run) -> Attendance | None:
@@ -66,11 +52,11 @@ def attendance(run: Run) -> Attendance | None:
     if not rounds:
         return None
     silos = _names(run)
-    states = [_states(entry, silos) for entry in rounds]
+    missing = _not_enrolled(run, silos)
+    states = [_states(entry, silos, missing) for entry in rounds]
     few = len(silos) <= ROWS
-    asked = max(sum(state < 3 for state in column) for column in states)
+    asked = max(sum(state in _ASKED for state in column) for column in states)
     levels = nice_ticks([0.0, float(max(asked, 1))], wanted=4)
-    failures = _grouped(rounds)
     return Attendance(
         summary=_summary(states),
         complete=all(set(column) <= {0} for column in states),
@@ -79,8 +65,7 @@ def attendance(run: Run) -> Attendance | None:
         x_ticks=_ends(rounds),
         y_ticks=() if few else tuple(Tick(100 * n / levels[-1], f"{n:,.0f}") for n in levels),
         hover=_hover(rounds, silos, states),
-        failures=tuple(failures[:REASONS]),
-        failures_left_out=max(0, len(failures) - REASONS),
+        budgets=_budgets(run),
     )
 
 
@@ -93,35 +78,74 @@ def _ends(rounds: Sequence[Round]) -> tuple[Tick, ...]:
 
 def _names(run: Run) -> list[str]:
     """Every silo that is known or was heard of."""
-    heard = {name for e in run.trained for name in (*e.participants, *e.dropped, *_failed(e))}
+    heard = {name for entry in run.trained for name in _heard(entry)}
     known = [silo.name for silo in run.silos]
     return known + sorted(heard - set(known), key=natural)
 
 
-def _failed(entry: Round) -> frozenset[str]:
-    return frozenset(failure.silo for failure in entry.failures)
+def _heard(entry: Round) -> frozenset[str]:
+    """Every silo that this entry names as one of the run."""
+    failed = frozenset(failure.silo for failure in entry.failures)
+    return failed.union(entry.participants, entry.dropped, entry.refused)
 
 
-def _states(entry: Round, silos: Sequence[str]) -> list[int]:
+def _not_enrolled(run: Run, silos: Sequence[str]) -> frozenset[str]:
+    """The silos that were turned away or fell away before the first round.
+
+    The server knows only their nodes: they are those that no round names, if the numbers agree.
+    """
+    heard = {name for entry in run.trained for name in _heard(entry)}
+    heard |= {name for entry in run.rounds for name in (*entry.silo_epsilon, *entry.kept)}
+    unheard = frozenset(silos) - heard
+    lost = [len(e.refused) + len(e.failures) for e in run.rounds if e.number == 0]
+    return unheard if lost == [len(unheard)] else frozenset()
+
+
+def _states(entry: Round, silos: Sequence[str], missing: frozenset[str]) -> list[int]:
     """The index into STATES of each silo."""
-    took, failed = arrived(entry), _failed(entry)
-    return [
-        1 if silo in failed else 2 if silo in entry.dropped else 0 if silo in took else 3
-        for silo in silos
-    ]
+    groups = {
+        _NOT_ENROLLED: missing,
+        _TOOK: entry.arrived,
+        _DROPPED: entry.dropped,
+        _REFUSED: entry.refused,
+        _FAILED: {failure.silo for failure in entry.failures},
+    }
+    found = {silo: state for state, names in groups.items() for silo in names}
+    return [found.get(silo, _NOT_DRAWN) for silo in silos]
 
 
 def _summary(states: Sequence[Sequence[int]]) -> str:
     rounds, silos = len(states), len(states[0])
     counts = [sum(column.count(state) for column in states) for state in range(len(STATES))]
-    if counts[0] == rounds * silos:
+    if counts[_TOOK] == rounds * silos:
         who = "The silo" if silos == 1 else f"All {silos:,} silos"
         return f"{who} took part in every one of {counted(rounds, 'round')}."
-    told = f"{counted(counts[0], 'update')} arrived in {counted(rounds, 'round')}"
-    told += f"; {counts[1]:,} failed, {counts[2]:,} dropped out"
-    told += f", and {counts[3]:,} times a silo was not drawn" if counts[3] else ""
-    empty = sum(0 not in column for column in states)
-    return f"{told}." + (f" In {counted(empty, 'round')} nobody's update arrived." if empty else "")
+    told = f"{counted(counts[_TOOK], 'update')} arrived in {counted(rounds, 'round')}"
+    told += f"; {counts[_FAILED]:,} failed, {counts[_DROPPED]:,} dropped out"
+    if counts[_REFUSED]:
+        verb = "was" if counts[_REFUSED] == 1 else "were"
+        told += f", {counts[_REFUSED]:,} {verb} refused by a silo’s own policy or budget"
+    if counts[_NOT_DRAWN]:
+        told += f", and {counts[_NOT_DRAWN]:,} times a silo was not drawn"
+    empty = sum(_TOOK not in column for column in states)
+    nobody = f" In {counted(empty, 'round')} nobody's update arrived." if empty else ""
+    missing = counts[_NOT_ENROLLED] // rounds
+    before = f" {counted(missing, 'silo')} fell away before the first round." if missing else ""
+    return f"{told}.{nobody}{before}"
+
+
+def _budgets(run: Run) -> str | None:
+    """In one sentence, the silos that said beforehand that their budget is too small."""
+    room = {silo: n for entry in run.rounds for silo, n in entry.affordable.items()}
+    planned = run.planned or 0
+    small = sorted((s for s in room if room[s] < 0), key=lambda s: (room[s], natural(s)))
+    if not small:
+        return None
+    named = listed([f"{shortened(silo, 60)} for {room[silo]:,}" for silo in small])
+    return (
+        f"Before the first round, the budgets of {len(small):,} of {counted(len(room), 'silo')} "
+        f"had room for fewer than the {planned:,} rounds of the run: {named}."
+    )
 
 
 def _grid(states: Sequence[Sequence[int]]) -> tuple[Mark, ...]:
@@ -139,13 +163,13 @@ def _grid(states: Sequence[Sequence[int]]) -> tuple[Mark, ...]:
 
 
 def _stacks(states: Sequence[Sequence[int]], *, top: float) -> tuple[Mark, ...]:
-    """A column for each round: those who took part below, failures and dropouts above them."""
+    """A column for each round: of those who were asked, who took part lies lowest."""
     width, unit = SIDE / len(states), SIDE / top
     gap = 0.12 if len(states) <= 120 else 0.0
     paths = [""] * len(STATES)
     for x, column in enumerate(states):
         edge = float(SIDE)
-        for state in range(3):
+        for state in _ASKED:
             tall = column.count(state) * unit
             edge -= tall
             if tall:
@@ -178,33 +202,3 @@ def _who(column: Sequence[int], silos: Sequence[str], state: int) -> str | None:
     if not names:
         return None
     return str(len(names)) if state == 0 or len(names) > 3 else ", ".join(names)
-
-
-def _grouped(rounds: Sequence[Round]) -> list[FailureRow]:
-    """A row for each reason and stage, the most frequent first."""
-    found: dict[tuple[str, str], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for entry in rounds:
-        for failure in entry.failures:
-            found[failure.reason, failure.stage][failure.silo].append(entry.number)
-    rows = [
-        FailureRow(
-            _short(reason, REASON_LENGTH), stage, sum(map(len, silos.values())), _where(silos)
-        )
-        for (reason, stage), silos in found.items()
-    ]
-    return sorted(rows, key=lambda row: -row.times)
-
-
-def _where(silos: Mapping[str, Sequence[int]]) -> str:
-    ordered = sorted(silos, key=lambda silo: (-len(silos[silo]), natural(silo)))
-    named = [f"{_short(silo, NAME_LENGTH)} in {_when(silos[silo])}" for silo in ordered[:NAMED]]
-    more = len(ordered) - NAMED
-    return "; ".join(named) + (f"; and {counted(more, 'silo')} more" if more > 0 else "")
-
-
-def _when(rounds: Sequence[int]) -> str:
-    return f"{'round' if len(rounds) == 1 else 'rounds'} {spans(rounds, most=8)}"
-
-
-def _short(text: str, length: int) -> str:
-    return text if len(text) <= length else f"{text[:length]} …"

@@ -27,6 +27,8 @@ class Series:
     name: str
     values: Values
     style: str
+    sparse: bool = False
+    """Measured in some rounds only: the line goes on over the others."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,10 @@ class LineChart:
     band: str | None
     target: Tick | None
     hover: str
+
+    def has(self, style: str) -> bool:
+        """Whether any curve is drawn in this style."""
+        return any(curve.style == style for curve in self.curves)
 
 
 def silo_style(index: int) -> str:
@@ -88,7 +94,8 @@ def line_chart(
         x_ticks=_round_ticks(rounds),
         y_ticks=tuple(Tick(100 * (v - low) / (high - low), _tick_text(v, ticks)) for v in ticks),
         curves=tuple(
-            Curve(line.name, _polyline(columns, heights[line.name]), line.style) for line in series
+            Curve(line.name, _line(columns, heights[line.name], sparse=line.sparse), line.style)
+            for line in series
         ),
         band=_ribbon(columns, *(_scaled(edge, low=low, high=high) for edge in band))
         if band
@@ -172,6 +179,13 @@ def _tick_text(value: float, ticks: Sequence[float]) -> str:
     if decimals > 4 or abs(ticks[-1]) >= 1e6:
         return f"{value:.2g}"
     return f"{value:.{decimals}f}" if abs(value) > step / 2 else "0"
+
+
+def _line(columns: Sequence[float], heights: Sequence[float | None], *, sparse: bool) -> str:
+    if not sparse:
+        return _polyline(columns, heights)
+    known = [(c, h) for c, h in zip(columns, heights, strict=True) if h is not None]
+    return _polyline([column for column, _ in known], [height for _, height in known])
 
 
 def _polyline(columns: Sequence[float], heights: Sequence[float | None]) -> str:

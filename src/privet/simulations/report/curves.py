@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from privet.simulations.report.charts import (
     LineChart,
@@ -13,8 +13,9 @@ from privet.simulations.report.charts import (
     line_chart,
     silo_style,
 )
-from privet.simulations.report.read import Round, Run
+from privet.simulations.report.run import Round, Run
 
+OWN_RECORDS = "silos’ own records, mean"
 FEW = 12
 """Up to this many silos get a line each; more are drawn as a band."""
 
@@ -28,6 +29,8 @@ class _Quantity:
 
     title: str
     name: str
+    metric: str | None
+    """The same, measured by the silos on records of their own."""
     overall: Callable[[Round], float | None]
     per_silo: Callable[[Round], Mapping[str, float]]
     edges: tuple[str, ...]
@@ -37,6 +40,7 @@ class _Quantity:
 _ACCURACY = _Quantity(
     title="Accuracy",
     name="all silos",
+    metric="accuracy",
     overall=lambda entry: entry.accuracy,
     per_silo=lambda entry: entry.silo_accuracy,
     edges=("lowest silo", "highest silo"),
@@ -45,6 +49,7 @@ _ACCURACY = _Quantity(
 _LOSS = _Quantity(
     title="Loss",
     name="all silos",
+    metric="loss",
     overall=lambda entry: entry.loss,
     per_silo=lambda _: {},
     edges=(),
@@ -53,7 +58,8 @@ _LOSS = _Quantity(
 _EPSILON = _Quantity(
     title="Epsilon spent",
     name="highest silo",
-    overall=lambda entry: entry.epsilon,
+    metric=None,
+    overall=lambda entry: max(entry.silo_epsilon.values(), default=None),
     per_silo=lambda entry: entry.silo_epsilon,
     edges=("lowest silo",),
     zero=True,
@@ -61,18 +67,40 @@ _EPSILON = _Quantity(
 
 
 def accuracy_chart(run: Run) -> LineChart | None:
-    """Accuracy on held-out records, with each silo's where the run measured them."""
+    """Accuracy on held-out records, with each silo's where the run measured them, and the mean on
+    the silos' own records."""
     return _chart(_ACCURACY, run)
 
 
 def loss_chart(run: Run) -> LineChart | None:
-    """Loss on held-out records."""
+    """Loss on held-out records, and the mean on the silos' own records."""
     return _chart(_LOSS, run)
 
 
 def epsilon_chart(run: Run) -> LineChart | None:
-    """Epsilon spent so far by each silo, the highest emphasised, and the target if one was set."""
-    return _chart(_EPSILON, run, target=target_epsilon(run))
+    """Epsilon spent so far by each silo, the highest emphasised, and the target if one was set.
+
+    Silos that keep their account are left out; None when all do.
+    """
+    shown = without_kept(run)
+    return _chart(_EPSILON, shown, target=target_epsilon(run)) if shown.rounds else None
+
+
+def without_kept(run: Run) -> Run:
+    """The run as the silos that tell their account see it; without rounds when there are none."""
+    kept = run.kept
+    if not kept:
+        return run
+    rounds = tuple(
+        replace(e, silo_epsilon={s: v for s, v in e.silo_epsilon.items() if s not in kept})
+        for e in run.rounds
+    )
+    return replace(run, rounds=rounds if any(e.silo_epsilon for e in rounds) else ())
+
+
+def own_means(run: Run, metric: str) -> list[float | None]:
+    """By round, the mean of a metric on the silos' own records; None without an evaluation."""
+    return [entry.measured.means.get(metric) if entry.measured else None for entry in run.rounds]
 
 
 def target_epsilon(run: Run) -> float | None:
@@ -96,7 +124,8 @@ def natural(name: str) -> tuple[int, str]:
 def _chart(quantity: _Quantity, run: Run, *, target: float | None = None) -> LineChart | None:
     """A bold line over thin ones for few silos, or over a band from the lowest to the highest."""
     total = [quantity.overall(entry) for entry in run.rounds]
-    if not finite(total):
+    own = own_means(run, quantity.metric) if quantity.metric else []
+    if not finite([*total, *own]):
         return None
     found = [quantity.per_silo(entry) for entry in run.rounds]
     names = in_order(run, (name for values in found for name in values))
@@ -109,10 +138,13 @@ def _chart(quantity: _Quantity, run: Run, *, target: float | None = None) -> Lin
             for index, name in enumerate(names)
         ]
     )
+    both = bool(finite(total) and finite(own))
+    bold = [Series("held-out records" if both else quantity.name, total, "total")]
+    mean = [Series(OWN_RECORDS, own, "own", sparse=True)]
     return line_chart(
         title=quantity.title,
         rounds=[entry.number for entry in run.rounds],
-        series=[Series(quantity.name, total, "total"), *thin],
+        series=[*(bold if finite(total) else []), *(mean if finite(own) else []), *thin],
         band=band,
         target=target,
         zero=quantity.zero,

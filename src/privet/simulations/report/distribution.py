@@ -11,7 +11,7 @@ from statistics import median
 from privet.simulations.report.charts import SIDE, Tick, hover, nice_ticks
 from privet.simulations.report.curves import natural
 from privet.simulations.report.formatting import counted
-from privet.simulations.report.read import Run, Silo
+from privet.simulations.report.run import Run, Silo
 
 ROWS = 30
 """Up to this many silos get a named bar; more become columns, largest first."""

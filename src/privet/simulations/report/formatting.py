@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from decimal import ROUND_CEILING, Decimal
 from itertools import pairwise
 
@@ -94,9 +94,39 @@ def spans(numbers: Iterable[int], *, most: int = 100) -> str:
     return ", ".join(told[:most]) + (" …" if len(told) > most else "")
 
 
+def in_rounds(numbers: Iterable[int], *, most: int = 8) -> str:
+    """
+    >>> in_rounds([4]), in_rounds([2, 3, 4, 9]), in_rounds([0])
+    ('round 4', 'rounds 2–4, 9', 'before round 1')
+    """
+    found = set(numbers)
+    if found == {0}:
+        return "before round 1"
+    return f"{'round' if len(found) == 1 else 'rounds'} {spans(found, most=most)}"
+
+
 def counted(count: int, noun: str) -> str:
     """
     >>> counted(1, "silo"), counted(1200, "record")
     ('1 silo', '1,200 records')
     """
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def listed(names: Sequence[str], *, most: int = 6) -> str:
+    """Names, at most `most` of them and each at most 60 characters.
+
+    >>> listed(["a", "b"]), listed(["a", "b", "c", "d"], most=2)
+    ('a, b', 'a, b and 2 more')
+    """
+    more = len(names) - most
+    shown = ", ".join(shortened(name, 60) for name in names[:most])
+    return shown + (f" and {more:,} more" if more > 0 else "")
+
+
+def shortened(text: str, length: int) -> str:
+    """
+    >>> shortened("silo", 10), shortened("silo-12345", 4)
+    ('silo', 'silo …')
+    """
+    return text if len(text) <= length else f"{text[:length]} …"

@@ -17,9 +17,19 @@ from privet.simulations.report.attendance import attendance
 from privet.simulations.report.curves import FEW, accuracy_chart, epsilon_chart, loss_chart
 from privet.simulations.report.distribution import distribution
 from privet.simulations.report.formatting import bound, counted, decimal, duration, scientific, size
+from privet.simulations.report.ledger import ledger
+from privet.simulations.report.measured import evaluation
 from privet.simulations.report.observers import observers
-from privet.simulations.report.read import Run
-from privet.simulations.report.verdict import alarms, finite_guarantee, is_private, meaning, verdict
+from privet.simulations.report.reasons import failures, refusals
+from privet.simulations.report.run import Run
+from privet.simulations.report.verdict import (
+    alarms,
+    finite_guarantee,
+    is_private,
+    meaning,
+    own_accuracy,
+    verdict,
+)
 
 _HERE = Path(__file__).parent
 
@@ -40,6 +50,8 @@ def render(run: Run) -> str:
     could neither run nor load anything.
     """
     script = _asset("report.js")
+    books = ledger(run)
+    charts = {"accuracy": accuracy_chart(run), "loss": loss_chart(run)}
     return (
         _environment()
         .get_template("report.html.jinja")
@@ -52,17 +64,21 @@ def render(run: Run) -> str:
             subtitle=_subtitle(run),
             verdict=verdict(run),
             meaning=meaning(run),
-            alarms=alarms(run),
+            alarms=alarms(run, books),
             headline=tuple(_headline(run)),
             private=is_private(run),
             guarantee=finite_guarantee(run),
-            checks=checks_sentence(run.guarantee) if run.guarantee else None,
-            accuracy=accuracy_chart(run),
-            loss=loss_chart(run),
+            checks=checks_sentence(run, run.guarantee) if run.guarantee else None,
+            **charts,
+            own_line=any(chart and chart.has("own") for chart in charts.values()),
             epsilon=epsilon_chart(run) if finite_guarantee(run) else None,
             few=FEW,
+            evaluation=evaluation(run),
+            ledger=books,
             distribution=distribution(run),
             attendance=attendance(run),
+            failures=failures(run),
+            refusals=refusals(run),
             skipped=tuple((entry.number, entry.skipped) for entry in run.trained if entry.skipped),
             observers=observers(run),
             assumptions=assumptions(run),
@@ -118,6 +134,8 @@ def _headline(run: Run) -> Iterator[Figure]:
         yield Figure("Accuracy", decimal(run.accuracy), held_out)
     elif run.loss is not None:
         yield Figure("Loss", decimal(run.loss), held_out)
+    elif own_accuracy(run) is not None:
+        yield Figure("Accuracy", decimal(own_accuracy(run)), "on the silos’ own records")
     promise = finite_guarantee(run)
     if promise:
         yield Figure(
@@ -125,8 +143,9 @@ def _headline(run: Run) -> Iterator[Figure]:
         )
     else:
         yield Figure("Epsilon", "none", "no privacy guarantee")
+    whole = run.finished and run.stopped is None
     yield Figure(
-        "Rounds", f"{run.last_round:,}", "" if run.finished else f"of {run.settings.get('rounds')}"
+        "Rounds", f"{run.last_round:,}", "" if whole else f"of {run.settings.get('rounds')}"
     )
     if run.silos:
         records = sum(silo.records for silo in run.silos)

@@ -7,10 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from privet.simulations.report.curves import FEW, in_order, target_epsilon
+from privet.simulations.report.curves import (
+    FEW,
+    OWN_RECORDS,
+    in_order,
+    own_means,
+    target_epsilon,
+    without_kept,
+)
 from privet.simulations.report.distribution import ROWS, label_table, ramp
 from privet.simulations.report.formatting import scientific
-from privet.simulations.report.read import Run
+from privet.simulations.report.run import Run
 from privet.simulations.report.verdict import finite_guarantee
 
 if TYPE_CHECKING:
@@ -75,23 +82,35 @@ def _learning(run: Run) -> Figure | None:
         "Accuracy": [entry.accuracy for entry in run.rounds],
         "Loss": [entry.loss for entry in run.rounds],
     }
-    known = {name: values for name, values in shown.items() if any(v is not None for v in values)}
+    own = {name: own_means(run, name.lower()) for name in shown}
+    known = [name for name in shown if any(v is not None for v in (*shown[name], *own[name]))]
     if not known:
         return None
     figure, axes = _figure(len(known))
-    for axis, (name, values) in zip(axes, known.items(), strict=True):
-        axis.plot(rounds, _gaps(values), color=_ACCENT, linewidth=2, marker=_dot(rounds))
+    for axis, name in zip(axes, known, strict=True):
+        axis.plot(rounds, _gaps(shown[name]), color=_ACCENT, linewidth=2, marker=_dot(rounds))
+        _own_line(axis, rounds, own[name])
         axis.set(title=name, xlabel="round")
     return figure
 
 
+def _own_line(axis: Axes, rounds: Sequence[int], values: Sequence[float | None]) -> None:
+    """The mean on the silos' own records, over the rounds in which it was measured."""
+    places = [(number, v) for number, v in zip(rounds, values, strict=True) if v is not None]
+    if not places:
+        return
+    x, y = zip(*places, strict=True)
+    axis.plot(x, y, color=_INK, linestyle="--", marker=_dot(x), label=OWN_RECORDS)
+    axis.legend(fontsize="small")
+
+
 def _epsilon(run: Run) -> Figure | None:
-    promise = finite_guarantee(run)
-    if promise is None:
+    promise, run = finite_guarantee(run), without_kept(run)
+    if promise is None or not run.rounds:
         return None
     figure, (axis,) = _figure(1)
     rounds = [entry.number for entry in run.rounds]
-    highest = _gaps([entry.epsilon for entry in run.rounds])
+    highest = _gaps([max(e.silo_epsilon.values(), default=None) for e in run.rounds])
     names = in_order(run, (name for entry in run.rounds for name in entry.silo_epsilon))
     if len(names) <= FEW:
         _silo_lines(axis, run, names)

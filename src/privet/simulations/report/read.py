@@ -10,108 +10,22 @@ import json
 import tomllib
 import unicodedata
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from privet.errors import DataError
-
-
-@dataclass(frozen=True)
-class Silo:
-    """One place that holds data. `sampling_rate` is None where training is not private."""
-
-    name: str
-    records: int
-    labels: Mapping[str, int] | None
-    sampling_rate: float | None
-    steps_per_round: int | None
-    noise_multiplier: float | None
-
-
-@dataclass(frozen=True)
-class Failure:
-    silo: str
-    stage: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Round:
-    """What one line of `history.jsonl` says; epsilon is spent up to and including this round."""
-
-    number: int
-    loss: float | None
-    accuracy: float | None
-    silo_accuracy: Mapping[str, float]
-    participants: frozenset[str]
-    dropped: frozenset[str]
-    failures: tuple[Failure, ...]
-    epsilon: float | None
-    silo_epsilon: Mapping[str, float]
-    bytes_down: int
-    bytes_up: int
-    seconds: Mapping[str, float]
-    skipped: str | None
-    """Why the strategy left the model as it was, if it did."""
-
-
-@dataclass(frozen=True)
-class CrossChecks:
-    """What two other accountants say of the events of the silo that spent most."""
-
-    rdp: float | None
-    prv: float | None
-    agree: bool
-    problems: tuple[str, ...]
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Guarantee:
-    """(epsilon, delta) over all rounds; `epsilon` is the largest of the silos, None if unknown."""
-
-    unit: str
-    epsilon: float | None
-    per_silo: Mapping[str, float]
-    delta: float | None
-    accountant: str
-    checks: CrossChecks | None
-
-
-@dataclass(frozen=True)
-class Run:
-    """Everything the page needs. `guarantee` is None when no epsilon was ever computed."""
-
-    settings: Mapping[str, Any]
-    settings_text: str
-    silos: tuple[Silo, ...]
-    labels: tuple[str, ...]
-    test_records: int | None
-    notes: tuple[str, ...]
-    rounds: tuple[Round, ...]
-    finished: bool
-    accuracy: float | None
-    loss: float | None
-    guarantee: Guarantee | None
-    encryption: Mapping[str, Any] | None
-    seconds: Mapping[str, float]
-    client_updates: int
-    client_updates_per_second: float | None
-
-    def section(self, name: str) -> Mapping[str, Any]:
-        """The settings under `[name]`, empty when there are none."""
-        found = self.settings.get(name)
-        return found if isinstance(found, Mapping) else {}
-
-    @property
-    def trained(self) -> tuple[Round, ...]:
-        """The rounds in which silos trained: all but round 0, the untrained model."""
-        return tuple(entry for entry in self.rounds if entry.number > 0)
-
-    @property
-    def last_round(self) -> int:
-        return self.rounds[-1].number if self.rounds else 0
+from privet.privacy.ledger.entries import canonical
+from privet.simulations.report.books import Books, read_books
+from privet.simulations.report.rules import read_rules
+from privet.simulations.report.run import (
+    CrossChecks,
+    Failure,
+    Guarantee,
+    Measured,
+    Round,
+    Run,
+    Silo,
+)
 
 
 def read_run(folder: Path) -> Run:
@@ -128,7 +42,9 @@ def read_run(folder: Path) -> Run:
     held = _parse_json(folder, "silos.json")
     summary = _parse_json(folder, "summary.json")
     rounds = _read_history(folder)
+    books = read_books(folder)
     outcome = summary or _outcome_so_far(rounds)
+    spent = outcome.get("epsilon") if summary else _spent_so_far(rounds, settings, books)
     return Run(
         settings=settings,
         settings_text=text,
@@ -138,13 +54,16 @@ def read_run(folder: Path) -> Run:
         notes=tuple(str(note) for note in held.get("notes") or ()),
         rounds=rounds,
         finished=bool(summary),
+        stopped=_stopped(summary.get("stopped")),
         accuracy=_number(outcome.get("accuracy")),
         loss=_number(outcome.get("loss")),
-        guarantee=_guarantee(outcome.get("epsilon"), settings),
+        guarantee=_guarantee(spent, settings),
         encryption=outcome.get("encryption"),
         seconds=_numbers(outcome.get("seconds")),
         client_updates=_count(outcome.get("client_updates")) or 0,
         client_updates_per_second=_number(outcome.get("client_updates_per_second")),
+        books=books,
+        rules=read_rules(folder),
     )
 
 
@@ -215,13 +134,39 @@ def _round(line: Mapping[str, Any]) -> Round:
         participants=_names(line.get("participants")),
         dropped=_names(line.get("dropped")),
         failures=tuple(_failure(entry) for entry in _dicts(line.get("failures"))),
+        refused={clean(k): clean(v) for k, v in (line.get("refused") or {}).items()},
+        affordable=_counts(line.get("affordable")),
+        events=None if line.get("events") is None else _events(line["events"]),
+        measured=_measured(line["evaluation"]) if line.get("evaluation") else None,
         epsilon=_number(spent.get("max")),
         silo_epsilon=_numbers(spent.get("per_silo")),
+        kept=frozenset(clean(k) for k, v in (spent.get("per_silo") or {}).items() if v is None),
         bytes_down=_count(moved.get("down")) or 0,
         bytes_up=_count(moved.get("up")) or 0,
         seconds=_numbers(line.get("seconds")),
         skipped=clean(line["skipped"]) if line.get("skipped") else None,
     )
+
+
+def _measured(found: Mapping[str, Any]) -> Measured:
+    return Measured(
+        means=_numbers(found.get("metrics")),
+        per_silo={clean(k): _numbers(v) for k, v in (found.get("per_silo") or {}).items()},
+        released={
+            clean(silo): {clean(name): clean(how) for name, how in (ways or {}).items()}
+            for silo, ways in (found.get("released") or {}).items()
+        },
+        events=_events(found.get("events") or {}),
+        failures=tuple(_failure(entry) for entry in _dicts(found.get("failures"))),
+    )
+
+
+def _events(found: Mapping[str, Any]) -> dict[str, str | None]:
+    """By silo, in the one spelling that the ledger uses; None stays None."""
+    return {
+        clean(silo): None if event is None else canonical(event).decode()
+        for silo, event in found.items()
+    }
 
 
 def _failure(entry: Mapping[str, Any]) -> Failure:
@@ -245,20 +190,34 @@ def _outcome_so_far(rounds: tuple[Round, ...]) -> dict[str, Any]:
     """What `summary.json` would have said had the run ended with its last whole round."""
     if not rounds:
         return {}
-    spent = next((entry for entry in reversed(rounds) if entry.silo_epsilon), None)
     stages = {stage for entry in rounds for stage in entry.seconds}
     return {
         "accuracy": rounds[-1].accuracy,
         "loss": rounds[-1].loss,
-        "epsilon": spent and {"max": spent.epsilon, "per_silo": spent.silo_epsilon},
         "seconds": {key: sum(entry.seconds.get(key, 0) for entry in rounds) for key in stages},
-        "client_updates": sum(len(arrived(entry)) for entry in rounds),
+        "client_updates": sum(len(entry.arrived) for entry in rounds),
     }
 
 
-def arrived(entry: Round) -> frozenset[str]:
-    """The silos whose update reached the server in this round."""
-    return entry.participants - entry.dropped - {failure.silo for failure in entry.failures}
+def _spent_so_far(
+    rounds: tuple[Round, ...], settings: Mapping[str, Any], books: Books | None
+) -> dict[str, Any] | None:
+    """Epsilon by the last round that has one; what a silo keeps to itself, its ledger knows."""
+    last = next((entry for entry in reversed(rounds) if entry.silo_epsilon or entry.kept), None)
+    if last is None:
+        return None
+    delta = _number((settings.get("privacy") or {}).get("delta"))
+    known = {silo: books.spent(silo, delta=delta) if books else None for silo in last.kept}
+    per_silo = {**last.silo_epsilon, **{k: v for k, v in known.items() if v is not None}}
+    whole = last.kept <= per_silo.keys()
+    largest = max(per_silo.values()) if last.kept and whole else last.epsilon
+    return {"max": largest, "per_silo": per_silo}
+
+
+def _stopped(found: object) -> str | None:
+    if not isinstance(found, Mapping):
+        return None
+    return clean(found.get("reason") or "no reason was recorded")
 
 
 def _guarantee(found: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> Guarantee | None:
@@ -298,6 +257,11 @@ def _count(value: object) -> int | None:
 
 def _numbers(found: Mapping[str, object] | None) -> dict[str, float]:
     read = {clean(name): _number(value) for name, value in (found or {}).items()}
+    return {name: value for name, value in read.items() if value is not None}
+
+
+def _counts(found: Mapping[str, object] | None) -> dict[str, int]:
+    read = {clean(name): _count(value) for name, value in (found or {}).items()}
     return {name: value for name, value in read.items() if value is not None}
 
 

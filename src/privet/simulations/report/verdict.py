@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from privet.simulations.report.curves import target_epsilon
-from privet.simulations.report.formatting import bound, counted, decimal, scientific
-from privet.simulations.report.read import Guarantee, Run
+from privet.simulations.report.formatting import (
+    bound,
+    counted,
+    decimal,
+    listed,
+    scientific,
+    shortened,
+)
+from privet.simulations.report.ledger import Ledger
+from privet.simulations.report.run import Guarantee, Run
 
 _LARGE = 10.0
 _MILLION = math.log(1e6)
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """`grave`: numbers on the page do not mean what they seem to."""
+
+    text: str
+    grave: bool = False
 
 
 def verdict(run: Run) -> tuple[str, ...]:
@@ -32,17 +49,23 @@ def meaning(run: Run) -> str | None:
     )
 
 
-def alarms(run: Run) -> tuple[str, ...]:
+def alarms(run: Run, ledger: Ledger | None) -> tuple[Alarm, ...]:
     """What must be read before any number on the page is used; worst first, often none."""
+    grave = [_unprotected(run), *(ledger.alarms if ledger else ())]
     found = [
-        _unprotected(run),
         *_disagreement(run.guarantee),
         _overspent(run),
+        ledger.beyond if ledger else None,
         _interrupted(run),
+        _stopped(run),
         _diverged(run),
         _delta_too_large(run),
+        _no_policy(run),
     ]
-    return tuple(alarm for alarm in found if alarm)
+    return (
+        *(Alarm(text, grave=True) for text in grave if text),
+        *(Alarm(text) for text in found if text),
+    )
 
 
 def finite_guarantee(run: Run) -> Guarantee | None:
@@ -58,21 +81,41 @@ def is_private(run: Run) -> bool:
 
 
 def _quality(run: Run) -> str:
-    end = f"after {counted(run.last_round, 'round')}"
-    if not run.finished:
-        end += f" of {run.settings.get('rounds', 'an unknown number')}, then interrupted"
+    end = _end(run)
     on = f" on {counted(run.test_records, 'held-out record')}" if run.test_records else ""
     if run.accuracy is not None:
         return f"Accuracy {decimal(run.accuracy)}{on} {end}."
     if run.loss is not None:
         return f"Loss {decimal(run.loss)}{on} {end}."
+    own = own_accuracy(run)
+    if own is not None:
+        return f"Accuracy {decimal(own)} on the silos’ own held-out records {end}."
     return f"No measured quality {end}."
+
+
+def own_accuracy(run: Run) -> float | None:
+    """The last mean accuracy on the silos' own records."""
+    return run.measured[1].means.get("accuracy") if run.measured else None
+
+
+def _end(run: Run) -> str:
+    """After how many rounds, and why not after more."""
+    end = f"after {counted(run.last_round, 'round')}"
+    if run.finished and run.stopped is None:
+        return end
+    end += f" of {run.settings.get('rounds', 'an unknown number')}, then "
+    if run.stopped is None:
+        return f"{end}interrupted"
+    # The whole reason stands among the alarms.
+    return f"{end}stopped: {shortened(run.stopped.partition(';')[0], 120)}"
 
 
 def _protection(run: Run) -> str:
     if not is_private(run):
         return "No privacy guarantee."
     promise = finite_guarantee(run)
+    if promise is None and run.kept:
+        return "No epsilon for the whole run: some silos keep their account to themselves."
     if promise is None:
         return "No privacy guarantee: no finite epsilon was computed."
     if promise.epsilon == 0:
@@ -89,6 +132,12 @@ def _unprotected(run: Run) -> str | None:
         return (
             "The experiment has no [privacy] section: no noise was added, and "
             "updates, the model and every checkpoint can reveal the records they were made from."
+        )
+    if finite_guarantee(run) is None and run.kept:
+        return (
+            f"{counted(len(run.kept), 'silo')} told nobody what the run has cost "
+            f"({listed(sorted(run.kept))}), and this folder has no ledger that says it. Only their "
+            "holders know an epsilon."
         )
     if finite_guarantee(run) is None:
         return (
@@ -111,7 +160,12 @@ def _overspent(run: Run) -> str | None:
         return None
     if promise.epsilon <= target * (1 + 1e-6):
         return None
-    return f"Epsilon {bound(promise.epsilon)} is above the target of {target:g}."
+    besides = any(entry.measured and entry.measured.events for entry in run.rounds)
+    return f"Epsilon {bound(promise.epsilon)} is above the target of {target:g}" + (
+        ": the noise is set for training alone, and evaluations with noise are counted on top."
+        if besides
+        else "."
+    )
 
 
 def _interrupted(run: Run) -> str | None:
@@ -123,6 +177,20 @@ def _interrupted(run: Run) -> str | None:
         "Everything below describes the rounds up to there; the accountants are cross-checked "
         "only when a run ends."
     )
+
+
+def _stopped(run: Run) -> str | None:
+    if run.stopped is None:
+        return None
+    of = f" of {run.planned:,}" if run.planned else ""
+    return f"Stopped after round {run.last_round}{of}: {shortened(run.stopped, 400)}."
+
+
+def _no_policy(run: Run) -> str | None:
+    """A policy that cannot be read is not shown, and who keeps what is then unknown."""
+    if run.rules is None or run.rules.problem is None:
+        return None
+    return f"The policy of this run cannot be read: {run.rules.problem}."
 
 
 def _diverged(run: Run) -> str | None:

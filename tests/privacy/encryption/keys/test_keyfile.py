@@ -65,8 +65,15 @@ def test_links_pipes_and_folders_are_refused(federation, path, tmp_path):
     (tmp_path / "link").symlink_to(path)
     os.mkfifo(tmp_path / "pipe", 0o600)
     (tmp_path / "folder").mkdir()
-    for name in ("link", "pipe", "folder", "absent", "absent/deeper"):
-        with pytest.raises(KeyFileError):
+    problems = {
+        "link": "cannot be read",
+        "pipe": "is not a file",
+        "folder": "is not a file",
+        "absent": "no such key file",
+        "absent/deeper": "no such key file",
+    }
+    for name, problem in problems.items():
+        with pytest.raises(KeyFileError, match=problem):
             RunKey.load(tmp_path / name, session=federation.session)
 
 
@@ -91,6 +98,16 @@ def test_the_key_of_another_run_epoch_roster_or_kind_is_refused(federation, buil
             RunKey.load(path, session=other.session)
     with pytest.raises(KeyFileError, match="holds no agreement key"):
         read_agreement(path, session=federation.session)
+    write_key(path, Secret(bytes(32)), kind="something else", session=federation.session)
+    with pytest.raises(KeyFileError, match="holds no agreement key"):
+        read_agreement(path, session=federation.session)
+
+
+@pytest.mark.parametrize("inside", [b"rubbish", b"privet run key 1\n"])
+def test_a_whole_file_around_no_run_key_is_refused(federation, path, inside):
+    write_key(path, Secret(inside), kind="run key", session=federation.session)
+    with pytest.raises(KeyFileError, match="run key refused"):
+        RunKey.load(path, session=federation.session)
 
 
 def test_a_crash_leaves_the_old_key_or_the_new_one(federation, path, monkeypatch):

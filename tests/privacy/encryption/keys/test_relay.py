@@ -21,7 +21,7 @@ from privet.privacy.encryption.keys import (
     unwrap,
     wrap,
 )
-from privet.privacy.encryption.keys.fields import pack
+from privet.privacy.encryption.keys.fields import counted, pack
 from privet.privacy.encryption.keys.offers import TITLE as OFFER
 from privet.privacy.encryption.keys.signed import write_signed
 from privet.privacy.encryption.keys.wrap import TITLE as WRAP
@@ -208,10 +208,24 @@ def test_a_key_for_other_members_than_the_offers_is_refused(federation):
         )
 
 
-@pytest.mark.parametrize("inside", [b"", b"privet run key 1\n", b"\xff" * 100])
+def _run_key(federation, *, members, transport=bytes(32)):
+    facts = *federation.session.facts, 1, *counted(members)
+    return pack("privet run key 1", *facts, b"container", transport)
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        lambda _: b"",
+        lambda _: b"privet run key 1\n",
+        lambda federation: _run_key(federation, members=("bob", "ada", "cleo")),
+        lambda federation: _run_key(federation, members=("ada", "bob", "eve")),
+        lambda federation: _run_key(federation, members=federation.offers.present, transport=b""),
+    ],
+)
 def test_an_elected_silo_that_sends_rubbish_gets_a_clean_refusal(federation, inside):
     message = wrap(
-        Secret(inside),
+        Secret(inside(federation)),
         offers=federation.offers,
         name="ada",
         identity=federation.identities["ada"],
@@ -236,6 +250,18 @@ def test_a_silo_that_offers_such_a_key_is_named(federation):
         identity=federation.identities["bob"],
     )
     with pytest.raises(MessageError, match="key of silo 'bob' is of small order"):
+        read_offer(offer, session=federation.session)
+
+
+def test_a_message_that_is_too_long_is_not_even_verified(federation):
+    offer = write_signed(
+        OFFER,
+        bytes(1000),
+        session=federation.session,
+        name="bob",
+        identity=federation.identities["bob"],
+    )
+    with pytest.raises(MessageError, match="more than 1000 bytes"):
         read_offer(offer, session=federation.session)
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
-from privet.privacy.encryption.keys import Secret
+from privet.privacy.encryption.keys import AgreementKey, Secret
+from privet.privacy.encryption.masks.adverts import gather_adverts
+from privet.privacy.encryption.masks.seeds import pair_stream, personal_stream
 from privet.privacy.encryption.masks.streams import add_stream, reduced
 
 
@@ -56,3 +60,22 @@ def test_numbers_are_uniform_below_the_modulus(bits):
         counts = np.bincount(classes.astype(int), minlength=2**known)
         expected = 64_000 / 2**known
         assert ((counts - expected) ** 2 / expected).sum() < 37.7
+
+
+def test_seeds_belong_to_the_silos_and_to_all_adverts(group, build):
+    # Even keys that were used twice by mistake would give other masks in another round.
+    one = gather_adverts(group.adverts, plan=group.plan)
+    key = AgreementKey.generate()
+    adverts = (*one.adverts[:3], replace(one.adverts[3], commitment=bytes(32)))
+    other = replace(one, adverts=adverts, messages=(*one.messages[:3], bytes(100)))
+    seeds = [
+        pair_stream(adverts, name, key, "silo-b").reveal()
+        for adverts in (one, other)
+        for name in ("silo-a", "silo-c")
+    ]
+    seeds += [
+        personal_stream(adverts, name, key.secret()).reveal()
+        for adverts in (one, other)
+        for name in ("silo-a", "silo-c")
+    ]
+    assert len(set(seeds)) == 8

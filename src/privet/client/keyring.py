@@ -1,0 +1,144 @@
+"""A silo's keys of encrypted runs: its identity, the roster it trusts, and the key of each epoch.
+
+The node's configuration names them: `roster` (the file that the operators agreed on), `name` (the
+silo's on the roster), `identity` (its signing key; unset: `key`, which signs the ledger) and `keys`
+(a folder for keys that come and go, mode 0700).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from flwr.app import Context
+
+from privet.errors import PrivetError
+from privet.experiment import Encryption
+from privet.privacy.encryption import Cipher, SecretKey, make_cipher
+from privet.privacy.encryption.keys import (
+    Roster,
+    RunKey,
+    Secret,
+    Session,
+    forget_key,
+    gather,
+    load_roster,
+    make_offer,
+    read_agreement,
+    write_agreement,
+)
+from privet.privacy.ledger import SiloKey
+
+_SETTINGS = ("roster", "identity", "keys")
+
+
+class NoKeys(PrivetError):  # noqa: N818 - says what the silo lacks
+    """A silo that is asked to encrypt and has not been given what it needs for that."""
+
+
+@dataclass(frozen=True)
+class Keyring:
+    """What one silo needs to take part in encrypted runs."""
+
+    name: str
+    roster: Roster
+    identity: Path
+    folder: Path
+
+    def offer(self, session: Session) -> bytes:
+        """A fresh public key for the session, signed; its private half waits in the folder."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        identity = SiloKey.load(self.identity)
+        agreement, offer = make_offer(session=session, name=self.name, identity=identity)
+        write_agreement(self._offer_file(session), agreement, session=session)
+        return offer
+
+    def make(
+        self, session: Session, offers: Sequence[bytes], *, cipher: Cipher, since: int
+    ) -> tuple[RunKey, dict[str, bytes]]:
+        """The key of the session, kept in the folder, and wrapped for each other silo by name."""
+        gathered = gather(offers, session=session)
+        agreement = read_agreement(self._offer_file(session), session=session)
+        container = Secret(cipher.generate().to_bytes())
+        key = RunKey.create(offers=gathered, since=since, container=container)
+        wraps = key.wrapped(
+            offers=gathered,
+            name=self.name,
+            identity=SiloKey.load(self.identity),
+            agreement=agreement,
+        )
+        self._keep(key, session)
+        return key, dict(wraps)
+
+    def take(self, session: Session, offers: Sequence[bytes], wrapped: bytes) -> None:
+        """Unwrap the key that the elected silo made and keep it in the folder."""
+        agreement = read_agreement(self._offer_file(session), session=session)
+        gathered = gather(offers, session=session)
+        self._keep(
+            RunKey.unwrapped(wrapped, offers=gathered, name=self.name, agreement=agreement), session
+        )
+
+    def key(self, session: Session) -> RunKey:
+        """The key of the session; KeyFileError when this silo has none."""
+        return RunKey.load(self._key_file(session), session=session)
+
+    def holds(self, run: str, epoch: int) -> bool:
+        """Whether the key of this epoch is in the folder."""
+        return self._key_file(self.session(run, epoch)).exists()
+
+    def session(self, run: str, epoch: int) -> Session:
+        """An epoch of a run, between the silos of this silo's own roster."""
+        return Session(run=run, epoch=epoch, roster=self.roster)
+
+    def _keep(self, key: RunKey, session: Session) -> None:
+        key.save(self._key_file(session))
+        forget_key(self._offer_file(session))
+
+    def _key_file(self, session: Session) -> Path:
+        return self.folder / f"{session.run}-{session.epoch}.key"
+
+    def _offer_file(self, session: Session) -> Path:
+        return self.folder / f"{session.run}-{session.epoch}.offer"
+
+
+def open_keyring(context: Context) -> Keyring:
+    """The keyring that the node's configuration names; NoKeys when it is incomplete."""
+    node = dict(context.node_config)
+    if "identity" not in node and "key" in node:
+        node["identity"] = node["key"]
+    missing = [name for name in _SETTINGS if name not in node]
+    if missing:
+        raise NoKeys(
+            f"this silo has no {', '.join(missing)} in its node configuration, so it cannot "
+            "take part in encrypted runs"
+        )
+    name = str(node.get("name", node.get("dataset", "")))
+    return Keyring(
+        name, _roster(Path(str(node["roster"]))), *_paths(node["identity"], node["keys"])
+    )
+
+
+def cipher_of(encryption: Encryption) -> Cipher:
+    """The cipher that the settings name, tried out once in a process."""
+    return _cipher(encryption.scheme, encryption.profile)
+
+
+def secret_of(key: RunKey) -> SecretKey:
+    """The half of the key that opens sums."""
+    return SecretKey.from_bytes(key.container.reveal())
+
+
+def _paths(*values: object) -> list[Path]:
+    return [Path(str(value)) for value in values]
+
+
+@lru_cache(maxsize=4)
+def _cipher(scheme: str, profile: str) -> Cipher:
+    return make_cipher(scheme, profile=profile)
+
+
+@lru_cache(maxsize=4)
+def _roster(path: Path) -> Roster:
+    return load_roster(path)

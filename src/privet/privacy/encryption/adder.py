@@ -1,0 +1,59 @@
+"""The server's half: add uploads that belong together, and nothing else."""
+
+from __future__ import annotations
+
+from privet.privacy.encryption.backend import Accumulator
+from privet.privacy.encryption.errors import EncryptionError, Malformed, Refused
+from privet.privacy.encryption.header import Header, read_header
+from privet.privacy.encryption.terms import Terms
+
+
+class Adder:
+    """A running sum of the uploads of one round; holds no key and learns none.
+
+    Made by `Cipher.adder`. A method that raises leaves the sum as it was.
+    """
+
+    def __init__(
+        self, accumulator: Accumulator, *, digest: bytes, terms: Terms, max_clients: int
+    ) -> None:
+        self._accumulator = accumulator
+        self._digest, self._terms, self._max_clients = digest, terms, max_clients
+        self._clients: set[str] = set()
+
+    @property
+    def clients(self) -> tuple[str, ...]:
+        """Whose uploads are in the sum, sorted."""
+        return tuple(sorted(self._clients))
+
+    def add(self, upload: bytes, *, client: str) -> None:
+        """Add an upload that came, as the transport knows, from `client`.
+
+        Raises Malformed for bytes that are no upload, Refused for an upload of somebody else, of
+        other terms or parameters, of a client that is in the sum, or of one client too many.
+        """
+        header, body = read_header(upload)
+        self._admit(header, client)
+        self._accumulator.add(body)
+        self._clients.add(client)
+
+    def to_bytes(self) -> bytes:
+        """The encrypted sum as it stands; EncryptionError while it is empty."""
+        if not self._clients:
+            raise EncryptionError("the sum is empty: no client has been added")
+        header = Header(kind="sum", digest=self._digest, terms=self._terms, clients=self.clients)
+        return header.to_bytes() + self._accumulator.to_bytes()
+
+    def _admit(self, header: Header, client: str) -> None:
+        if header.kind != "upload":
+            raise Malformed("a sum is no upload")
+        if header.digest != self._digest:
+            raise Refused(f"{client!r} uses another cipher or other parameters")
+        if header.terms != self._terms:
+            raise Refused(f"{client!r} sent {header.terms}, the sum is of {self._terms}")
+        if header.clients != (client,):
+            raise Refused(f"{client!r} sent an upload of {header.clients[0]!r}")
+        if client in self._clients:
+            raise Refused(f"{client!r} is in the sum already")
+        if len(self._clients) >= self._max_clients:
+            raise Refused(f"{client!r} would be client {self._max_clients + 1}: the sum is full")

@@ -1,0 +1,277 @@
+"""Every client encrypts, the server only adds, only clients decrypt.
+
+A cipher is a codec (what the plaintexts mean) over a backend (what encrypts them).
+
+    scheme "bfv"    exact sums, integrity tags, masks: the one to use
+    scheme "ckks"   TenSEAL's documented vectors of real numbers, see `privet...encryption.ckks`
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from privet.errors import nearest
+from privet.privacy.encryption.adder import Adder
+from privet.privacy.encryption.backend import Backend
+from privet.privacy.encryption.chunks import FixedPointCodec
+from privet.privacy.encryption.codec import Codec, Contribution, OpenedSum, SealedSum
+from privet.privacy.encryption.errors import EncryptionError, Malformed, Tampered, TooFewClients
+from privet.privacy.encryption.fixed_point import Integers, Reals, count_clipped
+from privet.privacy.encryption.header import DIGEST_BYTES, Header, read_header
+from privet.privacy.encryption.parameters import (
+    BATCHING_PRIMES,
+    DEGREE,
+    PROFILES,
+    Profile,
+    security_bits,
+)
+from privet.privacy.encryption.secret import SecretKey
+from privet.privacy.encryption.terms import Terms, checked_name
+
+SCHEMES = ("bfv", "ckks")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CipherFacts:
+    """What a report says about a cipher."""
+
+    scheme: str
+    profile: str
+    layout: str
+    """"seeded", or "documented" when only TenSEAL's documented vectors can be used."""
+    degree: int
+    """N."""
+    modulus_bits: int
+    """log2 q of the largest modulus that anything is encrypted under."""
+    plain_modulus: int | None
+    """t; None for CKKS."""
+    security_bits: int
+    """Level of the HomomorphicEncryption.org standard; 128 is enforced."""
+    max_clients: int
+    bytes_per_parameter: float
+    """Of an upload of a long vector."""
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What a client sends, and what it should know about it."""
+
+    data: bytes
+    clipped: int
+    """Values beyond +-clamp that were cut off."""
+
+
+class Cipher:
+    """One scheme with its parameters; the same object serves clients and server.
+
+    Both ends make it with `make_cipher`; whether their parameters agree is checked with every key,
+    upload and sum. Nothing here keeps state between calls.
+    """
+
+    def __init__(
+        self, codec: Codec, backend: Backend, *, scheme: str, profile: str, max_clients: int
+    ) -> None:
+        self._codec, self._backend = codec, backend
+        parameters = f"{codec.name}; {backend.name}".encode()
+        self.digest = hashlib.sha256(parameters).digest()[:DIGEST_BYTES]
+        """Of all parameters that the two ends must share."""
+        self.facts = CipherFacts(
+            scheme=scheme,
+            profile=profile,
+            layout=backend.layout,
+            degree=DEGREE,
+            modulus_bits=backend.modulus_bits,
+            plain_modulus=codec.mask_modulus,
+            security_bits=security_bits(backend.modulus_bits),
+            max_clients=max_clients,
+            bytes_per_parameter=backend.chunk_bytes / codec.values,
+        )
+
+    @property
+    def mask_modulus(self) -> int | None:
+        """t, below which masks are uniform; None when this scheme takes no masks."""
+        return self._codec.mask_modulus
+
+    def coefficients(self, size: int) -> int:
+        """Length of the mask for a vector of shape (size,)."""
+        return self._chunks(size) * self._codec.mask_length
+
+    def generate(self) -> SecretKey:
+        """A fresh key for the clients to share; the server never sees it."""
+        return SecretKey.fresh(digest=self.digest, lattice=self._backend.generate())
+
+    def encrypt(
+        self,
+        x: Reals,
+        *,
+        key: SecretKey,
+        terms: Terms,
+        weight: float,
+        client: str,
+        rng: np.random.Generator,
+        mask: Integers | None = None,
+    ) -> Upload:
+        """Encrypt weight * x and weight, for `x` of shape (d,), float32 or float64.
+
+        `weight` is in (0, 1]. Values of `x` beyond +-clamp are cut off and counted. Rounding is
+        stochastic and draws from `rng`: from the operating system's entropy on a real silo, named
+        by round and client in a simulation. `mask`, shape (coefficients(d),), uint64 below
+        `mask_modulus`, is added to every coefficient; masks of a sum that add to zero modulo t
+        leave the sum as it is. Raises EncryptionError for values that are not finite and for
+        arguments that do not fit.
+        """
+        self._require_key(key)
+        self._require_vector(x, terms)
+        self._require_mask(mask, terms)
+        clipped = count_clipped(x, clamp=terms.clamp)
+        own = Contribution(x=x, weight=weight, client=client, rng=rng, mask=mask)
+        header = Header(
+            kind="upload",
+            digest=self.digest,
+            terms=terms,
+            clients=(checked_name("client", client),),
+        )
+        chunks = self._codec.encode(own, terms=terms, secret=key)
+        body = self._backend.encrypt(chunks, secret=key.lattice)
+        return Upload(header.to_bytes() + body, clipped)
+
+    def adder(self, terms: Terms) -> Adder:
+        """An empty sum of uploads under `terms`, for the server."""
+        return Adder(
+            self._backend.accumulator(self._chunks(terms.size)),
+            digest=self.digest,
+            terms=terms,
+            max_clients=self.facts.max_clients,
+        )
+
+    def decrypt(
+        self, data: bytes, *, key: SecretKey, run: str, round: int, at_least: int
+    ) -> OpenedSum:
+        """Open a sum of `at_least` clients or more, of this run and round.
+
+        Size, clamp and names come from the clear header of `data`; the tags bind them. For a sum
+        that was kept, `read_header` says which run and round it claims.
+
+        Raises Malformed for bytes that are no sum, TooFewClients, and Tampered for everything else
+        that an honest server would not send; after Tampered the clients should change their key.
+        """
+        self._require_key(key)
+        header, body = self._sum(data)
+        terms = header.terms
+        if (terms.run, terms.round) != (run, round):
+            raise Tampered
+        if len(header.clients) < at_least:
+            raise TooFewClients(f"a sum of {len(header.clients)} clients: at_least = {at_least}")
+        chunks = self._backend.decrypt(
+            body,
+            secret=key.lattice,
+            chunks=self._chunks(terms.size),
+            clients=len(header.clients),
+        )
+        return self._codec.decode(chunks, of=SealedSum(header, body), secret=key)
+
+    def _chunks(self, size: int) -> int:
+        return -(-size // self._codec.values)
+
+    def _sum(self, data: bytes) -> tuple[Header, memoryview]:
+        header, body = read_header(data)
+        if header.kind != "sum":
+            raise Malformed("an upload is no sum")
+        if header.digest != self.digest:
+            raise Malformed("the sum was made by another cipher or with other parameters")
+        if len(header.clients) > self.facts.max_clients:
+            raise Malformed(
+                f"a sum of {len(header.clients)} clients: allowed are {self.facts.max_clients}"
+            )
+        return header, body
+
+    def _require_key(self, key: SecretKey) -> None:
+        if key.digest != self.digest:
+            raise EncryptionError(f"key {key.name} was made for another cipher or other parameters")
+
+    def _require_vector(self, x: Reals, terms: Terms) -> None:
+        if x.shape != (terms.size,) or x.dtype not in (np.float32, np.float64):
+            raise EncryptionError(
+                f"the vector is {x.dtype} of shape {x.shape}: expected are {terms.size} floats"
+            )
+
+    def _require_mask(self, mask: Integers | None, terms: Terms) -> None:
+        if mask is None:
+            return
+        if self.mask_modulus is None:
+            raise EncryptionError(f"{self.facts.scheme} takes no masks: use bfv")
+        expected = self.coefficients(terms.size)
+        if mask.shape != (expected,) or mask.dtype != np.uint64:
+            raise EncryptionError(
+                f"the mask is {mask.dtype} of shape {mask.shape}: expected are {expected} uint64"
+            )
+        if int(mask.max()) >= self.mask_modulus:
+            raise EncryptionError(f"a number of the mask is not below {self.mask_modulus}")
+
+
+def make_cipher(scheme: str = "bfv", *, profile: str = "default") -> Cipher:
+    """The cipher of `[encryption] scheme`; `profile` names one of BFV's (`parameters`).
+
+    BFV's way of talking to SEAL is tried on a known sum first. Where that fails a warning says so,
+    and TenSEAL's documented `bfv_vector` takes its place at more than twice the bytes; clients and
+    server must then agree on it. Raises EncryptionError for an unknown scheme or profile.
+
+    >>> make_cipher("bfv").facts.security_bits
+    192
+    """
+    _require_known("scheme", scheme, SCHEMES)
+    _require_known("profile", profile, PROFILES if scheme == "bfv" else ["default"])
+    if scheme == "ckks":
+        return _ckks()
+    from privet.privacy.encryption.seal import SealChanged
+
+    try:
+        return _seeded_bfv(PROFILES[profile])
+    except SealChanged as change:
+        warnings.warn(
+            f"{change}; uploads fall back to TenSEAL's bfv_vector, twice as long", stacklevel=2
+        )
+        return documented_bfv(PROFILES[profile])
+
+
+def documented_bfv(profile: Profile) -> Cipher:
+    """The same plaintexts in TenSEAL's documented vectors, modulo a prime just above."""
+    from privet.privacy.encryption.documented import DocumentedBackend, bfv_vectors
+
+    prime = BATCHING_PRIMES[profile.digits * profile.digit_bits]
+    return _bfv(replace(profile, plain_modulus=prime), DocumentedBackend(bfv_vectors(prime)))
+
+
+def _seeded_bfv(profile: Profile) -> Cipher:
+    from privet.privacy.encryption.seeded import SeededBackend
+
+    return _bfv(profile, SeededBackend(profile.plain_modulus))
+
+
+def _bfv(profile: Profile, backend: Backend) -> Cipher:
+    return Cipher(
+        FixedPointCodec(profile),
+        backend,
+        scheme="bfv",
+        profile=profile.name,
+        max_clients=profile.max_clients,
+    )
+
+
+def _ckks() -> Cipher:
+    from privet.privacy.encryption.ckks import MAX_CLIENTS, SCALE_BITS, RealCodec
+    from privet.privacy.encryption.documented import DocumentedBackend, ckks_vectors
+
+    backend = DocumentedBackend(ckks_vectors(SCALE_BITS))
+    return Cipher(RealCodec(), backend, scheme="ckks", profile="default", max_clients=MAX_CLIENTS)
+
+
+def _require_known(setting: str, value: str, known: Iterable[str]) -> None:
+    if value not in known:
+        hint = nearest(value, known)
+        raise EncryptionError(f"{setting} = {value!r}: allowed are {', '.join(known)}.{hint}")

@@ -1,0 +1,230 @@
+"""TenSEAL's documented vectors as a backend: one `ckks_vector` or `bfv_vector` for each chunk.
+
+Ciphertexts are not seeded here, and the server adds with TenSEAL, whose parser is native code: a
+message without its `sizes` crashes it, too large ones make it read memory that is not its own. So
+every message is held against the one form that an honest client sends before TenSEAL sees it. What
+is left is SEAL's own parsing of a ciphertext: an upload belongs here only after the caller has
+authenticated who sent it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import tenseal as ts
+
+from privet.privacy.encryption.backend import Plaintext
+from privet.privacy.encryption.errors import EncryptionError, Malformed
+from privet.privacy.encryption.parameters import DEGREE
+from privet.privacy.encryption.protobuf import fields, varint
+
+PRIMES = (60, 49)
+"""Bits: one prime for the data, one that TenSEAL keeps for keys; 109 in all, the most for 128."""
+
+_LENGTH = struct.Struct("<I")
+_SIZES, _CIPHERTEXT, _SCALE = 1, 2, 3
+_LONGEST = 2 * 8 * DEGREE + 4096
+"""Bytes of a ciphertext that zstd could not make smaller, generously."""
+_WRONG_KEY = "the secret key does not belong to this cipher"
+_NATIVE_ERRORS = (ValueError, RuntimeError, IndexError, TypeError)
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """One of TenSEAL's two kinds of vector, with its parameters."""
+
+    name: str
+    slots: int
+    """Numbers in one ciphertext."""
+    scale: float | None
+    """What the message of a vector states."""
+    context: Callable[[], Any]
+    """Makes a context with fresh keys."""
+    encrypt: Callable[[Any, list[Any]], Any]
+    parse: Callable[[Any, bytes], Any]
+    read: Callable[[list[Any]], Plaintext]
+    """What TenSEAL decrypts to the form in which it was encrypted."""
+
+
+def bfv_vectors(plain_modulus: int) -> Vectors:
+    """Integers below the prime `plain_modulus`, 4096 in a ciphertext."""
+    return Vectors(
+        name=f"bfv_vector N={DEGREE} primes {PRIMES} t={plain_modulus}",
+        slots=DEGREE,
+        scale=None,
+        context=lambda: _context(ts.SCHEME_TYPE.BFV, plain_modulus=plain_modulus),
+        encrypt=ts.bfv_vector,
+        parse=ts.bfv_vector_from,
+        read=lambda found: (np.array(found, dtype=np.int64) % plain_modulus).view(np.uint64),
+    )
+
+
+def ckks_vectors(scale_bits: int) -> Vectors:
+    """Real numbers in units of 2^-scale_bits, 2048 in a ciphertext."""
+    scale = 2.0**scale_bits
+
+    def context() -> Any:
+        made = _context(ts.SCHEME_TYPE.CKKS)
+        made.global_scale = scale
+        return made
+
+    return Vectors(
+        name=f"ckks_vector N={DEGREE} primes {PRIMES} scale=2^{scale_bits}",
+        slots=DEGREE // 2,
+        scale=scale,
+        context=context,
+        encrypt=ts.ckks_vector,
+        parse=ts.ckks_vector_from,
+        read=lambda found: np.array(found, dtype=np.float64),
+    )
+
+
+class DocumentedBackend:
+    """Vectors at N = 4096 and SEAL's level TC128, encrypted symmetrically."""
+
+    layout = "documented"
+    modulus_bits = sum(PRIMES)
+
+    def __init__(self, vectors: Vectors) -> None:
+        self._vectors = vectors
+        self.name = f"documented {vectors.name}"
+
+    @cached_property
+    def chunk_bytes(self) -> float:
+        """Measured on one chunk: TenSEAL compresses, so lengths vary a little."""
+        zeros = np.zeros(self._vectors.slots, dtype=np.int64)
+        return float(len(self.encrypt([zeros], secret=self.generate())))
+
+    def generate(self) -> bytes:
+        """A context with a fresh secret key and no public ones."""
+        return _serialized(self._vectors.context(), secret=True)
+
+    def encrypt(self, plaintexts: Iterable[Plaintext], *, secret: bytes) -> bytes:
+        """Length and message of every vector in turn."""
+        context = _private(secret)
+        return _framed(self._encrypted(context, chunk) for chunk in plaintexts)
+
+    def decrypt(
+        self, body: memoryview, *, secret: bytes, chunks: int, clients: int
+    ) -> Iterator[Plaintext]:
+        """See `Backend.decrypt`; an upload that was added twice is left to the trailer."""
+        del clients
+        context = _private(secret)
+        messages = _messages(body, chunks=chunks, vectors=self._vectors)
+        return (self._opened(context, message) for message in messages)
+
+    def accumulator(self, chunks: int) -> VectorSum:
+        """An empty sum; TenSEAL adds, with parameters and no key."""
+        return VectorSum(self._vectors, chunks, fits=self._fits)
+
+    @cached_property
+    def _fits(self) -> Any:
+        """A vector without its key: what can be added to it can be added to any honest one."""
+        own = self._vectors.context()
+        message = self._vectors.encrypt(own, [0] * self._vectors.slots).serialize()
+        return self._vectors.parse(ts.context_from(_serialized(own, secret=False)), message)
+
+    def _encrypted(self, context: Any, chunk: Plaintext) -> Any:
+        try:
+            return self._vectors.encrypt(context, chunk.tolist())
+        except _NATIVE_ERRORS:
+            raise EncryptionError(_WRONG_KEY) from None
+
+    def _opened(self, context: Any, message: bytes) -> Plaintext:
+        try:
+            found = self._vectors.parse(context, message).decrypt()
+        except _NATIVE_ERRORS:
+            # Nobody learns which chunk it was: the codec finds that it is not genuine.
+            found = [0] * self._vectors.slots
+        return self._vectors.read(found)
+
+
+class VectorSum:
+    """A running sum of uploads of `chunks` vectors, 65 kB each."""
+
+    def __init__(self, vectors: Vectors, chunks: int, *, fits: Any) -> None:
+        self._vectors, self._chunks, self._fits = vectors, chunks, fits
+        self._total: list[Any] = []
+
+    def add(self, body: memoryview) -> None:
+        """Add an upload; Malformed, when our own look or TenSEAL's finds fault, adds nothing."""
+        messages = _messages(body, chunks=self._chunks, vectors=self._vectors)
+        try:
+            context = self._fits.context()
+            parsed = [self._vectors.parse(context, message) for message in messages]
+            before = self._total or [self._fits] * self._chunks
+            after = [total + vector for total, vector in zip(before, parsed, strict=True)]
+        except _NATIVE_ERRORS:
+            raise Malformed("a ciphertext is not one of these parameters") from None
+        self._total = after if self._total else parsed
+
+    def to_bytes(self) -> bytes:
+        """Length and message of every vector in turn."""
+        return _framed(self._total)
+
+
+def _context(scheme: Any, *, plain_modulus: int | None = None) -> Any:
+    return ts.context(
+        scheme,
+        DEGREE,
+        plain_modulus=plain_modulus,
+        coeff_mod_bit_sizes=list(PRIMES),
+        encryption_type=ts.ENCRYPTION_TYPE.SYMMETRIC,
+    )
+
+
+def _serialized(context: Any, *, secret: bool) -> bytes:
+    return bytes(
+        context.serialize(
+            save_public_key=False,
+            save_secret_key=secret,
+            save_galois_keys=False,
+            save_relin_keys=False,
+        )
+    )
+
+
+def _private(secret: bytes) -> Any:
+    try:
+        return ts.context_from(secret)
+    except _NATIVE_ERRORS:
+        raise EncryptionError(_WRONG_KEY) from None
+
+
+def _framed(vectors: Iterable[Any]) -> bytes:
+    messages = (vector.serialize() for vector in vectors)
+    return b"".join(part for each in messages for part in (_LENGTH.pack(len(each)), each))
+
+
+def _messages(body: memoryview, *, chunks: int, vectors: Vectors) -> list[bytes]:
+    """The messages in a body, each of them held against the form that it must have."""
+    messages, place = [], 0
+    for _ in range(chunks):
+        if place + _LENGTH.size > len(body):
+            raise Malformed("the body ends early")
+        (length,) = _LENGTH.unpack_from(body, place)
+        place += _LENGTH.size + length
+        messages.append(bytes(body[place - length : place]))
+    if place != len(body):
+        raise Malformed(f"the body has {len(body)} bytes, its frames are {place} long")
+    for message in messages:
+        _check(message, vectors)
+    return messages
+
+
+def _check(message: bytes, vectors: Vectors) -> None:
+    """Exactly: all slots in one ciphertext and our scale if there is one, each field once."""
+    found = list(fields(message))
+    scale = [] if vectors.scale is None else [(_SCALE, struct.pack("<d", vectors.scale))]
+    if [number for number, _ in found[:2]] != [_SIZES, _CIPHERTEXT] or found[2:] != scale:
+        raise Malformed("a vector has other fields or another scale")
+    (_, sizes), (_, ciphertext) = found[:2]
+    if not isinstance(sizes, bytes) or varint(sizes, 0) != (vectors.slots, len(sizes)):
+        raise Malformed(f"a vector has not {vectors.slots} slots in one ciphertext")
+    if not isinstance(ciphertext, bytes) or not 0 < len(ciphertext) <= _LONGEST:
+        raise Malformed("a ciphertext has an impossible length")

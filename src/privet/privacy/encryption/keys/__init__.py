@@ -1,0 +1,84 @@
+"""Keys of encrypted aggregation, between silos whose messages go through a server.
+
+The server relays everything and is trusted with nothing but to do so: it holds no key, cannot read
+what is sealed, and cannot put its own key in place of a silo's, because the silos know each other's
+identity keys from a roster that their operators fixed beforehand.
+
+    roster     who may take part, and which of them makes the key
+    offers     a fresh public key of each silo, signed
+    wrap       the key on its way from the elected silo to each of the others
+    runkey     the key itself, in memory and in a file
+    envelope   letters between holders of the key, for no other eyes
+    uploads    signed statements about what is sent to be added
+    rotation   when the next key is due
+
+Two limits. A key holder that sides with the server can read every single update of its epoch;
+pairwise masks (privet.privacy.encryption.masks) prevent that, up to the number of colluding silos
+that they are set for. And nothing here makes a dishonest silo tell the truth about its update.
+"""
+
+from privet.privacy.encryption.keys.agreement import AgreementKey
+from privet.privacy.encryption.keys.envelope import Direction, Label, open_, seal
+from privet.privacy.encryption.keys.errors import (
+    KeyFileError,
+    KeysError,
+    MessageError,
+    RosterError,
+)
+from privet.privacy.encryption.keys.keyfile import (
+    forget_key,
+    read_agreement,
+    write_agreement,
+)
+from privet.privacy.encryption.keys.offers import Offer, Offers, gather, make_offer, read_offer
+from privet.privacy.encryption.keys.roster import Member, Roster, elect, load_roster
+from privet.privacy.encryption.keys.rotation import KeyAge, Reason, Rotation, rotation
+from privet.privacy.encryption.keys.runkey import RunKey
+from privet.privacy.encryption.keys.secret import Secret
+from privet.privacy.encryption.keys.session import Session
+from privet.privacy.encryption.keys.uploads import (
+    Upload,
+    participants,
+    read_statement,
+    sign_upload,
+    verify_upload,
+)
+from privet.privacy.encryption.keys.wrap import unwrap, wrap
+
+__all__ = [
+    "AgreementKey",
+    "Direction",
+    "KeyAge",
+    "KeyFileError",
+    "KeysError",
+    "Label",
+    "Member",
+    "MessageError",
+    "Offer",
+    "Offers",
+    "Reason",
+    "Roster",
+    "RosterError",
+    "Rotation",
+    "RunKey",
+    "Secret",
+    "Session",
+    "Upload",
+    "elect",
+    "forget_key",
+    "gather",
+    "load_roster",
+    "make_offer",
+    "open_",
+    "participants",
+    "read_agreement",
+    "read_offer",
+    "read_statement",
+    "rotation",
+    "seal",
+    "sign_upload",
+    "unwrap",
+    "verify_upload",
+    "wrap",
+    "write_agreement",
+]

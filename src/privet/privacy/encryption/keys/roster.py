@@ -1,0 +1,199 @@
+"""Who may take part: the names of the silos and their identity keys, agreed outside the system.
+
+The operators fix the roster by hand before the first run, and each silo keeps its own copy. It is
+what the trust rests on: the server relays every message, and could put itself in the middle if it
+could also say which key belongs to whom. All messages carry the roster's digest, so that two silos
+with different rosters refuse each other.
+
+As TOML (JSON of the same shape works too):
+
+    version = 1
+
+    [[silos]]
+    name = "hospital-a"
+    identity = "5f0c..."        # the public half of its Ed25519 key, 64 hexadecimal digits
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from privet.errors import nearest
+from privet.privacy.encryption.keys.errors import RosterError
+from privet.privacy.encryption.keys.fields import counted, name_like, pack
+
+MOST_SILOS = 1000
+LARGEST_FILE = 1_000_000
+"""Bytes."""
+
+_P = 2**255 - 19
+_Y8 = int.from_bytes(
+    bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little"
+)
+# Points of order 1, 2, 4 and 8, in every encoding: anyone can sign for such a "key", and the zeros
+# of a template are one of them.
+_SMALL_ORDER = {0, 1, _Y8, _P - _Y8, _P - 1, _P, _P + 1}
+
+
+@dataclass(frozen=True)
+class Member:
+    """A silo on the roster; `identity` is its Ed25519 public key, 64 hexadecimal digits."""
+
+    name: str
+    identity: str
+
+
+@dataclass(frozen=True)
+class Roster:
+    """The silos in the order of the file. RosterError when a name or a key is unfit or repeated."""
+
+    members: tuple[Member, ...]
+
+    def __post_init__(self) -> None:
+        if not 2 <= len(self.members) <= MOST_SILOS:
+            raise RosterError(f"a roster lists 2 to {MOST_SILOS} silos, not {len(self.members)}")
+        for place, member in enumerate(self.members, start=1):
+            _check(member, place)
+        _refuse_repeats("name", [member.name.casefold() for member in self.members])
+        _refuse_repeats("identity", [member.identity for member in self.members])
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The names, in order."""
+        return tuple(member.name for member in self.members)
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 of `canonical`, 32 bytes: equal for silos that trust the same roster."""
+        return hashlib.sha256(self.canonical()).digest()
+
+    def canonical(self) -> bytes:
+        """The one way to write this roster, whatever its file looks like."""
+        identities = tuple(member.identity for member in self.members)
+        return pack("privet roster 1", *counted(self.names), *identities)
+
+    def identity(self, name: str) -> str:
+        """The public key of silo `name`; RosterError when it is not listed."""
+        return self.members[self.place(name) - 1].identity
+
+    def place(self, name: str) -> int:
+        """The place of silo `name`, counted from 1; RosterError when it is not listed."""
+        try:
+            return self.names.index(name) + 1
+        except ValueError:
+            raise RosterError(f"the roster lists no silo {name!r}") from None
+
+    def ordered(self, names: Iterable[str]) -> tuple[str, ...]:
+        """`names` in the order of the roster; RosterError for a repeated or an unlisted one."""
+        places = sorted(self.place(name) for name in names)
+        chosen = tuple(self.names[place - 1] for place in places)
+        if len(set(chosen)) < len(chosen):
+            raise RosterError("a silo is named twice")
+        return chosen
+
+
+def load_roster(path: Path) -> Roster:
+    """The roster in a .toml or .json file; RosterError with one line for everything amiss in it."""
+    raw = _read(path)
+    try:
+        return _roster(raw)
+    except RosterError as error:
+        raise RosterError(f"{path}: {error}") from None
+
+
+def elect(roster: Roster, present: Iterable[str]) -> str:
+    """The silo that makes the key: the first on the roster among those present.
+
+    Every silo finds it for itself, from the same offers; no message of the server decides it.
+    RosterError when nobody is present, or somebody who is not listed.
+    """
+    names = roster.ordered(present)
+    if not names:
+        raise RosterError("no silo is present: there is nobody to make a key")
+    return names[0]
+
+
+def _check(member: Member, place: int) -> None:
+    if not name_like(member.name):
+        raise RosterError(
+            f"silo {place}: its name may have up to 64 letters, digits, '.', '_' and '-', "
+            "and begins with a letter or a digit"
+        )
+    # The value is not shown: someone may have pasted the private half.
+    if not re.fullmatch("[0-9a-f]{64}", member.identity):
+        raise RosterError(
+            f"silo {member.name!r}: its identity is not a public key (64 hexadecimal digits, "
+            "small letters)"
+        )
+    if int.from_bytes(bytes.fromhex(member.identity), "little") % 2**255 in _SMALL_ORDER:
+        raise RosterError(f"silo {member.name!r}: its identity is no key: anyone could sign for it")
+
+
+def _refuse_repeats(what: str, values: list[str]) -> None:
+    seen: dict[str, int] = {}
+    for place, value in enumerate(values, start=1):
+        if value in seen:
+            raise RosterError(f"silos {seen[value]} and {place} have the same {what}")
+        seen[value] = place
+
+
+def _roster(raw: object) -> Roster:
+    table = _table(raw, "the roster", ("version", "silos"))
+    if type(table["version"]) is not int or table["version"] != 1:
+        raise RosterError("version must be 1")
+    if not isinstance(table["silos"], list):
+        raise RosterError("silos must be a list of tables")
+    return Roster(tuple(_member(each, place) for place, each in enumerate(table["silos"], 1)))
+
+
+def _member(raw: object, place: int) -> Member:
+    table = _table(raw, f"silo {place}", ("name", "identity"))
+    for key, value in table.items():
+        if not isinstance(value, str):
+            raise RosterError(f"silo {place}: {key} must be a text")
+    return Member(**table)
+
+
+def _table(raw: object, where: str, keys: tuple[str, ...]) -> Mapping[str, Any]:
+    if not isinstance(raw, dict):
+        raise RosterError(f"{where} must be a table")
+    for key in raw:
+        if key not in keys:
+            raise RosterError(f"{where}: unknown key {key[:64]!r}.{nearest(key[:64], keys)}")
+    for key in keys:
+        if key not in raw:
+            raise RosterError(f"{where}: '{key}' is missing")
+    return raw
+
+
+def _read(path: Path) -> object:
+    if path.suffix not in (".toml", ".json"):
+        raise RosterError(f"{path}: a roster is a .toml or a .json file")
+    try:
+        with path.open("rb") as file:
+            content = file.read(LARGEST_FILE + 1)
+    except OSError as error:
+        raise RosterError(f"{path}: the roster cannot be read ({error.strerror})") from None
+    if len(content) > LARGEST_FILE:
+        raise RosterError(f"{path} has more than {LARGEST_FILE} bytes: that is no roster")
+    kind = path.suffix.removeprefix(".").upper()
+    try:
+        text = content.decode()
+        return tomllib.loads(text) if kind == "TOML" else json.loads(text, object_pairs_hook=_once)
+    except (ValueError, RecursionError):
+        raise RosterError(f"{path} is not {kind}") from None
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        raise ValueError("a key is repeated")
+    return table

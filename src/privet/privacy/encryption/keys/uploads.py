@@ -1,0 +1,118 @@
+"""Statements about uploads: who sent what for which round, signed with the identity key.
+
+An update that the server adds cannot be hidden from it behind a key, so it is encrypted
+homomorphically and vouched for by a signature instead. The statement travels beside the upload.
+
+To the server, `verify_upload` guarantees before anything is parsed or added that a silo of the
+roster made exactly these bytes, for this session, round and parameters. It does not guarantee that
+they are a sound ciphertext, or that the silo is honest.
+
+To the silos, to whom the server forwards the statements (a few hundred bytes each, no uploads),
+`participants` guarantees that each silo that it names did sign an upload for this round. It does
+not prove that the server added these uploads, each once, and no others: that is for the count and
+the tags inside the encryption to show. Statements and sum together leave a server that drops or
+invents an update without an excuse; the signatures alone do not stop it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from privet.privacy.encryption.keys.errors import KeysError, MessageError
+from privet.privacy.encryption.keys.fields import check_numbers
+from privet.privacy.encryption.keys.session import Session
+from privet.privacy.encryption.keys.signed import read_signed, write_signed
+from privet.privacy.ledger.keys import SiloKey
+
+TITLE = "privet upload 1"
+LARGEST = 1000
+"""Bytes of a statement."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upload:
+    """What a silo states about the bytes that it sent."""
+
+    name: str
+    round: int
+    parameters: bytes
+    """SHA-256 of whatever uploads must agree on to be added: parameters, layout, id of the key."""
+    size: int
+    """Bytes."""
+    digest: bytes
+    """SHA-256 of the upload."""
+
+
+def sign_upload(
+    payload: bytes | memoryview,
+    *,
+    session: Session,
+    name: str,
+    identity: SiloKey,
+    round: int,
+    parameters: bytes,
+) -> bytes:
+    """The statement of silo `name` about `payload`; RosterError when `identity` is not its key."""
+    check_numbers(round=round)
+    if len(parameters) != 32:
+        raise KeysError(f"parameters is a digest of 32 bytes, not {len(parameters)}")
+    facts = round, parameters, _size(payload), hashlib.sha256(payload).digest()
+    return write_signed(TITLE, *facts, session=session, name=name, identity=identity)
+
+
+def read_statement(statement: bytes, *, session: Session, round: int, parameters: bytes) -> Upload:
+    """What was signed. MessageError unless a silo of the roster signed it for this session, round
+    and parameters."""
+    name, fields = read_signed(statement, TITLE, session=session, most=LARGEST)
+    upload = Upload(
+        name=name,
+        round=fields.number(),
+        parameters=fields.blob(size=32),
+        size=fields.number(),
+        digest=fields.blob(size=32),
+    )
+    fields.end()
+    if upload.round != round:
+        raise fields.fault(f"silo {name!r} signed it for round {upload.round}, not {round}")
+    if upload.parameters != parameters:
+        raise fields.fault(f"silo {name!r} works with other parameters")
+    return upload
+
+
+def verify_upload(
+    statement: bytes,
+    payload: bytes | memoryview,
+    *,
+    session: Session,
+    round: int,
+    parameters: bytes,
+) -> Upload:
+    """As `read_statement`, and MessageError unless `payload` is what was signed."""
+    upload = read_statement(statement, session=session, round=round, parameters=parameters)
+    same = _size(payload) == upload.size
+    if not (same and hmac.compare_digest(hashlib.sha256(payload).digest(), upload.digest)):
+        raise MessageError(f"upload refused: it is not what silo {upload.name!r} signed")
+    return upload
+
+
+def participants(
+    statements: Iterable[bytes], *, session: Session, round: int, parameters: bytes
+) -> tuple[Upload, ...]:
+    """Who signed an upload, in the order of the roster; MessageError for a silo that appears twice.
+
+    Two statements of one silo for one round would let the server choose between them.
+    """
+    by_name: dict[str, Upload] = {}
+    for each in statements:
+        upload = read_statement(each, session=session, round=round, parameters=parameters)
+        if upload.name in by_name:
+            raise MessageError(f"silo {upload.name!r} appears with two uploads for round {round}")
+        by_name[upload.name] = upload
+    return tuple(by_name[name] for name in session.roster.ordered(by_name))
+
+
+def _size(payload: bytes | memoryview) -> int:
+    return payload.nbytes if isinstance(payload, memoryview) else len(payload)

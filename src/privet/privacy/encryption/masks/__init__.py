@@ -1,0 +1,49 @@
+"""Pairwise masks: updates of which only the sum over enough silos can ever be seen.
+
+Secure aggregation with double masks (Bonawitz et al., CCS 2017, arXiv 1611.04482), inside the
+plaintext of the encryption. Every two silos share a mask that one adds and the other subtracts, and
+each silo adds one of its own. Both secrets are shared out among the silos beforehand, so that the
+masks can be taken out of the sum when silos have dropped out.
+
+    plan        what all agree on, and the bound on silos that side with the server
+    adverts     fresh public keys and commitments, signed
+    shares      both secrets of each silo, dealt in letters to the others
+    streams     a mask from a seed;  seeds: a seed from keys;  shamir: a secret from shares
+    consents    one list of survivors, signed by enough of them
+    reveals     one share of one secret of each silo
+    unmasking   the vector that takes the masks out of the sum
+    rounds      a silo's steps in order, with its phases on disk
+
+Who learns what. A reveal is meant for the holders of the run key, sealed under it
+(privet.privacy.encryption.keys.seal), and each of them works out the correction after decryption.
+The server, without the run key, then sees ciphertexts and sealed letters only. If `colluding`
+silos side with it, it has the run key and the reveals, and sees the sum of the survivors, from
+which those silos can subtract their own updates; a single honest update stays hidden as long as the
+plan's bound holds, whatever the server says about who dropped out. Correcting on the server is
+possible too (pass it the reveals as they are) and saves the silos the work: a server alone still
+learns nothing, for lack of the run key, but then one leaked run key is enough to read the sums that
+it has stored.
+
+Limits. Masks protect up to the plan's number of colluding silos; above it, single updates can be
+read. A sum says something about each summand, more so if silos come and go between rounds. A silo
+can spoil a sum: a wrong update is not found here, wrong shares are found and not mended. Silos that
+go missing before all shares are dealt make the others begin again; those that go missing later cost
+nothing, down to the threshold, below which the round is lost. Arithmetic on shares is not constant
+in time.
+"""
+
+from privet.privacy.encryption.masks.errors import MaskError, TooFewSilos
+from privet.privacy.encryption.masks.plan import DEFAULT_BITS, MaskPlan, least_threshold
+from privet.privacy.encryption.masks.rounds import MaskRound
+from privet.privacy.encryption.masks.unmasking import correction, unmask
+
+__all__ = [
+    "DEFAULT_BITS",
+    "MaskError",
+    "MaskPlan",
+    "MaskRound",
+    "TooFewSilos",
+    "correction",
+    "least_threshold",
+    "unmask",
+]

@@ -1,0 +1,98 @@
+"""From the reveals of enough survivors to the vector that takes the masks out of the sum."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from privet.privacy.encryption.keys.agreement import AgreementKey
+from privet.privacy.encryption.keys.errors import MessageError
+from privet.privacy.encryption.keys.secret import Secret
+from privet.privacy.encryption.masks.adverts import Adverts, gather_adverts
+from privet.privacy.encryption.masks.errors import TooFewSilos
+from privet.privacy.encryption.masks.plan import MaskPlan
+from privet.privacy.encryption.masks.reveals import Reveal, read_reveal
+from privet.privacy.encryption.masks.seeds import (
+    pair_sign,
+    pair_stream,
+    personal_commitment,
+    personal_stream,
+)
+from privet.privacy.encryption.masks.shamir import join
+from privet.privacy.encryption.masks.streams import Coefficients, add_stream, reduced
+
+
+def correction(
+    *, plan: MaskPlan, adverts: Iterable[bytes], reveals: Iterable[bytes]
+) -> tuple[tuple[str, ...], Coefficients]:
+    """The survivors, and what is added to their masked sum modulo 2^bits to have the sum itself.
+
+    Shape (count,), uint64 below 2^bits. TooFewSilos for fewer reveals than the threshold;
+    MessageError for a refused one, a silo's second one, ones that disagree about the survivors, and
+    when a rebuilt secret is not the one that its silo adverted (some silo gave a wrong share, and
+    there is no telling which).
+    """
+    gathered = gather_adverts(adverts, plan=plan)
+    found = _gather_reveals(reveals, gathered)
+    survivors = found[0].survivors
+    total = np.zeros(plan.count, dtype=np.uint64)
+    for name in gathered.members:
+        shares = {gathered.place(each.name): each.shares[name] for each in found}
+        secret = _joined(shares, plan.threshold, name)
+        if name in survivors:
+            _add_personal(total, gathered, name, secret)
+        else:
+            _add_pairs(total, gathered, name, secret, survivors)
+    return survivors, reduced(np.negative(total, out=total), bits=plan.bits)
+
+
+def unmask(masked: Coefficients, correction: Coefficients, *, bits: int) -> Coefficients:
+    """The sum of the survivors' coefficients modulo 2^bits, in the shape of `masked`."""
+    return reduced(masked + correction.reshape(masked.shape), bits=bits)
+
+
+def _gather_reveals(messages: Iterable[bytes], adverts: Adverts) -> list[Reveal]:
+    found: dict[str, Reveal] = {}
+    for message in messages:
+        reveal = read_reveal(message, adverts=adverts)
+        if reveal.name in found:
+            raise MessageError(f"silo {reveal.name!r} appears with two reveals")
+        found[reveal.name] = reveal
+    if len(found) < adverts.plan.threshold:
+        raise TooFewSilos(
+            f"{len(found)} reveals are fewer than the threshold of {adverts.plan.threshold}"
+        )
+    if len({reveal.survivors for reveal in found.values()}) > 1:
+        raise MessageError("reveals refused: they are about different survivors")
+    return list(found.values())
+
+
+def _joined(shares: dict[int, Secret], threshold: int, name: str) -> Secret:
+    try:
+        return join(shares, threshold=threshold)
+    except MessageError:
+        raise _wrong(name) from None
+
+
+def _add_personal(total: Coefficients, adverts: Adverts, name: str, personal: Secret) -> None:
+    """What survivor `name` added by itself."""
+    if personal_commitment(adverts.plan, name, personal) != adverts.of(name).commitment:
+        raise _wrong(name)
+    add_stream(total, personal_stream(adverts, name, personal), sign=1)
+
+
+def _add_pairs(
+    total: Coefficients, adverts: Adverts, name: str, secret: Secret, survivors: tuple[str, ...]
+) -> None:
+    """What the survivors added on account of `name`, whose own half never came."""
+    key = AgreementKey.from_secret(secret)
+    if key.public != adverts.of(name).mask:
+        raise _wrong(name)
+    for survivor in survivors:
+        seed = pair_stream(adverts, name, key, survivor)
+        add_stream(total, seed, sign=pair_sign(survivor, name))
+
+
+def _wrong(name: str) -> MessageError:
+    return MessageError(f"reveals refused: the shares do not fit the secret of silo {name!r}")

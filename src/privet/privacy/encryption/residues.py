@@ -1,0 +1,60 @@
+"""The server's half of the seeded layout: residues are added, seeds are collected.
+
+Only numpy sees what a client sent. A frame is one chunk: 4096 packed residues, then seeds.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privet.privacy.encryption.errors import Malformed, Refused
+from privet.privacy.encryption.packing import PACKED_PER_COEFFICIENT, add, pack, unpack
+from privet.privacy.encryption.parameters import DEGREE, MODULUS
+
+SEED_BYTES = 64
+C0_BYTES = int(PACKED_PER_COEFFICIENT * DEGREE)
+
+Bytes = NDArray[np.uint8]
+
+
+class ResidueSum:
+    """A running sum of uploads: 32 kB a chunk, and 64 bytes a chunk and client."""
+
+    def __init__(self, chunks: int) -> None:
+        self._total = np.zeros((chunks, DEGREE), dtype=np.uint64)
+        self._seeds: list[Bytes] = []
+
+    def add(self, body: memoryview) -> None:
+        """Add an upload; Malformed or Refused leaves the sum as it was.
+
+        Raises Refused for an upload that was added before, under whatever name.
+        """
+        packed, seeds = read_frames(body, chunks=len(self._total), seeds=1)
+        own = seeds[:, 0].copy()
+        if any((own == earlier).all(axis=1).any() for earlier in self._seeds):
+            raise Refused("the upload repeats a ciphertext that is in the sum already")
+        for total, chunk in zip(self._total, packed, strict=True):
+            add(total, unpack(chunk), modulus=MODULUS, out=total)
+        self._seeds.append(own)
+
+    def to_bytes(self) -> bytes:
+        """All frames: the sum of the residues, then the seeds of all summands."""
+        seeds = np.stack(self._seeds, axis=1)
+        frames = zip(self._total, seeds, strict=True)
+        return b"".join(part for total, of in frames for part in (pack(total), of.tobytes()))
+
+
+def read_frames(body: memoryview, *, chunks: int, seeds: int) -> tuple[Bytes, Bytes]:
+    """Packed residues, shape (chunks, 30720), and seeds, shape (chunks, seeds, 64), as views.
+
+    Raises Malformed for another length or a residue that is not below q.
+    """
+    frame = C0_BYTES + SEED_BYTES * seeds
+    if len(body) != chunks * frame:
+        raise Malformed(f"the body has {len(body)} bytes, expected are {chunks * frame}")
+    frames = np.frombuffer(body, dtype=np.uint8).reshape(chunks, frame)
+    packed = frames[:, :C0_BYTES]
+    if any(unpack(chunk).max() >= MODULUS for chunk in packed):
+        raise Malformed("a residue is not below the modulus")
+    return packed, frames[:, C0_BYTES:].reshape(chunks, seeds, SEED_BYTES)

@@ -1,0 +1,227 @@
+"""The only door to `tenseal.sealapi`, the raw SEAL that TenSEAL ships.
+
+SEAL saves and loads its objects in a form of its own. Where in that form the residues and the seed
+of a ciphertext lie is learned from fresh ciphertexts at first use and then proved on a known sum,
+so a library that writes another form is noticed and never guessed at. Bytes of a peer do not come
+through here: only residues and seeds whose number and range have been checked.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import lru_cache, reduce
+from typing import Any, Self
+
+import numpy as np
+import tenseal.sealapi as sealapi
+import zstandard
+
+from privet.privacy.encryption.errors import EncryptionError
+from privet.privacy.encryption.fixed_point import Integers
+from privet.privacy.encryption.packing import add
+from privet.privacy.encryption.parameters import DEGREE, MODULUS
+from privet.privacy.encryption.residues import SEED_BYTES
+from privet.privacy.encryption.scratch import Scratch
+
+_C0_BYTES = 8 * DEGREE
+_MODULUS_BITS = MODULUS.bit_length()
+_HEADER = struct.Struct("<5sBHQ")  # magic, header size, version; compression; reserved; total size
+_NO_COMPRESSION, _ZSTD = 0, 2
+_SAMPLES = 16
+
+
+class SealChanged(Exception):  # noqa: N818 - says what happened
+    """The installed library does not do what it is needed for."""
+
+
+@lru_cache(maxsize=4)
+def ring(plain_modulus: int) -> Ring:
+    """The ring of this plaintext modulus, learned and proved; SealChanged when that fails."""
+    try:
+        made = Ring(plain_modulus)
+        prove(made)
+    except Exception as error:  # whatever another version may raise
+        raise SealChanged(f"tenseal.sealapi: {type(error).__name__}: {error}") from error
+    return made
+
+
+class Ring:
+    """BFV in Z[X]/(X^4096 + 1) modulo one prime of 60 bits, at SEAL's level TC128.
+
+    There is one prime and so no key for key switching: nothing but ciphertexts is ever published.
+    """
+
+    def __init__(self, plain_modulus: int) -> None:
+        parameters = sealapi.EncryptionParameters(sealapi.SCHEME_TYPE.BFV)
+        parameters.set_poly_modulus_degree(DEGREE)
+        parameters.set_coeff_modulus([sealapi.Modulus(MODULUS)])
+        parameters.set_plain_modulus(plain_modulus)
+        self.plain_modulus = plain_modulus
+        self.context = sealapi.SEALContext(parameters, True, sealapi.SEC_LEVEL_TYPE.TC128)
+        if not self.context.parameters_set():
+            raise SealChanged(f"t = {plain_modulus} is refused at 128 bits of security")
+        self.form = _learn(self.context)
+
+    def generate(self) -> bytes:
+        """A fresh secret key, as SEAL saves it, uncompressed."""
+        with Scratch() as file:
+            return _saved(sealapi.KeyGenerator(self.context).secret_key(), file)
+
+    def session(self, secret: bytes) -> Session:
+        """To encrypt or decrypt with `secret`, which `generate` made; EncryptionError if not."""
+        return Session(self, secret)
+
+
+class Session:
+    """One secret key in use; a context manager, for one thread and one process."""
+
+    def __init__(self, ring: Ring, secret: bytes) -> None:
+        self._plain_modulus, self._context, self._form = ring.plain_modulus, ring.context, ring.form
+        key = _secret_key(ring.context, secret)
+        self._encryptor = sealapi.Encryptor(ring.context, key)
+        self._decryptor = sealapi.Decryptor(ring.context, key)
+        self._evaluator = sealapi.Evaluator(ring.context)
+
+    def __enter__(self) -> Self:
+        with ExitStack() as files:
+            self._out, self._sum, self._seeded = (files.enter_context(Scratch()) for _ in range(3))
+            self._seeded.write(self._form.blob(bytes(_C0_BYTES), bytes(SEED_BYTES)))
+            self._files = files.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._files.close()
+
+    def encrypt(self, plaintext: Integers) -> tuple[Integers, bytes]:
+        """Coefficients, shape (4096,), below t, as c0, shape (4096,), below q, and the seed of c1.
+
+        The message is added to a fresh encryption of zero, which is all that encrypting it does.
+        """
+        zero = _saved(self._encryptor.encrypt_zero_symmetric(), self._out)
+        c0, seed = self._form.parts(zero)
+        return add(c0, lift(plaintext, self._plain_modulus), modulus=MODULUS), seed
+
+    def decrypt(self, c0: Integers, seeds: Sequence[bytes]) -> Integers:
+        """The plaintext, shape (4096,), of a sum with this c0 and one seed for each summand.
+
+        Whatever c0 below q and seeds are given, the answer is some plaintext.
+        """
+        self._sum.write(self._form.blob(c0.astype("<u8", copy=False).tobytes(), seeds[0]))
+        total = self._load(self._sum)
+        for seed in seeds[1:]:
+            self._seeded.write(seed, offset=self._form.seed_start)
+            self._evaluator.add_inplace(total, self._load(self._seeded))
+        plaintext = sealapi.Plaintext()
+        self._decryptor.decrypt(total, plaintext)
+        return self._form.coefficients(_saved(plaintext, self._out))
+
+    def _load(self, file: Scratch) -> Any:
+        ciphertext = sealapi.Ciphertext()
+        ciphertext.load(self._context, file.path)
+        return ciphertext
+
+
+def lift(plaintext: Integers, plain_modulus: int) -> Integers:
+    """round(q/t * plaintext), below q: where a message lies in c0, for t a power of two.
+
+    q/t is 2^60/t less a little, and that little times a plaintext fits a float64.
+    """
+    shift = _MODULUS_BITS - (plain_modulus.bit_length() - 1)
+    excess = (2**_MODULUS_BITS - MODULUS) / plain_modulus
+    lifted = plaintext << np.uint64(shift)
+    lifted -= np.rint(plaintext * excess).astype(np.uint64)
+    return lifted
+
+
+@dataclass(frozen=True)
+class Form:
+    """Where things lie in what SEAL saves, uncompressed."""
+
+    head: bytes
+    """What stands before the residues of a seeded ciphertext."""
+    middle: bytes
+    """What stands between its residues and its seed, which is the end."""
+    plaintext_start: int
+
+    @property
+    def seed_start(self) -> int:
+        """Place of the seed."""
+        return len(self.head) + _C0_BYTES + len(self.middle)
+
+    def blob(self, c0: bytes, seed: bytes) -> bytes:
+        """A seeded ciphertext."""
+        return b"".join((self.head, c0, self.middle, seed))
+
+    def parts(self, blob: bytes) -> tuple[Integers, bytes]:
+        """c0 and the seed of what SEAL just saved; SealChanged if it has another form."""
+        start, end = len(self.head), len(self.head) + _C0_BYTES
+        if not (
+            len(blob) == self.seed_start + SEED_BYTES
+            and blob.startswith(self.head)
+            and blob.startswith(self.middle, end)
+        ):
+            raise SealChanged("a seeded ciphertext has an unknown form")
+        return np.frombuffer(blob, dtype="<u8", count=DEGREE, offset=start), blob[-SEED_BYTES:]
+
+    def coefficients(self, blob: bytes) -> Integers:
+        """All 4096 coefficients of a plaintext; SEAL leaves out leading zeros."""
+        found = np.frombuffer(blob, dtype="<u8", offset=self.plaintext_start)
+        coefficients = np.zeros(DEGREE, dtype=np.uint64)
+        coefficients[: len(found)] = found
+        return coefficients
+
+
+def _learn(context: Any) -> Form:
+    """Compare fresh ciphertexts: what is the same in all of them is form, the rest is content."""
+    encryptor = sealapi.Encryptor(context, sealapi.KeyGenerator(context).secret_key())
+    with Scratch() as file:
+        blobs = [_saved(encryptor.encrypt_zero_symmetric(), file) for _ in range(_SAMPLES)]
+        plaintext_start = len(_saved(sealapi.Plaintext(DEGREE), file)) - _C0_BYTES
+    columns = np.array([np.frombuffer(blob, dtype=np.uint8) for blob in blobs])
+    # Sixteen random bytes at the start of the residues are not all equal (but for 1 in 2^120).
+    start = int((columns != columns[0]).any(axis=0).argmax())
+    middle = blobs[0][start + _C0_BYTES : -SEED_BYTES]
+    form = Form(head=blobs[0][:start], middle=middle, plaintext_start=plaintext_start)
+    for blob in blobs:
+        form.parts(blob)
+    return form
+
+
+def prove(ring: Ring) -> None:
+    """Encrypt, add and decrypt a known vector; SealChanged unless the sum is exact."""
+    t = ring.plain_modulus
+    known = np.arange(DEGREE, dtype=np.uint64) * (t // DEGREE)
+    plaintexts = [known, known[::-1] // 3, np.full(DEGREE, t - 1, dtype=np.uint64)]
+    with ring.session(ring.generate()) as session:
+        encrypted = [session.encrypt(plaintext) for plaintext in plaintexts]
+        c0 = reduce(lambda a, b: add(a, b, modulus=MODULUS), [c0 for c0, _ in encrypted])
+        opened = session.decrypt(c0, [seed for _, seed in encrypted])
+    if not np.array_equal(opened, sum(plaintexts) % t):
+        raise SealChanged("a known sum is decrypted to something else")
+
+
+def _secret_key(context: Any, secret: bytes) -> Any:
+    key = sealapi.SecretKey()
+    with Scratch() as file:
+        file.write(secret)
+        try:
+            key.load(context, file.path)
+        except (RuntimeError, ValueError):
+            raise EncryptionError("the secret key does not belong to this cipher") from None
+    return key
+
+
+def _saved(thing: Any, file: Scratch) -> bytes:
+    """What SEAL saves of `thing`, uncompressed."""
+    thing.save(file.path)
+    blob = file.read()
+    start, compression, reserved, size = _HEADER.unpack_from(blob)
+    body = blob[_HEADER.size :]
+    if size != len(blob) or compression not in (_NO_COMPRESSION, _ZSTD):
+        raise SealChanged("a saved object has an unknown form")
+    if compression == _ZSTD:
+        body = zstandard.ZstdDecompressor().decompressobj().decompress(body)
+    return _HEADER.pack(start, _NO_COMPRESSION, reserved, _HEADER.size + len(body)) + body

@@ -1,0 +1,132 @@
+"""The global model as the server holds it: in the clear, or sealed for the silos alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from privet.server.roster import Roster
+from privet.strategies import Round, RoundSkipped, Strategy, Update
+from privet.vectors import Vector
+from privet.wire import Failure, Sealed, TrainReply
+
+Tensors = Mapping[str, np.ndarray]
+
+
+class GlobalModel(Protocol):
+    """What the rounds ask of it. One round is `prepare`, `open`, `add` for each reply, `close`."""
+
+    def prepare(self, round_: int, roster: Roster) -> list[Failure]:
+        """Whatever silos need beforehand; who could not be given it."""
+
+    def open(self, round_: int, *, lr: float) -> None:
+        """Begin a round, in which silos train with learning rate `lr`."""
+
+    def add(self, silo: str, reply: TrainReply) -> None:
+        """Take one silo's update; raises, and takes nothing, when it cannot be used."""
+
+    def close(self, round_: int, *, silos: int, failures: list[Failure]) -> str | None:
+        """Move on to the next model; the reason when it stays as it was."""
+
+    def admits(self, silo: str) -> bool:
+        """Whether the silo can take part in a round as things are."""
+
+    @property
+    def weights(self) -> Vector | None:
+        """To send in the clear, shape (d,); None when only `sealed` is sent."""
+
+    @property
+    def sealed(self) -> Sealed | None:
+        """To send to silos that hold the key."""
+
+    def readable(self) -> Vector | None:
+        """The model, shape (d,), where this process may read it."""
+
+    def finish(self, roster: Roster) -> list[Failure]:
+        """After the last round; silos that could not write the model down are named."""
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """What a checkpoint keeps."""
+
+    def restore(self, tensors: Tensors) -> None:
+        """Go on from what `tensors` gave."""
+
+    def describe(self) -> dict[str, Any] | None:
+        """The encryption, for the summary; None without."""
+
+
+class ClearModel:
+    """A model that the server reads, and moves by its strategy."""
+
+    sealed: Sealed | None = None
+
+    def __init__(self, strategy: Strategy, weights: Vector) -> None:
+        self._strategy = strategy
+        self._weights = weights
+        self._round: Round | None = None
+
+    def prepare(self, round_: int, roster: Roster) -> list[Failure]:  # noqa: ARG002
+        """Nothing to prepare."""
+        return []
+
+    def open(self, round_: int, *, lr: float) -> None:  # noqa: ARG002
+        """Begin a round of the strategy's."""
+        self._round = self._strategy.open(self._weights, lr=lr)
+
+    def add(self, silo: str, reply: TrainReply) -> None:  # noqa: ARG002
+        """Take one silo's update."""
+        if self._round is None or reply.update is None:
+            raise ValueError("the update came sealed, and the job has no [encryption]")
+        self._round.add(Update(reply.update, reply.weight, reply.loss, reply.extras))
+
+    def close(self, round_: int, *, silos: int, failures: list[Failure]) -> str | None:  # noqa: ARG002
+        """Move on as the strategy says."""
+        if self._round is None:
+            raise AssertionError("closed before it was opened")
+        try:
+            self._weights = self._round.close(round=round_, silos=silos)
+        except RoundSkipped as reason:
+            return str(reason)
+        return None
+
+    def admits(self, silo: str) -> bool:  # noqa: ARG002
+        """Every silo can."""
+        return True
+
+    def finish(self, roster: Roster) -> list[Failure]:  # noqa: ARG002
+        """The server writes the model itself."""
+        return []
+
+    @property
+    def weights(self) -> Vector | None:
+        """The model."""
+        return self._weights
+
+    def readable(self) -> Vector | None:
+        """The model."""
+        return self._weights
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """The model, and the strategy's state."""
+        state = {f"strategy.{name}": value for name, value in self._strategy.state().items()}
+        return {"weights": self._weights, **state}
+
+    def restore(self, tensors: Tensors) -> None:
+        """Go on from a checkpoint."""
+        self._strategy.load_state(under("strategy.", tensors))
+        self._weights = tensors["weights"]
+
+    def describe(self) -> dict[str, Any] | None:
+        """No encryption."""
+        return None
+
+
+def under(prefix: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors whose names begin with `prefix`, without it."""
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }

@@ -1,0 +1,294 @@
+"""The global model sealed: the server adds what it cannot read, and relays the keys of others."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from privet.errors import ExperimentError
+from privet.experiment import Encryption, Experiment
+from privet.privacy.encryption import Adder, Cipher, read_header
+from privet.privacy.encryption.keys import (
+    KeyAge,
+    Session,
+    elect,
+    rotation,
+    verify_upload,
+)
+from privet.privacy.encryption.keys import Roster as Identities
+from privet.server.models import Tensors
+from privet.server.roster import Roster
+from privet.vectors import Vector
+from privet.wire import KEEP, MAKE, OFFER, TAKE, Failure, KeyAnswer, KeyRequest, Sealed, TrainReply
+
+DECRYPT_STAGE = "decrypt"
+MOST_CLAMPS = 3
+"""Different scales that the uploads of one round may have before one is refused."""
+
+OpenModel = Callable[[Sealed], Vector]
+"""Reads a sealed model where this process is a key holder's too: in a simulation."""
+
+
+@dataclass(frozen=True)
+class _State:
+    """What a checkpoint keeps of the keys and sums; none of it is secret."""
+
+    run: str
+    age: KeyAge | None = None
+    now: bytes | None = None
+    before: bytes | None = None
+    clipped: int = 0
+
+
+class SealedModel:
+    """The model as an encrypted sum of the silos' proposals, which the server cannot open.
+
+    Guarantee: the server holds no key, and takes only uploads that a silo of the roster signed for
+    this run, epoch and round. What it sends out is the sum itself, so a silo needs no memory but
+    the epoch's key.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        experiment: Experiment,
+        weights: Vector,
+        *,
+        cipher: Cipher,
+        identities: Identities,
+        two_models: bool = False,
+        open_model: OpenModel | None = None,
+    ) -> None:
+        """`two_models`: send the model before the last one as well, for a rule with momentum."""
+        assert experiment.encryption is not None
+        self._grid, self._experiment = grid, experiment
+        self._encryption: Encryption = experiment.encryption
+        self._cipher, self._identities = cipher, identities
+        self._open_model = open_model
+        self._public: Vector | None = weights
+        """The first model, which everybody may see; kept until a second sum is there."""
+        self._size = weights.size
+        self._state = _State(run=f"run-{secrets.token_hex(8)}")
+        self._fallback = self._state
+        self._round = 0
+        self._sums: dict[float, Adder] = {}
+        self._unit = 1.0
+        self._spoilt = False
+        self._two = two_models
+        self._without_key: set[str] = set()
+        self._upload_bytes = 0
+
+    def prepare(self, round_: int, roster: Roster) -> list[Failure]:
+        """A new key where one is due; silos that could not be given it are named."""
+        self._unit = _weight_unit(roster)
+        due = rotation(
+            self._state.age,
+            round=round_,
+            present=[name for name in roster.willing if name not in self._without_key],
+            tags_failed=self._spoilt,
+            every=self._encryption.rotate_every or 2**40,
+        )
+        if due is None:
+            return []
+        failures = self._distribute(due.epoch, round_, roster)
+        self._spoilt = False
+        return failures
+
+    def open(self, round_: int, *, lr: float) -> None:  # noqa: ARG002 - silos know it
+        """Begin a round with an empty sum."""
+        self._round, self._sums = round_, {}
+
+    def add(self, silo: str, reply: TrainReply) -> None:
+        """Add an upload that `silo` has signed for this round."""
+        if reply.sealed is None:
+            raise ValueError("the update did not come sealed")
+        upload = reply.sealed.upload
+        stated = verify_upload(
+            reply.sealed.statement,
+            upload,
+            session=self._session,
+            round=self._round,
+            parameters=hashlib.sha256(self._cipher.digest).digest(),
+        )
+        if stated.name != silo:
+            raise ValueError(f"it is signed by silo {stated.name!r}")
+        self._sum_for(upload).add(upload, client=silo)
+        self._upload_bytes = max(self._upload_bytes, len(upload))
+        self._state = replace(self._state, clipped=self._state.clipped + reply.sealed.clipped)
+
+    def close(self, round_: int, *, silos: int, failures: list[Failure]) -> str | None:  # noqa: ARG002
+        """The sum becomes the model, unless silos could not open the last one or too few are in."""
+        if any(failure.stage == DECRYPT_STAGE for failure in failures):
+            self._spoilt, self._state = True, replace(self._fallback, age=self._state.age)
+            return "silos could not open the model: the round is void, and the key is changed"
+        total = max(self._sums.values(), key=lambda each: len(each.clients), default=None)
+        if total is None or len(total.clients) < self._encryption.smallest_sum:
+            found = len(total.clients) if total else 0
+            return f"{found} updates are fewer than encryption.smallest_sum"
+        self._fallback = self._state
+        before = self._state.now if self._two else None
+        self._state = replace(self._state, now=total.to_bytes(), before=before)
+        return None
+
+    def admits(self, silo: str) -> bool:
+        """Whether the silo was given the key in use."""
+        return self._state.age is not None and silo in self._state.age.members
+
+    @property
+    def weights(self) -> Vector | None:
+        """The first model, which is public; None from the first sum on."""
+        return self._public if self._state.now is None else None
+
+    @property
+    def sealed(self) -> Sealed | None:
+        """The last sum, and how answers to it are sealed."""
+        state = self._state
+        epoch = state.age.epoch if state.age else 0
+        return Sealed(state.run, epoch, self._unit, state.now, state.before)
+
+    def readable(self) -> Vector | None:
+        """The model where this process may open it: the first one, or as a key holder."""
+        if self.weights is not None:
+            return self.weights
+        sealed = self.sealed
+        return self._open_model(sealed) if self._open_model and sealed else None
+
+    def finish(self, roster: Roster) -> list[Failure]:
+        """Have the silos write the final model down; those that could not are named."""
+        sealed = self.sealed
+        if sealed is None or sealed.now is None:
+            return []
+        request = KeyRequest(sealed.run, sealed.epoch, self._round, carried=sealed)
+        holders = [node for node in roster.nodes if self.admits(roster.name(node))]
+        return self._ask(holders, dict.fromkeys(holders, request), KEEP, roster)[1]
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """The sums, as bytes, and what is public about the key."""
+        state = self._state
+        facts = {"run": state.run, "clipped": state.clipped, "round": self._round}
+        if state.age:
+            facts |= {"epoch": state.age.epoch, "since": state.age.since}
+            facts["members"] = list(state.age.members)
+        kept = {"sealed.facts": json.dumps(facts).encode(), "sealed.now": state.now or b""}
+        kept["sealed.before"] = state.before or b""
+        tensors = {name: np.frombuffer(value, np.uint8) for name, value in kept.items()}
+        public = None if state.now and self._fallback.now else self._public
+        return tensors | ({} if public is None else {"weights": public})
+
+    def restore(self, tensors: Tensors) -> None:
+        """Go on from what `tensors` gave."""
+        kept = {name: value.tobytes() for name, value in tensors.items() if "sealed." in name}
+        facts: Mapping[str, Any] = json.loads(kept["sealed.facts"])
+        age = None
+        if "epoch" in facts:
+            age = KeyAge(
+                epoch=facts["epoch"], since=facts["since"], members=tuple(facts["members"])
+            )
+        now, before = kept["sealed.now"] or None, kept["sealed.before"] or None
+        self._state = _State(facts["run"], age, now, before, facts["clipped"])
+        self._fallback, self._round = self._state, facts["round"]
+        self._public = tensors.get("weights")
+
+    def describe(self) -> dict[str, Any] | None:
+        """What a reader should know: parameters, size, and who can read the model."""
+        facts = self._cipher.facts
+        return {
+            "scheme": facts.scheme,
+            "profile": facts.profile,
+            "layout": facts.layout,
+            "ring_degree": facts.degree,
+            "modulus_bits": facts.modulus_bits,
+            "security_bits": facts.security_bits,
+            "most_silos": facts.max_clients,
+            "upload_bytes_per_parameter": self._upload_bytes / self._size,
+            "smallest_sum": self._encryption.smallest_sum,
+            "epochs": self._state.age.epoch if self._state.age else 0,
+            "clipped": self._state.clipped,
+            "model_held_by": "every silo that holds the key"
+            + (", and the host of this simulation" if self._open_model else ""),
+        }
+
+    @property
+    def _session(self) -> Session:
+        epoch = self._state.age.epoch if self._state.age else 0
+        return Session(run=self._state.run, epoch=epoch, roster=self._identities)
+
+    def _sum_for(self, upload: bytes) -> Adder:
+        """The sum of the upload's scale: a silo cannot make the others' uploads unusable."""
+        terms = read_header(upload)[0].terms
+        expected = (f"{self._state.run}/{self._session.epoch}/update", self._round, self._size)
+        if (terms.run, terms.round, terms.size) != expected:
+            raise ValueError(f"it is for {terms.run}, round {terms.round}, {terms.size} values")
+        if terms.clamp not in self._sums:
+            if len(self._sums) >= MOST_CLAMPS:
+                raise ValueError("too many different scales in one round")
+            self._sums[terms.clamp] = self._cipher.adder(terms)
+        return self._sums[terms.clamp]
+
+    def _distribute(self, epoch: int, round_: int, roster: Roster) -> list[Failure]:
+        """Relay offers to the elected silo and its wrapped keys to the others."""
+        request = KeyRequest(self._state.run, epoch, round_)
+        nodes = {
+            name: node for node in roster.nodes if (name := roster.name(node)) in roster.willing
+        }
+        asked = dict.fromkeys(nodes.values(), request)
+        offers, failures = self._ask(list(asked), asked, OFFER, roster)
+        holders = self._state.age.members if self._state.now and self._state.age else tuple(offers)
+        offers = {name: answer for name, answer in offers.items() if answer.offer}
+        elected = elect(self._identities, [name for name in offers if name in holders])
+        # Silos elect for themselves, among all offers: only holders of the old model may precede.
+        gathered = [o.offer for n, o in offers.items() if self._may_offer(n, elected) and o.offer]
+        request = replace(request, offers=tuple(gathered))
+        carried = self.sealed if self._state.now else None
+        made, refused = self._ask(
+            [nodes[elected]], {nodes[elected]: replace(request, carried=carried)}, MAKE, roster
+        )
+        if elected not in made:
+            raise ExperimentError(f"no key could be made: {refused[0].reason}")
+        wraps = {n: w for n, w in made[elected].wraps.items() if n in nodes}
+        letters = {nodes[name]: replace(request, wrapped=wrap) for name, wrap in wraps.items()}
+        not_taken = self._ask(list(letters), letters, TAKE, roster)[1]
+        lost = {failure.silo for failure in not_taken}
+        members = self._identities.ordered([elected, *(name for name in wraps if name not in lost)])
+        self._without_key = set(nodes) - set(members)
+        now = made[elected].now or self._state.now
+        before = made[elected].before or (self._state.before if not carried else None)
+        age = KeyAge(epoch=epoch, since=round_, members=members)
+        self._state = replace(self._state, age=age, now=now, before=before)
+        self._fallback = self._state
+        return [*failures, *not_taken]
+
+    def _may_offer(self, name: str, elected: str) -> bool:
+        return self._identities.place(name) >= self._identities.place(elected)
+
+    def _ask(
+        self, nodes: list[int], requests: Mapping[int, KeyRequest], kind: str, roster: Roster
+    ) -> tuple[dict[str, KeyAnswer], list[Failure]]:
+        """Answers by silo, and who failed."""
+        messages = [Message(requests[node].to_records(), node, kind) for node in nodes]
+        answers, failures = {}, []
+        timeout = self._experiment.round_timeout
+        for reply in self._grid.send_and_receive(messages, timeout=timeout):
+            silo = roster.name(reply.metadata.src_node_id)
+            if reply.has_error():
+                failures.append(Failure.parse(reply.error.reason, silo=silo))
+                continue
+            try:
+                answers[silo] = KeyAnswer.from_records(reply.content)
+            except Exception as error:  # whatever a peer sends, the others go on
+                failures.append(Failure(silo, "keys", f"unusable reply: {error}"))
+        return answers, failures
+
+
+def _weight_unit(roster: Roster) -> float:
+    """One over the records of the largest silo; 1 where silos all count the same."""
+    counts = [silo.records for silo in roster if silo.records]
+    return 1.0 / max(counts) if counts else 1.0
