@@ -20,7 +20,8 @@ from privet.client.sealed import KeyHolder
 from privet.errors import ExperimentError
 from privet.experiment import Encryption, Experiment
 from privet.privacy.encryption.keys import Session
-from privet.vectors import FlatModel
+from privet.randomness import numpy_generator, stream
+from privet.vectors import FlatModel, Vector
 from privet.wire import KeyAnswer, KeyRequest, Sealed
 
 
@@ -41,7 +42,7 @@ def make(message: Message, context: Context, experiment: Experiment) -> Message:
         return _answer(message, KeyAnswer(wraps=wraps))
     old = KeyHolder.of(keyring, encryption, carried)
     now, before = old.models(carried, None)
-    rng = np.random.default_rng()
+    rng = _rounding(context, experiment, session)
     return _answer(
         message,
         KeyAnswer(
@@ -72,7 +73,14 @@ def keep(message: Message, context: Context, experiment: Experiment) -> Message:
     return _answer(message, KeyAnswer())
 
 
-def _write_model(path: Path, vector: np.ndarray, context: Context, experiment: Experiment) -> None:
+def _rounding(context: Context, experiment: Experiment, session: Session) -> np.random.Generator:
+    """From the system, but repeatable in a simulation."""
+    if not context.node_config.get("simulated"):
+        return np.random.default_rng()
+    return numpy_generator(stream(experiment.seed, "rounding of a carried model", session.epoch))
+
+
+def _write_model(path: Path, vector: Vector, context: Context, experiment: Experiment) -> None:
     from privet.client.silo import open_silo
 
     flat = FlatModel(open_silo(experiment, context).task.model())

@@ -41,15 +41,18 @@ class KeyHolder:
     def models(self, sealed: Sealed, public: Vector | None) -> tuple[Vector, Vector]:
         """The global model and the one before it, each of shape (d,).
 
-        `public` is the model while it is in the clear. Tampered for anything that the silos of this
-        epoch did not make, TooFewClients for a sum that would tell too much about single updates.
+        `public` is the first model: the global one in round 1, the one before in round 2. Tampered
+        for anything that the silos of this epoch did not make, TooFewClients for a sum that would
+        tell too much about single updates.
         """
         if sealed.now is None:
             if public is None:
                 raise Malformed("neither a sealed nor a public model came")
             return public, public
         now = self._open(sealed.now)
-        return now, now if sealed.before is None else self._open(sealed.before)
+        if sealed.before is not None:
+            return now, self._open(sealed.before)
+        return now, now if public is None else public
 
     def seal(
         self, proposal: Vector, *, weight: float, round_: int, rng: np.random.Generator, now: Vector

@@ -1,0 +1,248 @@
+"""A server that does not keep to its part, and silos that do not: what the others notice."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
+
+from privet import Experiment, PrivetError
+from privet.privacy.encryption import make_cipher, read_header
+from privet.privacy.encryption.keys import Session, load_roster, make_offer
+from privet.privacy.ledger import SiloKey
+from privet.server.app import Hosting, look_away, server_app
+from privet.server.folder import RunFolder
+from privet.simulations.apps import House, simulated_client_app
+from privet.simulations.grid import SERVER_NODE, InProcessGrid, Sequential, contexts
+from privet.simulations.keys import KeyHouse
+from privet.simulations.ledger import simulated_ledger
+from privet.wire import MAKE, TAKE, KeyRequest
+
+NAMES = ("north", "south", "west")
+Meddle = Callable[[Message], None]
+
+SETTINGS = Experiment.from_mapping(
+    {
+        "task": "digits",
+        "rounds": 5,
+        "seed": 2,
+        "federation": {"silos": 3},
+        "training": {"lr": 0.5, "steps": 2},
+        "privacy": {"noise_multiplier": 1.0},
+        "encryption": {"scheme": "bfv"},
+    }
+)
+
+
+class Meddler(InProcessGrid):
+    """Passes everything on, and may change it on the way."""
+
+    def __init__(self, executor: Sequential, down: Meddle, up: Meddle) -> None:
+        super().__init__(executor, silos=3, run_id=5)
+        self._down, self._up = down, up
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterator[Message]:
+        for reply in super().send_and_receive(map(self._changed, messages), timeout=timeout):
+            if reply.has_content():
+                self._up(reply)
+            yield reply
+
+    def _changed(self, message: Message) -> Message:
+        records = message.content.items()
+        message.content = RecordDict({name: copy.copy(record) for name, record in records})
+        self._down(message)
+        return message
+
+
+def nothing(message: Message) -> None:
+    """Honest."""
+
+
+def run(
+    out: Path,
+    down: Meddle = nothing,
+    up: Meddle = nothing,
+    experiment: Experiment = SETTINGS,
+) -> list[dict[str, Any]]:
+    out.mkdir(exist_ok=True)
+    keys = KeyHouse(out / "keys", NAMES)
+    keys.make()
+    assert experiment.encryption is not None
+    with simulated_ledger(out) as books:
+        house = House(names=NAMES, ledger=books.ledger, key=books.key, keys=keys)
+        silos = contexts(3, run_id=5, run_config={}, node_config={})
+        executor = Sequential(simulated_client_app(experiment, house), silos)
+        hosting = Hosting(
+            folder=out,
+            watch=look_away,
+            roster=keys.roster,
+            open_model=keys.opener(experiment.encryption),
+        )
+        context = Context(5, SERVER_NODE, {}, RecordDict(), {**experiment.to_run_config()})
+        server_app(hosting)(grid=Meddler(executor, down, up), context=context)
+    return RunFolder(out).history()
+
+
+def of_round(message: Message) -> int:
+    return int(str(message.metadata.group_id or 0))
+
+
+def test_an_honest_run_is_whole(tmp_path: Path) -> None:
+    entries = run(tmp_path)
+    assert [len(entry["participants"]) for entry in entries] == [0, 3, 3, 3, 3, 3]
+    assert entries[-1]["accuracy"] > 0.6
+
+
+def test_a_server_that_swaps_a_key_is_caught(tmp_path: Path) -> None:
+    """In the middle between two silos, with an offer of its own in south's name."""
+    mallory = SiloKey.create(tmp_path / "mallory.key")
+
+    def swap(message: Message) -> None:
+        if message.metadata.message_type not in (MAKE, TAKE):
+            return
+        request = KeyRequest.from_records(message.content)
+        session = Session(
+            run=request.run, epoch=request.epoch, roster=load_roster(tmp_path / "keys/roster.toml")
+        )
+        # make_offer itself refuses an identity that is not the roster's: forge the roster's view.
+        forged = Session(run=session.run, epoch=session.epoch, roster=_with(session, mallory))
+        _, offer = make_offer(session=forged, name="south", identity=mallory)
+        message.content["keys"]["offers"] = [request.offers[0], offer, request.offers[2]]
+
+    with pytest.raises(PrivetError, match="no key could be made"):
+        run(tmp_path, down=swap)
+    assert not list((tmp_path / "keys").rglob("run-*.key"))
+
+
+def _with(session: Session, mallory: SiloKey) -> Any:
+    from privet.privacy.encryption.keys import Member, Roster
+
+    members = [
+        Member(m.name, mallory.public if m.name == "south" else m.identity)
+        for m in session.roster.members
+    ]
+    return Roster(tuple(members))
+
+
+def test_a_model_that_was_tampered_with_voids_the_round_and_changes_the_key(
+    tmp_path: Path,
+) -> None:
+    def flip(message: Message) -> None:
+        if message.metadata.message_type == MessageType.TRAIN and of_round(message) == 3:
+            sealed = message.content["sealed"]
+            changed = bytearray(sealed["now"])
+            changed[-20_000] ^= 1
+            sealed["now"] = bytes(changed)
+
+    entries = run(tmp_path, down=flip)
+    spoilt = entries[3]
+    assert spoilt["participants"] == []
+    said = [failure["reason"] for failure in spoilt["failures"]]
+    assert {failure["stage"] for failure in spoilt["failures"]} == {"decrypt"}
+    assert len(said) == 3
+    assert len(set(said)) == 1, "the answer must not depend on what was changed"
+    assert "the key is changed" in spoilt["skipped"]
+    # Void: the model is that of round 1, whose sum all could open; then it goes on under a new key.
+    assert spoilt["accuracy"] == entries[1]["accuracy"]
+    assert len(entries[4]["participants"]) == 3
+    assert entries[5]["accuracy"] > entries[1]["accuracy"]
+    keys = {path.stem.rpartition("-")[2] for path in (tmp_path / "keys/north").glob("run-*.key")}
+    assert keys == {"1", "2"}
+    # What the failed round would have cost was never charged: no record had been used.
+    assert all(entry["epsilon"]["max"] is not None for entry in entries)
+    assert spoilt["epsilon"] == entries[2]["epsilon"]
+
+
+def test_one_silos_update_is_not_opened_as_a_sum(tmp_path: Path) -> None:
+    """The server keeps an upload of round 1 and hands it out as if it were everybody's."""
+    stolen: list[bytes] = []
+
+    def steal(reply: Message) -> None:
+        if "sealed" in reply.content and "upload" in reply.content["sealed"] and not stolen:
+            upload = bytes(reply.content["sealed"]["upload"])
+            header, _ = read_header(upload)
+            total = make_cipher("bfv").adder(header.terms)
+            total.add(upload, client=header.clients[0])
+            stolen.append(total.to_bytes())
+
+    def hand_out(message: Message) -> None:
+        if message.metadata.message_type == MessageType.TRAIN and of_round(message) == 2:
+            message.content["sealed"]["now"] = stolen[0]
+
+    entries = run(tmp_path, down=hand_out, up=steal)
+    reasons = {failure["reason"] for failure in entries[2]["failures"]}
+    assert reasons == {"a sum of 1 clients: at_least = 2"}
+
+
+def test_an_upload_of_someone_else_or_of_another_round_is_not_added(tmp_path: Path) -> None:
+    kept: dict[tuple[str, int], Any] = {}
+
+    def splice(reply: Message) -> None:
+        if "sealed" not in reply.content or "upload" not in reply.content["sealed"]:
+            return
+        node, round_ = reply.metadata.src_node_id, of_round(reply)
+        kept[str(node), round_] = reply.content["sealed"]
+        if node == 3 and round_ == 2:
+            reply.content["sealed"] = kept["2", 2]  # north's
+        if node == 3 and round_ == 3:
+            reply.content["sealed"] = kept["3", 1]  # its own, of round 1
+        if node == 3 and round_ == 4:
+            part = kept["3", 4]
+            reply.content["sealed"] = ConfigRecord({**part, "upload": part["upload"][:-1] + b"x"})
+
+    entries = run(tmp_path, up=splice)
+    for round_, reason in ((2, "signed by silo 'north'"), (3, "for round 1"), (4, "not what silo")):
+        failures = entries[round_]["failures"]
+        assert [failure["silo"] for failure in failures] == ["south"]
+        assert reason in failures[0]["reason"]
+        assert len(entries[round_]["participants"]) == 2
+        # It was charged all the same: it may have been seen.
+        assert "south" in entries[round_]["events"]
+
+
+def test_nothing_leaves_in_the_clear_whatever_the_server_asks(tmp_path: Path) -> None:
+    left: list[str] = []
+
+    def ask_for_clear(message: Message) -> None:
+        if message.metadata.message_type == MessageType.TRAIN:
+            del message.content["sealed"]
+
+    def look(reply: Message) -> None:
+        left.extend(name for name in reply.content if name == "update")
+
+    entries = run(tmp_path, down=ask_for_clear, up=look)
+    assert left == []
+    assert all(not entry["participants"] for entry in entries)
+    assert "does not say how to seal" in entries[1]["failures"][0]["reason"]
+
+
+def test_an_answer_in_the_clear_is_not_taken(tmp_path: Path) -> None:
+    from privet.wire import TrainReply
+
+    def undress(reply: Message) -> None:
+        if "sealed" in reply.content and "upload" in reply.content["sealed"]:
+            import numpy as np
+
+            clear = TrainReply(np.zeros(650, np.float32), 1.0, 0.1)
+            reply.content = clear.to_records()
+
+    entries = run(tmp_path, up=undress)
+    assert "did not come sealed" in entries[1]["failures"][0]["reason"]
+
+
+def test_a_silo_without_the_key_is_left_out_and_the_others_go_on(tmp_path: Path) -> None:
+    def lose(message: Message) -> None:
+        if message.metadata.message_type == TAKE and message.metadata.dst_node_id == 4:
+            message.content["keys"]["wrapped"] = b"lost on the way"
+
+    entries = run(tmp_path, down=lose)
+    assert [failure["silo"] for failure in entries[1]["failures"]] == ["west"]
+    assert entries[1]["participants"] == ["north", "south"]
+    assert entries[5]["participants"] == ["north", "south"]
+    assert entries[5]["accuracy"] > 0.5
