@@ -54,8 +54,10 @@ class Meddler(InProcessGrid):
             yield reply
 
     def _changed(self, message: Message) -> Message:
-        records = message.content.items()
-        message.content = RecordDict({name: copy.copy(record) for name, record in records})
+        # Copies, because the messages of a round share their records.
+        message.content = RecordDict(
+            {name: copy.deepcopy(record) for name, record in message.content.items()}
+        )
         self._down(message)
         return message
 
