@@ -117,9 +117,14 @@ class Encryption(_Settings):
 
     scheme: Literal["bfv", "ckks"] = "bfv"
     profile: Literal["default", "compact"] = "default"
-    """Of bfv: "compact" sends a third less, with 12 instead of 16 bits a value, for up to 16 silos."""
+    """Of bfv: "compact" sends a third less, with 12 bits a value instead of 16, for 16 silos."""
     smallest_sum: Annotated[int, Field(ge=2)] = 2
     """Silos refuse to open a sum of fewer updates."""
+    pairwise_masks: bool = False
+    """Hide each update from a server that has silos on its side too, up to `colluding` of them."""
+    colluding: Count = 1
+    threshold: Count | None = None
+    """Silos that must stay to the end of a masked round; unset: the least that is safe."""
     rotate_every: Count | None = None
     """Rounds that one key serves; unset: the whole run, unless silos change or a sum is spoilt."""
 
@@ -166,6 +171,8 @@ class Experiment(_Settings):
     def _possible_together(self) -> Self:
         if self.training.steps is not None and "epochs" in self.training.model_fields_set:
             raise ValueError("training.epochs and training.steps exclude each other; keep one")
+        if self.encryption and self.encryption.scheme == "ckks" and self.encryption.pairwise_masks:
+            raise ValueError('encryption.pairwise_masks needs scheme = "bfv"')
         if self.federation.partition == "natural" and self.federation.silos is not None:
             raise ValueError(
                 'federation.silos is decided by the data with partition = "natural"; leave it out'

@@ -8,8 +8,10 @@
     query.enrol     a silo says its name, the noise multiplier it needs, and rounds it can afford
 
 With encryption, "sealed" takes the place of "model" and "update": bytes that only silos can open.
-The keys for that travel as `query.offer` (a silo's fresh public key), `query.make` (the elected silo
-gets all offers and answers with the key, wrapped for each other silo) and `query.take`.
+The keys for that travel as `query.offer` (a silo's fresh public key), `query.make` (the elected
+silo gets all offers and answers with the key, wrapped for each other silo) and `query.take`.
+Masked rounds have `query.advert` and `query.share` before training, `query.consent` and
+`query.reveal` after it.
 
 Both ends are here, so that they cannot disagree.
 """
@@ -30,6 +32,11 @@ from privet.vectors import Vector
 
 ENROL = "query.enrol"
 OFFER, MAKE, TAKE, KEEP = (f"query.{verb}" for verb in ("offer", "make", "take", "keep"))
+ADVERT, SHARE, CONSENT, REVEAL = (
+    f"query.{verb}" for verb in ("advert", "share", "consent", "reveal")
+)
+MASKS = "masks"
+"""The record of masked rounds: a MaskRequest or MaskAnswer, also beside a TrainRequest."""
 REFUSED = "guard"
 """The stage at which a silo fails when its holder's rules do not allow what was asked."""
 
@@ -340,13 +347,74 @@ class KeyAnswer:
     @classmethod
     def from_records(cls, records: RecordDict) -> KeyAnswer:
         record = _record(records, "keys", ConfigRecord)
-        wraps = {
-            name.removeprefix("for:"): cast(bytes, value)
-            for name, value in record.items()
-            if name.startswith("for:")
-        }
+        wraps = _named("for:", record)
         parts = {name: _bytes(record.get(name)) for name in ("offer", "now", "before")}
         return cls(wraps=wraps, **parts)
+
+
+@dataclass(frozen=True)
+class MaskRequest:
+    """One step of a masked round; what the server relays for the others."""
+
+    run: str
+    epoch: int
+    round: int
+    threshold: int
+    count: int
+    bits: int
+    colluding: int
+    messages: tuple[bytes, ...] = ()
+    """Adverts, or consents."""
+    letters: Mapping[str, bytes] = field(default_factory=dict)
+    """From each other silo to this one."""
+    survivors: tuple[str, ...] = ()
+
+    def record(self) -> ConfigRecord:
+        record = ConfigRecord(
+            {
+                "run": self.run,
+                "epoch": self.epoch,
+                "round": self.round,
+                "threshold": self.threshold,
+                "count": self.count,
+                "bits": self.bits,
+                "colluding": self.colluding,
+                "messages": list(self.messages),
+                "survivors": list(self.survivors),
+            }
+        )
+        return ConfigRecord({**record, **{f"from:{n}": text for n, text in self.letters.items()}})
+
+    @classmethod
+    def from_records(cls, records: RecordDict) -> MaskRequest:
+        record = _record(records, MASKS, ConfigRecord)
+        numbers = ("epoch", "round", "threshold", "count", "bits", "colluding")
+        return cls(
+            run=cast(str, record["run"]),
+            **{name: cast(int, record[name]) for name in numbers},
+            messages=tuple(cast(list[bytes], record["messages"])),
+            survivors=tuple(cast(list[str], record["survivors"])),
+            letters=_named("from:", record),
+        )
+
+
+@dataclass(frozen=True)
+class MaskAnswer:
+    """What a silo says to a MaskRequest: a message for everyone, or letters to the others."""
+
+    message: bytes | None = None
+    letters: Mapping[str, bytes] = field(default_factory=dict)
+
+    def record(self) -> ConfigRecord:
+        record = ConfigRecord({f"for:{name}": text for name, text in self.letters.items()})
+        if self.message is not None:
+            record["message"] = self.message
+        return record
+
+    @classmethod
+    def from_records(cls, records: RecordDict) -> MaskAnswer:
+        record = _record(records, MASKS, ConfigRecord)
+        return cls(_bytes(record.get("message")), _named("for:", record))
 
 
 @dataclass(frozen=True)
@@ -394,9 +462,17 @@ def _get_model(
     records: RecordDict,
 ) -> tuple[Vector | None, dict[str, Vector], Sealed | None]:
     sealed = Sealed.of(_record(records, "sealed", ConfigRecord)) if "sealed" in records else None
-    if sealed is not None and sealed.now is not None:
+    if sealed is not None and sealed.now is not None and "model" not in records:
         return None, {}, sealed
     return *_vectors(_WEIGHTS, _record(records, "model", ArrayRecord)), sealed
+
+
+def _named(prefix: str, record: ConfigRecord) -> dict[str, bytes]:
+    return {
+        name.removeprefix(prefix): cast(bytes, value)
+        for name, value in record.items()
+        if name.startswith(prefix)
+    }
 
 
 def _bytes(value: object) -> bytes | None:

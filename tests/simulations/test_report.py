@@ -568,6 +568,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "not a database": lambda _: b"no ledger at all" * 400,
     "cut off": lambda content: content[: len(content) // 2],
     "edited": lambda content: content.replace(b'multiplier":1.5', b'multiplier":9.5'),
+    "no text": lambda content: content.replace(b'"type":"poisson"', b'"type":"\xffoisson"'),
     "holes": lambda content: content[:6000] + bytes(3000) + content[9000:],
 }
 
@@ -768,6 +769,19 @@ def test_counts_that_the_policy_keeps_are_not_called_public(tmp_path: Path) -> N
     assert "Record counts stay in the silos" in text
     assert "exact metrics and participation are not" in text
     assert "sampling rate, steps and noise" not in text
+
+
+def test_the_rules_of_an_only_data_set_hold_for_every_silo(tmp_path: Path) -> None:
+    told = "what it says of heart, its only data set, held for all of them"
+    sample = samples.kept()
+    assert sample.policy is not None
+    assert told not in page_of(sample, tmp_path / "any").text
+    sample.policy = sample.policy.replace('data."*"', "data.heart")
+    text = page_of(sample, tmp_path / "heart").text
+    assert told in text
+    assert "Record counts stay in the silos" in text
+    sample.policy = sample.policy.replace("records_public = false", "records_public = true")
+    assert "Record counts are public" in page_of(sample, tmp_path / "public").text
 
 
 def test_counts_that_some_silos_keep(tmp_path: Path) -> None:

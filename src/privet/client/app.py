@@ -17,7 +17,7 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 from flwr.common.constant import ErrorCode
 
-from privet.client import key_messages
+from privet.client import key_messages, mask_messages
 from privet.client.evaluation import measure, metric_names
 from privet.client.guard import Admission, Guard, open_guard
 from privet.client.keyring import open_keyring
@@ -28,6 +28,7 @@ from privet.client.training import train
 from privet.errors import ExperimentError, PrivetError
 from privet.experiment import RUN_CONFIG_KEY, Experiment
 from privet.privacy.accounting import encode_event
+from privet.privacy.encryption.fixed_point import Integers
 from privet.privacy.mechanisms import check_model
 from privet.randomness import numpy_generator
 from privet.strategies import load_strategy
@@ -38,6 +39,16 @@ _MEMORY = "memory"
 
 Answer = Callable[[Message, Context], Message]
 KeyStep = Callable[[Message, Context, Experiment], Message]
+_STEPS: tuple[KeyStep, ...] = (
+    key_messages.offer,
+    key_messages.make,
+    key_messages.take,
+    key_messages.keep,
+    mask_messages.advert,
+    mask_messages.share,
+    mask_messages.consent,
+    mask_messages.reveal,
+)
 _Opened = tuple[Vector, Vector, KeyHolder | None]
 
 
@@ -47,7 +58,7 @@ def client_app(mods: Sequence[Mod] = ()) -> ClientApp:
     app.query("enrol", mods=list(mods))(_answering(enrol))
     app.train(mods=list(mods))(_answering(train_round))
     app.evaluate(mods=list(mods))(_answering(evaluate_round))
-    for step in (key_messages.offer, key_messages.make, key_messages.take, key_messages.keep):
+    for step in _STEPS:
         app.query(step.__name__, mods=list(mods))(_answering(partial(_key_step, step)))
     return app
 
@@ -88,8 +99,9 @@ def train_round(message: Message, context: Context) -> Message:
             )
         with _stage("decrypt"):
             opened = _models(experiment, context, request.sealed, request.weights)
+            mask = mask_messages.mask_of(message, context, experiment)
         with _stage("train"):
-            reply = _train(experiment, silo, request, opened, context, admitted, start)
+            reply = _train(experiment, silo, request, opened, mask, context, admitted, start)
     return Message(reply.to_records(), reply_to=message)
 
 
@@ -122,6 +134,7 @@ def _train(
     silo: Silo,
     request: TrainRequest,
     opened: _Opened,
+    mask: Integers | None,
     context: Context,
     admitted: Admission,
     start: float,
@@ -160,6 +173,7 @@ def _train(
             round_=request.round,
             rng=numpy_generator(silo.entropy(request.round, use="rounding")),
             now=weights,
+            mask=mask,
         )
     return TrainReply(
         update=None if sealed else trained.update,

@@ -29,6 +29,7 @@ from privet.privacy.encryption.keys import (
     read_agreement,
     write_agreement,
 )
+from privet.privacy.encryption.masks import MaskPlan
 from privet.privacy.ledger import SiloKey
 
 _SETTINGS = ("roster", "identity", "keys")
@@ -87,6 +88,10 @@ class Keyring:
     def holds(self, run: str, epoch: int) -> bool:
         """Whether the key of this epoch is in the folder."""
         return self._key_file(self.session(run, epoch)).exists()
+
+    def mask_file(self, plan: MaskPlan) -> Path:
+        """Where a masked round waits between its messages, and is remembered."""
+        return self.folder / f"{plan.session.run}-{plan.session.epoch}-{plan.round}.masks"
 
     def session(self, run: str, epoch: int) -> Session:
         """An epoch of a run, between the silos of this silo's own roster."""

@@ -11,6 +11,7 @@ import numpy as np
 from privet.client.keyring import Keyring, cipher_of, secret_of
 from privet.experiment import Encryption
 from privet.privacy.encryption import Cipher, Malformed, SecretKey, Tampered, Terms, read_header
+from privet.privacy.encryption.fixed_point import Integers
 from privet.privacy.encryption.keys import RunKey, sign_upload
 from privet.privacy.ledger import SiloKey
 from privet.vectors import Vector
@@ -55,9 +56,16 @@ class KeyHolder:
         return now, now if public is None else public
 
     def seal(
-        self, proposal: Vector, *, weight: float, round_: int, rng: np.random.Generator, now: Vector
+        self,
+        proposal: Vector,
+        *,
+        weight: float,
+        round_: int,
+        rng: np.random.Generator,
+        now: Vector,
+        mask: Integers | None = None,
     ) -> SealedUpdate:
-        """A silo's proposal for the next global model, encrypted and signed."""
+        """A silo's proposal for the next global model, masked, encrypted and signed."""
         terms = Terms(
             run=update_label(self.key),
             round=round_,
@@ -71,6 +79,7 @@ class KeyHolder:
             weight=weight,
             client=self.keyring.name,
             rng=rng,
+            mask=mask,
         )
         return SealedUpdate(sealed.data, self._signed(sealed.data, round_), sealed.clipped)
 

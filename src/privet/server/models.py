@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
+from flwr.app import ConfigRecord
 
 from privet.server.roster import Roster
 from privet.strategies import Round, RoundSkipped, Strategy, Update
@@ -21,8 +22,13 @@ class GlobalModel(Protocol):
     def prepare(self, round_: int, roster: Roster) -> list[Failure]:
         """Whatever silos need beforehand; who could not be given it."""
 
-    def open(self, round_: int, *, lr: float) -> None:
-        """Begin a round, in which silos train with learning rate `lr`."""
+    def open(
+        self, round_: int, *, lr: float, asked: list[int], roster: Roster, failures: list[Failure]
+    ) -> list[int]:
+        """Begin a round, in which silos train with learning rate `lr`: the nodes that can."""
+
+    def letter(self, silo: str) -> ConfigRecord | None:
+        """What goes to this silo alone with its train message."""
 
     def add(self, silo: str, reply: TrainReply) -> None:
         """Take one silo's update; raises, and takes nothing, when it cannot be used."""
@@ -71,9 +77,22 @@ class ClearModel:
         """Nothing to prepare."""
         return []
 
-    def open(self, round_: int, *, lr: float) -> None:  # noqa: ARG002
+    def open(
+        self,
+        round_: int,  # noqa: ARG002
+        *,
+        lr: float,
+        asked: list[int],
+        roster: Roster,  # noqa: ARG002
+        failures: list[Failure],  # noqa: ARG002
+    ) -> list[int]:
         """Begin a round of the strategy's."""
         self._round = self._strategy.open(self._weights, lr=lr)
+        return asked
+
+    def letter(self, silo: str) -> ConfigRecord | None:  # noqa: ARG002
+        """Nothing."""
+        return None
 
     def add(self, silo: str, reply: TrainReply) -> None:  # noqa: ARG002
         """Take one silo's update."""

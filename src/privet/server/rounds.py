@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, Protocol
 
 from flwr.app import Message, MessageType, RecordDict
@@ -20,7 +21,7 @@ from privet.server.roster import Roster, enrol
 from privet.server.tally import Measurements, Tally
 from privet.strategies import Strategy
 from privet.vectors import Vector
-from privet.wire import EvaluateRequest, Failure, TrainRequest, payload_bytes
+from privet.wire import MASKS, EvaluateRequest, Failure, TrainRequest, payload_bytes
 
 Evaluate = Callable[[Vector], Evaluation]
 Watch = Callable[[Mapping[str, Any]], None]
@@ -119,7 +120,7 @@ class Coordinator:
             noise_multiplier=roster.noise_floor(),
             sealed=self._model.sealed,
         ).to_records()
-        self._model.open(round_, lr=lr)
+        asked = self._model.open(round_, lr=lr, asked=asked, roster=roster, failures=tally.failures)
         self._collect(asked, request, round_, tally, roster)
         trained = time.perf_counter()
         skipped = self._model.close(round_, silos=len(roster), failures=tally.failures)
@@ -141,7 +142,8 @@ class Coordinator:
         self, asked: list[int], request: RecordDict, round_: int, tally: Tally, roster: Roster
     ) -> None:
         silent = dict.fromkeys(asked)
-        for reply in self._ask(asked, request, round_, MessageType.TRAIN):
+        requests = (self._addressed(request, roster.name(node)) for node in asked)
+        for reply in self._ask(asked, requests, round_, MessageType.TRAIN):
             arrived = time.perf_counter()
             silent.pop(reply.metadata.src_node_id, None)
             tally.take(reply, roster.name(reply.metadata.src_node_id), self._model.add)
@@ -160,14 +162,21 @@ class Coordinator:
         model = self._model
         request = EvaluateRequest(round_, model.weights, model.sealed).to_records()
         nodes = [node for node in roster.nodes if model.admits(roster.name(node))]
-        for reply in self._ask(nodes, request, round_, MessageType.EVALUATE):
+        for reply in self._ask(nodes, repeat(request), round_, MessageType.EVALUATE):
             measured.take(reply, roster.name(reply.metadata.src_node_id))
         return measured
 
+    def _addressed(self, request: RecordDict, silo: str) -> RecordDict:
+        letter = self._model.letter(silo)
+        return request if letter is None else RecordDict({**request, MASKS: letter})
+
     def _ask(
-        self, nodes: list[int], request: RecordDict, round_: int, kind: str
+        self, nodes: list[int], requests: Iterable[RecordDict], round_: int, kind: str
     ) -> Iterator[Message]:
-        messages = (Message(request, node, kind, group_id=str(round_)) for node in nodes)
+        messages = (
+            Message(request, node, kind, group_id=str(round_))
+            for node, request in zip(nodes, requests, strict=False)
+        )
         yield from self._grid.send_and_receive(messages, timeout=self._experiment.round_timeout)
 
     def _entry(

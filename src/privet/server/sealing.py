@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from flwr.app import Message
+from flwr.app import ConfigRecord, Message
 from flwr.serverapp import Grid
 
 from privet.errors import ExperimentError
@@ -24,7 +24,9 @@ from privet.privacy.encryption.keys import (
     verify_upload,
 )
 from privet.privacy.encryption.keys import Roster as Identities
+from privet.server.masking import MaskedRound
 from privet.server.models import Tensors
+from privet.server.relay import Relay, read_all
 from privet.server.roster import Roster
 from privet.vectors import Vector
 from privet.wire import KEEP, MAKE, OFFER, TAKE, Failure, KeyAnswer, KeyRequest, Sealed, TrainReply
@@ -84,6 +86,7 @@ class SealedModel:
         self._spoilt = False
         self._two = two_models
         self._without_key: set[str] = set()
+        self._masked: MaskedRound | None = None
         self._upload_bytes = 0
 
     def prepare(self, round_: int, roster: Roster) -> list[Failure]:
@@ -102,9 +105,32 @@ class SealedModel:
         self._spoilt = False
         return failures
 
-    def open(self, round_: int, *, lr: float) -> None:  # noqa: ARG002 - silos know it
-        """Begin a round with an empty sum."""
-        self._round, self._sums = round_, {}
+    def open(
+        self,
+        round_: int,
+        *,
+        lr: float,  # noqa: ARG002 - silos know it
+        asked: list[int],
+        roster: Roster,
+        failures: list[Failure],
+    ) -> list[int]:
+        """Begin a round with an empty sum; with masks, after shares were dealt."""
+        self._round, self._sums, self._masked = round_, {}, None
+        if not self._encryption.pairwise_masks:
+            return asked
+        self._masked = MaskedRound(
+            self._relay(roster),
+            encryption=self._encryption,
+            session=self._session,
+            round_=round_,
+            count=self._cipher.coefficients(self._size),
+            modulus=self._cipher.mask_modulus or 0,
+        )
+        return self._masked.deal(asked, failures)
+
+    def letter(self, silo: str) -> ConfigRecord | None:
+        """The others' letters to this silo, with masks."""
+        return self._masked.letter(silo) if self._masked else None
 
     def add(self, silo: str, reply: TrainReply) -> None:
         """Add an upload that `silo` has signed for this round."""
@@ -133,6 +159,8 @@ class SealedModel:
         if total is None or len(total.clients) < self._encryption.smallest_sum:
             found = len(total.clients) if total else 0
             return f"{found} updates are fewer than encryption.smallest_sum"
+        if self._masked and (reason := self._masked.unmask(total, failures)):
+            return reason
         self._fallback = self._state
         before = self._state.now if self._two else None
         self._state = replace(self._state, now=total.to_bytes(), before=before)
@@ -144,8 +172,9 @@ class SealedModel:
 
     @property
     def weights(self) -> Vector | None:
-        """The first model, which is public; None from the first sum on."""
-        return self._public if self._state.now is None else None
+        """The first model, which is public; None once neither it nor what came of it needs it."""
+        state = self._state
+        return self._public if state.now is None or (self._two and state.before is None) else None
 
     @property
     def sealed(self) -> Sealed | None:
@@ -156,8 +185,8 @@ class SealedModel:
 
     def readable(self) -> Vector | None:
         """The model where this process may open it: the first one, or as a key holder."""
-        if self.weights is not None:
-            return self.weights
+        if self._state.now is None:
+            return self._public
         sealed = self.sealed
         return self._open_model(sealed) if self._open_model and sealed else None
 
@@ -180,7 +209,8 @@ class SealedModel:
         kept = {"sealed.facts": json.dumps(facts).encode(), "sealed.now": state.now or b""}
         kept["sealed.before"] = state.before or b""
         tensors = {name: np.frombuffer(value, np.uint8) for name, value in kept.items()}
-        public = None if state.now and self._fallback.now else self._public
+        needed = self.weights is not None or self._fallback.now is None
+        public = self._public if needed else None
         return tensors | ({} if public is None else {"weights": public})
 
     def restore(self, tensors: Tensors) -> None:
@@ -210,6 +240,7 @@ class SealedModel:
             "most_silos": facts.max_clients,
             "upload_bytes_per_parameter": self._upload_bytes / self._size,
             "smallest_sum": self._encryption.smallest_sum,
+            "pairwise_masks": self._encryption.pairwise_masks,
             "epochs": self._state.age.epoch if self._state.age else 0,
             "clipped": self._state.clipped,
             "model_held_by": "every silo that holds the key"
@@ -274,18 +305,12 @@ class SealedModel:
     ) -> tuple[dict[str, KeyAnswer], list[Failure]]:
         """Answers by silo, and who failed."""
         messages = [Message(requests[node].to_records(), node, kind) for node in nodes]
-        answers, failures = {}, []
-        timeout = self._experiment.round_timeout
-        for reply in self._grid.send_and_receive(messages, timeout=timeout):
-            silo = roster.name(reply.metadata.src_node_id)
-            if reply.has_error():
-                failures.append(Failure.parse(reply.error.reason, silo=silo))
-                continue
-            try:
-                answers[silo] = KeyAnswer.from_records(reply.content)
-            except Exception as error:  # whatever a peer sends, the others go on
-                failures.append(Failure(silo, "keys", f"unusable reply: {error}"))
-        return answers, failures
+        failures: list[Failure] = []
+        replies = self._relay(roster).replies(messages, failures)
+        return dict(read_all(replies, KeyAnswer.from_records, failures)), failures
+
+    def _relay(self, roster: Roster) -> Relay:
+        return Relay(self._grid, roster, self._experiment.round_timeout)
 
 
 def _weight_unit(roster: Roster) -> float:

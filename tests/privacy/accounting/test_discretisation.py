@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privet.errors import PrivacyError
-from privet.privacy.accounting.discretisation import sampled_gaussian
+from privet.privacy.accounting.discretisation import _connected, sampled_gaussian
 
 GRID = 1e-3
 
@@ -114,6 +114,16 @@ def test_the_masses_of_all_losses_are_one_however_extreme_the_mechanism(sigma, r
         assert dots.masses.min() >= 0
         assert 0 <= dots.infinity < 1e-21
         assert dots.masses.sum() == pytest.approx(1, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("first", "masses"), [(0.05, [0.1, 0.55, 0.3]), (0.1, [0, 0.65, 0.3]), (0.11, [0, 0.67, 0.3])]
+)
+def test_masses_by_hand_and_none_below_zero(first, masses):
+    """At exp(loss) = 1/2, 1 and 2 the divergences are 1/2 + `first`, 0.2 and 0.05."""
+    dots = _connected(-1, np.array([first, 0.2, 0.05]), math.log(2))
+    np.testing.assert_allclose(dots.masses, masses, atol=1e-15)
+    assert dots.infinity == 0.05
 
 
 @given(sigma=st.floats(0.3, 50), rate=st.floats(0.5, 1, exclude_max=True))

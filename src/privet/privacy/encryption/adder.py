@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from privet.privacy.encryption.backend import Accumulator
 from privet.privacy.encryption.errors import EncryptionError, Malformed, Refused
+from privet.privacy.encryption.fixed_point import Integers
 from privet.privacy.encryption.header import Header, read_header
+from privet.privacy.encryption.residues import ResidueSum
 from privet.privacy.encryption.terms import Terms
 
 
@@ -36,6 +38,15 @@ class Adder:
         self._admit(header, client)
         self._accumulator.add(body)
         self._clients.add(client)
+
+    def correct(self, coefficients: Integers, *, plain_modulus: int) -> None:
+        """Add a known plaintext, shape (cipher.coefficients(d),), such as one that takes out masks.
+
+        Only in the seeded layout of BFV, whose sums the server keeps itself; else EncryptionError.
+        """
+        if not isinstance(self._accumulator, ResidueSum):
+            raise EncryptionError("masks need the seeded layout of BFV")
+        self._accumulator.add_plain(coefficients, plain_modulus=plain_modulus)
 
     def to_bytes(self) -> bytes:
         """The encrypted sum as it stands; EncryptionError while it is empty."""

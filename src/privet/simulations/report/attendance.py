@@ -138,7 +138,7 @@ def _budgets(run: Run) -> str | None:
     """In one sentence, the silos that said beforehand that their budget is too small."""
     room = {silo: n for entry in run.rounds for silo, n in entry.affordable.items()}
     planned = run.planned or 0
-    small = sorted((s for s in room if room[s] < 0), key=lambda s: (room[s], natural(s)))
+    small = sorted((s for s in room if room[s] < planned), key=lambda s: (room[s], natural(s)))
     if not small:
         return None
     named = listed([f"{shortened(silo, 60)} for {room[silo]:,}" for silo in small])

@@ -197,11 +197,11 @@ def _who(found: Sequence[Row], rows: Sequence[Row]) -> str:
 def _alarms(books: Books, rows: Sequence[Row]) -> list[str]:
     alarms = []
     if books.findings:
-        told_ = "; ".join(books.findings[:FINDINGS])
+        shown = "; ".join(books.findings[:FINDINGS])
         more = len(books.findings) - FINDINGS
         alarms.append(
             "The ledger of this run is damaged or was changed, so do not take from it what was "
-            f"spent: {told_}" + (f"; and {counted(more, 'finding')} more." if more > 0 else ".")
+            f"spent: {shown}" + (f"; and {counted(more, 'finding')} more." if more > 0 else ".")
         )
     short = [row.silo for row in rows if row.comparison == "less"]
     if short:

@@ -40,11 +40,17 @@ class Rules:
         """What the policy means, data set by data set."""
         return tuple(_chapters(self.policy)) if self.policy else ()
 
+    @property
+    def stands_in(self) -> str | None:
+        """The only data set that the policy names, whose rules then hold for every silo."""
+        names = list(self.policy.data) if self.policy else []
+        return names[0] if len(names) == 1 and names != ["*"] else None
+
     def tells_count(self, silo: str) -> bool:
         """Whether the number of records may leave a silo; yes where nothing is known."""
         if self.policy is None:
             return True
-        rules = self.policy.rules(silo)
+        rules = self.policy.for_everyone().rules(silo)
         return rules is not None and rules.sending.records_public
 
 

@@ -3,8 +3,8 @@
 The server collects the offers and hands all of them to every silo. Guarantee of `gather`: each key
 is from the silo that it names and for this session; a key that the server swapped, an offer from
 another run or epoch, and an offer by a silo that is not on the roster are refused. The server can
-still leave offers out, or show two silos different ones; a wrapped key (privet...keys.wrap) is
-bound to the digest of the offers that its maker saw, so silos that were shown different ones part.
+still leave offers out, or show two silos different ones; a wrapped key is bound to the digest of
+the offers that its maker saw, so silos that were shown different ones part.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from functools import cached_property
 
 from privet.privacy.encryption.keys.agreement import AgreementKey, read_public
 from privet.privacy.encryption.keys.errors import MessageError
-from privet.privacy.encryption.keys.fields import Field, pack
+from privet.privacy.encryption.keys.fields import pack
 from privet.privacy.encryption.keys.roster import elect
 from privet.privacy.encryption.keys.session import Session
 from privet.privacy.encryption.keys.signed import read_signed, write_signed
@@ -56,7 +56,7 @@ class Offers:
     def digest(self) -> bytes:
         """32 bytes, equal for silos that saw the same offers."""
         values = [field for offer in self.offers for field in (offer.name, offer.public)]
-        return hashlib.sha256(pack("privet key offers 1", *self._facts, *values)).digest()
+        return hashlib.sha256(pack("privet key offers 1", *self.session.facts, *values)).digest()
 
     def public(self, name: str) -> bytes:
         """The key that silo `name` offered; MessageError when it offered none."""
@@ -64,10 +64,6 @@ class Offers:
             if offer.name == name:
                 return offer.public
         raise MessageError(f"silo {name!r} has offered no key for this epoch")
-
-    @property
-    def _facts(self) -> tuple[Field, ...]:
-        return self.session.facts
 
 
 def make_offer(*, session: Session, name: str, identity: SiloKey) -> tuple[AgreementKey, bytes]:

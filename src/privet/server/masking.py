@@ -1,0 +1,134 @@
+"""A masked round, relayed: shares dealt beforehand, and the masks taken out of the sum at its end.
+
+The server learns the survivors' sum of masks and takes it out of a sum that is encrypted all the
+same. What silos that side with it could see is in `privet.privacy.encryption.masks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from flwr.app import ConfigRecord, Message, RecordDict
+
+from privet.errors import PrivetError
+from privet.experiment import Encryption
+from privet.privacy.encryption import Adder
+from privet.privacy.encryption.keys import Session
+from privet.privacy.encryption.masks import MaskError, MaskPlan, correction, least_threshold
+from privet.server.relay import Relay, read_all
+from privet.wire import ADVERT, CONSENT, MASKS, REVEAL, SHARE, Failure, MaskAnswer, MaskRequest
+
+
+class MaskedRound:
+    """One round's masks, between the silos that were asked."""
+
+    def __init__(
+        self,
+        relay: Relay,
+        *,
+        encryption: Encryption,
+        session: Session,
+        round_: int,
+        count: int,
+        modulus: int,
+    ) -> None:
+        self._relay, self._encryption = relay, encryption
+        self._session, self._round, self._count = session, round_, count
+        self._modulus = modulus
+        self._nodes: dict[str, int] = {}
+        self._adverts: tuple[bytes, ...] = ()
+        self._letters: dict[str, Mapping[str, bytes]] = {}
+        self._threshold = 0
+
+    def deal(self, asked: list[int], failures: list[Failure]) -> list[int]:
+        """Have shares dealt between the nodes in `asked`: those between whom it came through.
+
+        A silo that falls out meanwhile makes the others begin again without it. None when too few
+        are left to mask.
+        """
+        nodes = {self._relay.roster.name(node): node for node in asked}
+        while True:
+            before = len(failures)
+            if not self._try_to_deal(nodes, failures):
+                return []
+            lost = {failure.silo for failure in failures[before:]}
+            if not lost:
+                return list(self._nodes.values())
+            nodes = {name: node for name, node in nodes.items() if name not in lost}
+
+    def letter(self, silo: str) -> ConfigRecord:
+        """What goes to `silo` with its train message."""
+        letters = {sender: dealt[silo] for sender, dealt in self._letters.items() if silo in dealt}
+        return replace(self._request(), letters=letters).record()
+
+    def unmask(self, total: Adder, failures: list[Failure]) -> str | None:
+        """Take the masks out of the sum; the reason when that cannot be done."""
+        survivors = total.clients
+        if len(survivors) < self._threshold:
+            return f"{len(survivors)} updates are fewer than the threshold of {self._threshold}"
+        request = replace(self._request(), survivors=survivors)
+        consents = self._ask(CONSENT, request, survivors, failures)
+        request = replace(request, messages=_messages(consents))
+        reveals = self._ask(REVEAL, request, tuple(consents), failures)
+        try:
+            _, masks = correction(
+                plan=self._plan(), adverts=self._adverts, reveals=_messages(reveals)
+            )
+        except PrivetError as error:
+            return f"the masks could not be taken out: {error}"
+        total.correct(masks, plain_modulus=self._modulus)
+        return None
+
+    def _try_to_deal(self, nodes: dict[str, int], failures: list[Failure]) -> bool:
+        colluding = self._encryption.colluding
+        try:
+            least = least_threshold(len(nodes), colluding=colluding)
+        except MaskError:
+            return False
+        self._nodes, self._threshold = nodes, max(least, self._encryption.threshold or 0)
+        if self._threshold > len(nodes):
+            return False
+        before, names = len(failures), tuple(nodes)
+        adverts = self._ask(ADVERT, self._request(), names, failures)
+        if len(failures) > before:
+            return True
+        self._adverts = _messages(adverts)
+        request = replace(self._request(), messages=self._adverts)
+        dealt = self._ask(SHARE, request, names, failures)
+        self._letters = {name: answer.letters for name, answer in dealt.items()}
+        return True
+
+    def _ask(
+        self, kind: str, request: MaskRequest, names: tuple[str, ...], failures: list[Failure]
+    ) -> dict[str, MaskAnswer]:
+        content = RecordDict({MASKS: request.record()})
+        messages = [Message(content, self._nodes[name], kind) for name in names]
+        replies = self._relay.replies(messages, failures)
+        return dict(read_all(replies, MaskAnswer.from_records, failures))
+
+    def _request(self) -> MaskRequest:
+        return MaskRequest(
+            run=self._session.run,
+            epoch=self._session.epoch,
+            round=self._round,
+            threshold=self._threshold,
+            count=self._count,
+            bits=self._modulus.bit_length() - 1,
+            colluding=self._encryption.colluding,
+        )
+
+    def _plan(self) -> MaskPlan:
+        request = self._request()
+        return MaskPlan(
+            session=self._session,
+            round=self._round,
+            threshold=request.threshold,
+            count=request.count,
+            bits=request.bits,
+            colluding=request.colluding,
+        )
+
+
+def _messages(answers: Mapping[str, MaskAnswer]) -> tuple[bytes, ...]:
+    return tuple(answer.message for answer in answers.values() if answer.message is not None)
