@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
 
 from privet import Experiment, PrivetError
-from privet.privacy.encryption import make_cipher, read_header
-from privet.privacy.encryption.keys import Session, load_roster, make_offer
+from privet.privacy.encryption import SecretKey, Tampered, make_cipher, read_header
+from privet.privacy.encryption.keys import RunKey, Session, load_roster, make_offer
 from privet.privacy.ledger import SiloKey
 from privet.server.app import Hosting, look_away, server_app
 from privet.server.folder import RunFolder
@@ -20,7 +21,7 @@ from privet.simulations.apps import House, simulated_client_app
 from privet.simulations.grid import SERVER_NODE, InProcessGrid, Sequential, contexts
 from privet.simulations.keys import KeyHouse
 from privet.simulations.ledger import simulated_ledger
-from privet.wire import MAKE, TAKE, KeyRequest
+from privet.wire import CONSENT, MAKE, TAKE, KeyRequest
 
 NAMES = ("north", "south", "west")
 Meddle = Callable[[Message], None]
@@ -41,8 +42,8 @@ SETTINGS = Experiment.from_mapping(
 class Meddler(InProcessGrid):
     """Passes everything on, and may change it on the way."""
 
-    def __init__(self, executor: Sequential, down: Meddle, up: Meddle) -> None:
-        super().__init__(executor, silos=3, run_id=5)
+    def __init__(self, executor: Sequential, silos: int, down: Meddle, up: Meddle) -> None:
+        super().__init__(executor, silos=silos, run_id=5)
         self._down, self._up = down, up
 
     def send_and_receive(
@@ -71,14 +72,15 @@ def run(
     down: Meddle = nothing,
     up: Meddle = nothing,
     experiment: Experiment = SETTINGS,
+    names: tuple[str, ...] = NAMES,
 ) -> list[dict[str, Any]]:
     out.mkdir(exist_ok=True)
-    keys = KeyHouse(out / "keys", NAMES)
+    keys = KeyHouse(out / "keys", names)
     keys.make()
     assert experiment.encryption is not None
     with simulated_ledger(out) as books:
-        house = House(names=NAMES, ledger=books.ledger, key=books.key, keys=keys)
-        silos = contexts(3, run_id=5, run_config={}, node_config={})
+        house = House(names=names, ledger=books.ledger, key=books.key, keys=keys)
+        silos = contexts(len(names), run_id=5, run_config={}, node_config={})
         executor = Sequential(simulated_client_app(experiment, house), silos)
         hosting = Hosting(
             folder=out,
@@ -87,7 +89,7 @@ def run(
             open_model=keys.opener(experiment.encryption),
         )
         context = Context(5, SERVER_NODE, {}, RecordDict(), {**experiment.to_run_config()})
-        server_app(hosting)(grid=Meddler(executor, down, up), context=context)
+        server_app(hosting)(grid=Meddler(executor, len(names), down, up), context=context)
     return RunFolder(out).history()
 
 
@@ -249,3 +251,106 @@ def test_a_silo_without_the_key_is_left_out_and_the_others_go_on(tmp_path: Path)
     assert entries[1]["participants"] == ["north", "south"]
     assert entries[5]["participants"] == ["north", "south"]
     assert entries[5]["accuracy"] > 0.5
+
+
+MASKED = SETTINGS.with_settings(
+    {"encryption.pairwise_masks": True, "federation.silos": 6, "rounds": 3}
+)
+SIX = ("a", "b", "c", "d", "e", "f")
+
+
+def test_masks_leave_the_model_as_it_is(tmp_path: Path) -> None:
+    masked = run(tmp_path / "masked", experiment=MASKED, names=SIX)
+    plain = run(
+        tmp_path / "plain",
+        experiment=MASKED.with_settings({"encryption.pairwise_masks": False}),
+        names=SIX,
+    )
+    assert [entry["loss"] for entry in masked] == [entry["loss"] for entry in plain]
+    assert not list((tmp_path / "masked/keys").rglob("*.draft"))
+
+
+@pytest.mark.parametrize("missing", range(2**6))
+def test_any_silos_may_drop_out_down_to_the_threshold(tmp_path: Path, missing: int) -> None:
+    """Every subset of six, after shares were dealt: with four or more the sum, else a void round."""
+    gone = {SIX[place] for place in range(6) if missing >> place & 1}
+
+    def drop(message: Message) -> None:
+        if message.metadata.message_type == MessageType.TRAIN:
+            name = SIX[message.metadata.dst_node_id - 2]
+            if name in gone:
+                message.content["task"]["round"] = "nonsense"
+
+    job = MASKED.with_settings({"rounds": 1})
+    entry = run(tmp_path, down=drop, experiment=job, names=SIX)[1]
+    assert set(entry["participants"]) == set(SIX) - gone
+    if len(gone) <= 2:  # the least safe threshold of six is four
+        assert "skipped" not in entry
+        assert entry["accuracy"] > 0.3
+    else:
+        assert "fewer than" in entry["skipped"]
+        assert entry["accuracy"] == pytest.approx(0.1)
+
+
+def test_server_and_one_silo_together_cannot_read_an_update(tmp_path: Path) -> None:
+    """With the key of silo f, an upload of silo a opens to noise; without masks, to the update."""
+    stolen: dict[str, bytes] = {}
+
+    def steal(reply: Message) -> None:
+        if "sealed" in reply.content and "upload" in reply.content["sealed"]:
+            upload = bytes(reply.content["sealed"]["upload"])
+            stolen.setdefault(read_header(upload)[0].clients[0], upload)
+
+    opened = {}
+    for masks in (False, True):
+        stolen.clear()
+        job = MASKED.with_settings({"encryption.pairwise_masks": masks, "rounds": 1})
+        run(tmp_path / str(masks), up=steal, experiment=job, names=SIX)
+        opened[masks] = _read_with_key_of("f", stolen["a"], tmp_path / str(masks) / "keys")
+    assert opened[False] is not None
+    assert np.abs(opened[False]).max() < 2
+    assert opened[True] is None
+
+
+def _read_with_key_of(name: str, upload: bytes, keys: Path) -> np.ndarray | None:
+    """What a silo's key makes of a single upload, taken for a sum."""
+    (path,) = (keys / name).glob("run-*.key")
+    run_name, _, epoch = path.stem.rpartition("-")
+    session = Session(run=run_name, epoch=int(epoch), roster=load_roster(keys / "roster.toml"))
+    secret = SecretKey.from_bytes(RunKey.load(path, session=session).container.reveal())
+    cipher, terms = make_cipher("bfv"), read_header(upload)[0].terms
+    total = cipher.adder(terms)
+    total.add(upload, client=read_header(upload)[0].clients[0])
+    try:
+        return cipher.decrypt(
+            total.to_bytes(), key=secret, run=terms.run, round=terms.round, at_least=1
+        ).mean
+    except Tampered:
+        return None
+
+
+def test_a_job_with_masks_gives_nothing_unmasked(tmp_path: Path) -> None:
+    def forget(message: Message) -> None:
+        if message.metadata.message_type == MessageType.TRAIN:
+            del message.content["masks"]
+
+    entries = run(tmp_path, down=forget, experiment=MASKED, names=SIX)
+    assert all(not entry["participants"] for entry in entries)
+    assert "no letters came" in entries[1]["failures"][0]["reason"]
+
+
+def test_a_server_cannot_have_two_sums_of_one_round_unmasked(tmp_path: Path) -> None:
+    """It asks the silos to consent to all survivors, and then to all but one."""
+    asked: list[Any] = []
+
+    def ask_again(message: Message) -> None:
+        if message.metadata.message_type == CONSENT:
+            names = list(message.content["masks"]["survivors"])
+            asked.append(names)
+            if message.metadata.dst_node_id % 2:  # half of them hear of another list
+                message.content["masks"]["survivors"] = names[:-1]
+
+    entries = run(tmp_path, down=ask_again, experiment=MASKED, names=SIX)
+    assert asked
+    assert "could not be taken out" in entries[1]["skipped"]
+    assert entries[1]["accuracy"] == pytest.approx(0.1)

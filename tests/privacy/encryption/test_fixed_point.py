@@ -60,6 +60,12 @@ def test_the_ends_are_exact_whatever_is_drawn(draw, clamp):
     assert found[[1, 3]].tolist() == [0] * 2
 
 
+def test_not_even_a_generator_that_draws_one_overflows_a_digit():
+    x = np.array([0.5, -0.5])
+    found = to_digits(x, weight=1.0, clamp=0.5, levels=LEVELS, rng=Extreme(1.0))
+    assert found.tolist() == [2 * LEVELS, 1]
+
+
 @given(st.lists(st.floats(-0.5, 0.5, width=32), min_size=1), st.floats(0.01, 1), st.integers(0, 9))
 def test_rounding_is_off_by_less_than_a_level(x, weight, seed):
     opened = from_digits(digits(x, weight=weight, seed=seed), clients=1, clamp=0.5, levels=LEVELS)

@@ -37,9 +37,9 @@ def test_one_client_more_overflows_a_digit(profile):
     ("profile", "changes", "complaint"),
     [
         (DEFAULT, {"plain_modulus": 2**48}, "at most 92: more overflow the noise"),
-        (DEFAULT, {"plain_modulus": 2**59}, "at most -1: more overflow the noise"),
         (DEFAULT, {"digit_bits": 26}, "digit_bits = 26, allowed is 1 to 25"),
         (DEFAULT, {"digits": 3}, "plain_modulus = 140737488355328, allowed is room"),
+        (DEFAULT, {"plain_modulus": 2**49}, "allowed is room for the digits"),
         (DEFAULT, {"max_clients": 0}, "max_clients = 0, allowed is at least 1"),
         (COMPACT, {"digits": 2, "plain_modulus": 2**34}, "at most 8: more overflow a tag"),
         (PRECISE, {"value_bits": 25}, "value_bits = 25, allowed is 2 to 24"),

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import tenseal as ts
 
-from privet.privacy.encryption import Header, Malformed, Refused, Tampered, read_header
-from privet.privacy.encryption.packing import add, pack, unpack
+from privet.privacy.encryption import (
+    Header,
+    Malformed,
+    Refused,
+    Tampered,
+    documented,
+    read_header,
+)
+from privet.privacy.encryption.packing import add, lift, pack, unpack
 from privet.privacy.encryption.parameters import DEGREE, MODULUS, TAG_MODULUS
 from privet.privacy.encryption.residues import C0_BYTES, SEED_BYTES
-from privet.privacy.encryption.seal import lift
 
 SIZE = 20_000  # three chunks
 TEXT = "the encrypted sum is not what its clients sent, or the key is another"
@@ -219,6 +227,60 @@ def test_a_mask_that_does_not_cancel(rounds, uploads, name):
     assert_tampered(round_, round_.add(added))
 
 
+def vectors(round_, data: bytes) -> list:
+    """The TenSEAL vectors of an upload or a sum, without a key."""
+    backend = round_.cipher._backend
+    _, body = read_header(data)
+    messages = documented._messages(
+        body, chunks=round_.cipher._chunks(SIZE), vectors=backend._vectors
+    )
+    return [backend._vectors.parse(backend._fits.context(), each) for each in messages]
+
+
+def stated(round_, clients: str, chunks: list) -> bytes:
+    header = Header(
+        kind="sum", digest=round_.cipher.digest, terms=round_.terms, clients=tuple(clients)
+    )
+    return header.to_bytes() + documented._framed(chunks)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"), [("documented", 1), ("documented", 2**23), ("ckks", 2**-17), ("ckks", 1)]
+)
+@pytest.mark.parametrize("place", [0, 1000, 2041, 2042, 2043, 2044])
+def test_a_number_that_the_server_adds_to_a_documented_vector(rounds, uploads, name, change, place):
+    """Values, weight and identity; what it adds to the nonce of one chunk is noticed as well."""
+    round_ = rounds(name, size=SIZE)
+    chunks = vectors(round_, round_.add(uploads(name)))
+    assert round_.open(stated(round_, "abc", chunks)).clients == ("a", "b", "c")
+    slots = round_.cipher._backend._vectors.slots
+    added = [0] * slots
+    added[place] = change
+    assert_tampered(round_, stated(round_, "abc", [chunks[0] + added, *chunks[1:]]))
+
+
+@pytest.mark.parametrize("name", ["documented", "ckks"])
+def test_other_clients_in_another_chunk_of_documented_vectors(rounds, uploads, name):
+    round_ = rounds(name, size=SIZE)
+    a, b, c = (vectors(round_, upload) for upload in uploads(name).values())
+    chunks = [x + y for x, y in zip(a, b, strict=True)]
+    assert round_.open(stated(round_, "ab", chunks)).clients == ("a", "b")
+    chunks[1] = a[1] + c[1]
+    assert_tampered(round_, stated(round_, "ab", chunks))
+
+
+def test_a_first_upload_to_which_nothing_could_be_added(rounds):
+    """Its message states our scale, the ciphertext in it has another: the first is refused too."""
+    round_ = rounds("ckks")
+    context = round_.cipher._backend._vectors.context()
+    context.global_scale = 2.0**40
+    message = ts.ckks_vector(context, [0.0] * 2048).serialize()[:-8] + struct.pack("<d", 2.0**50)
+    header = Header(kind="upload", digest=round_.cipher.digest, terms=round_.terms, clients=("a",))
+    data = header.to_bytes() + len(message).to_bytes(4, "little") + message
+    with pytest.raises(Malformed, match="a ciphertext is not one of these parameters"):
+        round_.cipher.adder(round_.terms).add(data, client="a")
+
+
 @pytest.mark.parametrize("place", [0, 5, 4080, 4093, 4094, 4095])
 @pytest.mark.parametrize(
     "change",
@@ -292,3 +354,19 @@ def test_another_length_is_refused_on_both_ends(rounds, uploads, cut):
     for data in (sum_ + bytes(cut), sum_[:-cut]):
         with pytest.raises(Malformed, match="the body has"):
             round_.open(data)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_header_that_claims_a_huge_vector_takes_no_memory(rounds, uploads, forked, name):
+    round_ = rounds(name, size=SIZE)
+    huge = replace(round_.terms, size=2**40)
+    data = renamed(round_.add(uploads(name)), terms=huge)
+
+    def look() -> str:
+        try:
+            round_.open(data)
+        except Malformed:
+            return "refused"
+        return "opened"
+
+    assert forked(look, seconds=20) == "refused"

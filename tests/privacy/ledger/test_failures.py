@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import multiprocessing
 import os
+import random
 import shutil
 import sqlite3
 import subprocess
@@ -299,3 +301,25 @@ def test_files_are_for_their_owner_only(ledger, path):
     reserve(ledger)
     for file in path.parent.iterdir():
         assert file.stat().st_mode & 0o077 == 0, file
+
+
+def test_whatever_the_bytes_looking_at_a_ledger_gives_findings_or_one_error(ledger, path):
+    """Random damage, from one byte to many: neither `verify` nor `show` ends in a traceback."""
+    for round_ in range(4):
+        ledger.reserve(dataset="heart", job="job", round=round_, event=EVENT, who="lab").commit(
+            EVENT
+        )
+    ledger.close()
+    whole, rng = path.read_bytes(), random.Random(3)
+    found = 0
+    for _ in range(400):
+        damaged = bytearray(whole)
+        for _ in range(rng.choice((1, 3, 30))):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        path.write_bytes(damaged)
+        found += bool(verify(path)) or damaged == whole
+        with contextlib.suppress(LedgerError):
+            read_history(path)
+        for rest in ("-wal", "-shm"):
+            path.with_name(path.name + rest).unlink(missing_ok=True)
+    assert found == 400

@@ -51,8 +51,7 @@ class Backend(Protocol):
     ) -> Iterator[Plaintext]:
         """The chunks of a sum of `clients` uploads; nothing says yet that they are right.
 
-        Raises, before the first chunk, Malformed when the body has another length and Tampered when
-        it is seen to add an upload twice.
+        Raises Malformed, before the first chunk, when the body has another length or form.
         """
 
     def accumulator(self, chunks: int) -> Accumulator:

@@ -58,7 +58,8 @@ class FixedPointCodec:
         genuine, ends = True, []
         for chunk, coefficients in enumerate(chunks):
             digits = self._digits(coefficients)
-            genuine &= self._tagged(digits, coefficients, tagger.tags(chunk, digits))
+            tags = coefficients[-TAGS:] % TAG_MODULUS
+            genuine &= np.array_equal(tags, tagger.tags(chunk, digits))
             ends.append(digits[self.values :].copy())
             part = mean[chunk * self.values : (chunk + 1) * self.values]
             part[:] = from_digits(
@@ -93,11 +94,6 @@ class FixedPointCodec:
         return coefficients_to_digits(
             coefficients[:-TAGS], per_coefficient=profile.digits, bits=profile.digit_bits
         )
-
-    def _tagged(self, digits: Integers, coefficients: Integers, tags: Integers) -> bool:
-        """Whether a chunk carries its tags, and nothing above the digits that they cover."""
-        covered = int(digits.max()) < 2**self._profile.digit_bits
-        return covered and np.array_equal(coefficients[-TAGS:] % TAG_MODULUS, tags)
 
     def _masked(self, coefficients: Integers, mask: Integers | None, chunk: int) -> Integers:
         if mask is None:

@@ -112,7 +112,7 @@ class DocumentedBackend:
     def decrypt(
         self, body: memoryview, *, secret: bytes, chunks: int, clients: int
     ) -> Iterator[Plaintext]:
-        """See `Backend.decrypt`; an upload that was added twice is left to the trailer."""
+        """See `Backend.decrypt`."""
         del clients
         context = _private(secret)
         messages = _messages(body, chunks=chunks, vectors=self._vectors)

@@ -6,11 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privet.privacy.encryption.fixed_point import Integers
+from privet.privacy.encryption.parameters import MODULUS
 
 _ROWS = 16
 _LOW_60 = np.uint64(2**60 - 1)
 _NIBBLES = np.arange(0, 60, 4, dtype=np.uint64)[:, None]
 PACKED_PER_COEFFICIENT = 7.5
+_MODULUS_BITS = MODULUS.bit_length()
 
 
 def pack(residues: Integers) -> bytes:
@@ -40,6 +42,18 @@ def add(a: Integers, b: Integers, *, modulus: int, out: Integers | None = None) 
     # Below the modulus the difference wraps to something huge, and the sum is the smaller one.
     np.minimum(total, total - np.uint64(modulus), out=total)
     return total
+
+
+def lift(plaintext: Integers, plain_modulus: int) -> Integers:
+    """round(q/t * plaintext), below q: where a message lies in c0, for t a power of two.
+
+    q/t is 2^60/t less a little, and that little times a plaintext fits a float64.
+    """
+    shift = _MODULUS_BITS - (plain_modulus.bit_length() - 1)
+    excess = (2**_MODULUS_BITS - MODULUS) / plain_modulus
+    lifted = plaintext << np.uint64(shift)
+    lifted -= np.rint(plaintext * excess).astype(np.uint64)
+    return lifted
 
 
 def digits_to_coefficients(digits: Integers, *, per_coefficient: int, bits: int) -> Integers:

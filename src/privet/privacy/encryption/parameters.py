@@ -60,10 +60,11 @@ class Profile:
         yield "max_clients", clients >= 1, "at least 1"
         yield "value_bits", 2 <= self.value_bits <= 24, "2 to 24"
         yield "digits", self.digits >= 1, "at least 1"
-        # 128 digits times words of 32 bits are added up below 2^64 to make a tag.
         yield "digit_bits", 1 <= self.digit_bits <= 25, "1 to 25"
         room = 2 ** (self.digits * self.digit_bits)
-        yield "plain_modulus", t >= room, f"room for the digits, {room} or more"
+        # Tags add up 128 digits times words of 32 bits below 2^64, whatever a coefficient holds.
+        most = 2 ** ((self.digits - 1) * self.digit_bits + 25) + 2**25 - 1
+        yield "plain_modulus", room <= t <= most, f"room for the digits, {room} to {most}"
         most = (2**self.digit_bits - 1) // (2**self.value_bits - 1)
         yield "max_clients", clients <= most, f"at most {most}: more overflow a digit"
         most = (t - 1) // (TAG_MODULUS - 1)

@@ -21,13 +21,12 @@ import zstandard
 
 from privet.privacy.encryption.errors import EncryptionError
 from privet.privacy.encryption.fixed_point import Integers
-from privet.privacy.encryption.packing import add
+from privet.privacy.encryption.packing import add, lift
 from privet.privacy.encryption.parameters import DEGREE, MODULUS
 from privet.privacy.encryption.residues import SEED_BYTES
 from privet.privacy.encryption.scratch import Scratch
 
 _C0_BYTES = 8 * DEGREE
-_MODULUS_BITS = MODULUS.bit_length()
 _HEADER = struct.Struct("<5sBHQ")  # magic, header size, version; compression; reserved; total size
 _NO_COMPRESSION, _ZSTD = 0, 2
 _SAMPLES = 16
@@ -122,18 +121,6 @@ class Session:
         ciphertext = sealapi.Ciphertext()
         ciphertext.load(self._context, file.path)
         return ciphertext
-
-
-def lift(plaintext: Integers, plain_modulus: int) -> Integers:
-    """round(q/t * plaintext), below q: where a message lies in c0, for t a power of two.
-
-    q/t is 2^60/t less a little, and that little times a plaintext fits a float64.
-    """
-    shift = _MODULUS_BITS - (plain_modulus.bit_length() - 1)
-    excess = (2**_MODULUS_BITS - MODULUS) / plain_modulus
-    lifted = plaintext << np.uint64(shift)
-    lifted -= np.rint(plaintext * excess).astype(np.uint64)
-    return lifted
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from privet.privacy.encryption.backend import Plaintext
-from privet.privacy.encryption.errors import Tampered
 from privet.privacy.encryption.fixed_point import Integers
 from privet.privacy.encryption.packing import pack, unpack
 from privet.privacy.encryption.parameters import DEGREE, MODULUS
@@ -53,22 +52,13 @@ class SeededBackend:
     ) -> Iterator[Integers]:
         """See `Backend.decrypt`; every frame is checked before the first is decrypted."""
         packed, seeds = read_frames(body, chunks=chunks, seeds=clients)
-        summands = [[seed.tobytes() for seed in chunk] for chunk in seeds]
-        # Linear tags do not notice an upload that was added twice, but its seed is there twice.
-        if any(len(set(chunk)) < clients for chunk in summands):
-            raise Tampered
-        with self._ring.session(secret) as session:
-            yield from (
-                session.decrypt(unpack(c0), of) for c0, of in zip(packed, summands, strict=True)
-            )
+        return self._decrypted(packed, seeds, secret)
 
     def accumulator(self, chunks: int) -> ResidueSum:
         """An empty sum."""
         return ResidueSum(chunks)
 
-    def _decrypted(
-        self, packed: Bytes, seeds: list[list[bytes]], secret: bytes
-    ) -> Iterator[Integers]:
+    def _decrypted(self, packed: Bytes, seeds: Bytes, secret: bytes) -> Iterator[Integers]:
         with self._ring.session(secret) as session:
             for c0, of in zip(packed, seeds, strict=True):
-                yield session.decrypt(unpack(c0), of)
+                yield session.decrypt(unpack(c0), [seed.tobytes() for seed in of])

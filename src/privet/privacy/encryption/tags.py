@@ -21,7 +21,7 @@ from privet.privacy.encryption.fixed_point import Integers
 from privet.privacy.encryption.parameters import TAG_MODULUS, TAGS
 
 _BLOCK = 128
-"""Products below 2^(32 + 25); this many of them add up below 2^64."""
+"""A digit is at most 2^25 and a word below 2^32: so many products add up below 2^64."""
 
 
 class Words:
@@ -46,7 +46,7 @@ class Tagger:
         self._words = Words(tag_key, purpose=b"tags", context=context)
 
     def tags(self, chunk: int, digits: Integers) -> Integers:
-        """The tags of `digits`, shape (n,), each below 2^25; shape (2,), below P."""
+        """The tags of `digits`, shape (n,), each at most 2^25; shape (2,), below P."""
         words = self._words.of(chunk, len(digits) + TAGS - 1).astype(np.uint64)
         tags = [_hash(words[k : k + len(digits)], digits) for k in range(TAGS)]
         return np.array(tags, dtype=np.uint64)

@@ -183,6 +183,8 @@ def sqlite_errors(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise LedgerError(f"{path}: {_meaning(str(error))}") from error
+    except UnicodeDecodeError:
+        raise LedgerError(f"{path}: {_MEANINGS['malformed']}") from None
     except OSError as error:
         raise LedgerError(f"{path}: {error.strerror}; nothing may be read on it") from error
 

@@ -27,7 +27,17 @@ from privet.privacy.ledger.heads import Beacon, beacon_path, read_beacon
 from privet.privacy.ledger.history import History
 
 _MOST = 100
-_DAMAGE = (sqlite3.Error, PrivetError, ValueError, TypeError, ArithmeticError, MemoryError)
+# What reading damaged pages, text and JSON can raise.
+_DAMAGE = (
+    sqlite3.Error,
+    PrivetError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    MemoryError,
+)
 
 
 def verify(
@@ -52,14 +62,7 @@ def verify(
                 findings.append(finding)
                 if len(findings) >= _MOST:
                     break
-    except (
-        sqlite3.Error,
-        PrivetError,
-        ValueError,
-        TypeError,
-        ArithmeticError,
-        MemoryError,
-    ) as error:
+    except _DAMAGE as error:
         findings.append(Finding(None, f"the file is damaged ({error})"))
     return findings
 
@@ -72,6 +75,15 @@ def read_history(path: Path) -> History:
     """
     if not path.exists():
         raise LedgerError(f"there is no ledger at {path}")
+    try:
+        return _replayed(path)
+    except _DAMAGE as error:
+        if isinstance(error, LedgerError):
+            raise
+        raise LedgerError(f"{path}: the file is damaged ({error})") from None
+
+
+def _replayed(path: Path) -> History:
     with database.sqlite_errors(path), closing(database.connect_to_read(path)) as connection:
         _demand_readable(connection, path)
         history = History()
