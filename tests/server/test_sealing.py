@@ -272,7 +272,7 @@ def test_masks_leave_the_model_as_it_is(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("missing", range(2**6))
 def test_any_silos_may_drop_out_down_to_the_threshold(tmp_path: Path, missing: int) -> None:
-    """Every subset of six, after shares were dealt: with four or more the sum, else a void round."""
+    """Every subset of six, after shares were dealt: with four or more the sum, else no change."""
     gone = {SIX[place] for place in range(6) if missing >> place & 1}
 
     def drop(message: Message) -> None:
