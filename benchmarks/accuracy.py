@@ -1,6 +1,7 @@
 """Accuracy at a privacy budget: mean over five seeds, with the settings of each row.
 
-    PRIVET_DATA=/path/to/data python benchmarks/accuracy.py [--only digits] [--workers 2]
+    PRIVET_DATA=/path/to/data python benchmarks/accuracy.py [--only digits] [--workers 2] \
+        [--seeds 5] [--set encryption.scheme=bfv]
 
 delta is 1e-5. Every silo adds noise of its own, so with ten silos the mean carries sqrt(10) times
 the noise of pooled training at the same epsilon. Settings were chosen by looking at test accuracy;
@@ -18,9 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from privet import Execution, Experiment, simulate
+from privet.experiment import assignments
 from privet.server.folder import RunFolder
-
-SEEDS = range(5)
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,12 @@ ROWS = (
 )  # fmt: skip
 
 
-def figure(row: Row, seed: int, workers: int) -> tuple[float, float | None]:
+def figure(
+    row: Row, seed: int, workers: int, more: Mapping[str, str]
+) -> tuple[float, float | None]:
     """The row's figure and the largest epsilon spent, with one seed."""
     experiment = Experiment.from_mapping({"task": row.task}).with_settings(
-        {**row.settings, "seed": seed}
+        {**row.settings, **more, "seed": seed}
     )
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
@@ -88,22 +90,29 @@ def figure(row: Row, seed: int, workers: int) -> tuple[float, float | None]:
     return summary["accuracy"], epsilon
 
 
+def _deviation(values: list[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else float("nan")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", help="rows of this task")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
-    print("| task | silos | epsilon | figure | mean of 5 seeds | sd | to reach |")
+    more = assignments(options.set)
+    print(f"| task | silos | epsilon | figure | mean of {options.seeds} seeds | sd | to reach |")
     print("|---|---|---|---|---|---|---|")
     for row in ROWS:
         if options.only not in (None, row.task):
             continue
-        results = [figure(row, seed, options.workers) for seed in SEEDS]
+        results = [figure(row, seed, options.workers, more) for seed in range(options.seeds)]
         values = [value for value, _ in results]
         epsilon = max((spent for _, spent in results if spent is not None), default=None)
         print(
             f"| {row.task} | {row.silos} | {'none' if epsilon is None else f'{epsilon:.2f}'} "
-            f"| {row.figure} | {statistics.mean(values):.4f} | {statistics.stdev(values):.4f} "
+            f"| {row.figure} | {statistics.mean(values):.4f} | {_deviation(values):.4f} "
             f"| {row.bar} |",
             flush=True,
         )

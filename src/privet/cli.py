@@ -198,13 +198,26 @@ def _introduce(prepared: Prepared) -> None:
         f"{experiment.task}: {records:,} records in {len(silos)} silos, "
         f"{experiment.rounds} rounds of {experiment.strategy.name}"
     )
+    if sealing := _sealing(experiment):
+        typer.echo(sealing)
     noise = [plan.mechanism.noise_multiplier for plan in prepared.plans if plan.mechanism]
     if not noise:
-        typer.echo("No [privacy]: the update of every silo can reveal its records.")
+        what = "model" if experiment.encryption else "update of every silo"
+        typer.echo(f"No [privacy]: the {what} can reveal records.")
         return
     low, high = min(noise), max(noise)
     spread = f"{low:.3f}" if low == high else f"{low:.3f} to {high:.3f}"
     typer.echo(f"DP-SGD in every silo: noise multiplier {spread}, clip norm {_clip(experiment)}")
+
+
+def _sealing(experiment: Experiment) -> str:
+    """What encryption adds, in a line; nothing without."""
+    if experiment.encryption is None:
+        return ""
+    masks = ", with pairwise masks" if experiment.encryption.pairwise_masks else ""
+    return (
+        f"Updates are encrypted ({experiment.encryption.scheme}{masks}): the server sees sums only."
+    )
 
 
 def _clip(experiment: Experiment) -> str:
@@ -245,13 +258,14 @@ def _figures(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
             "epsilon",
             f"{epsilon['max']:.3f} at delta = {epsilon['delta']:g}, in the silo that spent most",
         )
-        yield "cross-checks", _checks(epsilon["cross_checks"])
+        yield "cross-checks", _checks(epsilon)
     yield "time", f"{summary['seconds']['total']:.1f} s"
 
 
-def _checks(checks: dict[str, Any] | None) -> str:
+def _checks(epsilon: dict[str, Any]) -> str:
+    checks = epsilon["cross_checks"]
     if checks is None:
-        return "nothing was spent"
+        return "not made: silos keep their accounts" if epsilon["max"] else "nothing was spent"
     figures = ", ".join(
         f"{name.upper()} {checks[name]:.3f}" for name in ("rdp", "prv") if checks[name] is not None
     )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
+from safetensors.numpy import load_file
 
 from privet import Experiment, PrivetError
 from privet.privacy.encryption import SecretKey, Tampered, make_cipher, read_header
@@ -73,6 +74,7 @@ def run(
     up: Meddle = nothing,
     experiment: Experiment = SETTINGS,
     names: tuple[str, ...] = NAMES,
+    node: dict[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     out.mkdir(exist_ok=True)
     keys = KeyHouse(out / "keys", names)
@@ -80,7 +82,7 @@ def run(
     assert experiment.encryption is not None
     with simulated_ledger(out) as books:
         house = House(names=names, ledger=books.ledger, key=books.key, keys=keys)
-        silos = contexts(len(names), run_id=5, run_config={}, node_config={})
+        silos = contexts(len(names), run_id=5, run_config={}, node_config=node or {})
         executor = Sequential(simulated_client_app(experiment, house), silos)
         hosting = Hosting(
             folder=out,
@@ -251,6 +253,14 @@ def test_a_silo_without_the_key_is_left_out_and_the_others_go_on(tmp_path: Path)
     assert entries[1]["participants"] == ["north", "south"]
     assert entries[5]["participants"] == ["north", "south"]
     assert entries[5]["accuracy"] > 0.5
+
+
+def test_silos_that_keep_models_write_the_last_one_down(tmp_path: Path) -> None:
+    run(tmp_path, node={"models": str(tmp_path / "kept")})
+    (kept,) = (tmp_path / "kept").iterdir()
+    theirs, ours = load_file(kept), load_file(tmp_path / "model.safetensors")
+    assert theirs.keys() == ours.keys()
+    assert all(np.array_equal(theirs[name], ours[name]) for name in ours)
 
 
 MASKED = SETTINGS.with_settings(

@@ -105,7 +105,8 @@ def test_the_summary_keeps_its_contract(reference: Path) -> None:
     summary = json.loads((reference / "summary.json").read_text())
     assert set(summary) == {
         "schema", "task", "rounds", "seed", "accuracy", "loss", "metrics", "epsilon",
-        "evaluation", "stopped", "encryption", "seconds", "client_updates", "client_updates_per_second",
+        "evaluation", "stopped", "encryption", "seconds", "client_updates",
+        "client_updates_per_second",
     }  # fmt: skip
     assert summary["schema"] == 1
     assert set(summary["epsilon"]) == {

@@ -20,20 +20,18 @@ from flwr.common.constant import ErrorCode
 from privet.client import key_messages, mask_messages
 from privet.client.evaluation import measure, metric_names
 from privet.client.guard import Admission, Guard, open_guard
-from privet.client.keyring import open_keyring
 from privet.client.plan import plan_round
-from privet.client.sealed import KeyHolder
+from privet.client.received import Received, receive
 from privet.client.silo import Silo, open_silo
 from privet.client.training import train
-from privet.errors import ExperimentError, PrivetError
+from privet.errors import PrivetError
 from privet.experiment import RUN_CONFIG_KEY, Experiment
 from privet.privacy.accounting import encode_event
-from privet.privacy.encryption.fixed_point import Integers
 from privet.privacy.mechanisms import check_model
 from privet.randomness import numpy_generator
 from privet.strategies import load_strategy
 from privet.vectors import Vector
-from privet.wire import Enrolment, EvaluateRequest, Failure, Sealed, TrainReply, TrainRequest
+from privet.wire import Enrolment, EvaluateRequest, Failure, TrainReply, TrainRequest
 
 _MEMORY = "memory"
 
@@ -49,7 +47,6 @@ _STEPS: tuple[KeyStep, ...] = (
     mask_messages.consent,
     mask_messages.reveal,
 )
-_Opened = tuple[Vector, Vector, KeyHolder | None]
 
 
 def client_app(mods: Sequence[Mod] = ()) -> ClientApp:
@@ -98,10 +95,9 @@ def train_round(message: Message, context: Context) -> Message:
                 guard.admit(experiment, silo, plan, round_=request.round)
             )
         with _stage("decrypt"):
-            opened = _models(experiment, context, request.sealed, request.weights)
-            mask = mask_messages.mask_of(message, context, experiment)
+            received = receive(message, context, experiment, request.sealed, request.weights)
         with _stage("train"):
-            reply = _train(experiment, silo, request, opened, mask, context, admitted, start)
+            reply = _train(experiment, silo, request, received, context, admitted, start)
     return Message(reply.to_records(), reply_to=message)
 
 
@@ -123,9 +119,9 @@ def evaluate_round(message: Message, context: Context) -> Message:
                 guard.measure(experiment, silo, names, round_=request.round)
             )
         with _stage("decrypt"):
-            weights, _, _ = _models(experiment, context, request.sealed, request.weights)
+            received = receive(message, context, experiment, request.sealed, request.weights)
         with _stage("evaluate"):
-            reply = measure(silo, request.round, weights, leave)
+            reply = measure(silo, request.round, received.now, leave)
     return Message(reply.to_records(), reply_to=message)
 
 
@@ -133,13 +129,12 @@ def _train(
     experiment: Experiment,
     silo: Silo,
     request: TrainRequest,
-    opened: _Opened,
-    mask: Integers | None,
+    received: Received,
     context: Context,
     admitted: Admission,
     start: float,
 ) -> TrainReply:
-    weights, before, holder = opened
+    weights = received.now
     rng = numpy_generator(silo.entropy(request.round))
     # Dropout layers draw from it. torch.manual_seed would also walk the stack for CUDA's sake.
     torch.default_generator.manual_seed(int(rng.integers(2**63)))
@@ -163,18 +158,7 @@ def _train(
     extras = local.finish(trained.update, trained.steps)
     _remember(context, memory)
     public = admitted.records_public
-    sealed = None
-    if holder is not None and request.sealed is not None:
-        sealed = holder.seal(
-            strategy.proposal(weights + trained.update, now=weights, before=before),
-            weight=min(1.0, len(silo.examples) * request.sealed.weight_unit)
-            if strategy.counts_records
-            else 1.0,
-            round_=request.round,
-            rng=numpy_generator(silo.entropy(request.round, use="rounding")),
-            now=weights,
-            mask=mask,
-        )
+    sealed = received.seal(strategy, trained.update, silo=silo, round_=request.round)
     return TrainReply(
         update=None if sealed else trained.update,
         weight=float(len(silo.examples)) if public and not sealed else 1.0,
@@ -184,23 +168,6 @@ def _train(
         extras=extras,
         sealed=sealed,
     )
-
-
-def _models(
-    experiment: Experiment, context: Context, sealed: Sealed | None, public: Vector | None
-) -> _Opened:
-    """The global model, the one before it, and with encryption what seals the answer.
-
-    A job with [encryption] gets no answer in the clear, whatever the server sends.
-    """
-    if experiment.encryption is None:
-        if public is None:
-            raise ExperimentError("the model came sealed, and the job has no [encryption]")
-        return public, public, None
-    if sealed is None:
-        raise ExperimentError("the job has [encryption], and the server does not say how to seal")
-    holder = KeyHolder.of(open_keyring(context), experiment.encryption, sealed)
-    return *holder.models(sealed, public), holder
 
 
 def _key_step(step: KeyStep, message: Message, context: Context) -> Message:

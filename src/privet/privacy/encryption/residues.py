@@ -59,8 +59,8 @@ class ResidueSum:
 def scaled(coefficients: Integers, *, plain_modulus: int) -> Integers:
     """q * m / t to the nearest integer, for each m below t, a power of two up to 2^48.
 
-    In words of 64 bits: with r = q mod t it is m * (q // t) + (m * r + t / 2) // t, and m * r is put
-    together from halves of 24 bits.
+    In words of 64 bits: with r = q mod t it is m * (q // t) + (m * r + t / 2) // t, and m * r is
+    put together from halves of 24 bits.
     """
     bits = plain_modulus.bit_length() - 1
     if plain_modulus != 1 << bits or bits > 2 * _HALF:

@@ -69,7 +69,7 @@ class History:
         return tuple(self.fingerprints)
 
     def may_grow(self, dataset: str) -> bool:
-        """Whether the operator has said that the records of `dataset` changed, and none came yet."""
+        """Whether the operator has said that the records changed, and no others came yet."""
         return dataset in self._growing
 
     def owner(self, content: str) -> str | None:

@@ -1,0 +1,247 @@
+"""What travels in every run: enrolment, rounds of training, evaluations, and why one failed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from privet.vectors import Vector
+from privet.wire.records import arrays, record_of, vectors
+from privet.wire.sealing import Sealed, SealedUpdate
+
+ENROL = "query.enrol"
+REFUSED = "guard"
+"""The stage at which a silo fails when its holder's rules do not allow what was asked."""
+
+_WEIGHTS = "weights"
+_UPDATE = "update"
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """The server's half of a round, the same for every silo that is asked."""
+
+    round: int
+    lr: float
+    weights: Vector | None
+    """Global model, shape (d,); None when it comes sealed."""
+    extras: Mapping[str, Vector] = field(default_factory=dict)
+    noise_multiplier: float | None = None
+    """A floor under the silo's own noise multiplier (`calibrate = "shared"`)."""
+    sealed: Sealed | None = None
+    """With encryption: how the answer is sealed, and the model from the second round on."""
+
+    def to_records(self) -> RecordDict:
+        task = ConfigRecord({"round": self.round, "lr": self.lr})
+        if self.noise_multiplier is not None:
+            task["noise-multiplier"] = self.noise_multiplier
+        records = RecordDict({"task": task})
+        _put_model(records, self.weights, self.extras, self.sealed)
+        return records
+
+    @classmethod
+    def from_records(cls, records: RecordDict) -> TrainRequest:
+        task = record_of(records, "task", ConfigRecord)
+        weights, extras, sealed = _get_model(records)
+        floor = task.get("noise-multiplier")
+        return cls(
+            round=cast(int, task["round"]),
+            lr=cast(float, task["lr"]),
+            weights=weights,
+            extras=extras,
+            noise_multiplier=None if floor is None else cast(float, floor),
+            sealed=sealed,
+        )
+
+
+@dataclass(frozen=True)
+class TrainReply:
+    """A silo's half of a round: everything that leaves it."""
+
+    update: Vector | None
+    """Local minus global weights, shape (d,); None when it is sealed."""
+    weight: float
+    """Number of training records; 1 where the silo keeps it, and where it is sealed."""
+    seconds: float
+    event: Mapping[str, Any] | None = None
+    """The encoded mechanism that really ran; None without differential privacy, and where it would
+    tell a number of records that the silo keeps."""
+    loss: float | None = None
+    """Mean training loss; never sent with differential privacy, since no noise covers it."""
+    extras: Mapping[str, Vector] = field(default_factory=dict)
+    sealed: SealedUpdate | None = None
+
+    def to_records(self) -> RecordDict:
+        metrics = MetricRecord({"num-examples": self.weight, "seconds": self.seconds})
+        if self.loss is not None:
+            metrics["loss"] = self.loss
+        records = RecordDict({"metrics": metrics})
+        if self.update is not None:
+            records["update"] = arrays(_UPDATE, self.update, self.extras)
+        if self.sealed is not None:
+            records["sealed"] = self.sealed.record()
+        if self.event is not None:
+            records["privacy"] = ConfigRecord({"event": json.dumps(self.event)})
+        return records
+
+    @classmethod
+    def from_records(cls, records: RecordDict) -> TrainReply:
+        metrics = record_of(records, "metrics", MetricRecord)
+        update: Vector | None = None
+        extras: dict[str, Vector] = {}
+        sealed: SealedUpdate | None = None
+        if "sealed" in records:
+            sealed = SealedUpdate.of(record_of(records, "sealed", ConfigRecord))
+        else:
+            update, extras = vectors(_UPDATE, record_of(records, "update", ArrayRecord))
+        privacy = record_of(records, "privacy", ConfigRecord) if "privacy" in records else None
+        loss = metrics.get("loss")
+        return cls(
+            update=update,
+            weight=cast(float, metrics["num-examples"]),
+            seconds=cast(float, metrics["seconds"]),
+            event=None if privacy is None else json.loads(cast(str, privacy["event"])),
+            loss=None if loss is None else cast(float, loss),
+            extras=extras,
+            sealed=sealed,
+        )
+
+
+@dataclass(frozen=True)
+class EvaluateRequest:
+    """Asks a silo how good the global model is on records of its own."""
+
+    round: int
+    weights: Vector | None
+    """Global model, shape (d,); None when it comes sealed."""
+    sealed: Sealed | None = None
+
+    def to_records(self) -> RecordDict:
+        records = RecordDict({"task": ConfigRecord({"round": self.round})})
+        _put_model(records, self.weights, {}, self.sealed)
+        return records
+
+    @classmethod
+    def from_records(cls, records: RecordDict) -> EvaluateRequest:
+        round_ = cast(int, record_of(records, "task", ConfigRecord)["round"])
+        weights, _, sealed = _get_model(records)
+        return cls(round_, weights, sealed)
+
+
+@dataclass(frozen=True)
+class EvaluateReply:
+    """Everything that leaves a silo after an evaluation."""
+
+    metrics: Mapping[str, float]
+    released: Mapping[str, str]
+    """For each metric that was asked for: "exact", "noised" or "withheld"."""
+    weight: float | None = None
+    """Number of records measured on; None where it is kept."""
+    event: Mapping[str, Any] | None = None
+    """The encoded mechanism of the noised metrics; None where it is kept, or without any."""
+
+    def to_records(self) -> RecordDict:
+        records = RecordDict(
+            {
+                "metrics": MetricRecord(dict(self.metrics)),
+                "released": ConfigRecord(dict(self.released)),
+            }
+        )
+        if self.weight is not None:
+            records["size"] = MetricRecord({"num-examples": self.weight})
+        if self.event is not None:
+            records["privacy"] = ConfigRecord({"event": json.dumps(self.event)})
+        return records
+
+    @classmethod
+    def from_records(cls, records: RecordDict) -> EvaluateReply:
+        metrics = record_of(records, "metrics", MetricRecord)
+        released = record_of(records, "released", ConfigRecord)
+        size = record_of(records, "size", MetricRecord) if "size" in records else None
+        privacy = record_of(records, "privacy", ConfigRecord) if "privacy" in records else None
+        return cls(
+            metrics={name: float(cast(float, value)) for name, value in metrics.items()},
+            released={name: str(how) for name, how in released.items()},
+            weight=None if size is None else float(cast(float, size["num-examples"])),
+            event=None if privacy is None else json.loads(cast(str, privacy["event"])),
+        )
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """How a silo introduces itself before the first round."""
+
+    silo: str
+    index: int
+    """Place of the silo in the federation; names its random streams in a simulation."""
+    noise_multiplier: float | None = None
+    """What the silo needs to reach the target epsilon over the whole run."""
+    rounds: int | None = None
+    """How many of the job's rounds fit the silo's budget; None where that is not told."""
+    records: int | None = None
+    """With encryption and weights by records: how many it has, so that weights get a unit."""
+
+    def to_records(self) -> RecordDict:
+        record = ConfigRecord({"silo": self.silo, "index": self.index})
+        if self.noise_multiplier is not None:
+            record["noise-multiplier"] = self.noise_multiplier
+        for key, value in (("rounds", self.rounds), ("records", self.records)):
+            if value is not None:
+                record[key] = value
+        return RecordDict({"enrolment": record})
+
+    @classmethod
+    def from_records(cls, records: RecordDict) -> Enrolment:
+        record = record_of(records, "enrolment", ConfigRecord)
+        noise, rounds = record.get("noise-multiplier"), record.get("rounds")
+        count = record.get("records")
+        return cls(
+            silo=cast(str, record["silo"]),
+            index=cast(int, record["index"]),
+            noise_multiplier=None if noise is None else cast(float, noise),
+            rounds=None if rounds is None else cast(int, rounds),
+            records=None if count is None else cast(int, count),
+        )
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a silo did not answer with an update; carried in the reason of a Flower error."""
+
+    silo: str
+    stage: str
+    reason: str
+
+    def __str__(self) -> str:
+        return json.dumps({"silo": self.silo, "stage": self.stage, "reason": self.reason})
+
+    @classmethod
+    def parse(cls, text: str | None, *, silo: str) -> Failure:
+        """From an error's reason; an error of Flower's own becomes stage "transport"."""
+        try:
+            stated = json.loads(text or "")
+            return cls(silo=silo, stage=str(stated["stage"]), reason=str(stated["reason"]))
+        except (ValueError, KeyError, TypeError):
+            return cls(silo=silo, stage="transport", reason=text or "no reason given")
+
+
+def _put_model(
+    records: RecordDict, weights: Vector | None, extras: Mapping[str, Vector], sealed: Sealed | None
+) -> None:
+    if weights is not None:
+        records["model"] = arrays(_WEIGHTS, weights, extras)
+    if sealed is not None:
+        records["sealed"] = sealed.record()
+
+
+def _get_model(
+    records: RecordDict,
+) -> tuple[Vector | None, dict[str, Vector], Sealed | None]:
+    sealed = Sealed.of(record_of(records, "sealed", ConfigRecord)) if "sealed" in records else None
+    if sealed is not None and sealed.now is not None and "model" not in records:
+        return None, {}, sealed
+    return *vectors(_WEIGHTS, record_of(records, "model", ArrayRecord)), sealed
