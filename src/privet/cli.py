@@ -169,6 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _reporting(folder: Path) -> Iterator[None]:
     """Leave a report behind, also when the run is interrupted."""
     from privet.server.folder import RunFolder
+    from privet.simulations.ledger import settle
     from privet.simulations.report import write_report
 
     try:
@@ -177,6 +178,7 @@ def _reporting(folder: Path) -> Iterator[None]:
         history = RunFolder(folder).history()
         if history:
             write_report(folder)
+            settle(folder)
             typer.secho(
                 f"Interrupted after round {history[-1]['round']}. Go on with the same command "
                 f"and --resume. Report so far: {folder / 'report.html'}",
@@ -184,6 +186,7 @@ def _reporting(folder: Path) -> Iterator[None]:
             )
         raise
     write_report(folder)
+    settle(folder)
 
 
 def _warn(warnings: Sequence[str]) -> None:

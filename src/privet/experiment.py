@@ -116,6 +116,7 @@ class Encryption(_Settings):
     """Updates that only their sum can be seen of: silos encrypt, the server adds, silos decrypt."""
 
     scheme: Literal["bfv", "ckks"] = "bfv"
+    """Exact sums of packed integers, or approximate ones of real numbers; "none" turns it off."""
     profile: Literal["default", "compact"] = "default"
     """Of bfv: "compact" sends a third less, with 12 bits a value instead of 16, for 16 silos."""
     smallest_sum: Annotated[int, Field(ge=2)] = 2
@@ -161,11 +162,15 @@ class Experiment(_Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _infinite_epsilon_is_no_privacy(cls, raw: Any) -> Any:
-        privacy = raw.get("privacy") if isinstance(raw, dict) else None
-        if isinstance(privacy, dict) and _is_infinite(privacy.get("epsilon")):
-            return {key: value for key, value in raw.items() if key != "privacy"}
-        return raw
+    def _some_values_mean_without(cls, raw: Any) -> Any:
+        """An infinite epsilon is no privacy, and scheme "none" no encryption."""
+        if not isinstance(raw, dict):
+            return raw
+        without = {
+            "privacy": _is_infinite(_field(raw, "privacy", "epsilon")),
+            "encryption": _field(raw, "encryption", "scheme") == "none",
+        }
+        return {key: value for key, value in raw.items() if not without.get(key)}
 
     @model_validator(mode="after")
     def _possible_together(self) -> Self:
@@ -238,6 +243,11 @@ def assignments(settings: Sequence[str]) -> dict[str, str]:
             raise ExperimentError(f"--set {setting}: expected KEY=VALUE, such as privacy.epsilon=2")
         pairs[key.strip()] = value.strip()
     return pairs
+
+
+def _field(raw: Mapping[str, Any], table: str, key: str) -> Any:
+    found = raw.get(table)
+    return found.get(key) if isinstance(found, Mapping) else None
 
 
 def _is_infinite(value: Any) -> bool:

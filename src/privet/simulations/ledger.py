@@ -18,8 +18,7 @@ KEY = "ledger.key"
 @contextmanager
 def simulated_ledger(folder: Path) -> Iterator[Books]:
     """The run folder's ledger, made if there is none, whole and signed when the block ends."""
-    folder = folder.absolute()
-    books = Books(folder / LEDGER, folder / KEY, simulated=True)
+    books = _books(folder)
     if not books.key.exists():
         SiloKey.create(books.key)
     if not books.ledger.exists():
@@ -28,6 +27,21 @@ def simulated_ledger(folder: Path) -> Iterator[Books]:
         yield books
     finally:
         books.close_simulated()
+
+
+def settle(folder: Path) -> None:
+    """Leave the ledger as one file again, after something has looked at it.
+
+    SQLite makes two files beside it for every reader, and only a writer takes them away.
+    """
+    books = _books(folder)
+    if books.ledger.exists() and books.key.exists():
+        books.close_simulated()
+
+
+def _books(folder: Path) -> Books:
+    folder = folder.absolute()
+    return Books(folder / LEDGER, folder / KEY, simulated=True)
 
 
 def complete_summary(folder: RunFolder) -> None:
