@@ -341,7 +341,7 @@ def test_noised_accuracy_is_charged_and_refused_without_budget(tmp_path: Path) -
     assert all(0 <= reply.metrics["accuracy"] <= 1 for reply in replies)
     with Ledger.open(Path(node["ledger"]), SiloKey.load(Path(node["key"]))) as ledger:
         uses = {entry.detail for entry in ledger.entries() if entry.kind == "reserve"}
-    assert uses == {'{"use":"evaluation"}'}
+    assert uses == {'{"encrypted":false,"use":"evaluation"}'}
 
 
 def test_a_metric_without_bound_is_bounded_before_the_noise(tmp_path: Path) -> None:

@@ -130,6 +130,19 @@ def test_a_policy_can_demand_encryption_and_sums(tmp_path: Path) -> None:
     assert summary["client_updates"] == 16
 
 
+def test_every_ledger_says_that_what_left_was_encrypted(tmp_path: Path) -> None:
+    from privet.privacy.ledger import read_history
+
+    simulate(experiment(rounds=1), out=tmp_path / "run")
+    reserves = [
+        entry
+        for entry in read_history(tmp_path / "run" / "ledger.sqlite").entries
+        if entry.kind == "reserve"
+    ]
+    assert len(reserves) == 4
+    assert all(json.loads(entry.detail or "")["encrypted"] is True for entry in reserves)
+
+
 def test_silos_measure_what_the_server_cannot_read(tmp_path: Path) -> None:
     settings = experiment(evaluation__every=2, evaluation__holdout=0.3)
     summary = simulate(settings, out=tmp_path / "run")

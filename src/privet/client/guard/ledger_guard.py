@@ -91,7 +91,14 @@ class LedgerGuard:
             with self._noting(ledger):
                 _demand_round(experiment, round_)
                 decision, plan = self._decide(ledger, experiment, silo, plan, left)
-                charge = self._charge(ledger, plan.event(), decision, round_, left, "training")
+                charge = self._charge(
+                    ledger,
+                    plan.event(),
+                    decision,
+                    round_,
+                    left,
+                    encrypted=bool(experiment.encryption),
+                )
             with charge or nullcontext():
                 yield _Admission(plan, decision.records_public, charge, silo.examples)
 
@@ -106,7 +113,9 @@ class LedgerGuard:
                 decision = judge(self._read_policy(), self.asking.evaluation(experiment, metrics))
                 self._register(ledger, silo)
                 event = _noise(decision.metrics)
-                charge = event and self._charge(ledger, event, decision, round_, 1, "evaluation")
+                charge = event and self._charge(
+                    ledger, event, decision, round_, 1, use="evaluation"
+                )
                 exact = [rule.name for rule in decision.metrics if rule.release == "exact"]
                 if exact:
                     self._note(ledger, f"{', '.join(exact)} left exactly: not protected or counted")
@@ -149,7 +158,9 @@ class LedgerGuard:
         decision: Decision,
         round_: int,
         rounds: int,
-        use: Use,
+        *,
+        use: Use = "training",
+        encrypted: bool = False,
     ) -> Reservation | None:
         """The reservation of `event`; Refused when it or the budget does not allow it.
 
@@ -163,7 +174,13 @@ class LedgerGuard:
         limits = limits_of(decision)
         try:
             return ledger.reserve(
-                **place, round=round_, event=event, who=asking.requester, limits=limits, use=use
+                **place,
+                round=round_,
+                event=event,
+                who=asking.requester,
+                limits=limits,
+                use=use,
+                encrypted=encrypted,
             )
         except BudgetExceeded:
             project = self._project(ledger, decision)

@@ -135,12 +135,14 @@ class Ledger:
         who: str,
         limits: Sequence[Limit] = (),
         use: Use = "training",
+        encrypted: bool = False,
     ) -> Reservation:
         """Charge `event`, the worst case of the coming round; on disk when this returns.
 
         All `limits` are checked in the transaction that records it: BudgetExceeded, with nothing
         recorded, when one would not hold. LedgerRefusal for a data set that is not registered,
-        PrivacyError for an event that cannot be accounted.
+        PrivacyError for an event that cannot be accounted. `use` and `encrypted`, whether what
+        leaves is encrypted, are for whoever reads the ledger.
         """
         _check_names(dataset=dataset, job=job, who=who)
         _check_round(round)
@@ -153,7 +155,7 @@ class Ledger:
             job=job,
             round=round,
             event=event_,
-            detail=canonical({"use": use}).decode(),
+            detail=canonical({"use": use, "encrypted": encrypted}).decode(),
         )
 
         def draft(history: History, time: str) -> Draft:
