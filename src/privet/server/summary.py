@@ -10,7 +10,7 @@ from privet.server.accounts import Accounts
 from privet.server.rounds import Outcome
 
 SCHEMA = 1
-ACCOUNTANT = "PLD (dp-accounting), grid 1e-3, add-or-remove-one-record adjacency"
+ACCOUNTANT = "PLD, grid 1e-3, add-or-remove-one-record adjacency"
 
 
 def summarise(experiment: Experiment, outcome: Outcome, *, seconds: float) -> dict[str, Any]:
