@@ -5,7 +5,8 @@
 The baseline is CKKS with N = 8192, primes of 60, 40 and 40 bits and a scale of 2^40, encrypted
 symmetrically, one TenSEAL vector for each tensor, as in `nvflare/app_opt/he`; NVFlare itself does
 not run, and the TenSEAL context that it sends along with every tensor (663 kB) is not counted.
-Every way runs on one core, in processes of its own, in turn; Linux only.
+Every way runs on one core, in processes of its own, in turn; Linux only. Times are of the
+processor, so that a busy machine disturbs them less.
 
     upload     bytes of one client's upload for each parameter
     encrypt    ms for a million parameters, on the client, vector to bytes
@@ -190,9 +191,9 @@ def _status(field: str) -> int:
 
 
 def _timed(call: Callable[[], T]) -> tuple[T, float]:
-    start = time.perf_counter()
+    start = time.process_time()
     result = call()
-    return result, time.perf_counter() - start
+    return result, time.process_time() - start
 
 
 def main() -> None:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,8 @@ from privet.simulations.report.run import (
     Run,
     Silo,
 )
+from privet.simulations.report.sealing import read_sealing
+from privet.simulations.report.values import clean, count, counts, dicts, names, number, numbers
 
 
 def read_run(folder: Path) -> Run:
@@ -48,30 +49,23 @@ def read_run(folder: Path) -> Run:
     return Run(
         settings=settings,
         settings_text=text,
-        silos=tuple(_silo(entry) for entry in _dicts(held.get("silos"))),
+        silos=tuple(_silo(entry) for entry in dicts(held.get("silos"))),
         labels=tuple(clean(label) for label in held.get("labels") or ()),
-        test_records=_count(held.get("test_records")),
+        test_records=count(held.get("test_records")),
         notes=tuple(str(note) for note in held.get("notes") or ()),
         rounds=rounds,
         finished=bool(summary),
         stopped=_stopped(summary.get("stopped")),
-        accuracy=_number(outcome.get("accuracy")),
-        loss=_number(outcome.get("loss")),
+        accuracy=number(outcome.get("accuracy")),
+        loss=number(outcome.get("loss")),
         guarantee=_guarantee(spent, settings),
-        encryption=outcome.get("encryption"),
-        seconds=_numbers(outcome.get("seconds")),
-        client_updates=_count(outcome.get("client_updates")) or 0,
-        client_updates_per_second=_number(outcome.get("client_updates_per_second")),
+        sealing=read_sealing(settings, outcome.get("encryption")),
+        seconds=numbers(outcome.get("seconds")),
+        client_updates=count(outcome.get("client_updates")) or 0,
+        client_updates_per_second=number(outcome.get("client_updates_per_second")),
         books=books,
         rules=read_rules(folder),
     )
-
-
-def clean(value: object) -> str:
-    """`value` as text that can be shown and encoded: no control characters, no lone surrogates."""
-    text = str(value).replace("\n", " ").replace("\t", " ")
-    bad = {character for character in set(text) if unicodedata.category(character) in ("Cc", "Cs")}
-    return text.translate({ord(character): "\N{REPLACEMENT CHARACTER}" for character in bad})
 
 
 def _file(folder: Path, name: str) -> str | None:
@@ -128,36 +122,36 @@ def _round(line: Mapping[str, Any]) -> Round:
     }
     return Round(
         number=int(line["round"]),
-        loss=_number(line.get("loss")),
-        accuracy=_number(line.get("accuracy")),
-        silo_accuracy=_numbers(accuracies),
-        participants=_names(line.get("participants")),
-        dropped=_names(line.get("dropped")),
-        failures=tuple(_failure(entry) for entry in _dicts(line.get("failures"))),
+        loss=number(line.get("loss")),
+        accuracy=number(line.get("accuracy")),
+        silo_accuracy=numbers(accuracies),
+        participants=names(line.get("participants")),
+        dropped=names(line.get("dropped")),
+        failures=tuple(_failure(entry) for entry in dicts(line.get("failures"))),
         refused={clean(k): clean(v) for k, v in (line.get("refused") or {}).items()},
-        affordable=_counts(line.get("affordable")),
+        affordable=counts(line.get("affordable")),
         events=None if line.get("events") is None else _events(line["events"]),
         measured=_measured(line["evaluation"]) if line.get("evaluation") else None,
-        epsilon=_number(spent.get("max")),
-        silo_epsilon=_numbers(spent.get("per_silo")),
+        epsilon=number(spent.get("max")),
+        silo_epsilon=numbers(spent.get("per_silo")),
         kept=frozenset(clean(k) for k, v in (spent.get("per_silo") or {}).items() if v is None),
-        bytes_down=_count(moved.get("down")) or 0,
-        bytes_up=_count(moved.get("up")) or 0,
-        seconds=_numbers(line.get("seconds")),
+        bytes_down=count(moved.get("down")) or 0,
+        bytes_up=count(moved.get("up")) or 0,
+        seconds=numbers(line.get("seconds")),
         skipped=clean(line["skipped"]) if line.get("skipped") else None,
     )
 
 
 def _measured(found: Mapping[str, Any]) -> Measured:
     return Measured(
-        means=_numbers(found.get("metrics")),
-        per_silo={clean(k): _numbers(v) for k, v in (found.get("per_silo") or {}).items()},
+        means=numbers(found.get("metrics")),
+        per_silo={clean(k): numbers(v) for k, v in (found.get("per_silo") or {}).items()},
         released={
             clean(silo): {clean(name): clean(how) for name, how in (ways or {}).items()}
             for silo, ways in (found.get("released") or {}).items()
         },
         events=_events(found.get("events") or {}),
-        failures=tuple(_failure(entry) for entry in _dicts(found.get("failures"))),
+        failures=tuple(_failure(entry) for entry in dicts(found.get("failures"))),
     )
 
 
@@ -178,11 +172,11 @@ def _silo(entry: Mapping[str, Any]) -> Silo:
     labels = entry.get("labels")
     return Silo(
         name=clean(entry.get("name")),
-        records=_count(entry.get("records")) or 0,
-        labels=None if labels is None else {clean(k): _count(v) or 0 for k, v in labels.items()},
-        sampling_rate=_number(entry.get("sampling_rate")),
-        steps_per_round=_count(entry.get("steps_per_round")),
-        noise_multiplier=_number(entry.get("noise_multiplier")),
+        records=count(entry.get("records")) or 0,
+        labels=None if labels is None else {clean(k): count(v) or 0 for k, v in labels.items()},
+        sampling_rate=number(entry.get("sampling_rate")),
+        steps_per_round=count(entry.get("steps_per_round")),
+        noise_multiplier=number(entry.get("noise_multiplier")),
     )
 
 
@@ -206,7 +200,7 @@ def _spent_so_far(
     last = next((entry for entry in reversed(rounds) if entry.silo_epsilon or entry.kept), None)
     if last is None:
         return None
-    delta = _number((settings.get("privacy") or {}).get("delta"))
+    delta = number((settings.get("privacy") or {}).get("delta"))
     known = {silo: books.spent(silo, delta=delta) if books else None for silo in last.kept}
     per_silo = {**last.silo_epsilon, **{k: v for k, v in known.items() if v is not None}}
     whole = last.kept <= per_silo.keys()
@@ -226,9 +220,9 @@ def _guarantee(found: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> 
     privacy = settings.get("privacy") or {}
     return Guarantee(
         unit=clean(found.get("unit") or privacy.get("unit") or "record"),
-        epsilon=_number(found.get("max")),
-        per_silo=_numbers(found.get("per_silo")),
-        delta=_number(found.get("delta", privacy.get("delta"))),
+        epsilon=number(found.get("max")),
+        per_silo=numbers(found.get("per_silo")),
+        delta=number(found.get("delta", privacy.get("delta"))),
         accountant=clean(found.get("accountant") or "pld"),
         checks=_checks(found.get("cross_checks")),
     )
@@ -238,36 +232,9 @@ def _checks(found: Mapping[str, Any] | None) -> CrossChecks | None:
     if not found:
         return None
     return CrossChecks(
-        rdp=_number(found.get("rdp")),
-        prv=_number(found.get("prv")),
+        rdp=number(found.get("rdp")),
+        prv=number(found.get("prv")),
         agree=found.get("agree") is True,
         problems=tuple(clean(problem) for problem in found.get("problems") or ()),
         notes=tuple(clean(note) for note in found.get("notes") or ()),
     )
-
-
-def _number(value: object) -> float | None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number else None  # type: ignore[arg-type]
-
-
-def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _numbers(found: Mapping[str, object] | None) -> dict[str, float]:
-    read = {clean(name): _number(value) for name, value in (found or {}).items()}
-    return {name: value for name, value in read.items() if value is not None}
-
-
-def _counts(found: Mapping[str, object] | None) -> dict[str, int]:
-    read = {clean(name): _count(value) for name, value in (found or {}).items()}
-    return {name: value for name, value in read.items() if value is not None}
-
-
-def _names(found: Iterable[object] | None) -> frozenset[str]:
-    return frozenset(clean(name) for name in found or ())
-
-
-def _dicts(found: object) -> list[dict[str, Any]]:
-    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []

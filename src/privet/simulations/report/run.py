@@ -8,6 +8,12 @@ from typing import Any
 
 from privet.simulations.report.books import Books
 from privet.simulations.report.rules import Rules
+from privet.simulations.report.sealing import Sealing
+
+KEYS_STAGE = "keys"
+"""Where a silo fails when it is given a key, and in the steps of masks."""
+DECRYPT_STAGE = "decrypt"
+"""Where a silo fails when it cannot open the model that it is sent."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +82,11 @@ class Round:
 
     @property
     def arrived(self) -> frozenset[str]:
-        """The silos whose update reached the server in this round."""
-        failed = {failure.silo for failure in self.failures}
+        """The silos whose update reached the server in this round.
+
+        One that fails later, when masks are taken out, has sent its update all the same.
+        """
+        failed = {failure.silo for failure in self.failures if failure.stage != KEYS_STAGE}
         return self.participants - self.dropped - self.refused.keys() - failed
 
 
@@ -121,7 +130,8 @@ class Run:
     accuracy: float | None
     loss: float | None
     guarantee: Guarantee | None
-    encryption: Mapping[str, Any] | None
+    sealing: Sealing | None
+    """None for a run without encryption."""
     seconds: Mapping[str, float]
     client_updates: int
     client_updates_per_second: float | None
