@@ -249,6 +249,30 @@ class Sample:
         }
 
 
+SEALED = {
+    "scheme": "bfv",
+    "profile": "default",
+    "layout": "seeded",
+    "ring_degree": 4096,
+    "modulus_bits": 60,
+    "security_bits": 192,
+    "most_silos": 128,
+    "upload_bytes_per_parameter": 47.49846153846154,
+    "smallest_sum": 2,
+    "pairwise_masks": False,
+    "epochs": 3,
+    "clipped": 0,
+    "model_held_by": "every silo that holds the key, and the host of this simulation",
+}
+CKKS: dict[str, Any] = {
+    **SEALED,
+    "scheme": "ckks",
+    "layout": "documented",
+    "modulus_bits": 109,
+    "security_bits": 128,
+    "upload_bytes_per_parameter": 101.2,
+}
+
 HOSPITALS = ("Cleveland", "Hungarian", "Switzerland", "V.A. Long Beach")
 
 
@@ -355,6 +379,62 @@ def hostile_guarded() -> Sample:
     sample.summary["stopped"] = {"round": 6, "reason": reason}
     sample.policy = POLICY.format(public="true").replace('"*"', '"<u>all</u>"')
     return sample
+
+
+def seal(sample: Sample, *, uniform: bool = False, colluding: int = 1, **told: Any) -> Sample:
+    """The same run with `[encryption]`; `told` replaces what its summary says of it."""
+    described = {**SEALED, **told}
+    masks = str(described["pairwise_masks"]).lower()
+    sample.settings += (
+        f'\n[encryption]\nscheme = "{described["scheme"]}"\nprofile = "{described["profile"]}"\n'
+        f"smallest_sum = {described['smallest_sum']}\npairwise_masks = {masks}\n"
+        f"colluding = {colluding}\nrotate_every = 3\n"
+    )
+    if uniform:
+        sample.settings = sample.settings.replace("[strategy]", '[strategy]\nweighting = "uniform"')
+    if sample.summary is not None:
+        sample.summary["encryption"] = described
+    return sample
+
+
+def sealed() -> Sample:
+    """Ten silos under DP-SGD whose updates only their sum can be seen of."""
+    return seal(Sample(rounds=8, faults=0))
+
+
+def sealed_without_privacy() -> Sample:
+    return seal(Sample(private=False, rounds=8, faults=0), **CKKS)
+
+
+def void_rounds() -> Sample:
+    """Masked rounds: 3 and 6 lost too many silos, 5 found its model unreadable; values were cut."""
+    sample = seal(Sample(rounds=8, faults=0), pairwise_masks=True, clipped=1234)
+    for number in (3, 6):
+        entry = sample.history[number]
+        entry["dropped"] = entry["participants"][2:]
+        entry["participants"] = entry["participants"][:2]
+        entry["skipped"] = "2 updates are fewer than the threshold of 6"
+    entry = sample.history[5]
+    entry["participants"].remove("silo-4")
+    entry["failures"] = [_failed("silo-4", "decrypt", "the sum is not genuine")]
+    entry["skipped"] = "silos could not open the model: the round is void, and the key is changed"
+    # One silo has sent its update when it fails at the masks, the other has no key.
+    entry = sample.history[7]
+    entry["participants"].remove("silo-8")
+    entry["failures"] = [_failed(name, "keys", "no answer") for name in ("silo-2", "silo-8")]
+    return sample
+
+
+def hostile_sealed() -> Sample:
+    """Whatever a folder says of its encryption tries to become markup."""
+    sample = seal(hostile(), scheme="<b>bfv</b>", model_held_by="<img src=x>\x00" + "z" * 500)
+    sample.history[3]["skipped"] = "<img src=x onerror=window.hacked=1>" + "y" * 5000
+    sample.history[4]["failures"] = [_failed("<i>silo</i>", "keys", "<u>none</u>")]
+    return sample
+
+
+def _failed(silo: str, stage: str, reason: str) -> dict[str, str]:
+    return {"silo": silo, "stage": stage, "reason": reason}
 
 
 def _refuse(sample: Sample, entry: dict[str, Any], silo: str, reason: str) -> None:

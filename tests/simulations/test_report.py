@@ -88,6 +88,10 @@ ALL: dict[str, Callable[[], samples.Sample]] = {
     "kept": samples.kept,
     "many-guarded": samples.many_guarded,
     "hostile-guarded": samples.hostile_guarded,
+    "sealed": samples.sealed,
+    "sealed-no-privacy": samples.sealed_without_privacy,
+    "void": samples.void_rounds,
+    "hostile-sealed": samples.hostile_sealed,
 }
 
 
@@ -132,15 +136,13 @@ def test_without_privacy_the_page_says_so_and_draws_no_epsilon(tmp_path: Path) -
 def test_who_sees_what_follows_the_settings(tmp_path: Path) -> None:
     noisy = page_of(samples.with_privacy(), tmp_path / "noisy").text
     exact = page_of(samples.without_privacy(), tmp_path / "exact").text
-    sample = samples.with_privacy()
-    assert sample.summary is not None
-    sample.summary["encryption"] = {"scheme": "bfv"}
-    sealed = page_of(sample, tmp_path / "sealed").text
+    sealed = page_of(samples.seal(samples.with_privacy()), tmp_path / "sealed").text
     assert "every silo’s noisy update" in noisy
     assert "Updates are covered by the silo’s epsilon (≤ 3.99)" in noisy
     assert "every silo’s exact update and training loss. not protected" in exact
     assert "ciphertexts that it can add up but not read" in sealed
     assert "every silo’s noisy update" not in sealed
+    assert "The server together with" not in noisy + exact
 
 
 @pytest.mark.parametrize(
@@ -900,3 +902,297 @@ def test_a_real_run_agrees_with_its_ledger(tmp_path: Path) -> None:
     assert "For every silo it charges exactly the events that the history reports" in page.text
     assert "Accuracy left with noise, counted in epsilon, from all 3 silos." in page.text
     assert "refused by a silo’s own policy or budget" in page.text
+
+
+def rows(page: Page) -> dict[str, str]:
+    """Each row of a table by its head; a name that two tables have is the later one's."""
+    found = {}
+    for row in re.findall(r"<tr[^>]*>(<th scope=.row.>.*?)</tr>", page.source, re.DOTALL):
+        head, *cells = Page(row.replace("</td>", "</td>|").replace("</th>", "</th>|")).text.split(
+            "|"
+        )
+        found[head.strip()] = " | ".join(cell.strip() for cell in cells).removesuffix(" | ")
+    return found
+
+
+def test_encryption_has_a_section_with_its_figures(tmp_path: Path) -> None:
+    page = page_of(samples.sealed(), tmp_path)
+    found = rows(page)
+    assert "the server adds the ciphertexts up, and silos open the sum" in page.text
+    assert "what a sum or the model tells about records: epsilon does that" in page.text
+    assert found["Scheme"] == "BFV | Sums of integers of 16 bits, exact once opened."
+    assert found["Parameters"] == "60-bit modulus | Ring degree 4,096."
+    assert found["Security level"].startswith("192 bits | ")
+    assert "At least 128 is enforced" in found["Security level"]
+    assert found["Sent by a silo"].startswith("47.5 bytes a parameter | ")
+    assert "one ciphertext of about 8,000 values pays for a whole one" in found["Sent by a silo"]
+    assert found["Smallest sum"].startswith("2 updates | Silos refuse to open a sum of fewer.")
+    assert found["Keys"].startswith("3 epochs | A new key every 3 rounds, when silos change")
+    assert found["Pairwise masks"].startswith("no | A single silo that sides with the server")
+    assert found["Values cut off"] == "0 | None was too large for the encoding."
+    assert "every silo that holds the key, and the host of this simulation" in found["The model"]
+    assert page.having("href").count("#encryption") == 1
+    assert "· encrypted sums" in page.text
+    assert page.count("li", class_="stop") == 0
+
+
+def test_a_run_without_encryption_has_no_such_section(tmp_path: Path) -> None:
+    sample = samples.with_privacy()
+    page = page_of(sample, tmp_path / "without")
+    sample.settings += '\n[encryption]\nscheme = "none"\n'
+    for each in (page, page_of(sample, tmp_path / "none")):
+        assert "#encryption" not in each.having("href")
+        assert "ciphertext" not in each.text
+        assert "encrypted" not in each.text
+        assert "keys/" not in each.text
+
+
+def test_masks_say_how_many_colluding_silos_they_withstand(tmp_path: Path) -> None:
+    sample = samples.seal(samples.Sample(faults=0), colluding=2, pairwise_masks=True)
+    found = rows(page_of(sample, tmp_path))
+    assert found["Pairwise masks"].startswith("yes, withstand 2 silos | ")
+    assert "sees sums only; with more, single updates" in found["Pairwise masks"]
+    assert "Masks ask for 4 at least" in found["Smallest sum"]
+    assert "either silo" not in found["Smallest sum"]
+    told = found["The server together with up to 2 silos"]
+    assert told.startswith("Of each round one sum, less what these silos put in")
+    assert "| in part | Masks hide single updates. With more than 2 silos on its side" in told
+
+
+def test_values_that_were_cut_off_are_a_warning(tmp_path: Path) -> None:
+    page = page_of(samples.seal(samples.Sample(faults=0), clipped=1234), tmp_path)
+    assert rows(page)["Values cut off"].startswith("1,234 | They were too large for the encoding")
+    assert "Encryption cut off 1,234 values that its encoding has no room for" in page.text
+    cut = re.search(r'<tr class="caution"><th scope="row">Values cut off', page.source)
+    assert cut is not None
+
+
+def test_ckks_is_told_to_be_approximate(tmp_path: Path) -> None:
+    found = rows(page_of(samples.sealed_without_privacy(), tmp_path))
+    assert found["Scheme"].startswith("CKKS | Approximate. What silos open is rounded")
+    assert "BFV is the scheme for models to be released" in found["Scheme"]
+    assert found["Parameters"].startswith("109-bit modulus")
+    assert found["Security level"].startswith("128 bits")
+    assert "about 2,000 values" in found["Sent by a silo"]
+    assert "mean of exact updates, rounded. | not protected" in found["Another silo"]
+    assert "full precision would give away the key" in found["Anyone with the final model"]
+
+
+SERVER, ONE_SILO = "The server", "The server together with one silo"
+MODEL, OTHER = "Anyone with the final model", "Another silo"
+
+
+@pytest.mark.parametrize(
+    ("private", "encrypted", "masks", "states"),
+    [
+        (True, False, False, {SERVER: "in part", OTHER: "protected", MODEL: "protected"}),
+        (False, False, False, dict.fromkeys((SERVER, OTHER, MODEL), "not protected")),
+        (
+            True,
+            True,
+            False,
+            {SERVER: "in part", ONE_SILO: "in part", OTHER: "protected", MODEL: "protected"},
+        ),
+        (
+            False,
+            True,
+            False,
+            {SERVER: "in part", **dict.fromkeys((ONE_SILO, OTHER, MODEL), "not protected")},
+        ),
+        (
+            True,
+            True,
+            True,
+            {SERVER: "in part", ONE_SILO: "in part", OTHER: "protected", MODEL: "protected"},
+        ),
+        (
+            False,
+            True,
+            True,
+            {
+                SERVER: "in part",
+                ONE_SILO: "in part",
+                OTHER: "not protected",
+                MODEL: "not protected",
+            },
+        ),
+    ],
+)
+def test_who_is_kept_from_what(
+    private: bool, encrypted: bool, masks: bool, states: dict[str, str], tmp_path: Path
+) -> None:
+    sample = samples.Sample(private=private, rounds=4, faults=0)
+    if encrypted:
+        samples.seal(sample, pairwise_masks=masks)
+    found = rows(page_of(sample, tmp_path))
+    told = {
+        name: found[name].split(" | ")[1]
+        for name in (SERVER, ONE_SILO, OTHER, MODEL)
+        if name in found
+    }
+    assert told == states
+
+
+def test_what_a_server_with_a_silo_reads_hangs_on_masks_and_noise(tmp_path: Path) -> None:
+    def told(name: str, *, private: bool, masks: bool) -> str:
+        sample = samples.seal(
+            samples.Sample(private=private, rounds=4, faults=0), pairwise_masks=masks
+        )
+        return rows(page_of(sample, tmp_path / name))[ONE_SILO]
+
+    noisy, exact = told("a", private=True, masks=False), told("b", private=False, masks=False)
+    assert noisy.startswith("Every update of the epochs that the silo takes part in")
+    assert "noisy updates are covered by the silo’s epsilon (≤ 3.99)" in noisy
+    assert "one by one: exact updates. | not protected | All silos hold the same key" in exact
+    assert "epsilon" not in exact
+    noisy, exact = told("c", private=True, masks=True), told("d", private=False, masks=True)
+    assert "one sum, less what these silos put in: of at least two others’ updates" in noisy
+    assert "With more than 1 silo on its side, the server reads single updates" in noisy
+    assert "(≤ 3.99)" in noisy
+    assert "nothing bounds what a sum tells" in exact
+
+
+def test_without_noise_the_server_is_told_training_losses_in_the_clear(tmp_path: Path) -> None:
+    exact = rows(page_of(samples.sealed_without_privacy(), tmp_path / "exact"))[SERVER]
+    noisy = rows(page_of(samples.sealed(), tmp_path / "noisy"))[SERVER]
+    assert "Besides: every silo’s exact training loss." in exact
+    assert "Not protected: counts, training losses and participation." in exact
+    assert "loss" not in noisy
+    assert "Not protected: counts and participation." in noisy
+
+
+def test_encryption_without_noise_is_no_privacy(tmp_path: Path) -> None:
+    page = page_of(samples.sealed_without_privacy(), tmp_path)
+    assert "No privacy guarantee." in page.text
+    assert "although the server reads no update, sums and the model, which every silo has" in (
+        page.text
+    )
+    assert "that needs noise, and here is none" in page.text
+
+
+def test_the_number_of_records_is_told_for_weights_or_by_the_account(tmp_path: Path) -> None:
+    def told(name: str, sample: samples.Sample) -> str:
+        return rows(page_of(sample, tmp_path / name))[SERVER]
+
+    plain = samples.Sample(private=False, rounds=4, faults=0)
+    by_records = "how many records each silo holds (told at enrolment, for weights)"
+    assert by_records in told("examples", samples.seal(plain))
+    plain = samples.Sample(private=False, rounds=4, faults=0)
+    uniform = told("uniform", samples.seal(plain, uniform=True))
+    assert "records" not in uniform
+    assert "Not protected: training losses and participation." in uniform
+    private = samples.seal(samples.Sample(rounds=4, faults=0), uniform=True)
+    account = told("account", private)
+    assert "how many records each silo holds (by its sampling rate)" in account
+    text = page_of(private, tmp_path / "statement").text
+    assert "All silos weigh the same, but the number follows from the account" in text
+
+
+def test_with_nothing_in_the_clear_the_server_learns_nothing_of_records(tmp_path: Path) -> None:
+    sample = samples.seal(samples.kept(), uniform=True)
+    for entry in sample.history:
+        entry["evaluation"] = None
+    found = rows(page_of(sample, tmp_path))[SERVER]
+    assert "| protected | It holds no key" in found
+    assert "Not protected: participation." in found
+    assert "records" not in found
+
+
+def test_void_rounds_are_told_first_and_with_who_took_part(tmp_path: Path) -> None:
+    page = page_of(samples.void_rounds(), tmp_path)
+    top, _, rest = page.text.partition("Who took part")
+    assert "3 of 8 rounds were void, because a sum could not be opened (rounds 3, 5–6)" in top
+    assert "Silos whose update arrived were charged all the same." in top
+    _, _, rest = page.text.rpartition("Who took part")
+    assert "Rounds 3, 6 were void: 2 updates are fewer than the threshold of 6." in rest
+    assert "Round 5 was void: silos could not open the model" in rest
+    assert "was given up, and with it the updates of the round that made it" in rest
+    assert "Who reported it: silo-4." in rest
+    assert "left the model as it was" not in page.text
+    # 2 updates in rounds 3 and 6, 9 in round 5; 10 in four others and 9 in round 7.
+    assert "62 updates arrived in 8 rounds, 13 of them in vain; 2 failed, 16 dropped out" in rest
+
+
+def test_failures_with_keys_are_told_first(tmp_path: Path) -> None:
+    page = page_of(samples.void_rounds(), tmp_path)
+    expected = "A step with keys or masks failed at 2 silos: silo-2 in round 7, silo-8 in round 7."
+    assert expected in page.text
+    clean = page_of(samples.sealed(), tmp_path / "clean").text
+    assert "keys or masks failed" not in clean
+    assert "void" not in clean
+
+
+def test_a_silo_that_fails_at_the_masks_has_sent_its_update(tmp_path: Path) -> None:
+    run = read_run(samples.void_rounds().write(tmp_path))
+    assert {"silo-2", "silo-8"} & run.rounds[7].arrived == {"silo-2"}
+
+
+def test_without_encryption_a_skipped_round_is_not_called_void(tmp_path: Path) -> None:
+    sample = samples.Sample(faults=0)
+    sample.history[4]["skipped"] = "too few updates"
+    page = page_of(sample, tmp_path)
+    assert "void" not in page.text
+    assert "Round 4 left the model as it was: too few updates" in page.text
+
+
+def test_an_interrupted_encrypted_run_is_still_an_encrypted_one(tmp_path: Path) -> None:
+    sample = samples.sealed()
+    sample.interrupt(after=4)
+    found = rows(page_of(sample, tmp_path))
+    assert "ciphertexts that it can add up but not read" in found[SERVER]
+    assert found["Scheme"].startswith("BFV")
+    assert found["Values cut off"] == "– | known when a run ends"
+    assert found["Sent by a silo"].startswith("– | ")
+
+
+def test_traffic_is_that_of_ciphertexts_and_encryption_has_no_time_of_its_own(
+    tmp_path: Path,
+) -> None:
+    sample = samples.sealed()
+    found = rows(page_of(sample, tmp_path))
+    total = sum(entry["bytes"]["up"] for entry in sample.history)
+    assert found["Silos to server"].startswith(f"{formatting.size(total)} | ")
+    assert "encrypted; messages about keys and masks not counted" in found["Silos to server"]
+    assert "Encryption" not in found
+    assert found["Training"].endswith("in the silos, encryption included")
+    plain = rows(page_of(samples.with_privacy(), tmp_path / "plain"))
+    assert "encrypted" not in plain["Silos to server"]
+
+
+def test_hostile_text_about_encryption_stays_text(tmp_path: Path) -> None:
+    page = page_of(samples.hostile_sealed(), tmp_path)
+    assert {tag for tag, _ in page.elements}.isdisjoint({"img", "b", "u", "iframe"})
+    assert "<b>bfv</b>" in page.text
+    assert "Round 3 was void: <img src=x" in page.text
+    assert "z" * 200 not in page.text
+    assert "y" * 500 not in page.text
+
+
+@pytest.mark.parametrize("described", [[], "bfv", {"epochs": "many", "clipped": None}, {"a": 1}])
+def test_odd_descriptions_of_encryption_do_not_break_the_page(
+    described: object, tmp_path: Path
+) -> None:
+    sample = samples.sealed()
+    assert sample.summary is not None
+    sample.summary["encryption"] = described
+    assert rows(page_of(sample, tmp_path))["Scheme"].startswith("BFV")
+
+
+def test_a_real_encrypted_run_is_reported_as_it_was(tmp_path: Path) -> None:
+    settings = {
+        "task": "digits",
+        "rounds": 3,
+        "federation": {"silos": 4},
+        "training": {"steps": 2},
+        "encryption": {"pairwise_masks": True, "rotate_every": 1},
+    }
+    out = tmp_path / "run"
+    summary = simulate(Experiment.from_mapping(settings), out=out)
+    found = rows(Page(write_report(out).read_text(encoding="utf-8")))
+    told = summary["encryption"]
+    assert found["Keys"].startswith(f"{told['epochs']} epochs | A new key every round.")
+    sent = told["upload_bytes_per_parameter"]
+    assert found["Sent by a silo"].startswith(f"{sent:.1f} bytes a parameter")
+    assert found["Security level"].startswith(f"{told['security_bits']} bits")
+    assert found["Pairwise masks"].startswith("yes, withstand 1 silo | ")
+    assert "exact training loss" in found[SERVER]

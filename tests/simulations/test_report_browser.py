@@ -40,6 +40,10 @@ SAMPLES = {
     "kept": samples.kept,
     "many-guarded": samples.many_guarded,
     "hostile-guarded": samples.hostile_guarded,
+    "sealed": samples.sealed,
+    "sealed-no-privacy": samples.sealed_without_privacy,
+    "void": samples.void_rounds,
+    "hostile-sealed": samples.hostile_sealed,
 }
 
 pytestmark = [
@@ -199,7 +203,7 @@ def test_every_reading_lies_within_a_phone(
             assert box["x"] + box["width"] <= 360
 
 
-@pytest.mark.parametrize("name", ["hostile", "hostile-guarded"])
+@pytest.mark.parametrize("name", ["hostile", "hostile-guarded", "hostile-sealed"])
 def test_injected_script_does_not_run(
     name: str, chromium: webdriver.Chrome, pages: dict[str, Path]
 ) -> None:
@@ -300,3 +304,42 @@ def test_the_policy_unfolds(chromium: webdriver.Chrome, pages: dict[str, Path]) 
     policy.find_element(By.TAG_NAME, "summary").click()
     assert policy.find_element(By.XPATH, ".//li[contains(., 'Anyone may ask.')]").is_displayed()
     assert chromium.execute_script("return document.documentElement.scrollWidth") <= 360
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("name", ["sealed", "sealed-no-privacy", "void"])
+def test_the_encryption_can_be_read(
+    name: str, width: int, dark: bool, chromium: webdriver.Chrome, pages: dict[str, Path]
+) -> None:
+    visit(chromium, pages[name], width=width, dark=dark)
+    chromium.find_element(By.CSS_SELECTOR, "nav a[href='#encryption']").click()
+    cells = chromium.find_elements(By.CSS_SELECTOR, "#encryption tbody th, #encryption td")
+    assert len(cells) == 9 * 3
+    for cell in cells:
+        assert cell.is_displayed()
+        assert cell.rect["width"] > 40
+        assert cell.rect["x"] + cell.rect["width"] <= width
+        assert (brightness(cell.value_of_css_property("color")) > 128) is dark
+    assert chromium.execute_script("return document.documentElement.scrollWidth") <= width
+    assert chromium.get_log("browser") == []
+
+
+def test_an_update_of_a_void_round_looks_different(
+    chromium: webdriver.Chrome, pages: dict[str, Path]
+) -> None:
+    visit(chromium, pages["void"])
+    took, void, dropped = (
+        chromium.find_element(By.CSS_SELECTOR, f"#attendance path.{style}")
+        for style in ("took", "void", "dropped")
+    )
+    paths = [str(each.get_attribute("d")) for each in (took, void, dropped)]
+    heights = {path.split("v", 1)[1].split("h", 1)[0] for path in paths}
+    assert len(heights) == 3
+    assert void.value_of_css_property("fill") != dropped.value_of_css_property("fill")
+    assert chromium.find_element(By.CSS_SELECTOR, "#attendance .key.void").rect["height"] == 4
+    plot = chromium.find_element(By.CSS_SELECTOR, "#attendance .plot")
+    plot.send_keys(Keys.HOME, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+    assert tip(plot).split("\n")[0] == "Round 3"
+    assert "sent in vain" in tip(plot)
+    assert "silo-0, silo-1" in tip(plot)

@@ -13,6 +13,10 @@ from privet.privacy.encryption.seeded import SeededBackend
 RNG = np.random.default_rng(0)
 
 
+def joined(parts) -> memoryview:
+    return memoryview(b"".join(parts))
+
+
 def largest(high: int, count: int) -> np.ndarray:
     return np.full(count, high, dtype=np.uint64)
 
@@ -49,9 +53,8 @@ def test_as_many_clients_as_allowed_add_up_exactly(profile, layout, draw):
         values = digits_to_coefficients(
             own, per_coefficient=profile.digits, bits=profile.digit_bits
         )
-        upload = backend.encrypt([np.concatenate([values, tag])], secret=secret)
-        accumulator.add(memoryview(upload))
-    body = memoryview(accumulator.to_bytes())
+        accumulator.add(joined(backend.encrypt([np.concatenate([values, tag])], secret=secret)))
+    body = joined(accumulator.body())
     (opened,) = backend.decrypt(body, secret=secret, chunks=1, clients=profile.max_clients)
     found = coefficients_to_digits(
         opened[:-TAGS], per_coefficient=profile.digits, bits=profile.digit_bits
@@ -71,8 +74,8 @@ def test_plaintexts_of_any_size_add_up_modulo_t(profile):
         np.full(DEGREE, t - 1, dtype=np.uint64),
     ]
     for plaintext in plaintexts:
-        accumulator.add(memoryview(backend.encrypt([plaintext], secret=secret)))
-    body = memoryview(accumulator.to_bytes())
+        accumulator.add(joined(backend.encrypt([plaintext], secret=secret)))
+    body = joined(accumulator.body())
     (opened,) = backend.decrypt(body, secret=secret, chunks=1, clients=profile.max_clients)
     np.testing.assert_array_equal(opened, sum(plaintexts) % t)
 
@@ -85,7 +88,7 @@ def test_more_clients_than_allowed_would_not_add_up():
     digit = 2**profile.value_bits - 1
     for _ in range(150):
         plaintext = np.full(DEGREE, digit, dtype=np.uint64)
-        accumulator.add(memoryview(backend.encrypt([plaintext], secret=secret)))
-    body = memoryview(accumulator.to_bytes())
+        accumulator.add(joined(backend.encrypt([plaintext], secret=secret)))
+    body = joined(accumulator.body())
     (opened,) = backend.decrypt(body, secret=secret, chunks=1, clients=150)
     assert (opened >= 2**profile.digit_bits).all()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from privet.privacy.encryption.backend import Accumulator
 from privet.privacy.encryption.errors import EncryptionError, Malformed, Refused
 from privet.privacy.encryption.fixed_point import Integers
-from privet.privacy.encryption.header import Header, read_header
+from privet.privacy.encryption.header import Header, assembled, read_header
 from privet.privacy.encryption.residues import ResidueSum
 from privet.privacy.encryption.terms import Terms
 
@@ -53,7 +53,7 @@ class Adder:
         if not self._clients:
             raise EncryptionError("the sum is empty: no client has been added")
         header = Header(kind="sum", digest=self._digest, terms=self._terms, clients=self.clients)
-        return header.to_bytes() + self._accumulator.to_bytes()
+        return assembled(header, self._accumulator.body())
 
     def _admit(self, header: Header, client: str) -> None:
         if header.kind != "upload":

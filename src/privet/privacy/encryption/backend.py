@@ -17,8 +17,8 @@ class Accumulator(Protocol):
     def add(self, body: memoryview) -> None:
         """Add the body of an upload; all of it or, with Malformed or Refused, nothing."""
 
-    def to_bytes(self) -> bytes:
-        """The body of the sum."""
+    def body(self) -> Iterator[bytes]:
+        """The body of the sum, in parts."""
 
 
 class Backend(Protocol):
@@ -43,8 +43,8 @@ class Backend(Protocol):
     def generate(self) -> bytes:
         """A fresh secret key."""
 
-    def encrypt(self, plaintexts: Iterable[Plaintext], *, secret: bytes) -> bytes:
-        """The body of an upload, one chunk at a time."""
+    def encrypt(self, plaintexts: Iterable[Plaintext], *, secret: bytes) -> Iterator[bytes]:
+        """The body of an upload, in parts, one chunk at a time."""
 
     def decrypt(
         self, body: memoryview, *, secret: bytes, chunks: int, clients: int

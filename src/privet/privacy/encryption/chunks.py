@@ -44,9 +44,13 @@ class FixedPointCodec:
         tagger = Tagger(secret.tag, context=bound_to(terms, secret))
         trailer = Trailer.of(own, terms=terms, secret=secret)
         end = trailer.to_digits(bits=self._profile.value_bits)
+        digits = np.concatenate([np.zeros(self.values, dtype=np.uint64), end])
         for chunk, start in enumerate(range(0, terms.size, self.values)):
-            values = self._to_digits(own, start=start, clamp=terms.clamp)
-            digits = np.concatenate([values, end])
+            part = own.x[start : start + self.values]
+            digits[: len(part)] = to_digits(
+                part, weight=own.weight, clamp=terms.clamp, levels=self._levels, rng=own.rng
+            )
+            digits[len(part) : self.values] = 0
             coefficients = self._coefficients(digits, tagger.tags(chunk, digits))
             yield self._masked(coefficients, own.mask, chunk)
 
@@ -72,15 +76,6 @@ class FixedPointCodec:
         weight = integer_to_weight(trailer.weight)
         mean /= weight
         return OpenedSum(mean=mean, weight=weight, clients=clients)
-
-    def _to_digits(self, own: Contribution, *, start: int, clamp: float) -> Integers:
-        """Digits of one chunk's values; where the vector has ended, zeros."""
-        digits = np.zeros(self.values, dtype=np.uint64)
-        part = own.x[start : start + self.values]
-        digits[: len(part)] = to_digits(
-            part, weight=own.weight, clamp=clamp, levels=self._levels, rng=own.rng
-        )
-        return digits
 
     def _coefficients(self, digits: Integers, tags: Integers) -> Integers:
         profile = self._profile

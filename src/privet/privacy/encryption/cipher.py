@@ -22,7 +22,7 @@ from privet.privacy.encryption.chunks import FixedPointCodec
 from privet.privacy.encryption.codec import Codec, Contribution, OpenedSum, SealedSum
 from privet.privacy.encryption.errors import EncryptionError, Malformed, Tampered, TooFewClients
 from privet.privacy.encryption.fixed_point import Integers, Reals, count_clipped
-from privet.privacy.encryption.header import DIGEST_BYTES, Header, read_header
+from privet.privacy.encryption.header import DIGEST_BYTES, Header, assembled, read_header
 from privet.privacy.encryption.parameters import (
     BATCHING_PRIMES,
     DEGREE,
@@ -138,7 +138,7 @@ class Cipher:
         )
         chunks = self._codec.encode(own, terms=terms, secret=key)
         body = self._backend.encrypt(chunks, secret=key.lattice)
-        return Upload(header.to_bytes() + body, clipped)
+        return Upload(assembled(header, body), clipped)
 
     def adder(self, terms: Terms) -> Adder:
         """An empty sum of uploads under `terms`, for the server."""

@@ -98,13 +98,13 @@ class DocumentedBackend:
     def chunk_bytes(self) -> float:
         """Measured on one chunk: TenSEAL compresses, so lengths vary a little."""
         zeros = np.zeros(self._vectors.slots, dtype=np.int64)
-        return float(len(self.encrypt([zeros], secret=self.generate())))
+        return float(sum(map(len, self.encrypt([zeros], secret=self.generate()))))
 
     def generate(self) -> bytes:
         """A context with a fresh secret key and no public ones."""
         return _serialized(self._vectors.context(), secret=True)
 
-    def encrypt(self, plaintexts: Iterable[Plaintext], *, secret: bytes) -> bytes:
+    def encrypt(self, plaintexts: Iterable[Plaintext], *, secret: bytes) -> Iterator[bytes]:
         """Length and message of every vector in turn."""
         context = _private(secret)
         return _framed(self._encrypted(context, chunk) for chunk in plaintexts)
@@ -163,7 +163,7 @@ class VectorSum:
             raise Malformed("a ciphertext is not one of these parameters") from None
         self._total = after if self._total else parsed
 
-    def to_bytes(self) -> bytes:
+    def body(self) -> Iterator[bytes]:
         """Length and message of every vector in turn."""
         return _framed(self._total)
 
@@ -196,9 +196,11 @@ def _private(secret: bytes) -> Any:
         raise EncryptionError(_WRONG_KEY) from None
 
 
-def _framed(vectors: Iterable[Any]) -> bytes:
-    messages = (vector.serialize() for vector in vectors)
-    return b"".join(part for each in messages for part in (_LENGTH.pack(len(each)), each))
+def _framed(vectors: Iterable[Any]) -> Iterator[bytes]:
+    for vector in vectors:
+        message = vector.serialize()
+        yield _LENGTH.pack(len(message))
+        yield message
 
 
 def _messages(body: memoryview, *, chunks: int, vectors: Vectors) -> list[bytes]:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Literal
 
 from privet.privacy.encryption.errors import EncryptionError, Malformed
@@ -45,6 +46,15 @@ class Header:
         start = _START.pack(_MAGIC, _VERSION, kind, self.digest, len(terms), len(names))
         text = b"".join((start, terms, *(bytes([len(name)]) + name for name in names)))
         return text + hashlib.sha256(text).digest()[:_CHECK_BYTES]
+
+
+def assembled(header: Header, body: Iterable[bytes]) -> bytes:
+    """Header and body as one message; each part of the body is let go before the next is made."""
+    message = BytesIO()
+    message.write(header.to_bytes())
+    for part in body:
+        message.write(part)
+    return message.getvalue()
 
 
 def read_header(data: bytes) -> tuple[Header, memoryview]:

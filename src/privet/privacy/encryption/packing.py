@@ -45,14 +45,17 @@ def add(a: Integers, b: Integers, *, modulus: int, out: Integers | None = None) 
 
 
 def lift(plaintext: Integers, plain_modulus: int) -> Integers:
-    """round(q/t * plaintext), below q: where a message lies in c0, for t a power of two.
+    """q * m / t to the nearest integer for every m below t: where a message lies in c0.
 
-    q/t is 2^60/t less a little, and that little times a plaintext fits a float64.
+    For t a power of two up to 2^50: q is 2^60 less 2^14 - 1, so q * m / t is m shifted less a share
+    whose numerator fits 64 bits.
     """
-    shift = _MODULUS_BITS - (plain_modulus.bit_length() - 1)
-    excess = (2**_MODULUS_BITS - MODULUS) / plain_modulus
-    lifted = plaintext << np.uint64(shift)
-    lifted -= np.rint(plaintext * excess).astype(np.uint64)
+    bits = plain_modulus.bit_length() - 1
+    share = plaintext * np.uint64(2**_MODULUS_BITS - MODULUS)
+    share += np.uint64(plain_modulus // 2 - 1)  # a half is rounded up in the difference
+    share >>= np.uint64(bits)
+    lifted: Integers = plaintext << np.uint64(_MODULUS_BITS - bits)
+    lifted -= share
     return lifted
 
 

@@ -5,16 +5,17 @@ Only numpy sees what a client sent. A frame is one chunk: 4096 packed residues, 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
 from privet.privacy.encryption.errors import Malformed, Refused
 from privet.privacy.encryption.fixed_point import Integers
-from privet.privacy.encryption.packing import PACKED_PER_COEFFICIENT, add, pack, unpack
+from privet.privacy.encryption.packing import PACKED_PER_COEFFICIENT, add, lift, pack, unpack
 from privet.privacy.encryption.parameters import DEGREE, MODULUS
 
 SEED_BYTES = 64
-_HALF = 24
 C0_BYTES = int(PACKED_PER_COEFFICIENT * DEGREE)
 
 Bytes = NDArray[np.uint8]
@@ -47,37 +48,14 @@ class ResidueSum:
         much of the room for noise as the rounding in one more upload would.
         """
         for total, chunk in zip(self._total, coefficients.reshape(-1, DEGREE), strict=True):
-            add(total, scaled(chunk, plain_modulus=plain_modulus), modulus=MODULUS, out=total)
+            add(total, lift(chunk, plain_modulus), modulus=MODULUS, out=total)
 
-    def to_bytes(self) -> bytes:
+    def body(self) -> Iterator[bytes]:
         """All frames: the sum of the residues, then the seeds of all summands."""
         seeds = np.stack(self._seeds, axis=1)
-        frames = zip(self._total, seeds, strict=True)
-        return b"".join(part for total, of in frames for part in (pack(total), of.tobytes()))
-
-
-def scaled(coefficients: Integers, *, plain_modulus: int) -> Integers:
-    """q * m / t to the nearest integer, for each m below t, a power of two up to 2^48.
-
-    In words of 64 bits: with r = q mod t it is m * (q // t) + (m * r + t / 2) // t, and m * r is
-    put together from halves of 24 bits.
-    """
-    bits = plain_modulus.bit_length() - 1
-    if plain_modulus != 1 << bits or bits > 2 * _HALF:
-        raise ValueError(f"plain_modulus = {plain_modulus} must be a power of two up to 2^48")
-    quotient, rest = divmod(MODULUS, plain_modulus)
-    half, mask = np.uint64(_HALF), np.uint64(2**_HALF - 1)
-    high, low = coefficients >> half, coefficients & mask
-    rest_high, rest_low = np.uint64(rest >> _HALF), np.uint64(rest & (2**_HALF - 1))
-    middle = high * rest_low + low * rest_high + ((low * rest_low) >> half)
-    top = high * rest_high + (middle >> half)
-    bottom = ((middle & mask) << half) | (low * rest_low & mask)
-    # m * r = top * 2^48 + bottom; divided by t = 2^bits, to the nearest.
-    share = (top << np.uint64(2 * _HALF - bits)) + (
-        (bottom + np.uint64(plain_modulus >> 1)) >> np.uint64(bits)
-    )
-    whole: Integers = coefficients * np.uint64(quotient) + share
-    return whole % np.uint64(MODULUS)
+        for total, of in zip(self._total, seeds, strict=True):
+            yield pack(total)
+            yield of.tobytes()
 
 
 def read_frames(body: memoryview, *, chunks: int, seeds: int) -> tuple[Bytes, Bytes]:

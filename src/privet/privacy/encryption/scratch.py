@@ -36,6 +36,10 @@ class Scratch:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the file up."""
         os.close(self._descriptor)
         if self._named is not None:
             self._named.unlink(missing_ok=True)

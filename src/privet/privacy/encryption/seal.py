@@ -66,8 +66,8 @@ class Ring:
 
     def generate(self) -> bytes:
         """A fresh secret key, as SEAL saves it, uncompressed."""
-        with Scratch() as file:
-            return _saved(sealapi.KeyGenerator(self.context).secret_key(), file)
+        with _Saver() as saved:
+            return saved(sealapi.KeyGenerator(self.context).secret_key())
 
     def session(self, secret: bytes) -> Session:
         """To encrypt or decrypt with `secret`, which `generate` made; EncryptionError if not."""
@@ -86,7 +86,8 @@ class Session:
 
     def __enter__(self) -> Self:
         with ExitStack() as files:
-            self._out, self._sum, self._seeded = (files.enter_context(Scratch()) for _ in range(3))
+            self._saved = files.enter_context(_Saver())
+            self._sum, self._seeded = (files.enter_context(Scratch()) for _ in range(2))
             self._seeded.write(self._form.blob(bytes(_C0_BYTES), bytes(SEED_BYTES)))
             self._files = files.pop_all()
         return self
@@ -99,7 +100,7 @@ class Session:
 
         The message is added to a fresh encryption of zero, which is all that encrypting it does.
         """
-        zero = _saved(self._encryptor.encrypt_zero_symmetric(), self._out)
+        zero = self._saved(self._encryptor.encrypt_zero_symmetric())
         c0, seed = self._form.parts(zero)
         return add(c0, lift(plaintext, self._plain_modulus), modulus=MODULUS), seed
 
@@ -115,7 +116,7 @@ class Session:
             self._evaluator.add_inplace(total, self._load(self._seeded))
         plaintext = sealapi.Plaintext()
         self._decryptor.decrypt(total, plaintext)
-        return self._form.coefficients(_saved(plaintext, self._out))
+        return self._form.coefficients(self._saved(plaintext))
 
     def _load(self, file: Scratch) -> Any:
         ciphertext = sealapi.Ciphertext()
@@ -164,9 +165,9 @@ class Form:
 def _learn(context: Any) -> Form:
     """Compare fresh ciphertexts: what is the same in all of them is form, the rest is content."""
     encryptor = sealapi.Encryptor(context, sealapi.KeyGenerator(context).secret_key())
-    with Scratch() as file:
-        blobs = [_saved(encryptor.encrypt_zero_symmetric(), file) for _ in range(_SAMPLES)]
-        plaintext_start = len(_saved(sealapi.Plaintext(DEGREE), file)) - _C0_BYTES
+    with _Saver() as saved:
+        blobs = [saved(encryptor.encrypt_zero_symmetric()) for _ in range(_SAMPLES)]
+        plaintext_start = len(saved(sealapi.Plaintext(DEGREE))) - _C0_BYTES
     columns = np.array([np.frombuffer(blob, dtype=np.uint8) for blob in blobs])
     # Sixteen random bytes at the start of the residues are not all equal (but for 1 in 2^120).
     start = int((columns != columns[0]).any(axis=0).argmax())
@@ -201,14 +202,25 @@ def _secret_key(context: Any, secret: bytes) -> Any:
     return key
 
 
-def _saved(thing: Any, file: Scratch) -> bytes:
-    """What SEAL saves of `thing`, uncompressed."""
-    thing.save(file.path)
-    blob = file.read()
-    start, compression, reserved, size = _HEADER.unpack_from(blob)
-    body = blob[_HEADER.size :]
-    if size != len(blob) or compression not in (_NO_COMPRESSION, _ZSTD):
-        raise SealChanged("a saved object has an unknown form")
-    if compression == _ZSTD:
-        body = zstandard.ZstdDecompressor().decompressobj().decompress(body)
-    return _HEADER.pack(start, _NO_COMPRESSION, reserved, _HEADER.size + len(body)) + body
+class _Saver:
+    """SEAL's way to save, ending in uncompressed bytes; a context manager, for one thread."""
+
+    def __init__(self) -> None:
+        self._file, self._zstd = Scratch(), zstandard.ZstdDecompressor()
+
+    def __call__(self, thing: Any) -> bytes:
+        thing.save(self._file.path)
+        blob = self._file.read()
+        start, compression, reserved, size = _HEADER.unpack_from(blob)
+        if size != len(blob) or compression not in (_NO_COMPRESSION, _ZSTD):
+            raise SealChanged("a saved object has an unknown form")
+        body = memoryview(blob)[_HEADER.size :]
+        if compression == _ZSTD:
+            body = memoryview(self._zstd.decompressobj().decompress(body))
+        return _HEADER.pack(start, _NO_COMPRESSION, reserved, _HEADER.size + len(body)) + body
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()

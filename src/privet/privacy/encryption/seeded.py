@@ -41,11 +41,13 @@ class SeededBackend:
         """A fresh secret key, as SEAL saves it."""
         return self._ring.generate()
 
-    def encrypt(self, plaintexts: Iterable[Plaintext], *, secret: bytes) -> bytes:
+    def encrypt(self, plaintexts: Iterable[Plaintext], *, secret: bytes) -> Iterator[bytes]:
         """c0 and seed of every chunk in turn."""
         with self._ring.session(secret) as session:
-            pairs = map(session.encrypt, plaintexts)
-            return b"".join(part for c0, seed in pairs for part in (pack(c0), seed))
+            for plaintext in plaintexts:
+                c0, seed = session.encrypt(plaintext)
+                yield pack(c0)
+                yield seed
 
     def decrypt(
         self, body: memoryview, *, secret: bytes, chunks: int, clients: int

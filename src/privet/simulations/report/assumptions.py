@@ -163,8 +163,8 @@ def _counts(run: Run) -> Statement:
     took_part = {name for entry in run.rounds for name in entry.participants}
     kept, silos = len(run.counts_kept & took_part), len(took_part)
     public = (
-        "How many records a silo holds is treated as known. It is sent to the server as the "
-        "silo’s weight and sets its sampling rate. Epsilon does not cover it."
+        f"How many records a silo holds is treated as known. {_sent(run)} and sets its sampling "
+        "rate. Epsilon does not cover it."
     )
     if not kept:
         return Statement("Record counts are public", public)
@@ -179,6 +179,15 @@ def _counts(run: Run) -> Statement:
         "Some record counts are public",
         f"For {kept:,} of {silos:,} silos {hidden} For the others: {public[0].lower()}{public[1:]}",
     )
+
+
+def _sent(run: Run) -> str:
+    """How the server learns the number of records where it does."""
+    if run.sealing is None:
+        return "It is sent to the server as the silo’s weight"
+    if run.sealing.by_records:
+        return "It is told to the server at enrolment, as a unit for encrypted weights,"
+    return "All silos weigh the same, but the number follows from the account that they send"
 
 
 def _own_records(run: Run) -> tuple[Statement, ...]:

@@ -9,17 +9,34 @@ from privet.simulations.report.charts import SIDE, Tick, hover, nice_ticks
 from privet.simulations.report.curves import natural
 from privet.simulations.report.formatting import counted, listed, shortened
 from privet.simulations.report.run import Round, Run
+from privet.simulations.report.void import is_void
 
 ROWS = 30
 """Up to this many silos get a row each; more are counted by round."""
 
-STATES = ("took part", "failed", "refused", "dropped out", "not drawn", "did not enrol")
-_TOOK, _FAILED, _REFUSED, _DROPPED, _NOT_DRAWN, _NOT_ENROLLED = range(len(STATES))
-_CLASSES = ("took", "failed", "refused", "dropped", "absent", "out")
+STATES = (
+    "took part",
+    "sent in vain",
+    "failed",
+    "refused",
+    "dropped out",
+    "not drawn",
+    "did not enrol",
+)
+_TOOK, _VOID, _FAILED, _REFUSED, _DROPPED, _NOT_DRAWN, _NOT_ENROLLED = range(len(STATES))
+_CLASSES = ("took", "void", "failed", "refused", "dropped", "absent", "out")
 # (top, height) within a row. Together with the style sheet, which draws "refused" and "did not
 # enrol" as frames, the states differ in shape as well as in colour.
-_SHAPES = ((0.08, 0.84), (0.08, 0.84), (0.14, 0.72), (0.54, 0.38), (0.46, 0.08), (0.24, 0.52))
-_ASKED = (_TOOK, _FAILED, _REFUSED, _DROPPED)
+_SHAPES = (
+    (0.08, 0.84),
+    (0.08, 0.3),
+    (0.08, 0.84),
+    (0.14, 0.72),
+    (0.54, 0.38),
+    (0.46, 0.08),
+    (0.24, 0.52),
+)
+_ASKED = (_TOOK, _VOID, _FAILED, _REFUSED, _DROPPED)
 
 
 @dataclass(frozen=True)
@@ -53,7 +70,10 @@ def attendance(run: Run) -> Attendance | None:
         return None
     silos = _names(run)
     missing = _not_enrolled(run, silos)
-    states = [_states(entry, silos, missing) for entry in rounds]
+    states = [
+        _states(entry, silos, missing, sent=_VOID if is_void(run, entry) else _TOOK)
+        for entry in rounds
+    ]
     few = len(silos) <= ROWS
     asked = max(sum(state in _ASKED for state in column) for column in states)
     levels = nice_ticks([0.0, float(max(asked, 1))], wanted=4)
@@ -101,14 +121,14 @@ def _not_enrolled(run: Run, silos: Sequence[str]) -> frozenset[str]:
     return unheard if lost == [len(unheard)] else frozenset()
 
 
-def _states(entry: Round, silos: Sequence[str], missing: frozenset[str]) -> list[int]:
-    """The index into STATES of each silo."""
+def _states(entry: Round, silos: Sequence[str], missing: frozenset[str], *, sent: int) -> list[int]:
+    """The index into STATES of each silo; `sent` is that of those whose update arrived."""
     groups = {
         _NOT_ENROLLED: missing,
-        _TOOK: entry.arrived,
+        sent: entry.arrived,
         _DROPPED: entry.dropped,
         _REFUSED: entry.refused,
-        _FAILED: {failure.silo for failure in entry.failures},
+        _FAILED: {failure.silo for failure in entry.failures} - entry.arrived,
     }
     found = {silo: state for state, names in groups.items() for silo in names}
     return [found.get(silo, _NOT_DRAWN) for silo in silos]
@@ -120,14 +140,16 @@ def _summary(states: Sequence[Sequence[int]]) -> str:
     if counts[_TOOK] == rounds * silos:
         who = "The silo" if silos == 1 else f"All {silos:,} silos"
         return f"{who} took part in every one of {counted(rounds, 'round')}."
-    told = f"{counted(counts[_TOOK], 'update')} arrived in {counted(rounds, 'round')}"
+    sent = counts[_TOOK] + counts[_VOID]
+    told = f"{counted(sent, 'update')} arrived in {counted(rounds, 'round')}"
+    told += f", {counts[_VOID]:,} of them in vain" if counts[_VOID] else ""
     told += f"; {counts[_FAILED]:,} failed, {counts[_DROPPED]:,} dropped out"
     if counts[_REFUSED]:
         verb = "was" if counts[_REFUSED] == 1 else "were"
         told += f", {counts[_REFUSED]:,} {verb} refused by a silo’s own policy or budget"
     if counts[_NOT_DRAWN]:
         told += f", and {counts[_NOT_DRAWN]:,} times a silo was not drawn"
-    empty = sum(_TOOK not in column for column in states)
+    empty = sum({_TOOK, _VOID}.isdisjoint(column) for column in states)
     nobody = f" In {counted(empty, 'round')} nobody's update arrived." if empty else ""
     missing = counts[_NOT_ENROLLED] // rounds
     before = f" {counted(missing, 'silo')} fell away before the first round." if missing else ""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from privet.simulations.report.formatting import bound
-from privet.simulations.report.measured import left_the_silos
+from privet.simulations.report.formatting import bound, counted
+from privet.simulations.report.leaks import besides, counts, sends_loss, uncovered
 from privet.simulations.report.run import Run
-from privet.simulations.report.verdict import finite_guarantee
+from privet.simulations.report.sealing import Sealing
+from privet.simulations.report.verdict import finite_guarantee, is_private
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,9 @@ class Observer:
 
 def observers(run: Run) -> tuple[Observer, ...]:
     """From the outermost to the innermost: the network, the server, other silos, model users."""
-    return (_network(), _server(run), _other_silo(run), _model_user(run), _reader(run))
+    sealing = run.sealing
+    servers = (_sealed_server(run), _colluders(run, sealing)) if sealing else (_server(run),)
+    return (_network(), *servers, _other_silo(run), _model_user(run), _reader(run))
 
 
 def _network() -> Observer:
@@ -31,108 +34,142 @@ def _network() -> Observer:
         "Nothing here: the silos were simulated on one machine. Between real silos, TLS hides "
         "content but not who talks, when, and how much.",
         "nothing seen",
-        "Traffic patterns are not covered by any epsilon.",
+        "Traffic patterns are covered neither by epsilon nor by encryption.",
     )
 
 
 def _server(run: Run) -> Observer:
-    known, besides = f"Who takes part in each round{_counts(run)}, and ", _besides(run)
-    if run.encryption:
-        return Observer(
-            "The server",
-            f"{known}ciphertexts that it can add up but not read.{besides}",
-            "yes",
-            "It holds no key. Participation and sizes are not hidden.",
-        )
+    sees = f"Who takes part in each round{counts(run)}, and every silo’s {_updates(run)}"
     if finite_guarantee(run) is None:
         return Observer(
             "The server",
-            f"{known}every silo’s exact update and training loss.{besides}",
+            f"{sees}{' and training loss' * sends_loss(run)}.{besides(run)}",
             "no",
             "An update can be turned back into records.",
         )
     return Observer(
         "The server",
-        f"{known}every silo’s noisy update, one by one.{besides}",
+        f"{sees}, one by one.{besides(run)}",
         "in part",
-        f"Updates are covered by the silo’s epsilon{_at_most(run)}; {_uncovered(run)}. "
-        "Nobody has to trust the server for this.",
+        f"Updates are covered by the silo’s epsilon{_at_most(run)}; "
+        f"{_are_not([*uncovered(run), 'participation'])}. Nobody has to trust the server for this.",
     )
 
 
-def _counts(run: Run) -> str:
-    kept, silos = len(run.counts_kept), len(run.silos)
-    if not kept:
-        return ", how many records each silo holds"
-    return f", how many records {silos - kept:,} of {silos:,} silos hold" if kept < silos else ""
+def _sealed_server(run: Run) -> Observer:
+    figures = uncovered(run)
+    return Observer(
+        "The server",
+        f"Who takes part in each round{counts(run)}, when, and who fails at what; the scale of the "
+        "model (a power of two); and ciphertexts that it can add up but not read."
+        f"{besides(run)}",
+        "in part" if figures else "yes",
+        "It holds no key: it reads no update and no model. Not protected: "
+        f"{_and([*figures, 'participation'])}.",
+    )
 
 
-def _besides(run: Run) -> str:
-    """What leaves the silos besides the model."""
-    figures = [
-        f"{name} ({' or '.join(_WAYS.get(how, how) for how in sorted(ways))})"
-        for name, ways in sorted(left_the_silos(run).items())
-    ]
-    told = f"on the silos’ own records {', '.join(figures)}" if figures else ""
-    events = any(event for entry in run.rounds for event in (entry.events or {}).values())
-    account = "with each update its sampling rate, steps and noise" if events else ""
-    refused = "why a silo refused" if any(entry.refused for entry in run.rounds) else ""
-    parts = [part for part in (account, told, refused) if part]
-    return f" Besides: {'; '.join(parts)}." if parts else ""
+def _colluders(run: Run, sealing: Sealing) -> Observer:
+    """The server and silos that tell it all they know, the key included."""
+    if sealing.masks:
+        return _colluders_against_masks(run, sealing)
+    name, sees = "The server together with one silo", "Every update of the epochs that the silo"
+    sees = f"{sees} takes part in, one by one: {_updates(run)}s."
+    key = "All silos hold the same key, so encryption does not help here"
+    if finite_guarantee(run) is None:
+        return Observer(name, sees, "no", f"{key}, and an update can be turned back into records.")
+    return Observer(name, sees, "in part", f"{key}: {_covered(run)}")
 
 
-_WAYS = {"exact": "exactly", "noised": "with noise"}
+def _colluders_against_masks(run: Run, sealing: Sealing) -> Observer:
+    silos = counted(sealing.colluding, "silo")
+    many = silos if sealing.colluding == 1 else f"up to {silos}"
+    name = "The server together with " + ("one silo" if sealing.colluding == 1 else many)
+    sees = "Of each round one sum, less what these silos put in: of at least two others’ updates."
+    more = f"With more than {silos} on its side, the server reads single updates"
+    if finite_guarantee(run) is None:
+        why = f"Masks hide single updates; nothing bounds what a sum tells. {more}."
+    else:
+        why = f"Masks hide single updates. {more}: {_covered(run)}"
+    return Observer(name, sees, "in part", why)
 
 
-def _uncovered(run: Run) -> str:
-    """What the server sees that no epsilon covers."""
-    exact = any("exact" in ways for ways in left_the_silos(run).values())
-    counts = len(run.counts_kept) < len(run.silos) or not run.silos
-    parts = ["counts"] * counts + ["exact metrics"] * exact + ["participation"]
-    if len(parts) == 1:
-        return "participation is not"
-    return f"{', '.join(parts[:-1])} and {parts[-1]} are not"
+def _covered(run: Run) -> str:
+    return (
+        f"noisy updates are covered by the silo’s epsilon{_at_most(run)}; "
+        f"{_are_not([*uncovered(run), 'participation'])}."
+    )
+
+
+def _updates(run: Run) -> str:
+    return "noisy update" if is_private(run) else "exact update"
 
 
 def _other_silo(run: Run) -> Observer:
+    sees = f"The global model of every round in which it takes part: {_made_of(run)}."
     if finite_guarantee(run) is None:
-        return Observer(
-            "Another silo",
-            "The global model of every round in which it takes part: the exact sum of updates.",
-            "no",
-            "With few silos, subtracting one’s own update nearly gives another’s.",
-        )
+        return Observer("Another silo", sees, "no", _subtraction(run))
     return Observer(
         "Another silo",
-        "The global model of every round in which it takes part, made from noisy updates.",
+        sees,
         "yes",
         f"Computed from protected updates only: the same epsilon holds{_at_most(run)}.",
     )
 
 
+def _made_of(run: Run) -> str:
+    noisy = is_private(run)
+    if run.sealing is None:
+        return "made from noisy updates" if noisy else "the exact sum of updates"
+    kind = "mean of noisy updates" if noisy else "mean of exact updates"
+    return f"the {kind}" + ("" if run.sealing.exact else ", rounded")
+
+
+def _subtraction(run: Run) -> str:
+    told = "With few silos, subtracting one’s own update nearly gives another’s"
+    return f"{told}. Encryption does not change that." if run.sealing else f"{told}."
+
+
 def _model_user(run: Run) -> Observer:
+    sees = f"The weights, and every prediction.{_release(run)}"
     if finite_guarantee(run) is None:
         return Observer(
             "Anyone with the final model",
-            "The weights, and every prediction.",
+            sees,
             "no",
-            "Records can often be told apart as trained on or not, and some be rebuilt.",
+            "Records can often be told apart as trained on or not, and some be rebuilt."
+            + (" Encryption ends where the model is used." if run.sealing else ""),
         )
     return Observer(
         "Anyone with the final model",
-        "The weights, and every prediction.",
+        sees,
         "yes",
         f"The same epsilon holds{_at_most(run)}, however the model is used: but not against "
         "someone who knows this simulation’s seed.",
     )
 
 
+def _release(run: Run) -> str:
+    """What must not be given away with a model."""
+    if run.sealing is None or run.sealing.exact:
+        return ""
+    return (
+        " CKKS sums are opened rounded; the same sums at full precision would give away the key "
+        "and must not be released."
+    )
+
+
 def _reader(run: Run) -> Observer:
     ledger = ", every silo’s account" if run.books else ""
+    opened = (
+        " The host of the simulation opened the models to measure them."
+        if run.sealing and (run.accuracy is not None or run.loss is not None)
+        else ""
+    )
     return Observer(
         "A reader of this page",
         f"Exact record counts by silo and label{ledger}, accuracy on held-out records, reasons of "
-        "failures.",
+        f"failures.{opened}",
         "no",
         "It is made for the person who runs the simulation.",
     )
@@ -141,3 +178,11 @@ def _reader(run: Run) -> Observer:
 def _at_most(run: Run) -> str:
     promise = finite_guarantee(run)
     return f" (≤\N{NO-BREAK SPACE}{bound(promise.epsilon)})" if promise else ""
+
+
+def _are_not(parts: list[str]) -> str:
+    return f"{_and(parts)} {'are' if len(parts) > 1 else 'is'} not"
+
+
+def _and(parts: list[str]) -> str:
+    return " and ".join([*([", ".join(parts[:-1])] if parts[:-1] else []), parts[-1]])

@@ -16,6 +16,7 @@ from privet.simulations.report.assumptions import assumptions, checks_sentence
 from privet.simulations.report.attendance import attendance
 from privet.simulations.report.curves import FEW, accuracy_chart, epsilon_chart, loss_chart
 from privet.simulations.report.distribution import distribution
+from privet.simulations.report.encryption import encryption
 from privet.simulations.report.formatting import bound, counted, decimal, duration, scientific, size
 from privet.simulations.report.ledger import ledger
 from privet.simulations.report.measured import evaluation
@@ -30,8 +31,11 @@ from privet.simulations.report.verdict import (
     own_accuracy,
     verdict,
 )
+from privet.simulations.report.void import is_void, voids
 
 _HERE = Path(__file__).parent
+_SUMS = ", encrypted from the first sum on; messages about keys and masks not counted"
+_UPLOADS = ", encrypted; messages about keys and masks not counted"
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,13 @@ def render(run: Run) -> str:
             attendance=attendance(run),
             failures=failures(run),
             refusals=refusals(run),
-            skipped=tuple((entry.number, entry.skipped) for entry in run.trained if entry.skipped),
+            skipped=tuple(
+                (entry.number, entry.skipped)
+                for entry in run.trained
+                if entry.skipped and not is_void(run, entry)
+            ),
+            voids=voids(run),
+            encryption=encryption(run),
             observers=observers(run),
             assumptions=assumptions(run),
             costs=tuple(_costs(run)),
@@ -123,6 +133,8 @@ def _subtitle(run: Run) -> str:
     if run.silos:
         parts.append(counted(len(run.silos), "silo"))
     parts.append(str(strategy))
+    if run.sealing:
+        parts.append("encrypted sums")
     if "seed" in run.settings:
         parts.append(f"seed {run.settings['seed']}")
     return " · ".join(parts)
@@ -154,7 +166,9 @@ def _headline(run: Run) -> Iterator[Figure]:
 
 def _costs(run: Run) -> Iterator[Figure]:
     yield Figure("Total time", duration(run.seconds.get("total")))
-    yield Figure("Training", duration(run.seconds.get("training")), "in the silos")
+    sealed = run.sealing is not None
+    where = "in the silos" + ", encryption included" * sealed
+    yield Figure("Training", duration(run.seconds.get("training")), where)
     yield Figure("Aggregation", duration(run.seconds.get("aggregation")), "on the server")
     if "encryption" in run.seconds:
         yield Figure("Encryption", duration(run.seconds["encryption"]))
@@ -163,8 +177,8 @@ def _costs(run: Run) -> Iterator[Figure]:
     down = sum(entry.bytes_down for entry in run.rounds)
     up = sum(entry.bytes_up for entry in run.rounds)
     rounds = max(len(run.trained), 1)
-    yield Figure("Server to silos", size(down), f"{size(down / rounds)} a round")
-    yield Figure("Silos to server", size(up), f"{size(up / rounds)} a round")
+    yield Figure("Server to silos", size(down), f"{size(down / rounds)} a round{_SUMS * sealed}")
+    yield Figure("Silos to server", size(up), f"{size(up / rounds)} a round{_UPLOADS * sealed}")
     yield Figure("Client updates", f"{run.client_updates:,}")
     if run.client_updates_per_second is not None:
         yield Figure("Client updates per second", f"{run.client_updates_per_second:.3g}")

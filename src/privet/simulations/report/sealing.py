@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from privet.simulations.report.formatting import shortened
 from privet.simulations.report.values import clean, count, number
+
+LENGTH = 120
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def read_sealing(settings: Mapping[str, Any], described: object) -> Sealing | No
         return None
     merged = {**asked, **told}
     return Sealing(
-        scheme=clean(merged.get("scheme", "bfv")).lower(),
+        scheme=shortened(clean(merged.get("scheme", "bfv")).lower(), LENGTH),
         profile=clean(merged.get("profile", "default")),
         smallest_sum=count(merged.get("smallest_sum")) or 2,
         masks=merged.get("pairwise_masks") is True,
@@ -80,5 +83,5 @@ def _outcome(told: Mapping[str, Any]) -> Outcome:
         upload_bytes=number(told.get("upload_bytes_per_parameter")),
         epochs=count(told.get("epochs")),
         clipped=count(told.get("clipped")),
-        held_by=clean(holders) if holders else None,
+        held_by=shortened(clean(holders), LENGTH) if holders else None,
     )

@@ -16,6 +16,7 @@ from privet.simulations.report.formatting import (
 )
 from privet.simulations.report.ledger import Ledger
 from privet.simulations.report.run import Guarantee, Run
+from privet.simulations.report.void import notices
 
 _LARGE = 10.0
 _MILLION = math.log(1e6)
@@ -58,6 +59,7 @@ def alarms(run: Run, ledger: Ledger | None) -> tuple[Alarm, ...]:
         ledger.beyond if ledger else None,
         _interrupted(run),
         _stopped(run),
+        *notices(run),
         _diverged(run),
         _delta_too_large(run),
         _no_policy(run),
@@ -131,7 +133,7 @@ def _unprotected(run: Run) -> str | None:
     if not is_private(run):
         return (
             "The experiment has no [privacy] section: no noise was added, and "
-            "updates, the model and every checkpoint can reveal the records they were made from."
+            f"{_revealing(run)} can reveal the records they were made from."
         )
     if finite_guarantee(run) is None and run.kept:
         return (
@@ -145,6 +147,13 @@ def _unprotected(run: Run) -> str | None:
             "finite epsilon for what ran. Treat the model as unprotected."
         )
     return None
+
+
+def _revealing(run: Run) -> str:
+    """What tells about records where there is no noise."""
+    if run.sealing is None:
+        return "updates, the model and every checkpoint"
+    return "although the server reads no update, sums and the model, which every silo has,"
 
 
 def _disagreement(promise: Guarantee | None) -> list[str]:
