@@ -46,6 +46,8 @@ def history(folder: Path) -> list[dict[str, Any]]:
     [
         {},
         {"encryption__profile": "compact"},
+        {"encryption__profile": "precise"},
+        {"encryption__profile": "precise", "encryption__pairwise_masks": True},
         {"encryption__scheme": "ckks"},
         {"strategy__name": "fedprox"},
         {"strategy__name": "fedavgm", "strategy__server_momentum": 0.6},
