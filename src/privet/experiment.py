@@ -118,8 +118,8 @@ class Encryption(_Settings):
     scheme: Literal["bfv", "ckks"] = "bfv"
     """Exact sums of packed integers, or approximate ones of real numbers; "none" turns it off."""
     profile: Literal["default", "compact", "precise"] = "default"
-    """Of bfv: 16 bits a value for up to 128 silos; "compact" sends a third less, with 12 bits for up
-    to 16 silos; "precise" sends as much, with 21 bits for up to 16 silos."""
+    """Of bfv: 16 bits a value for up to 128 silos; "compact" sends a third less, with 12 bits for
+    up to 16 silos; "precise" sends as much, with 21 bits for up to 16 silos."""
     smallest_sum: Annotated[int, Field(ge=2)] = 2
     """Silos refuse to open a sum of fewer updates."""
     pairwise_masks: bool = False
