@@ -413,7 +413,7 @@ def void_rounds() -> Sample:
         entry = sample.history[number]
         entry["dropped"] = entry["participants"][2:]
         entry["participants"] = entry["participants"][:2]
-        entry["skipped"] = "2 updates are fewer than the threshold of 6"
+        entry["skipped"] = "updates came: 2; the masks need 6"
     entry = sample.history[5]
     entry["participants"].remove("silo-4")
     entry["failures"] = [_failed("silo-4", "decrypt", "the sum is not genuine")]

@@ -164,7 +164,7 @@ def _train(
         weight=float(len(silo.examples)) if public and not sealed else 1.0,
         seconds=time.perf_counter() - start,
         event=encode_event(event) if public and admitted.plan.mechanism else None,
-        loss=trained.loss,
+        loss=None if sealed else trained.loss,
         extras=extras,
         sealed=sealed,
     )

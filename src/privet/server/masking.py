@@ -66,7 +66,7 @@ class MaskedRound:
         """Take the masks out of the sum; the reason when that cannot be done."""
         survivors = total.clients
         if len(survivors) < self._threshold:
-            return f"{len(survivors)} updates are fewer than the threshold of {self._threshold}"
+            return f"updates came: {len(survivors)}; the masks need {self._threshold}"
         request = replace(self._request(), survivors=survivors)
         consents = self._ask(CONSENT, request, survivors, failures)
         request = replace(request, messages=_messages(consents))

@@ -157,8 +157,8 @@ class SealedModel:
             return "silos could not open the model: the round is void, and the key is changed"
         total = max(self._sums.values(), key=lambda each: len(each.clients), default=None)
         if total is None or len(total.clients) < self._encryption.smallest_sum:
-            found = len(total.clients) if total else 0
-            return f"{found} updates are fewer than encryption.smallest_sum"
+            found, least = len(total.clients) if total else 0, self._encryption.smallest_sum
+            return f"updates came: {found}; encryption.smallest_sum = {least}"
         if self._masked and (reason := self._masked.unmask(total, failures)):
             return reason
         self._fallback = self._state

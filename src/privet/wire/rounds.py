@@ -71,7 +71,7 @@ class TrainReply:
     """The encoded mechanism that really ran; None without differential privacy, and where it would
     tell a number of records that the silo keeps."""
     loss: float | None = None
-    """Mean training loss; never sent with differential privacy, since no noise covers it."""
+    """Mean training loss; sent only where the update itself is in the clear and without noise."""
     extras: Mapping[str, Vector] = field(default_factory=dict)
     sealed: SealedUpdate | None = None
 

@@ -42,7 +42,6 @@ def besides(run: Run) -> str:
     ]
     parts = {
         "with each update its sampling rate, steps and noise": events,
-        "every silo’s exact training loss": sends_loss(run) and run.sealing is not None,
         f"on the silos’ own records {', '.join(figures)}": bool(figures),
         "why a silo refused": any(entry.refused for entry in run.rounds),
     }
@@ -51,8 +50,8 @@ def besides(run: Run) -> str:
 
 
 def sends_loss(run: Run) -> bool:
-    """Whether silos report their mean training loss: only where no noise is meant to cover it."""
-    return not is_private(run)
+    """Whether silos report their mean training loss: only beside an exact update in the clear."""
+    return run.sealing is None and not is_private(run)
 
 
 def uncovered(run: Run) -> list[str]:

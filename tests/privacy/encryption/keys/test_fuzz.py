@@ -9,9 +9,7 @@ import random
 import pytest
 
 from privet.privacy.encryption.keys import (
-    Direction,
     KeyFileError,
-    Label,
     MessageError,
     RosterError,
     RunKey,
@@ -19,18 +17,14 @@ from privet.privacy.encryption.keys import (
     gather,
     load_roster,
     make_offer,
-    open_,
-    participants,
     read_offer,
     read_statement,
-    seal,
     sign_upload,
     verify_upload,
     wrap,
 )
 
 CASES = pytest.mark.parametrize("cases", [500, pytest.param(20_000, marks=pytest.mark.slow)])
-LABEL = Label(round=1, sender="bob", direction=Direction.UP)
 PARAMETERS = bytes(32)
 
 
@@ -83,20 +77,6 @@ def test_wrapped_keys(federation, others, fuzz, cases):
     )
 
 
-@CASES
-def test_letters(federation, others, fuzz, cases):
-    upwards = seal(bytes(50), key=federation.key, label=LABEL)
-    down = Label(round=1, sender="bob", direction=Direction.DOWN)
-    downwards = seal(bytes(50), key=federation.key, label=down)
-    fuzz(
-        upwards,
-        [downwards, *(seal(bytes(50), key=other.key, label=LABEL) for other in others)],
-        lambda message: open_(message, key=federation.key, label=LABEL),
-        error=MessageError,
-        cases=cases,
-    )
-
-
 def _statement(federation, *, name="bob", round=1, payload=b"ciphertext" * 10):
     return sign_upload(
         payload,
@@ -119,20 +99,6 @@ def test_statements(federation, others, fuzz, cases):
         ),
         error=MessageError,
         cases=cases,
-    )
-
-
-@CASES
-def test_lists_of_statements(federation, others, fuzz, cases):
-    first = _statement(federation, name="ada")
-    fuzz(
-        _statement(federation),
-        [first, _statement(federation, round=2), *(_statement(other) for other in others)],
-        lambda message: participants(
-            [first, message], session=federation.session, round=1, parameters=PARAMETERS
-        ),
-        error=MessageError,
-        cases=cases // 2,
     )
 
 

@@ -17,12 +17,8 @@ import pytest
 
 from privet.privacy.encryption.keys import (
     AgreementKey,
-    Direction,
-    Label,
     RunKey,
     Secret,
-    open_,
-    seal,
     unwrap,
 )
 
@@ -45,7 +41,7 @@ def spellings(secret: bytes) -> list[str]:
 def secrets(federation):
     agreements = [key.secret().reveal() for key in federation.agreements.values()]
     key = federation.key
-    return [key.container.reveal(), key.transport.reveal(), key.subkey("x").reveal(), *agreements]
+    return [key.container.reveal(), key.transport.reveal(), *agreements]
 
 
 @pytest.fixture
@@ -73,7 +69,6 @@ def test_nothing_shows_a_secret(federation, clean):
         federation.key.id,
         federation.offers,
         federation.agreements,
-        federation.key.subkey("x"),
         list(federation.agreements.values()),
         vars(federation),
     ]
@@ -114,11 +109,9 @@ def test_secrets_compare_by_content():
 
 
 def test_errors_and_logs_show_no_secret(federation, damage, clean, caplog, tmp_path):
-    label = Label(round=1, sender="bob", direction=Direction.UP)
     wrapped, path = federation.wrapped(), tmp_path / "key"
     federation.key.save(path)
     kept, rng = path.read_bytes(), random.Random(1)
-    sealed = seal(b"plaintext", key=federation.key, label=label)
 
     def load(message):
         path.write_bytes(message)
@@ -128,10 +121,7 @@ def test_errors_and_logs_show_no_secret(federation, damage, clean, caplog, tmp_p
         agreement = federation.agreements["bob"]
         unwrap(message, offers=federation.offers, name="bob", agreement=agreement)
 
-    def opened(message):
-        open_(message, key=federation.key, label=label)
-
-    attempts = [(kept, load), (wrapped["bob"], unwrapped), (sealed, opened)]
+    attempts = [(kept, load), (wrapped["bob"], unwrapped)]
     with caplog.at_level(logging.DEBUG):
         for message, read in attempts * 60:
             with contextlib.suppress(Exception):
@@ -145,9 +135,7 @@ def test_errors_and_logs_show_no_secret(federation, damage, clean, caplog, tmp_p
 
 
 def test_what_travels_and_what_may_be_published_holds_no_secret(federation, secrets):
-    label = Label(round=1, sender="bob", direction=Direction.UP)
-    letter = seal(secrets[0], key=federation.key, label=label)
-    public = [*federation.wrapped().values(), *federation.messages.values(), letter]
+    public = [*federation.wrapped().values(), *federation.messages.values()]
     for secret in secrets:
         for start in range(0, len(secret) - 8, 4):
             assert not any(secret[start : start + 8] in message for message in public)

@@ -8,8 +8,6 @@ from privet.privacy.encryption.keys import (
     KeysError,
     MessageError,
     RosterError,
-    participants,
-    read_statement,
     sign_upload,
     verify_upload,
 )
@@ -71,17 +69,6 @@ def test_nobody_signs_for_another(federation):
     renamed = signed(federation, "ada").replace(b"\x03ada", b"\x04cleo")
     with pytest.raises(MessageError, match="not that of silo 'cleo'"):
         verified(federation, renamed)
-
-
-def test_silos_see_who_took_part_without_the_uploads(federation):
-    statements = [signed(federation, name, name.encode()) for name in ("cleo", "ada")]
-    arguments = {"session": federation.session, "round": 3, "parameters": PARAMETERS}
-    uploads = participants(statements, **arguments)
-    assert [upload.name for upload in uploads] == ["ada", "cleo"]
-    assert max(map(len, statements)) < 300
-    with pytest.raises(MessageError, match="'ada' appears with two uploads"):
-        participants([*statements, signed(federation, "ada", b"other")], **arguments)
-    assert read_statement(statements[1], **arguments) == uploads[0]
 
 
 def test_settings_are_checked_before_signing(federation):

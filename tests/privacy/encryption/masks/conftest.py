@@ -10,8 +10,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from privet.privacy.encryption.keys import Member, Roster, Session
-from privet.privacy.encryption.masks import MaskPlan, MaskRound, correction, least_threshold, unmask
+from privet.privacy.encryption.masks import MaskPlan, MaskRound, correction, least_threshold
 from privet.privacy.encryption.masks.phases import Masked
+from privet.privacy.encryption.masks.streams import reduced
 from privet.privacy.ledger import SiloKey
 
 
@@ -51,7 +52,10 @@ class Group:
             plan=self.plan, adverts=self.adverts, reveals=self.reveals(survivors)
         )
         assert who == tuple(survivors)
-        return unmask(self.added(self.masked, survivors), vector, bits=self.plan.bits)
+        return self.without(vector, self.added(self.masked, survivors))
+
+    def without(self, masks: np.ndarray, total: np.ndarray) -> np.ndarray:
+        return reduced(total + masks.reshape(total.shape), bits=self.plan.bits)
 
     def expected(self, survivors: Iterable[str]) -> np.ndarray:
         return self.added(self.values, survivors)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from privet.privacy.encryption.keys import KeyFileError, MessageError, RosterError
-from privet.privacy.encryption.masks import MaskError, MaskPlan, MaskRound, correction, unmask
+from privet.privacy.encryption.masks import MaskError, MaskPlan, MaskRound, correction
 
 
 class Restarting:
@@ -57,7 +57,7 @@ def test_a_round_survives_a_restart_after_every_step(restarting):
     reveals = list(restarting.all(MaskRound.reveal, consents).values())
     assert list(restarting.all(MaskRound.reveal, consents).values()) == reveals
     _, vector = correction(plan=restarting.group.plan, adverts=adverts, reveals=reveals)
-    total = unmask(restarting.group.added(masked, names), vector, bits=47)
+    total = restarting.group.without(vector, restarting.group.added(masked, names))
     assert np.array_equal(total, restarting.group.expected(names))
     assert {path.name for path in restarting.folder.iterdir()} == {f"{n}.masks" for n in names}
 

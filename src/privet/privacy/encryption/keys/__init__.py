@@ -8,7 +8,6 @@ identity keys from a roster that their operators fixed beforehand.
     offers     a fresh public key of each silo, signed
     wrap       the key on its way from the elected silo to each of the others
     runkey     the key itself, in memory and in a file
-    envelope   letters between holders of the key, for no other eyes
     uploads    signed statements about what is sent to be added
     rotation   when the next key is due
 
@@ -18,7 +17,6 @@ that they are set for. And nothing here makes a dishonest silo tell the truth ab
 """
 
 from privet.privacy.encryption.keys.agreement import AgreementKey
-from privet.privacy.encryption.keys.envelope import Direction, Label, open_, seal
 from privet.privacy.encryption.keys.errors import (
     KeyFileError,
     KeysError,
@@ -38,7 +36,6 @@ from privet.privacy.encryption.keys.secret import Secret
 from privet.privacy.encryption.keys.session import Session
 from privet.privacy.encryption.keys.uploads import (
     Upload,
-    participants,
     read_statement,
     sign_upload,
     verify_upload,
@@ -47,11 +44,9 @@ from privet.privacy.encryption.keys.wrap import unwrap, wrap
 
 __all__ = [
     "AgreementKey",
-    "Direction",
     "KeyAge",
     "KeyFileError",
     "KeysError",
-    "Label",
     "Member",
     "MessageError",
     "Offer",
@@ -69,13 +64,10 @@ __all__ = [
     "gather",
     "load_roster",
     "make_offer",
-    "open_",
-    "participants",
     "read_agreement",
     "read_offer",
     "read_statement",
     "rotation",
-    "seal",
     "sign_upload",
     "unwrap",
     "verify_upload",

@@ -39,7 +39,7 @@ class RunKey:
     container: Secret
     """The secret key of the homomorphic encryption, in whatever form its library has."""
     transport: Secret
-    """32 bytes from which the keys of `seal` and `subkey` are derived."""
+    """32 bytes from which `id` is derived."""
 
     def __post_init__(self) -> None:
         check_numbers(since=self.since)
@@ -70,11 +70,6 @@ class RunKey:
         inside = hashlib.sha256(self.container.reveal()).digest()
         info = pack("privet run key id 1", *self.session.facts, inside)
         return derive(self.transport, info=info).reveal()[:16].hex()
-
-    def subkey(self, purpose: str) -> Secret:
-        """A key of 32 bytes for `purpose`, the same at every holder; knowing it gives no other."""
-        info = pack("privet run key purpose 1", *self.session.facts, purpose)
-        return derive(self.transport, info=info)
 
     def wrapped(
         self, *, offers: Offers, name: str, identity: SiloKey, agreement: AgreementKey

@@ -6,19 +6,12 @@ homomorphically and vouched for by a signature instead. The statement travels be
 To the server, `verify_upload` guarantees before anything is parsed or added that a silo of the
 roster made exactly these bytes, for this session, round and parameters. It does not guarantee that
 they are a sound ciphertext, or that the silo is honest.
-
-To the silos, to whom the server forwards the statements (a few hundred bytes each, no uploads),
-`participants` guarantees that each silo that it names did sign an upload for this round. It does
-not prove that the server added these uploads, each once, and no others: that is for the count and
-the tags inside the encryption to show. Statements and sum together leave a server that drops or
-invents an update without an excuse; the signatures alone do not stop it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from privet.privacy.encryption.keys.errors import KeysError, MessageError
@@ -96,22 +89,6 @@ def verify_upload(
     if not (same and hmac.compare_digest(hashlib.sha256(payload).digest(), upload.digest)):
         raise MessageError(f"upload refused: it is not what silo {upload.name!r} signed")
     return upload
-
-
-def participants(
-    statements: Iterable[bytes], *, session: Session, round: int, parameters: bytes
-) -> tuple[Upload, ...]:
-    """Who signed an upload, in the order of the roster; MessageError for a silo that appears twice.
-
-    Two statements of one silo for one round would let the server choose between them.
-    """
-    by_name: dict[str, Upload] = {}
-    for each in statements:
-        upload = read_statement(each, session=session, round=round, parameters=parameters)
-        if upload.name in by_name:
-            raise MessageError(f"silo {upload.name!r} appears with two uploads for round {round}")
-        by_name[upload.name] = upload
-    return tuple(by_name[name] for name in session.roster.ordered(by_name))
 
 
 def _size(payload: bytes | memoryview) -> int:

@@ -14,15 +14,12 @@ masks can be taken out of the sum when silos have dropped out.
     unmasking   the vector that takes the masks out of the sum
     rounds      a silo's steps in order, with its phases on disk
 
-Who learns what. A reveal is meant for the holders of the run key, sealed under it
-(privet.privacy.encryption.keys.seal), and each of them works out the correction after decryption.
-The server, without the run key, then sees ciphertexts and sealed letters only. If `colluding`
-silos side with it, it has the run key and the reveals, and sees the sum of the survivors, from
-which those silos can subtract their own updates; a single honest update stays hidden as long as the
-plan's bound holds, whatever the server says about who dropped out. Correcting on the server is
-possible too (pass it the reveals as they are) and saves the silos the work: a server alone still
-learns nothing, for lack of the run key, but then one leaked run key is enough to read the sums that
-it has stored.
+Who learns what. The server works out the correction from the reveals and takes the masks out of a
+sum that is still encrypted: alone it learns nothing, for lack of the run key. If `colluding` silos
+side with it, it sees the sum of the survivors, from which those silos can subtract their own
+updates; a single honest update stays hidden as long as the plan's bound holds, whatever the server
+says about who dropped out. A run key that leaks later is enough to read the sums that the server
+has stored.
 
 Limits. Masks protect up to the plan's number of colluding silos; above it, single updates can be
 read. A sum says something about each summand, more so if silos come and go between rounds. A silo
@@ -35,7 +32,7 @@ in time.
 from privet.privacy.encryption.masks.errors import MaskError, TooFewSilos
 from privet.privacy.encryption.masks.plan import DEFAULT_BITS, MaskPlan, least_threshold
 from privet.privacy.encryption.masks.rounds import MaskRound
-from privet.privacy.encryption.masks.unmasking import correction, unmask
+from privet.privacy.encryption.masks.unmasking import correction
 
 __all__ = [
     "DEFAULT_BITS",
@@ -45,5 +42,4 @@ __all__ = [
     "TooFewSilos",
     "correction",
     "least_threshold",
-    "unmask",
 ]

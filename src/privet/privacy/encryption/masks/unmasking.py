@@ -47,11 +47,6 @@ def correction(
     return survivors, reduced(np.negative(total, out=total), bits=plan.bits)
 
 
-def unmask(masked: Coefficients, correction: Coefficients, *, bits: int) -> Coefficients:
-    """The sum of the survivors' coefficients modulo 2^bits, in the shape of `masked`."""
-    return reduced(masked + correction.reshape(masked.shape), bits=bits)
-
-
 def _gather_reveals(messages: Iterable[bytes], adverts: Adverts) -> list[Reveal]:
     found: dict[str, Reveal] = {}
     for message in messages:
