@@ -15,8 +15,11 @@ import typer.core
 
 import privet
 from privet.errors import PrivetError
+from privet.job_commands import cancel, fetch, logs, status, submit, watch
 from privet.ledger_commands import ledger_cli
+from privet.node_commands import server, silo
 from privet.policy_commands import policy_cli
+from privet.provision_commands import join_cli, provision
 
 if TYPE_CHECKING:
     from privet.experiment import Experiment
@@ -37,6 +40,9 @@ cli = typer.Typer(
 
 cli.add_typer(ledger_cli, name="ledger")
 cli.add_typer(policy_cli, name="policy")
+cli.add_typer(join_cli, name="join")
+for command in (provision, server, silo, submit, status, watch, logs, cancel, fetch):
+    cli.command()(command)
 
 
 class Engine(StrEnum):

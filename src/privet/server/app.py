@@ -24,6 +24,7 @@ from privet.randomness import stream, torch_seed
 from privet.server.evaluation import Evaluator
 from privet.server.folder import SUMMARY, RunFolder
 from privet.server.models import ClearModel, GlobalModel
+from privet.server.roster import Seats
 from privet.server.rounds import Coordinator, Memory, Watch
 from privet.server.sealing import OpenModel, SealedModel
 from privet.server.summary import summarise
@@ -53,6 +54,8 @@ class Hosting:
     memory: Memory | None = None
     roster: Path | None = None
     """With encryption: the silos' identity keys. Unset: the run config's `roster`."""
+    seats: Seats | None = None
+    """Who is at which node, where the host knows. Unset: silos are believed."""
     open_model: OpenModel | None = None
     """Reads a sealed model, where this process is a key holder's too: in a simulation."""
 
@@ -97,6 +100,7 @@ def run(grid: Grid, context: Context, hosting: Hosting) -> None:
         evaluate=None if test is None else Evaluator(task, test),
         watch=hosting.watch,
         memory=hosting.memory,
+        seats=hosting.seats,
     )
     outcome = coordinator.run(checkpoint)
     if outcome.weights is not None:

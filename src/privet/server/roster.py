@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flwr.app import Message, RecordDict
@@ -14,13 +15,41 @@ from privet.randomness import numpy_generator, stream
 from privet.wire import ENROL, Enrolment, Failure
 
 
+@dataclass(frozen=True)
+class Seat:
+    """What the coordinator's host knows of a node by itself, whatever the silo says."""
+
+    index: int
+    """Place in the federation; never another silo's."""
+    silo: str
+
+
+Seats = Callable[[int], Seat]
+
+
 class Roster:
     """The silos that enrolled, by node, in the order of their places in the federation."""
 
     def __init__(self, experiment: Experiment, silos: Mapping[int, Enrolment]) -> None:
         self._experiment = experiment
-        self._silos = dict(sorted(silos.items(), key=lambda item: item[1].index))
+        self._silos: dict[int, Enrolment] = {}
         self._unwilling: dict[str, str] = {}
+        self._asked: set[int] = set()
+        self.welcome(silos)
+
+    def welcome(self, silos: Mapping[int, Enrolment]) -> None:
+        """Add silos, at their places."""
+        everybody = {**self._silos, **silos}
+        self._silos = dict(sorted(everybody.items(), key=lambda item: item[1].index))
+        self._asked |= silos.keys()
+
+    def turn_away(self, nodes: Iterable[int]) -> None:
+        """Ask these nodes no more: they have said that they cannot take part."""
+        self._asked |= set(nodes)
+
+    def strangers(self, nodes: Iterable[int]) -> list[int]:
+        """Those of `nodes` that have not said yet whether they take part."""
+        return sorted(set(nodes) - self._asked)
 
     def __len__(self) -> int:
         return len(self._silos)
@@ -82,27 +111,48 @@ class Roster:
         )
 
 
-def enrol(grid: Grid, experiment: Experiment) -> tuple[Roster, list[Failure]]:
+def enrol(
+    grid: Grid, experiment: Experiment, seats: Seats | None = None
+) -> tuple[Roster, list[Failure]]:
     """Ask every node; whoever cannot take part is left out of the run, with the reason.
+
+    With `seats` names and places are what they say; else what the silos say.
 
     ExperimentError when fewer than federation.min_silos can.
     """
-    nodes = sorted(grid.get_node_ids())
-    messages = [Message(RecordDict(), node, ENROL) for node in nodes]
-    enrolled, failures = {}, []
-    for reply in grid.send_and_receive(messages, timeout=experiment.round_timeout):
-        node = reply.metadata.src_node_id
-        if reply.has_error():
-            failures.append(Failure.parse(reply.error.reason, silo=f"node {node}"))
-            continue
-        try:
-            enrolled[node] = Enrolment.from_records(reply.content)
-        except Exception as error:  # whatever a peer sends, the run goes on without it
-            failures.append(Failure(f"node {node}", "enrol", f"unusable reply: {error}"))
-    roster = Roster(experiment, enrolled)
+    roster = Roster(experiment, {})
+    failures = invite(grid, experiment, roster, seats)
     reason = failures[0].reason if failures else "no silo answered"
-    if not enrolled:
+    if not len(roster):
         raise ExperimentError(f"no silo can take part: {reason}")
     if shortage := roster.too_few():
         raise ExperimentError(f"{shortage}; one cannot: {reason}" if failures else shortage)
     return roster, failures
+
+
+def invite(
+    grid: Grid, experiment: Experiment, roster: Roster, seats: Seats | None = None
+) -> list[Failure]:
+    """Ask the nodes that have not answered yet; those that can are added to `roster`."""
+    messages = [
+        Message(RecordDict(), node, ENROL) for node in roster.strangers(grid.get_node_ids())
+    ]
+    enrolled: dict[int, Enrolment] = {}
+    failures = []
+    for reply in grid.send_and_receive(messages, timeout=experiment.round_timeout):
+        node = reply.metadata.src_node_id
+        name = seats(node).silo if seats else f"node {node}"
+        if reply.has_error():
+            failures.append(Failure.parse(reply.error.reason, silo=name))
+            if failures[-1].stage != "transport":
+                roster.turn_away([node])
+            continue
+        try:
+            enrolment = Enrolment.from_records(reply.content)
+        except Exception as error:  # whatever a peer sends, the run goes on without it
+            failures.append(Failure(name, "enrol", f"unusable reply: {error}"))
+            roster.turn_away([node])
+        else:
+            enrolled[node] = replace(enrolment, **vars(seats(node))) if seats else enrolment
+    roster.welcome(enrolled)
+    return failures

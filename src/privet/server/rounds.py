@@ -17,7 +17,7 @@ from privet.server.accounts import Accounts
 from privet.server.evaluation import Evaluation
 from privet.server.folder import Checkpoint, RunFolder
 from privet.server.models import GlobalModel, under
-from privet.server.roster import Roster, enrol
+from privet.server.roster import Roster, Seats, enrol, invite
 from privet.server.tally import Measurements, Tally
 from privet.strategies import Strategy
 from privet.vectors import Vector
@@ -65,7 +65,9 @@ class Coordinator:
         evaluate: Evaluate | None,
         watch: Watch,
         memory: Memory | None = None,
+        seats: Seats | None = None,
     ) -> None:
+        self._seats = seats
         self._grid = grid
         self._experiment = experiment
         self._strategy = strategy
@@ -82,7 +84,7 @@ class Coordinator:
 
         It ends early, with the model so far, when too few silos are willing to go on.
         """
-        roster, absent = enrol(self._grid, self._experiment)
+        roster, absent = enrol(self._grid, self._experiment, self._seats)
         self._strategy.check_silos(len(roster))
         first = 1
         if checkpoint is None:
@@ -109,7 +111,8 @@ class Coordinator:
 
     def _round(self, round_: int, roster: Roster) -> None:
         start = time.perf_counter()
-        tally = Tally(failures=self._model.prepare(round_, roster))
+        late = invite(self._grid, self._experiment, roster, self._seats)
+        tally = Tally(failures=late + self._model.prepare(round_, roster))
         asked = [node for node in roster.draw(round_) if self._model.admits(roster.name(node))]
         lr = learning_rate(self._experiment, round_)
         request = TrainRequest(

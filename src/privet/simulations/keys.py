@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,12 +65,8 @@ class KeyHouse:
             path = self._identity(name)
             identity = SiloKey.load(path) if path.exists() else SiloKey.create(path)
             members.append(Member(name, identity.public))
-        self.roster.write_text(_toml(Roster(tuple(members)).members), encoding="utf-8")
+        self.roster.write_text(Roster(tuple(members)).to_toml(), encoding="utf-8")
 
     def _identity(self, name: str) -> Path:
         return self.folder / name / "identity.key"
 
-
-def _toml(members: Sequence[Member]) -> str:
-    tables = (f'[[silos]]\nname = "{m.name}"\nidentity = "{m.identity}"\n' for m in members)
-    return "version = 1\n\n" + "\n".join(tables)

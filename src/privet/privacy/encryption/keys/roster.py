@@ -80,6 +80,14 @@ class Roster:
         identities = tuple(member.identity for member in self.members)
         return pack("privet roster 1", *counted(self.names), *identities)
 
+    def to_toml(self) -> str:
+        """As a file that `load_roster` reads."""
+        tables = (
+            f'[[silos]]\nname = "{each.name}"\nidentity = "{each.identity}"\n'
+            for each in self.members
+        )
+        return "version = 1\n\n" + "\n".join(tables)
+
     def identity(self, name: str) -> str:
         """The public key of silo `name`; RosterError when it is not listed."""
         return self.members[self.place(name) - 1].identity

@@ -1,0 +1,307 @@
+"""A silo's connection to the server: Flower's fleet protocol, spoken without Flower's SuperNode.
+
+A SuperNode starts a process for every message and runs in it what the job's submitter packed. Here
+the code of a job is never even fetched: messages come, and privet's own ClientApp answers them.
+
+Every call ends: in an answer, or in one of the exceptions below.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+from flwr.app import Message
+from flwr.app.message.message import remove_content_from_message
+from flwr.common.serde import message_from_proto, message_to_proto, run_from_proto
+from flwr.proto.fleet_pb2 import (
+    ActivateNodeRequest,
+    DeactivateNodeRequest,
+    PullMessagesRequest,
+    PushMessagesRequest,
+)
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
+from flwr.proto.message_pb2 import ObjectTree, PushObjectRequest
+from flwr.proto.node_pb2 import Node
+from flwr.proto.run_pb2 import GetRunRequest
+from flwr.supercore.error import FlowerError
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_id,
+    get_object_tree,
+    iterate_object_tree,
+    no_object_id_recompute,
+)
+from flwr.supercore.inflatable.inflatable_protobuf_utils import (
+    make_confirm_message_received_fn_protobuf,
+    make_pull_object_fn_protobuf,
+)
+from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
+    inflate_object_from_contents,
+    pull_objects,
+)
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+from privet.errors import PrivetError
+from privet.parties.requests import PARTIES, Signing
+from privet.parties.transport import Traffic, client
+
+HEARTBEAT = 10.0
+"""Seconds within which the server wants a sign of life, the least that Flower takes."""
+_FIRST_WAIT, _LONGEST_WAIT = 0.25, 8.0
+_UPLOAD_PATIENCE = 170.0
+"""Seconds that a server waits for the parts of a reply."""
+
+Answer = TypeVar("Answer")
+log = logging.getLogger("privet.silo")
+
+
+class Refused(PrivetError):  # noqa: N818 - it is the server's answer
+    """The server will not have this silo: unknown, expired, revoked, or its clock is wrong."""
+
+
+class NotTrusted(PrivetError):  # noqa: N818
+    """Whoever answers at the server's address is not certified by the project's authority."""
+
+
+class Unreachable(PrivetError):  # noqa: N818
+    """No answer within the time that was given."""
+
+
+class RunOver(PrivetError):  # noqa: N818
+    """Nobody waits for this message any more."""
+
+
+class Stopped(PrivetError):  # noqa: N818
+    """This process was asked to end."""
+
+
+class Connection:
+    """One silo's side of the fleet protocol; `stop` ends every wait with Stopped."""
+
+    def __init__(
+        self, server: str, *, ca: Path, node_key: Path, auth: Signing, stop: threading.Event
+    ) -> None:
+        private = load_ssh_private_key(node_key.read_bytes(), None)
+        public = private.public_key()
+        self._public = public_key_to_bytes(public)  # type: ignore[arg-type]
+        self.traffic = Traffic()
+        self.parties_version = 0
+        """The newest that the server spoke of."""
+        self._stop = stop
+        self._lost: PrivetError | None = None
+        self._node = Node()
+        interceptor = NodeAuthHttpInterceptor(private, public)  # type: ignore[arg-type]
+
+        def fleet() -> FleetHttpClient:
+            made = FleetHttpClient(server, interceptors=[interceptor], verify=False)
+            made._client.close()
+            made._client = client(server, ca=ca, auth=auth, traffic=self.traffic)
+            made._client.event_hooks["response"].append(self._hear)
+            return made
+
+        self._fleet, self._pulse = fleet(), fleet()
+
+    @property
+    def node(self) -> int:
+        """This silo's number at the server."""
+        return int(self._node.node_id)
+
+    def activate(self) -> None:
+        """Come online, and stay so by a sign of life now and then."""
+        request = ActivateNodeRequest(public_key=self._public, heartbeat_interval=HEARTBEAT)
+        self._node = Node(node_id=self._call(self._fleet.ActivateNode, request).node_id)
+        threading.Thread(target=self._beat, daemon=True, name="heartbeat").start()
+
+    def close(self) -> None:
+        """Go offline, if the server can be told."""
+        if self.node:
+            try:
+                self._pulse.DeactivateNode(DeactivateNodeRequest(node_id=self._node.node_id))
+            except (httpx.HTTPError, RuntimeError, OSError):
+                log.debug("the server was not told that this silo goes")
+        self._fleet.close()
+        self._pulse.close()
+
+    def next(self) -> tuple[Message, ObjectTree] | None:
+        """The head of the next message and the names of its parts; None while there is none.
+
+        The server holds the question open for some seconds, so asking again at once is fine.
+        """
+        answer = self._call(self._fleet.PullMessages, PullMessagesRequest(node=self._node))
+        if not answer.messages_list:
+            return None
+        return message_from_proto(answer.messages_list[0]), answer.message_object_trees[0]
+
+    def settings(self, run: int) -> dict[str, Any]:
+        """What the run was started with."""
+        answer = self._call(self._fleet.GetRun, GetRunRequest(node=self._node, run_id=run))
+        return dict(run_from_proto(answer.run).override_config)
+
+    def fetch(self, head: Message, tree: ObjectTree) -> Message:
+        """The whole message, every part checked against its name."""
+        run = head.metadata.run_id
+        raw = make_pull_object_fn_protobuf(
+            lambda request: self._call(self._fleet.PullObject, request), self._node, run
+        )
+
+        def pull(name: str) -> bytes:
+            content = raw(name)
+            if get_object_id(content) != name:
+                raise ObjectPullError(name, "it is not what its name says")
+            return content
+
+        names = list(dict.fromkeys(part.object_id for part in iterate_object_tree(tree)))
+        contents = pull_objects(names, pull, initial_backoff=0.05, max_time=600)
+        make_confirm_message_received_fn_protobuf(
+            lambda request: self._call(self._fleet.ConfirmMessageReceived, request),
+            self._node,
+            run,
+        )(tree.object_id)
+        message = inflate_object_from_contents(tree.object_id, contents)
+        if not isinstance(message, Message):
+            raise ObjectPullError(tree.object_id, "it is no message")
+        message.metadata.__dict__["_message_id"] = tree.object_id
+        return message
+
+    def reply(self, message: Message, *, seconds: float) -> None:
+        """Send an answer that took `seconds`; its parts first and itself last.
+
+        The server may look for the answer as soon as it stands, and two silos may send equal parts.
+        """
+        message.metadata.__dict__["_message_id"] = message.object_id
+        with no_object_id_recompute():
+            tree = get_object_tree(message)
+            answer = self._call(
+                self._fleet.PushMessages,
+                PushMessagesRequest(
+                    node=self._node,
+                    messages_list=[message_to_proto(remove_content_from_message(message))],
+                    message_object_trees=[tree],
+                    clientapp_runtime_list=[seconds],
+                ),
+            )
+            wanted = set(answer.objects_to_push)
+            parts = get_all_nested_objects(message)
+            for name in [*(part for part in parts if part != tree.object_id), tree.object_id]:
+                if name in wanted:
+                    self._push(name, parts[name].deflate(), message, answer.session_id)
+
+    def _push(self, name: str, content: bytes, message: Message, session: str) -> None:
+        tries = 0
+
+        def push(request: PushObjectRequest) -> Any:
+            nonlocal tries
+            tries += 1
+            return self._fleet.PushObject(request)
+
+        request = PushObjectRequest(
+            node=self._node,
+            run_id=message.metadata.run_id,
+            object_id=name,
+            object_content=content,
+            session_id=session,
+        )
+        answer = self._call(push, request, patience=_UPLOAD_PATIENCE)
+        if not answer.stored and tries == 1:  # at a second try the first may have arrived
+            raise RunOver("the server does not take this reply any more")
+
+    def _call(
+        self,
+        method: Callable[[Any], Answer],
+        request: object,
+        *,
+        patience: float | None = None,
+    ) -> Answer:
+        """The answer, asked for again where that may help, for `patience` seconds or until told
+        to stop."""
+        start, wait, tries = time.monotonic(), _FIRST_WAIT, 0
+        while True:
+            if self._stop.is_set():
+                raise Stopped("asked to end")
+            if self._lost is not None:
+                raise self._lost
+            tries += 1
+            try:
+                answer = method(request)
+            except (httpx.TransportError, httpx.HTTPStatusError) as error:
+                judge(error)
+                if patience is not None and time.monotonic() - start > patience:
+                    raise Unreachable(f"no answer in {patience:g} s: {error}") from error
+                if tries == 3:
+                    log.warning("the server does not answer (%s); trying on", describe(error))
+                self._stop.wait(random.uniform(wait / 2, wait))  # noqa: S311 - spreads silos
+                wait = min(wait * 2, _LONGEST_WAIT)
+            else:
+                if tries > 3:
+                    log.info("the server answers again, after %.0f s", time.monotonic() - start)
+                return answer
+
+    def _beat(self) -> None:
+        request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT)
+        wait = HEARTBEAT / 2
+        while not self._stop.wait(wait):
+            try:
+                self._pulse.SendNodeHeartbeat(request)
+                wait = HEARTBEAT / 2
+            except (httpx.TransportError, httpx.HTTPStatusError) as error:
+                try:
+                    judge(error)
+                except PrivetError as lost:
+                    self._lost = lost
+                    return
+                wait = 1.0
+
+    def _hear(self, response: httpx.Response) -> None:
+        told = response.headers.get(PARTIES, "")
+        if told.isdigit():
+            self.parties_version = max(self.parties_version, int(told[:18]))
+
+
+def judge(error: Exception) -> None:
+    """Raise what asking again would not mend; return for what it may."""
+    if isinstance(error, httpx.HTTPStatusError):
+        status, text = error.response.status_code, _said(error.response)
+        ours = '"error"' in error.response.text
+        if status == httpx.codes.GONE or (status == httpx.codes.FORBIDDEN and not ours):
+            raise RunOver(text) from error
+        if status in (400, 401, 403, 404, 412, 413):
+            raise Refused(f"the server refuses: {text}") from error
+        return
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            raise NotTrusted(
+                f"the server's certificate is not from the project's authority or not for this "
+                f"address ({cause.verify_message})"
+            ) from error
+        cause = cause.__cause__ or cause.__context__
+
+
+def describe(error: Exception) -> str:
+    """An HTTP failure in a few words."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return f"HTTP {error.response.status_code}, {_said(error.response)}"
+    return str(error) or type(error).__name__
+
+
+def _said(response: httpx.Response) -> str:
+    try:
+        told = response.json()
+        if isinstance(told, dict) and "error" in told:
+            return str(told["error"])[:500]
+    except ValueError:
+        pass
+    flower = FlowerError.from_json(response.text)
+    return f"[code: {flower.code}] {flower.message}" if flower else response.text[:200]

@@ -1,0 +1,117 @@
+"""The warm process in which a silo's ClientApp answers, one message after the other.
+
+It has everything imported and the records loaded, so a round costs what it trains. When it dies or
+is still busy when nobody waits for the answer any more, it is replaced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from flwr.app import Context, Message, RecordDict
+
+
+class Died(Exception):  # noqa: N818 - says what happened
+    """The process ended, or was ended, before it answered; says how."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A message, and what the ClientApp is told of its place."""
+
+    message: Message
+    run: int
+    node: int
+    node_config: dict[str, Any]
+    run_config: dict[str, Any]
+    state: RecordDict
+
+
+class Worker:
+    """Owns one process at a time; not for several threads."""
+
+    def __init__(self) -> None:
+        self._process: BaseProcess | None = None
+        self._pipe: Connection | None = None
+
+    def start(self) -> None:
+        """Have a process ready, or on its way to be."""
+        if self._process is not None and self._process.is_alive():
+            return
+        # Spawned, not forked: this process has threads.
+        processes = multiprocessing.get_context("spawn")
+        self._pipe, theirs = processes.Pipe()
+        self._process = processes.Process(target=_serve, args=(theirs,), name="worker")
+        self._process.start()
+        theirs.close()
+
+    def answer(self, work: Work, *, until: float) -> tuple[Message, RecordDict]:
+        """The ClientApp's reply and new state; Died if it has none by `until` (monotonic)."""
+        self.start()
+        assert self._pipe is not None
+        try:
+            self._pipe.send(work)
+            if not self._pipe.poll(max(0.0, until - time.monotonic())):
+                self.stop()
+                raise Died("it had no answer in time and was ended")
+            reply, state = self._pipe.recv()
+        except (EOFError, OSError):
+            code = self._buried()
+            raise Died(f"its process ended with exit code {code}") from None
+        return reply, state
+
+    def stop(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.kill()
+            self._buried()
+
+    def _buried(self) -> int | None:
+        process, pipe = self._process, self._pipe
+        self._process = self._pipe = None
+        if process is None or pipe is None:
+            return None
+        process.join(timeout=5)
+        if process.is_alive():
+            process.kill()
+            process.join()
+        pipe.close()
+        return process.exitcode
+
+
+def _end_with_parent() -> None:
+    """Go at once when the silo's process is gone: a successor may be at work already."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _serve(pipe: Connection) -> None:
+    """The worker's life: it ends when its silo does, however that ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the silo ends it when it is done with it
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    from privet.client.app import app
+
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            work: Work = pipe.recv()
+            context = Context(
+                run_id=work.run,
+                node_id=work.node,
+                node_config=work.node_config,
+                state=work.state,
+                run_config=work.run_config,
+            )
+            reply = app(work.message, context)
+            pipe.send((reply, context.state))

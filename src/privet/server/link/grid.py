@@ -1,0 +1,129 @@
+"""The Flower grid of a run on real silos: messages through the link, replies as they come."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable, Iterator
+
+from flwr.app import Error, Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+
+from privet.server.link.bells import Bells
+from privet.server.link.flower import LiveRun, Reply
+
+GRACE = 5.0
+"""Seconds beyond the time limit of a message in which a silo may still be at it."""
+_TICK = 1.0
+_UPLOAD_LIMIT = 600.0
+"""Seconds from the first sign of a reply to its last part."""
+
+log = logging.getLogger("privet.server")
+
+
+class Cancelled(Exception):  # noqa: N818 - somebody wanted it
+    """The job was cancelled, or the server is going down."""
+
+
+class LinkGrid(Grid):
+    """Sends and receives for one live run; replies are read one at a time, and then forgotten."""
+
+    def __init__(self, live: LiveRun, bells: Bells, *, stop: threading.Event) -> None:
+        """`stop`: set to have every wait end with Cancelled."""
+        self._live, self._bells, self._stop = live, bells, stop
+        self._run = Run.create_empty(live.id)
+        self.waiting_for: dict[int, str] = {}
+        """The nodes whose reply is awaited, and to what type of message."""
+
+    def set_run(self, run: Run) -> None:
+        """Take over the information of another run."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """Information on the run."""
+        return self._run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """A message to a node (deprecated in Flower in favour of `Message`)."""
+        return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """The nodes that are online."""
+        return self._live.nodes()
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Hand messages to the link and wake the nodes that they are for."""
+        messages = list(messages)
+        names = self._live.send(messages)
+        self._bells.ring(message.metadata.dst_node_id for message in messages)
+        return names
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """The replies that have come so far, read."""
+        return [self._live.read(reply) for reply in self._live.arrived(message_ids)]
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterator[Message]:
+        """Replies as they come, until all are here or `timeout` seconds have passed.
+
+        A node that is offline, or goes offline, answers with an error of Flower's. Cancelled when
+        the run is to stop.
+        """
+        messages = list(messages)
+        for message in messages:
+            if timeout is not None:
+                message.metadata.ttl = timeout + GRACE
+        names = list(self.push_messages(messages))
+        sent = dict(zip(names, messages, strict=True))
+        self.waiting_for = {m.metadata.dst_node_id: m.metadata.message_type for m in messages}
+        try:
+            yield from self._replies({n: m for n, m in sent.items() if n}, timeout)
+        finally:
+            self.waiting_for = {}
+
+    def _replies(self, sent: dict[str, Message], timeout: float | None) -> Iterator[Message]:
+        end = None if timeout is None else time.monotonic() + timeout
+        coming: dict[str, tuple[Reply, float]] = {}
+        while sent:
+            if self._stop.is_set():
+                raise Cancelled
+            for reply in self._live.arrived(sent.keys() - coming.keys()):
+                coming[reply.to] = reply, time.monotonic() + _UPLOAD_LIMIT
+            here = [r for r, until in coming.values() if self._is_ready(r, until)]
+            for reply in here:
+                del coming[reply.to]
+                request = sent.pop(reply.to)
+                self.waiting_for.pop(request.metadata.dst_node_id, None)
+                yield self._read(reply, request)
+            if here:
+                continue
+            if end is not None and time.monotonic() >= end:
+                return
+            self._bells.wait_for_reply(_TICK)
+
+    def _is_ready(self, reply: Reply, until: float) -> bool:
+        return self._live.is_here(reply) or time.monotonic() > until
+
+    def _read(self, reply: Reply, request: Message) -> Message:
+        try:
+            return self._live.read(reply)
+        except Cancelled:
+            raise
+        except Exception as error:  # whatever a peer sends, the round goes on without it
+            log.warning(
+                "a reply of node %s cannot be read: %s", reply.head.metadata.src_node_id, error
+            )
+            failure = Message(Error(code=0, reason=f"unreadable: {error}"), reply_to=request)
+            failure.metadata.__dict__["_src_node_id"] = request.metadata.dst_node_id
+            return failure

@@ -1,0 +1,93 @@
+"""`privet server`: the link, the gate and the jobs in one process, until a signal ends it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import uvicorn
+from starlette.applications import Starlette
+
+from privet.errors import PrivetError
+from privet.one_process import only_process
+from privet.parties import PartiesFile, ServerKit, host_port
+from privet.parties.requests import Checking
+from privet.server.link.bells import Bells
+from privet.server.link.flower import Link
+from privet.server.link.gate import Gate
+from privet.server.link.jobs import JobStore
+from privet.server.link.membership import Membership
+from privet.server.link.routes import application
+from privet.server.link.runner import Runner
+
+_MOST_CONNECTIONS = 2000
+
+log = logging.getLogger("privet.server")
+
+
+def serve(kit: ServerKit, *, ready: Callable[[], None]) -> None:
+    """Serve until SIGTERM or SIGINT; `ready` is called when silos and administrators may come.
+
+    Jobs that an earlier start left unfinished are gone on with. Raises PrivetError when another
+    process serves the folder, or a key, a certificate or the list of parties is unfit.
+    """
+    kit.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with only_process(kit.state / "server.pid"):
+        link, bells = Link(kit.state / "link.sqlite"), Bells()
+        file = PartiesFile(kit.parties, project_key=kit.project_key)
+        members = Membership(file, link, folder=kit.state)
+        members.current()
+        store = JobStore(kit.state / "jobs")
+        runner = Runner(store, members, link, bells, tasks=kit.tasks, patience=kit.patience)
+
+        @asynccontextmanager
+        async def lifespan(app: Starlette) -> AsyncIterator[None]:  # noqa: ARG001
+            runner.start()
+            ready()
+            yield
+            runner.stop()
+
+        gate = Gate(
+            fleet=link.app(),
+            own=application(store, runner, members, lifespan=lifespan),
+            link=link,
+            checking=Checking(members.current),
+            bells=bells,
+            members=members,
+            largest=kit.max_message_mb * 1_000_000,
+        )
+        _listen(gate, kit)
+
+
+def _listen(gate: Gate, kit: ServerKit) -> None:
+    host, port = host_port(kit.listen)
+    _check_certificate(kit.certificate, kit.certificate_key)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            gate,
+            host=host,
+            port=port,
+            ssl_certfile=str(kit.certificate),
+            ssl_keyfile=str(kit.certificate_key),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=2,
+            limit_concurrency=_MOST_CONNECTIONS,
+        )
+    )
+    try:
+        server.run()
+    except SystemExit:  # uvicorn has said why in its log
+        raise PrivetError(f"cannot serve at {kit.listen}") from None
+    if not server.started:
+        raise PrivetError(f"cannot serve at {kit.listen}: the address is taken or not this host's")
+
+
+def _check_certificate(certificate: Path, key: Path) -> None:
+    for path in (certificate, key):
+        if not path.exists():
+            raise PrivetError(f"{path} is missing; privet provision makes it")
