@@ -20,6 +20,7 @@ from privet.ledger_commands import ledger_cli
 from privet.node_commands import server, silo
 from privet.policy_commands import policy_cli
 from privet.provision_commands import join_cli, provision
+from privet.try_command import try_
 
 if TYPE_CHECKING:
     from privet.experiment import Experiment
@@ -43,6 +44,7 @@ cli.add_typer(policy_cli, name="policy")
 cli.add_typer(join_cli, name="join")
 for command in (provision, server, silo, submit, status, watch, logs, cancel, fetch):
     cli.command()(command)
+cli.command(name="try")(try_)
 
 
 class Engine(StrEnum):

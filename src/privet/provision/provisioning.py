@@ -229,7 +229,7 @@ class _Job:
         if issued.outcome == "renewed":
             file = self.out / SERVER_CERTIFICATE
             self.notes.append(f"Bring {file} to the server as well, and start it again.")
-        if authority == "renewed":
+        if authority == "renewed" or (authority == "made" and self.last):
             self.notes.append(f"Bring {self.out / CA_FILE} to every party, in place of its own.")
         self.notes += self._elsewhere(parties)
 

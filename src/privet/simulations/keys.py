@@ -69,4 +69,3 @@ class KeyHouse:
 
     def _identity(self, name: str) -> Path:
         return self.folder / name / "identity.key"
-

@@ -55,7 +55,7 @@ def open_guard(context: Context) -> Guard:
     asking = Asking(
         dataset=str(node["dataset"]),
         requester=str(node.get("requester", "unknown")),
-        job=SIMULATED_JOB if simulated else str(context.run_id),
+        job=SIMULATED_JOB if simulated else str(node.get("job", context.run_id)),
     )
     policy = Path(str(node["policy"])) if "policy" in node else None
     books = Books(Path(str(node["ledger"])), Path(str(node["key"])), simulated)

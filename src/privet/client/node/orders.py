@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +38,7 @@ def believed(settings: Mapping[str, Any], parties: Parties) -> Job:
     return Job(
         id=order.job,
         requester=order.requester,
-        number=int.from_bytes(hashlib.sha256(order.job.encode()).digest()[:7], "big"),
+        number=int(order.job, 16),
         run_config=order.settings().to_run_config(),
     )
 
@@ -50,6 +49,7 @@ def node_config(kit: SiloKit, job: Job, *, roster: Path) -> dict[str, Any]:
         "name": kit.name,
         "dataset": kit.dataset,
         "requester": job.requester,
+        "job": job.id,
         "policy": str(kit.policy),
         "ledger": str(kit.ledger),
         "key": str(kit.identity),

@@ -207,6 +207,8 @@ class LiveRun:
 
     def send(self, messages: list[Message]) -> list[str]:
         """The messages' ids, in order; "" for one to a node that there is not."""
+        if not messages:
+            return []
         with no_object_id_recompute():
             objects: dict[str, InflatableObject] = {}
             for message in messages:
