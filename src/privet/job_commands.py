@@ -152,6 +152,7 @@ def _fetch(desk: Desk, job: str, out: Path) -> None:
     if not told["files"]:
         raise PrivetError(f"job {job} has nothing to fetch yet: it is {told['state']}")
     out.mkdir(parents=True, exist_ok=True)
+    (out / "job.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
     with Progress(TextColumn("{task.description}"), BarColumn(), DownloadColumn()) as bars:
         for name in told["files"]:
             bar = bars.add_task(name, total=None)

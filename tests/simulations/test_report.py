@@ -1196,3 +1196,18 @@ def test_a_real_encrypted_run_is_reported_as_it_was(tmp_path: Path) -> None:
     assert found["Security level"].startswith(f"{told['security_bits']} bits")
     assert found["Pairwise masks"].startswith("yes, withstand 1 silo | ")
     assert "loss" not in found[SERVER]
+
+
+def test_a_job_on_real_silos_is_not_called_a_simulation(tmp_path: Path) -> None:
+    sample = samples.sealed()
+    sample.summary["encryption"]["model_held_by"] = "every silo that holds the key"
+    folder = sample.write(tmp_path / "run")
+    (folder / "silos.json").unlink()  # what a server does not know
+    told = {"id": "0123456789ab", "project": "lungs", "requester": "<b>ana</b>"}
+    (folder / "job.json").write_text(json.dumps(told))
+    page = Page(write_report(folder).read_text(encoding="utf-8"))
+    assert "report of job 0123456789ab of project lungs, asked for by <b>ana</b>" in page.text
+    assert "simulat" not in page.text
+    assert "privet submit experiment.toml" in page.text
+    assert "no seed gives it back" in page.text
+    assert "TLS hides what they say" in rows(page)["The network"]

@@ -161,6 +161,7 @@ def _row(job: Job) -> dict[str, Any]:
     last = RunFolder(job.run).history()[-1:]
     return {
         "id": job.id,
+        "project": order["project"],
         "requester": order["requester"],
         "submitted": order["at"],
         "task": order["experiment"].get("task"),

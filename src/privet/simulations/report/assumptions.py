@@ -124,17 +124,27 @@ def _mechanism(run: Run, promise: Guarantee) -> tuple[Statement, ...]:
     )
 
 
-def _limits(run: Run, promise: Guarantee) -> tuple[Statement, ...]:
+def _noise(run: Run) -> Statement:
+    if run.job:
+        return Statement(
+            "Noise comes from the silos’ systems",
+            "Each silo draws its noise from the entropy of its operating system; no seed gives it "
+            "back. The events were reported by the silos: their own ledgers are the record.",
+        )
     seed = run.settings.get("seed", "of the experiment")
+    return Statement(
+        "The noise is simulated",
+        f"In a simulation, noise is drawn from the seed ({seed}). Whoever knows the seed can "
+        "draw it again and take it off. The number says what these settings would cost on "
+        "real silos, where noise comes from the system’s own entropy; this model is not for "
+        "release.",
+        caution=True,
+    )
+
+
+def _limits(run: Run, promise: Guarantee) -> tuple[Statement, ...]:
     return (
-        Statement(
-            "The noise is simulated",
-            f"In a simulation, noise is drawn from the seed ({seed}). Whoever knows the seed can "
-            "draw it again and take it off. The number says what these settings would cost on "
-            "real silos, where noise comes from the system’s own entropy; this model is not for "
-            "release.",
-            caution=True,
-        ),
+        _noise(run),
         _counts(run),
         Statement(
             "Choosing settings is not counted",

@@ -43,11 +43,11 @@ def encryption(run: Run) -> Section | None:
         "Silos encrypt their updates under a key that only silos hold; the server adds the "
         "ciphertexts up, and silos open the sum. That hides each update from the server. It does "
         f"not bound what a sum or the model tells about records: {limit}.",
-        tuple(_facts(run.sealing)),
+        tuple(_facts(run.sealing, simulated=run.job is None)),
     )
 
 
-def _facts(sealing: Sealing) -> Iterator[Fact]:
+def _facts(sealing: Sealing, *, simulated: bool) -> Iterator[Fact]:
     outcome = sealing.outcome
     yield _scheme(sealing)
     yield _parameters(outcome)
@@ -57,7 +57,7 @@ def _facts(sealing: Sealing) -> Iterator[Fact]:
     yield _keys(sealing, outcome)
     yield _masks(sealing)
     yield _clipped(outcome)
-    yield _held_by(outcome)
+    yield _held_by(outcome, simulated=simulated)
 
 
 def _scheme(sealing: Sealing) -> Fact:
@@ -153,14 +153,13 @@ def _clipped(outcome: Outcome | None) -> Fact:
     )
 
 
-def _held_by(outcome: Outcome | None) -> Fact:
-    return Fact(
-        "The model",
-        "held by silos",
-        f"Who can read it: {(outcome and outcome.held_by) or 'every silo that holds the key'}. The "
-        "silos of a simulation keep their keys beside this page, in keys/: whoever has this folder "
-        "can read all that they can.",
+def _held_by(outcome: Outcome | None, *, simulated: bool) -> Fact:
+    who = f"Who can read it: {(outcome and outcome.held_by) or 'every silo that holds the key'}."
+    beside = (
+        " The silos of a simulation keep their keys beside this page, in keys/: whoever has this "
+        "folder can read all that they can."
     )
+    return Fact("The model", "held by silos", who + beside * simulated)
 
 
 def _whole(value: int | None) -> str:

@@ -25,16 +25,20 @@ def observers(run: Run) -> tuple[Observer, ...]:
     """From the outermost to the innermost: the network, the server, other silos, model users."""
     sealing = run.sealing
     servers = (_sealed_server(run), _colluders(run, sealing)) if sealing else (_server(run),)
-    return (_network(), *servers, _other_silo(run), _model_user(run), _reader(run))
+    return (_network(run), *servers, _other_silo(run), _model_user(run), _reader(run))
 
 
-def _network() -> Observer:
+def _network(run: Run) -> Observer:
+    patterns = "Traffic patterns are covered neither by epsilon nor by encryption."
+    if run.job:
+        sees = "Who talks to the server, when, and how much. TLS hides what they say."
+        return Observer("The network", sees, "in part", patterns)
     return Observer(
         "The network",
         "Nothing here: the silos were simulated on one machine. Between real silos, TLS hides "
         "content but not who talks, when, and how much.",
         "nothing seen",
-        "Traffic patterns are covered neither by epsilon nor by encryption.",
+        patterns,
     )
 
 
@@ -144,8 +148,8 @@ def _model_user(run: Run) -> Observer:
         "Anyone with the final model",
         sees,
         "yes",
-        f"The same epsilon holds{_at_most(run)}, however the model is used: but not against "
-        "someone who knows this simulation’s seed.",
+        f"The same epsilon holds{_at_most(run)}, however the model is used"
+        + ("." if run.job else ": but not against someone who knows this simulation’s seed."),
     )
 
 
@@ -160,6 +164,13 @@ def _release(run: Run) -> str:
 
 
 def _reader(run: Run) -> Observer:
+    if run.job:
+        return Observer(
+            "A reader of this page",
+            "What the silos’ policies let out, names, and reasons of failures.",
+            "no",
+            "It is made for the person who asked for the job.",
+        )
     ledger = ", every silo’s account" if run.books else ""
     opened = (
         " The host of the simulation opened the models to measure them."

@@ -65,6 +65,17 @@ def read_run(folder: Path) -> Run:
         client_updates_per_second=number(outcome.get("client_updates_per_second")),
         books=books,
         rules=read_rules(folder),
+        job=_job(_parse_json(folder, "job.json")),
+    )
+
+
+def _job(told: Mapping[str, Any]) -> str | None:
+    """The job that the folder was fetched from, in words."""
+    if not told:
+        return None
+    return (
+        f"job {clean(told.get('id'))} of project {clean(told.get('project'))}, asked for by "
+        + str(clean(told.get("requester")))
     )
 
 

@@ -139,6 +139,8 @@ class Run:
     """The ledger; None in a folder without one."""
     rules: Rules | None
     """The data holder's policy; None where none was used."""
+    job: str | None = None
+    """The job on real silos; None for a simulation."""
 
     def section(self, name: str) -> Mapping[str, Any]:
         """The settings under `[name]`, empty when there are none."""
