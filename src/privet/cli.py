@@ -15,9 +15,11 @@ import typer.core
 
 import privet
 from privet.errors import PrivetError
+from privet.health_command import health
 from privet.job_commands import cancel, fetch, logs, status, submit, watch
 from privet.ledger_commands import ledger_cli
 from privet.node_commands import server, silo
+from privet.page_command import page
 from privet.policy_commands import policy_cli
 from privet.provision_commands import join_cli, provision
 from privet.try_command import try_
@@ -42,7 +44,7 @@ cli = typer.Typer(
 cli.add_typer(ledger_cli, name="ledger")
 cli.add_typer(policy_cli, name="policy")
 cli.add_typer(join_cli, name="join")
-for command in (provision, server, silo, submit, status, watch, logs, cancel, fetch):
+for command in (provision, server, silo, health, submit, status, page, watch, logs, cancel, fetch):
     cli.command()(command)
 cli.command(name="try")(try_)
 

@@ -6,6 +6,7 @@ project, and the silos' noise is real. Each silo holds a share of a public data 
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -103,12 +104,14 @@ class Trial:
         for name in names or (SERVER, *self.silos):
             role = SERVER if name == SERVER else "silo"
             with self.log(name).open("ab") as log:
+                share = max(1, (os.cpu_count() or 1) // len(self.silos))
                 self.processes[name] = subprocess.Popen(
                     [sys.executable, "-m", "privet", role, str(self.kit(name))],
                     stdout=log,
                     stderr=log,
                     stdin=subprocess.DEVNULL,
                     start_new_session=True,
+                    env={**os.environ, "OMP_NUM_THREADS": str(share)},
                 )
 
     def end(self, name: str, *, how: int = signal.SIGTERM) -> int:

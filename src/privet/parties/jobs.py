@@ -8,6 +8,7 @@ a silo's ledger), and can neither change one nor make one up.
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import time
 from collections.abc import Mapping
@@ -67,13 +68,7 @@ def read_order(text: str, parties: Parties) -> Order:
     jobs too.
     """
     raw, signature = _parsed(text)
-    try:
-        order = Order(**raw)
-        valid = order.job == bytes.fromhex(order.job).hex() and len(order.job) == 2 * _ID_BYTES
-    except (TypeError, ValueError):
-        valid = False
-    if not valid or not isinstance(order.experiment, Mapping):
-        raise Denied("an order is malformed")
+    order = _order(raw)
     if order.project != parties.project:
         raise Denied(f"an order for project {order.project[:64]!r}, not {parties.project!r}")
     party = parties.named(order.requester)
@@ -86,6 +81,15 @@ def read_order(text: str, parties: Parties) -> Order:
     return order
 
 
+def _order(raw: Mapping[str, Any]) -> Order:
+    kinds = {"project": str, "job": str, "requester": str, "at": float, "experiment": dict}
+    if {key: type(value) for key, value in raw.items()} != kinds:
+        raise Denied("an order is malformed")
+    if not re.fullmatch(f"[0-9a-f]{{{2 * _ID_BYTES}}}", raw["job"]):
+        raise Denied("an order is malformed")
+    return Order(**raw)
+
+
 def _facts(order: Mapping[str, Any]) -> bytes:
     return b"privet order 1\n" + json.dumps(order, sort_keys=True).encode()
 
@@ -96,8 +100,10 @@ def _parsed(text: str) -> tuple[dict[str, Any], str]:
             raise ValueError
         whole = json.loads(text)
         order, signature = whole["order"], whole["signature"]
-        if not (isinstance(order, dict) and isinstance(signature, str)):
+        if not (isinstance(order, dict) and isinstance(signature, str) and len(whole) == 2):
             raise ValueError
+        # What no JSON of others' may hold (NaN, half a surrogate pair) is in no answer about jobs.
+        json.dumps(order, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, TypeError, KeyError, RecursionError):
         raise Denied("an order is malformed") from None
     return order, signature

@@ -82,6 +82,10 @@ class Desk:
         """End a job."""
         return self._json("POST", f"jobs/{job}/cancel")
 
+    def page(self) -> str:
+        """A link to the server's live page, for one browser: good once, within two minutes."""
+        return f"{self._kit.server.rstrip('/')}{self._json('POST', 'pages')['path']}"
+
     def fetch(self, job: str, name: str, to: Path, *, progress: Callable[[int, int], None]) -> None:
         """Write one file of the job's run to `to`, which is there whole or not at all.
 
@@ -113,7 +117,12 @@ class Desk:
         part.replace(to)
 
     def _json(self, method: str, path: str, content: bytes | None = None) -> dict[str, Any]:
-        told: dict[str, Any] = self._ask(method, path, content).json()
+        try:
+            told = self._ask(method, path, content).json()
+        except ValueError:
+            told = None
+        if not isinstance(told, dict):
+            raise NoAnswer(f"what answers at {self._kit.server} is no server of privet")
         return told
 
     def _ask(self, method: str, path: str, content: bytes | None = None) -> httpx.Response:

@@ -27,6 +27,9 @@ class Relay:
         self, messages: Iterable[Message], failures: list[Failure]
     ) -> Iterator[tuple[str, RecordDict]]:
         """What each silo answered; those that did not are added to `failures`."""
+        messages = list(messages)
+        if not messages:  # Flower's own grid does not take an empty list
+            return
         for reply in self.grid.send_and_receive(messages, timeout=self.timeout):
             silo = self.roster.name(reply.metadata.src_node_id)
             if reply.has_error():

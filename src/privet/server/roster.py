@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 from privet.errors import ExperimentError
 from privet.experiment import Experiment
 from privet.randomness import numpy_generator, stream
-from privet.wire import ENROL, Enrolment, Failure
+from privet.wire import ENROL, UNUSABLE, Enrolment, Failure
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,14 @@ class Seat:
 
 Seats = Callable[[int], Seat]
 
+MOST_UNUSABLE = 3
+"""Unusable replies in a row after which a silo is asked no more."""
+_GIVEN_UP = "roster"
+
+
+_LEAST_TO_ENROL = 60.0
+"""Seconds: at first a silo may have to start a process and load its records."""
+
 
 class Roster:
     """The silos that enrolled, by node, in the order of their places in the federation."""
@@ -35,6 +43,7 @@ class Roster:
         self._silos: dict[int, Enrolment] = {}
         self._unwilling: dict[str, str] = {}
         self._asked: set[int] = set()
+        self._unusable: dict[str, int] = {}
         self.welcome(silos)
 
     def welcome(self, silos: Mapping[int, Enrolment]) -> None:
@@ -44,7 +53,7 @@ class Roster:
         self._asked |= silos.keys()
 
     def turn_away(self, nodes: Iterable[int]) -> None:
-        """Ask these nodes no more: they have said that they cannot take part."""
+        """Ask these nodes no more: they cannot take part, or do not say anything."""
         self._asked |= set(nodes)
 
     def strangers(self, nodes: Iterable[int]) -> list[int]:
@@ -59,8 +68,8 @@ class Roster:
 
     @property
     def nodes(self) -> list[int]:
-        """Every node that enrolled."""
-        return list(self._silos)
+        """Every node that enrolled and was not given up."""
+        return [node for node, each in self._silos.items() if not self._given_up(each.silo)]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -69,8 +78,10 @@ class Roster:
 
     @property
     def willing(self) -> tuple[str, ...]:
-        """Those whose last answer was no refusal."""
-        return tuple(name for name in self.names if name not in self._unwilling)
+        """Those whose last answer was no refusal, and that were not given up."""
+        return tuple(
+            name for name in self.names if name not in self._unwilling and not self._given_up(name)
+        )
 
     def name(self, node: int) -> str:
         """The silo at `node`."""
@@ -82,8 +93,12 @@ class Roster:
         return [
             node
             for node, silo in self._silos.items()
-            if rate >= 1
-            or numpy_generator(stream(seed, "participation", silo.index, round_)).random() < rate
+            if not self._given_up(silo.silo)
+            and (
+                rate >= 1
+                or numpy_generator(stream(seed, "participation", silo.index, round_)).random()
+                < rate
+            )
         ]
 
     def noise_floor(self) -> float | None:
@@ -93,11 +108,27 @@ class Roster:
             return None
         return max((silo.noise_multiplier or 0.0 for silo in self), default=None)
 
-    def learn(self, entry: Mapping[str, Any]) -> None:
-        """Take in who refused in a round and who did not, from its entry in the history."""
+    def learn(self, entry: Mapping[str, Any]) -> list[Failure]:
+        """Take in who refused in a round and who did not, from its entry in the history.
+
+        The silos that are given up now: they have sent nothing usable for too long.
+        """
         self._unwilling |= entry["refused"]
         for silo in entry["participants"]:
             self._unwilling.pop(silo, None)
+            self._unusable.pop(silo, None)
+        unusable = {each["silo"] for each in entry["failures"] if each["stage"] == UNUSABLE}
+        for silo in unusable:
+            self._unusable[silo] = self._unusable.get(silo, 0) + 1
+        reason = f"asked no more, after {MOST_UNUSABLE} unusable replies in a row"
+        return [
+            Failure(silo, _GIVEN_UP, reason)
+            for silo in sorted(unusable)
+            if self._unusable[silo] == MOST_UNUSABLE
+        ]
+
+    def _given_up(self, silo: str) -> bool:
+        return self._unusable.get(silo, 0) >= MOST_UNUSABLE
 
     def too_few(self) -> str | None:
         """Why no further round makes sense; None while enough silos are willing."""
@@ -134,13 +165,16 @@ def invite(
     grid: Grid, experiment: Experiment, roster: Roster, seats: Seats | None = None
 ) -> list[Failure]:
     """Ask the nodes that have not answered yet; those that can are added to `roster`."""
-    messages = [
-        Message(RecordDict(), node, ENROL) for node in roster.strangers(grid.get_node_ids())
-    ]
+    strangers = roster.strangers(grid.get_node_ids())
+    if not strangers:
+        return []
+    messages = [Message(RecordDict(), node, ENROL) for node in strangers]
     enrolled: dict[int, Enrolment] = {}
     failures = []
-    for reply in grid.send_and_receive(messages, timeout=experiment.round_timeout):
+    silent, timeout = set(strangers), max(experiment.round_timeout, _LEAST_TO_ENROL)
+    for reply in grid.send_and_receive(messages, timeout=timeout):
         node = reply.metadata.src_node_id
+        silent.discard(node)
         name = seats(node).silo if seats else f"node {node}"
         if reply.has_error():
             failures.append(Failure.parse(reply.error.reason, silo=name))
@@ -155,4 +189,5 @@ def invite(
         else:
             enrolled[node] = replace(enrolment, **vars(seats(node))) if seats else enrolment
     roster.welcome(enrolled)
+    roster.turn_away(silent)
     return failures

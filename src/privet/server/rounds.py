@@ -138,7 +138,8 @@ class Coordinator:
             "training": trained - start,
             "aggregation": tally.aggregation,
         }
-        roster.learn(entry)
+        given_up = roster.learn(entry)
+        entry["failures"] += [vars(failure) for failure in given_up]
         self._note(entry)
 
     def _collect(
@@ -176,6 +177,8 @@ class Coordinator:
     def _ask(
         self, nodes: list[int], requests: Iterable[RecordDict], round_: int, kind: str
     ) -> Iterator[Message]:
+        if not nodes:  # Flower's own grid does not take an empty list
+            return
         messages = (
             Message(request, node, kind, group_id=str(round_))
             for node, request in zip(nodes, requests, strict=False)

@@ -225,6 +225,8 @@ class SealedModel:
         now, before = kept["sealed.now"] or None, kept["sealed.before"] or None
         self._state = _State(facts["run"], age, now, before, facts["clipped"])
         self._fallback, self._round = self._state, facts["round"]
+        # Silos mask a round of an epoch once, and the round after the last one may have begun.
+        self._spoilt = self._encryption.pairwise_masks
         self._public = tensors.get("weights")
 
     def describe(self) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from typing import Any
 from flwr.app import Message
 
 from privet.privacy.accounting import decode_event
-from privet.wire import REFUSED, EvaluateReply, Failure, TrainReply, payload_bytes
+from privet.wire import REFUSED, UNUSABLE, EvaluateReply, Failure, TrainReply, payload_bytes
 
 DROPOUT_STAGE = "dropout"
 
@@ -42,7 +42,7 @@ class Tally:
             self.events[silo] = _checked(update.event)
             add(silo, update)
         except Exception as error:
-            self.failures.append(Failure(silo, "update", f"unusable reply: {error}"))
+            self.failures.append(Failure(silo, UNUSABLE, f"unusable reply: {error}"))
             return
         self.up += payload_bytes(reply.content)
         self.participants.append(silo)

@@ -20,6 +20,7 @@ from privet.wire.records import payload_bytes
 from privet.wire.rounds import (
     ENROL,
     REFUSED,
+    UNUSABLE,
     Enrolment,
     EvaluateReply,
     EvaluateRequest,
@@ -57,6 +58,7 @@ __all__ = [
     "REVEAL",
     "SHARE",
     "TAKE",
+    "UNUSABLE",
     "Enrolment",
     "EvaluateReply",
     "EvaluateRequest",

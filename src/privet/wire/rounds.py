@@ -16,6 +16,8 @@ from privet.wire.sealing import Sealed, SealedUpdate
 ENROL = "query.enrol"
 REFUSED = "guard"
 """The stage at which a silo fails when its holder's rules do not allow what was asked."""
+UNUSABLE = "update"
+"""The stage at which a silo fails whose reply came and cannot be used."""
 
 _WEIGHTS = "weights"
 _UPDATE = "update"

@@ -55,13 +55,18 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from privet.errors import PrivetError
 from privet.parties.requests import PARTIES, Signing
-from privet.parties.transport import Traffic, client
+from privet.parties.transport import QUIET, WHOLE, Traffic, client
 
 HEARTBEAT = 10.0
 """Seconds within which the server wants a sign of life, the least that Flower takes."""
+ONLINE = 30.0
+"""Seconds after the server's last good answer in which a silo believes itself online."""
 _FIRST_WAIT, _LONGEST_WAIT = 0.25, 8.0
 _UPLOAD_PATIENCE = 170.0
 """Seconds that a server waits for the parts of a reply."""
+
+_TROUBLE = (httpx.HTTPError, ValueError)
+"""No answer, or something else than an answer."""
 
 Answer = TypeVar("Answer")
 log = logging.getLogger("privet.silo")
@@ -91,8 +96,17 @@ class Connection:
     """One silo's side of the fleet protocol; `stop` ends every wait with Stopped."""
 
     def __init__(
-        self, server: str, *, ca: Path, node_key: Path, auth: Signing, stop: threading.Event
+        self,
+        server: str,
+        *,
+        ca: Path,
+        node_key: Path,
+        auth: Signing,
+        stop: threading.Event,
+        quiet: float = QUIET,
+        whole: float = WHOLE,
     ) -> None:
+        """`quiet`, `whole`: the limits of a single request, as of `transport.client`."""
         private = load_ssh_private_key(node_key.read_bytes(), None)
         public = private.public_key()
         self._public = public_key_to_bytes(public)  # type: ignore[arg-type]
@@ -101,13 +115,16 @@ class Connection:
         """The newest that the server spoke of."""
         self._stop = stop
         self._lost: PrivetError | None = None
+        self._heard = -ONLINE
         self._node = Node()
         interceptor = NodeAuthHttpInterceptor(private, public)  # type: ignore[arg-type]
 
         def fleet() -> FleetHttpClient:
             made = FleetHttpClient(server, interceptors=[interceptor], verify=False)
             made._client.close()
-            made._client = client(server, ca=ca, auth=auth, traffic=self.traffic)
+            made._client = client(
+                server, ca=ca, auth=auth, traffic=self.traffic, quiet=quiet, whole=whole
+            )
             made._client.event_hooks["response"].append(self._hear)
             return made
 
@@ -117,6 +134,12 @@ class Connection:
     def node(self) -> int:
         """This silo's number at the server."""
         return int(self._node.node_id)
+
+    @property
+    def online(self) -> bool:
+        """Whether the server has this silo and answered it a moment ago."""
+        heard = time.monotonic() - self._heard < ONLINE
+        return bool(self.node) and self._lost is None and heard
 
     def activate(self) -> None:
         """Come online, and stay so by a sign of life now and then."""
@@ -142,18 +165,30 @@ class Connection:
         answer = self._call(self._fleet.PullMessages, PullMessagesRequest(node=self._node))
         if not answer.messages_list:
             return None
-        return message_from_proto(answer.messages_list[0]), answer.message_object_trees[0]
+        try:
+            return message_from_proto(answer.messages_list[0]), answer.message_object_trees[0]
+        except (ValueError, LookupError, TypeError) as error:
+            log.warning("a message of the server makes no sense: %s", error)
+            self._stop.wait(_FIRST_WAIT)
+            return None
 
     def settings(self, run: int) -> dict[str, Any]:
         """What the run was started with."""
         answer = self._call(self._fleet.GetRun, GetRunRequest(node=self._node, run_id=run))
         return dict(run_from_proto(answer.run).override_config)
 
-    def fetch(self, head: Message, tree: ObjectTree) -> Message:
-        """The whole message, every part checked against its name."""
-        run = head.metadata.run_id
+    def fetch(self, head: Message, tree: ObjectTree, *, patience: float = WHOLE) -> Message:
+        """The whole message, every part checked against its name.
+
+        Unreachable or ObjectPullError when it has not come after `patience` seconds.
+        """
+        run, end = head.metadata.run_id, time.monotonic() + patience
         raw = make_pull_object_fn_protobuf(
-            lambda request: self._call(self._fleet.PullObject, request), self._node, run
+            lambda request: self._call(
+                self._fleet.PullObject, request, patience=max(0.0, end - time.monotonic())
+            ),
+            self._node,
+            run,
         )
 
         def pull(name: str) -> bytes:
@@ -163,13 +198,16 @@ class Connection:
             return content
 
         names = list(dict.fromkeys(part.object_id for part in iterate_object_tree(tree)))
-        contents = pull_objects(names, pull, initial_backoff=0.05, max_time=600)
+        contents = pull_objects(names, pull, initial_backoff=0.05, max_time=patience)
         make_confirm_message_received_fn_protobuf(
             lambda request: self._call(self._fleet.ConfirmMessageReceived, request),
             self._node,
             run,
         )(tree.object_id)
-        message = inflate_object_from_contents(tree.object_id, contents)
+        try:
+            message = inflate_object_from_contents(tree.object_id, contents)
+        except Exception as error:  # whatever a server sends, the silo goes on
+            raise ObjectPullError(tree.object_id, f"it makes no sense: {error}") from None
         if not isinstance(message, Message):
             raise ObjectPullError(tree.object_id, "it is no message")
         message.metadata.__dict__["_message_id"] = tree.object_id
@@ -235,10 +273,10 @@ class Connection:
             tries += 1
             try:
                 answer = method(request)
-            except (httpx.TransportError, httpx.HTTPStatusError) as error:
+            except _TROUBLE as error:
                 judge(error)
                 if patience is not None and time.monotonic() - start > patience:
-                    raise Unreachable(f"no answer in {patience:g} s: {error}") from error
+                    raise Unreachable(f"no answer in {patience:.0f} s: {error}") from error
                 if tries == 3:
                     log.warning("the server does not answer (%s); trying on", describe(error))
                 self._stop.wait(random.uniform(wait / 2, wait))  # noqa: S311 - spreads silos
@@ -255,7 +293,7 @@ class Connection:
             try:
                 self._pulse.SendNodeHeartbeat(request)
                 wait = HEARTBEAT / 2
-            except (httpx.TransportError, httpx.HTTPStatusError) as error:
+            except _TROUBLE as error:
                 try:
                     judge(error)
                 except PrivetError as lost:
@@ -264,6 +302,8 @@ class Connection:
                 wait = 1.0
 
     def _hear(self, response: httpx.Response) -> None:
+        if response.is_success:
+            self._heard = time.monotonic()
         told = response.headers.get(PARTIES, "")
         if told.isdigit():
             self.parties_version = max(self.parties_version, int(told[:18]))

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import httpx
 from flwr.app import Error, Message, RecordDict
@@ -20,9 +19,12 @@ from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
 
 import privet
 from privet.client.node.connection import Connection, RunOver, Stopped, Unreachable, judge
+from privet.client.node.metrics import Outcome, SiloMetrics, outcome_of
 from privet.client.node.orders import Job, believed, node_config
 from privet.client.node.worker import Died, Work, Worker
 from privet.errors import PrivetError
+from privet.exposition import new_registry, serving_metrics
+from privet.health import SILO, serving_health
 from privet.one_process import only_process
 from privet.parties import PartiesError, PartiesFile, SiloKit
 from privet.parties.requests import Denied, Signing
@@ -32,6 +34,10 @@ from privet.privacy.policy import Policy
 from privet.wire import Failure
 
 PROTOCOL = 1
+_DOWNLOAD_PATIENCE = 600.0
+"""Seconds that a message may take to come."""
+_LONGEST_WORK = 86400.0
+"""Seconds that a message may be worked on, however long the server would wait."""
 _ROSTER = "roster-{}.toml"
 
 log = logging.getLogger("privet.silo")
@@ -51,13 +57,20 @@ def serve(kit: SiloKit, *, stop: threading.Event, ready: Callable[[], None]) -> 
     with only_process(kit.state / "silo.pid"):
         auth = Signing(project=kit.project, name=kit.name, identity=identity)
         connection = Connection(kit.server, ca=kit.ca, node_key=kit.node_key, auth=auth, stop=stop)
-        silo = _Silo(kit, connection, auth, stop)
+        registry = new_registry()
+        metrics = SiloMetrics(registry, connection, ledger=kit.ledger, policy=kit.policy)
+        silo = _Silo(kit, connection, auth, stop, metrics.done)
         try:
-            silo.greet()
-            connection.activate()
-            log.info("silo %s is online at %s", kit.name, kit.server)
-            ready()
-            silo.work()
+            with (
+                serving_metrics(kit.metrics, registry),
+                serving_health(kit.health, SILO) as health,
+                health.following(lambda: connection.online),
+            ):
+                silo.greet()
+                connection.activate()
+                log.info("silo %s is online at %s", kit.name, kit.server)
+                ready()
+                silo.work()
         except Stopped:
             log.info("silo %s goes offline", kit.name)
         finally:
@@ -71,6 +84,8 @@ class _Silo:
     connection: Connection
     auth: Signing
     stop: threading.Event
+    done: Callable[[str, Outcome, float], None] = lambda *_: None
+    """Told of every message: its type, what became of it, and the seconds that it took."""
     worker: Worker = field(default_factory=Worker)
     _jobs: dict[int, Job | str] = field(default_factory=dict)
     """What each Flower run turned out to be: a job, or the reason why it is none."""
@@ -85,13 +100,18 @@ class _Silo:
         """Wait for the server and see that it is this project's and speaks as this silo does."""
         self.worker.start()
         with client(self.kit.server, ca=self.kit.ca, auth=self.auth, quiet=10.0) as http:
-            told = self._hello(http)
+            self._check(self._hello(http))
             self._update_parties(http)
+
+    def _check(self, told: object) -> None:
+        if not isinstance(told, dict):
+            raise PrivetError(f"what answers at {self.kit.server} is no server of privet")
         if told.get("project") != self.kit.project:
-            raise PrivetError(f"the server is of project {told.get('project')!r}")
+            raise PrivetError(f"the server is of project {str(told.get('project'))[:64]!r}")
         if told.get("protocol") != PROTOCOL:
             raise PrivetError(
-                f"the server speaks protocol {told.get('protocol')} (privet {told.get('privet')}), "
+                f"the server speaks protocol {str(told.get('protocol'))[:20]!r} "
+                f"(privet {str(told.get('privet'))[:20]!r}), "
                 f"this silo {PROTOCOL} (privet {privet.__version__}): upgrade the older one"
             )
 
@@ -102,16 +122,20 @@ class _Silo:
             if (found := self.connection.next()) is None:
                 continue
             head, tree = found
-            until = time.monotonic() + head.metadata.ttl
+            until = time.monotonic() + _seconds(head.metadata.ttl)
             self._unanswered.write_bytes(message_to_proto(head).SerializeToString())
+            start = time.monotonic()
+            outcome: Outcome = "over"
             try:
-                start = time.monotonic()
                 reply = self._answer(head, tree, until)
                 self.connection.reply(reply, seconds=time.monotonic() - start)
+                outcome = outcome_of(reply)
             except RunOver as over:
                 log.info("%s: %s", head.metadata.message_type, over)
             except (Unreachable, ObjectPullError) as error:
+                outcome = "lost"
                 log.warning("%s is lost: %s", head.metadata.message_type, error)
+            self.done(head.metadata.message_type, outcome, time.monotonic() - start)
             self._unanswered.unlink(missing_ok=True)
 
     def _answer(self, head: Message, tree: ObjectTree, until: float) -> Message:
@@ -119,7 +143,8 @@ class _Silo:
         job = self._job(run)
         if isinstance(job, str):
             return _failed(head, self.kit.name, "guard", job, ErrorCode.INVALID_FAB)
-        message = self.connection.fetch(head, tree)
+        patience = min(_DOWNLOAD_PATIENCE, until - time.monotonic())
+        message = self.connection.fetch(head, tree, patience=patience)
         start = time.monotonic()
         roster = self._roster()
         work = Work(
@@ -169,18 +194,18 @@ class _Silo:
                 f"refused: {reason}", dataset=self.kit.dataset, job="unknown", who="server"
             )
 
-    def _hello(self, http: httpx.Client) -> dict[str, Any]:
+    def _hello(self, http: httpx.Client) -> object:
         while not self.stop.is_set():
             try:
                 answer = http.get("/privet/v1/hello")
                 answer.raise_for_status()
-                told: dict[str, Any] = answer.json()
+                return answer.json()
+            except ValueError:
+                return None
             except (httpx.TransportError, httpx.HTTPStatusError) as error:
                 judge(error)
                 log.warning("the server does not answer yet (%s)", error)
                 self.stop.wait(2.0)
-            else:
-                return told
         raise Stopped("asked to end")
 
     def _update_parties(self, http: httpx.Client) -> None:
@@ -227,6 +252,11 @@ class _Silo:
         except Exception as error:  # a torn file, a run that is over: nobody waits then
             log.debug("nobody waits for the message that was lost: %s", error)
         self._unanswered.unlink(missing_ok=True)
+
+
+def _seconds(ttl: float) -> float:
+    """A time that one can wait for, whatever a server says."""
+    return max(0.0, min(_LONGEST_WORK, ttl))
 
 
 def _failed(head: Message, silo: str, stage: str, reason: str, code: int) -> Message:

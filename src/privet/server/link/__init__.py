@@ -6,6 +6,8 @@ grid         the Flower grid of a job, over the link
 membership   the signed list of parties, and nodes that follow it
 jobs         jobs on disk;  runner: works them off;  routes: what administrators ask
 bells        wake those who wait, so that nobody polls
+metrics      what Prometheus is told
+pages        who may look at the live page;  live: what it shows;  curves: of a job, by round
 serving      all of it in one process
 """
 

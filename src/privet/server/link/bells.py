@@ -15,6 +15,8 @@ class Bells:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._nodes: dict[int, asyncio.Event] = {}
         self._reply = threading.Event()
+        self.closing = False
+        """Whether the server is going down: nobody is to be kept waiting."""
 
     def ring(self, nodes: Iterable[int]) -> None:
         """Messages wait for these nodes."""
@@ -33,12 +35,19 @@ class Bells:
     async def wait_for_message(self, node: int, seconds: float) -> None:
         """As `wait_for_reply`, of one node; returns at once at its first call."""
         self._loop = asyncio.get_running_loop()
+        if self.closing:
+            return
         if node not in self._nodes:
             self._nodes[node] = asyncio.Event()
             return
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._nodes[node].wait(), seconds)
         self._nodes[node].clear()
+
+    def close(self) -> None:
+        """Let everybody go who waits, and keep nobody waiting from now on."""
+        self.closing = True
+        self.ring(list(self._nodes))
 
     def _set(self, nodes: list[int]) -> None:
         for node in nodes:

@@ -17,10 +17,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
-from fastapi import FastAPI
+from fastapi import FastAPI, HTTPException, Request, Response
 from flwr.app import Message
 from flwr.app.message.message import remove_content_from_message
 from flwr.common.constant import (
+    HEARTBEAT_PATIENCE,
     NOOP_ACCOUNT_NAME,
     NOOP_FLWR_AID,
     SUPERLINK_NODE_ID,
@@ -29,10 +30,10 @@ from flwr.common.constant import (
 )
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree
-from flwr.proto.node_pb2 import Node
+from flwr.proto.node_pb2 import Node, NodeInfo
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PushAppMessagesRequest
 from flwr.server.superlink.linkstate import LinkState, LinkStateFactory
-from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME, NOOP_FEDERATION_ID, TaskType
+from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
 from flwr.supercore.error import http_error_translator
 from flwr.supercore.inflatable.inflatable_object import (
     InflatableObject,
@@ -58,15 +59,18 @@ from flwr.superlink.routers.fleet.node_auth import NodeAuthMiddleware
 from flwr.superlink.routers.fleet.router import router as fleet_router
 from flwr.superlink.servicer.runtime import runtime_handlers
 from starlette.middleware import Middleware
-from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 
 from privet.errors import PrivetError
+from privet.server.link.objects import ObjectsOnDisk
+from privet.wire.parts import SMALL
 
 HEARTBEAT = 10.0
 """Seconds from one sign of life of a node to the next; after twice as long it is offline."""
 _BEAT_OF_RUN = 15.0
 _SERVER = Node(node_id=SUPERLINK_NODE_ID)
 
+log = logging.getLogger("privet.server")
 logging.getLogger("flwr").setLevel(logging.WARNING)  # every push is a line at INFO
 
 
@@ -78,6 +82,10 @@ class NodeStatus:
     online: bool
     online_until: str | None
     """ISO 8601; None for a node that has not been seen."""
+    since: str | None = None
+    """ISO 8601: when it came online, or went offline; None for a node that has not been seen."""
+    last_beat: float | None = None
+    """Of its last sign of life, seconds since 1970; late for a node that signed off."""
 
 
 class Link:
@@ -87,7 +95,8 @@ class Link:
         """Raises PrivetError when the database cannot be opened."""
         before = os.umask(0o077)
         try:
-            objects = ObjectStoreFactory(FLWR_IN_MEMORY_DB_NAME)
+            objects = ObjectStoreFactory()
+            objects.store_instance = ObjectsOnDisk(database.with_name("objects"))
             self.factory = LinkStateFactory(str(database), NoOpFederationManager(), objects)
             self.state: LinkState = self.factory.state()
         except Exception as error:
@@ -105,6 +114,7 @@ class Link:
             redoc_url=None,
             middleware=[
                 Middleware(BaseHTTPMiddleware, dispatch=http_error_translator),
+                Middleware(BaseHTTPMiddleware, dispatch=_blame_the_node),
                 Middleware(ProtobufTranslationMiddleware),
                 Middleware(NodeAuthMiddleware),
             ],
@@ -139,15 +149,49 @@ class Link:
     def status(self, nodes: Iterable[int]) -> dict[int, NodeStatus]:
         """What is known of `nodes`, by node."""
         found = {info.node_id: info for info in self.state.get_node_info(node_ids=list(nodes))}
-        return {
-            node: NodeStatus(node, info.status == "online", str(info.online_until or "") or None)
-            for node, info in found.items()
-        }
+        return {node: _status(node, info) for node, info in found.items()}
 
     def addressee(self, message: str) -> int | None:
         """The node that a waiting message is for."""
         found = self.state.get_valid_message_ins(message)  # type: ignore[attr-defined]
         return None if found is None else int(found["dst_node_id"]) % 2**64
+
+    def take(self, run: int, names: Iterable[str], *, most: int) -> dict[str, bytes]:
+        """The parts of messages that are here, up to `most` bytes of them together.
+
+        PrivetError when the run is over.
+        """
+        self._check_running(run)
+        found: dict[str, bytes] = {}
+        for name in names:
+            content = self.state.get_object(run, name)
+            if content and len(content) <= SMALL:
+                most -= len(content)
+                if most < 0:
+                    break
+                found[name] = content
+        self.state.store_traffic(run, bytes_sent=sum(map(len, found.values())), bytes_recv=0)
+        return found
+
+    def give(self, run: int, session: str, parts: Mapping[str, bytes]) -> list[str]:
+        """Keep parts of a reply; the names of those that were wanted.
+
+        PrivetError when the run is over, ValueError for a part that is not what its name says.
+        """
+        self._check_running(run)
+        taken = [
+            name
+            for name, content in parts.items()
+            if session and self.state.store_object(run, session, name, content)
+        ]
+        came = sum(len(parts[name]) for name in taken)
+        self.state.store_traffic(run, bytes_sent=0, bytes_recv=came)
+        return taken
+
+    def _check_running(self, run: int) -> None:
+        status = self.state.get_run_status({run}).get(run)
+        if status is None or status.status != Status.RUNNING:
+            raise PrivetError("nobody waits for this any more")
 
     def end_old_runs(self) -> None:
         """Runs of an earlier start of the server have no one to go on with them."""
@@ -291,6 +335,28 @@ class Reply:
     def to(self) -> str:
         """The id of the message that it answers."""
         return str(self.head.metadata.reply_to_message_id)
+
+
+async def _blame_the_node(request: Request, call_next: RequestResponseEndpoint) -> Response:
+    """Flower takes what a node sends for well-formed; where it stumbles, the node is at fault."""
+    try:
+        return await call_next(request)
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        log.warning("refused: %s: %s", request.url.path, type(error).__name__)
+        raise HTTPException(400, "malformed") from None
+
+
+def _status(node: int, info: NodeInfo) -> NodeStatus:
+    online = info.status == "online"
+    since = info.last_activated_at if online else info.last_deactivated_at
+    beat = info.online_until - HEARTBEAT_PATIENCE * info.heartbeat_interval
+    return NodeStatus(
+        node,
+        online,
+        str(info.online_until or "") or None,
+        since=since or None,
+        last_beat=beat if info.online_until else None,
+    )
 
 
 @lru_cache(maxsize=4096)

@@ -2,9 +2,10 @@
 
 Every request is signed by a party of the project, body included (`privet.parties.requests`). Silos
 may use Flower's fleet routes, each under its own node and for its own messages; administrators may
-use privet's own routes. Everything else that Flower could serve (its control and runtime routes,
-with which one may register nodes and start runs) is not there. Nothing of a body is read before
-its maker is known to be allowed to send it.
+use privet's own routes. A browser may read the live page with the cookie of a link that a signed
+request asked for (`privet.server.link.pages`). Everything else that Flower could serve (its control
+and runtime routes, with which one may register nodes and start runs) is not there. Nothing of a
+body is read before its maker is known to be allowed to send it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import asyncio
 import base64
 import json
 import logging
+import math
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,12 +25,15 @@ from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
 from google.protobuf.message import DecodeError
 from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
 
 from privet.parties import Party
 from privet.parties.requests import PARTIES, SIGNATURE, START, Checking, Denied, OtherStart, matches
 from privet.server.link.bells import Bells
 from privet.server.link.flower import HEARTBEAT, Link, pem_of
 from privet.server.link.membership import Membership
+from privet.server.link.pages import ENTRY, PAGE, PRIVATE, Pages, cookie_in, is_page, set_cookie
+from privet.wire.parts import GIVE, SMALL, TAKE, TOGETHER
 
 Scope = MutableMapping[str, Any]
 Event = MutableMapping[str, Any]
@@ -43,10 +48,9 @@ OWN = "/privet/v1/"
 HELLO = OWN + "hello"
 _FLEET = "/v1/fleet/"
 _SMALL, _MANY_IDS, _OWN = 4096, 4 << 20, 1 << 20
+_TOGETHER = TOGETHER + (1 << 20)
 _HOLD = 20.0
 """Seconds that a node's question for messages is held open while there are none."""
-_BODY_SECONDS = 120.0
-_QUIET_SECONDS = 20.0
 
 log = logging.getLogger("privet.server")
 
@@ -69,6 +73,12 @@ class Gate:
     members: Membership
     largest: int
     """Bytes of the largest part of a message."""
+    body_seconds: float = 120.0
+    """Within which a body must have come."""
+    quiet_seconds: float = 20.0
+    """Within which more of a body must come."""
+    pages: Pages | None = None
+    """Who may look at the live page; None: there is none."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request, or refuse it with a JSON object that says why."""
@@ -82,28 +92,51 @@ class Gate:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, method = scope["path"], scope["method"]
+        if self.pages is not None and is_page(path):
+            await self._page(self.pages, scope, send)
+            return
         if path == HELLO and method == "GET":
             await self.own(scope, _nothing, send)
             return
         cap = self._cap(path, method)
-        headers = {name.decode("latin-1"): value for name, value in scope["headers"]}
+        # Of a header that is repeated the first counts, as it does for Flower.
+        headers = {name.decode("latin-1"): value for name, value in reversed(scope["headers"])}
         party, digest = self._who(headers, scope)
         self._may(party, path)
-        body = await _body(headers, receive, cap)
+        body = await self._body(headers, receive, cap)
         if not matches(body, digest):
             raise _Refused(400, "the body is not what was signed")
         scope[PARTY] = party
-        send = _told(send, PARTIES, self.members.current().version)
+        send = _told(send, PARTIES, lambda: self.members.current().version)
         if path.startswith(OWN):
             await self.own(scope, _once(body, receive), send)
+            if path == OWN + GIVE:
+                self.bells.ring_reply()
             return
         await run_in_threadpool(self._check_node, party, headers)
         await self._fleet(path, body, scope, receive, send)
 
+    async def _page(self, pages: Pages, scope: Scope, send: Send) -> None:
+        """A link that begins a session, or the page for those who have one; nothing but GET."""
+        if scope["method"] != "GET":
+            raise _Refused(405, "the page can only be read", allow="GET")
+        path = scope["path"]
+        if path.startswith(ENTRY):
+            cookie = pages.enter(path.removeprefix(ENTRY))
+            if cookie is None:
+                raise _Refused(403, "the link is used up or too old; privet page gives a new one")
+            begun = {"location": PAGE, "set-cookie": set_cookie(cookie), **PRIVATE}
+            await Response(status_code=303, headers=begun)(scope, _nothing, send)
+            return
+        told = [value for name, value in scope["headers"] if name == b"cookie"]
+        if pages.guest(cookie_in(b";".join(told).decode("latin-1"))) is None:
+            raise _Refused(403, "the page is opened by the command privet page", **PRIVATE)
+        await self.own(scope, _nothing, send)
+
     def _cap(self, path: str, method: str) -> int:
         """The most bytes that a body may have there."""
         if path.startswith(OWN):
-            return _OWN
+            return _TOGETHER if path == OWN + GIVE else _OWN
         caps = {
             "activate-node": _SMALL,
             "deactivate-node": _SMALL,
@@ -131,15 +164,17 @@ class Gate:
         except OtherStart as denied:
             raise _Refused(409, str(denied), **{START: self.checking.start}) from None
         except Denied as denied:
-            log.warning("refused: %s %s: %s", scope["method"], scope["path"], denied)
+            log.warning("refused: %s %r: %s", scope["method"], scope["path"][:200], denied)
             raise _Refused(403, str(denied)) from None
 
     def _may(self, party: Party, path: str) -> None:
         roles = {"silo"} if path.startswith(_FLEET) else {"admin"}
         if path == OWN + "parties":
             roles = {"silo", "admin"}
+        elif path in (OWN + TAKE, OWN + GIVE):
+            roles = {"silo"}
         if party.role not in roles:
-            log.warning("refused: %s may not use %s", party, path)
+            log.warning("refused: %s may not use %r", party, path[:200])
             raise _Refused(403, f"{party} may not do this")
 
     def _check_node(self, party: Party, headers: dict[str, bytes]) -> None:
@@ -152,11 +187,31 @@ class Gate:
         if public != pem_of(party.node_key):
             raise _Refused(403, f"the node key is not that of {party}")
 
+    async def _body(self, headers: dict[str, bytes], receive: Receive, cap: int) -> bytes:
+        """At most `cap` bytes, which must keep coming."""
+        length = headers.get("content-length", b"0")
+        if "transfer-encoding" in headers or not length.isdigit():
+            raise _Refused(411, "a body needs its Content-Length")
+        if int(length[:20]) > cap:
+            raise _Refused(413, f"at most {cap} bytes are taken here")
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self.body_seconds):
+                while True:
+                    event = await asyncio.wait_for(receive(), self.quiet_seconds)
+                    if event["type"] == "http.disconnect":
+                        raise _Refused(400, "the body did not come whole")
+                    body += event.get("body", b"")
+                    if not event.get("more_body"):
+                        return bytes(body)
+        except TimeoutError:
+            raise _Refused(408, "the body came too slowly") from None
+
     async def _fleet(
         self, path: str, body: bytes, scope: Scope, receive: Receive, send: Send
     ) -> None:
         what = path.removeprefix(_FLEET)
-        node = await run_in_threadpool(self.link.node, scope[PARTY].node_key)
+        node = self.members.nodes.get(scope[PARTY].name)
         if node is None:
             raise _Refused(403, f"{scope[PARTY]} is not admitted")
         try:
@@ -165,11 +220,20 @@ class Gate:
             raise _Refused(400, "malformed") from None
         if what == "activate-node":
             await run_in_threadpool(self.link.forget_session, node)
-        if what == "pull-messages":
-            await self.bells.wait_for_message(node, _HOLD)
+        if what == "pull-messages" and not await self._hold(node, receive):
+            return
         await self.fleet(scope, _once(body, receive), send)
-        if what in ("push-messages", "push-object"):
-            self.bells.ring_reply()
+        if what == "push-object" and len(body) <= SMALL:
+            self.bells.ring_reply()  # the last part of a reply is small
+
+    async def _hold(self, node: int, receive: Receive) -> bool:
+        """Wait for a message; False when the silo hung up: it would be lost on this connection."""
+        gone = asyncio.ensure_future(receive())
+        bell = asyncio.ensure_future(self.bells.wait_for_message(node, _HOLD))
+        done, _ = await asyncio.wait({gone, bell}, return_when=asyncio.FIRST_COMPLETED)
+        gone.cancel()
+        bell.cancel()
+        return gone not in done
 
     def _check_claims(self, what: str, body: bytes, node: int) -> None:
         """Flower takes a node at its word about whose messages these are, and for how long it
@@ -178,6 +242,8 @@ class Gate:
             pushed = PushMessagesRequest.FromString(body)
             if len(pushed.messages_list) != 1 or len(pushed.message_object_trees) != 1:
                 raise _Refused(400, "one reply at a time")
+            if not all(0 <= seconds < math.inf for seconds in pushed.clientapp_runtime_list):
+                raise _Refused(400, "an answer takes some seconds, 0 or more")
             told = pushed.messages_list[0].metadata
             if (
                 told.src_node_id != node
@@ -204,27 +270,6 @@ class Gate:
             raise _Refused(403, "a message of another node")
 
 
-async def _body(headers: dict[str, bytes], receive: Receive, cap: int) -> bytes:
-    """At most `cap` bytes, which must keep coming."""
-    length = headers.get("content-length", b"0")
-    if "transfer-encoding" in headers or not length.isdigit():
-        raise _Refused(411, "a body needs its Content-Length")
-    if int(length[:20]) > cap:
-        raise _Refused(413, f"at most {cap} bytes are taken here")
-    body = bytearray()
-    try:
-        async with asyncio.timeout(_BODY_SECONDS):
-            while True:
-                event = await asyncio.wait_for(receive(), _QUIET_SECONDS)
-                if event["type"] == "http.disconnect":
-                    raise _Refused(400, "the body did not come whole")
-                body += event.get("body", b"")
-                if not event.get("more_body"):
-                    return bytes(body)
-    except TimeoutError:
-        raise _Refused(408, "the body came too slowly") from None
-
-
 def _once(body: bytes, receive: Receive) -> Receive:
     """The body again for the next application, and then whatever the connection says."""
     parts = [body]
@@ -237,12 +282,15 @@ def _once(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-def _told(send: Send, header: str, version: int) -> Send:
+def _told(send: Send, header: str, version: Callable[[], int]) -> Send:
     """`send`, with the version of the list of parties in every answer's head."""
 
     async def with_header(event: Event) -> None:
         if event["type"] == "http.response.start":
-            event["headers"] = [*event.get("headers", []), (header.encode(), str(version).encode())]
+            event["headers"] = [
+                *event.get("headers", []),
+                (header.encode(), str(version()).encode()),
+            ]
         await send(event)
 
     return with_header

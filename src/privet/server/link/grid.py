@@ -13,6 +13,7 @@ from flwr.supercore.run import Run
 
 from privet.server.link.bells import Bells
 from privet.server.link.flower import LiveRun, Reply
+from privet.wire import UNUSABLE, Failure
 
 GRACE = 5.0
 """Seconds beyond the time limit of a message in which a silo may still be at it."""
@@ -124,6 +125,7 @@ class LinkGrid(Grid):
             log.warning(
                 "a reply of node %s cannot be read: %s", reply.head.metadata.src_node_id, error
             )
-            failure = Message(Error(code=0, reason=f"unreadable: {error}"), reply_to=request)
+            told = Failure("", UNUSABLE, f"unreadable reply: {error}")
+            failure = Message(Error(code=0, reason=str(told)), reply_to=request)
             failure.metadata.__dict__["_src_node_id"] = request.metadata.dst_node_id
             return failure

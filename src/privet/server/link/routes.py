@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import flwr
@@ -16,18 +17,23 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 import privet
+from privet.errors import PrivetError
 from privet.parties.requests import Denied
 from privet.server.folder import HISTORY, MODEL, SETTINGS, SUMMARY, RunFolder
-from privet.server.link.gate import HELLO, OWN
+from privet.server.link.gate import HELLO, OWN, PARTY
 from privet.server.link.jobs import OVER, Job, JobStore
+from privet.server.link.live import LivePage
 from privet.server.link.membership import Membership
+from privet.server.link.pages import Pages
 from privet.server.link.runner import Runner
+from privet.wire.parts import GIVE, TAKE, TOGETHER, pack, unpack
 
 PROTOCOL = 1
 """Rises when a party of an older version could not be understood any more."""
 FILES = (SETTINGS, HISTORY, SUMMARY, MODEL)
 """What can be fetched of a run."""
 _HOLD, _LOOK = 20.0, 0.05
+_FROM = "from = a number of entries or bytes, 0 or more"
 
 
 def application(
@@ -35,15 +41,21 @@ def application(
     runner: Runner,
     members: Membership,
     *,
+    pages: Pages | None = None,
     lifespan: Callable[[Starlette], Any] | None = None,
 ) -> Starlette:
-    """The routes below /privet/v1; who may use them is decided before."""
+    """The routes below /privet/v1, with `pages` those of the live page too.
+
+    Who may use them is decided before.
+    """
     desk = _Desk(store, runner, members)
     jobs = f"{OWN}jobs"
     routes = [
         Route(HELLO, desk.hello),
         Route(f"{OWN}parties", desk.parties),
         Route(f"{OWN}status", desk.status),
+        Route(OWN + TAKE, desk.take, methods=["POST"]),
+        Route(OWN + GIVE, desk.give, methods=["POST"]),
         Route(jobs, desk.jobs),
         Route(jobs, desk.submit, methods=["POST"]),
         Route(f"{jobs}/{{job}}", desk.job),
@@ -52,6 +64,11 @@ def application(
         Route(f"{jobs}/{{job}}/cancel", desk.cancel, methods=["POST"]),
         Route(f"{jobs}/{{job}}/files/{{name}}", desk.file),
     ]
+    if pages is not None:
+        routes += [
+            Route(f"{OWN}pages", _inviting(pages), methods=["POST"]),
+            *LivePage(store, about=desk.about, row=_row).routes(),
+        ]
     return Starlette(routes=routes, lifespan=lifespan)
 
 
@@ -73,6 +90,32 @@ class _Desk:
 
     async def parties(self, request: Request) -> Response:  # noqa: ARG002
         return Response(self._members.content(), media_type="application/json")
+
+    async def take(self, request: Request) -> Response:
+        """Small parts of a message, to a silo."""
+        try:
+            _, asked = unpack(await request.body())
+            run, names = int(asked["run"]), [str(name) for name in asked["wanted"]]
+            parts = await run_in_threadpool(
+                lambda: self._runner.link.take(run, names, most=TOGETHER)
+            )
+        except (ValueError, KeyError, TypeError, OverflowError):
+            return _no(400, "malformed")
+        except PrivetError as error:
+            return _no(410, str(error))
+        return Response(pack(parts), media_type="application/octet-stream")
+
+    async def give(self, request: Request) -> Response:
+        """Small parts of a reply, from a silo."""
+        try:
+            parts, told = unpack(await request.body())
+            run, session = int(told["run"]), str(told["session"])
+            taken = await run_in_threadpool(lambda: self._runner.link.give(run, session, parts))
+        except (ValueError, KeyError, TypeError, OverflowError):
+            return _no(400, "malformed")
+        except PrivetError as error:
+            return _no(410, str(error))
+        return JSONResponse({"taken": taken})
 
     async def status(self, request: Request) -> Response:  # noqa: ARG002
         return JSONResponse(await run_in_threadpool(self._status))
@@ -99,11 +142,14 @@ class _Desk:
         job = self._named(request)
         if job is None:
             return _no_job(request)
-        start, end = int(request.query_params.get("from", 0)), time.monotonic() + _HOLD
+        start, end = _start(request), time.monotonic() + _HOLD
+        if start is None:
+            return _no(400, _FROM)
         while True:
             over = job.standing.state in OVER  # first: its last entry is then there already
             entries = await run_in_threadpool(lambda: RunFolder(job.run).history()[start:])
-            if entries or over or time.monotonic() > end:
+            leaving = self._runner.bells.closing
+            if entries or over or leaving or time.monotonic() > end:
                 return JSONResponse({"entries": entries, "job": _row(job)})
             await asyncio.sleep(_LOOK)
 
@@ -112,7 +158,8 @@ class _Desk:
         job = self._named(request)
         if job is None:
             return _no_job(request)
-        return PlainTextResponse(job.log(int(request.query_params.get("from", 0))))
+        start = _start(request)
+        return _no(400, _FROM) if start is None else PlainTextResponse(job.log(start))
 
     async def cancel(self, request: Request) -> Response:
         job = self._named(request)
@@ -135,7 +182,8 @@ class _Desk:
     def _named(self, request: Request) -> Job | None:
         return self._store.get(request.path_params["job"])
 
-    def _status(self) -> dict[str, Any]:
+    def about(self) -> dict[str, Any]:
+        """The project and how its silos are."""
         parties, nodes = self._members.current(), self._members.nodes
         seen = self._runner.link.status(nodes.values())
         waiting = self._runner.waiting_for()
@@ -147,12 +195,23 @@ class _Desk:
                     "name": name,
                     "online": seen[node].online,
                     "online_until": seen[node].online_until,
+                    "since": seen[node].since,
                     "working_on": waiting.get(name),
                 }
                 for name, node in nodes.items()
             ],
-            "jobs": [_row(job) for job in self._store.all()],
         }
+
+    def _status(self) -> dict[str, Any]:
+        return {**self.about(), "jobs": [_row(job) for job in self._store.all()]}
+
+
+def _inviting(pages: Pages) -> Callable[[Request], Awaitable[Response]]:
+    async def invite(request: Request) -> Response:
+        """A link to the live page for the administrator who asks."""
+        return JSONResponse({"path": pages.invite(request.scope[PARTY])}, status_code=201)
+
+    return invite
 
 
 def _row(job: Job) -> dict[str, Any]:
@@ -173,6 +232,12 @@ def _row(job: Job) -> dict[str, Any]:
         "starts": standing.starts,
         "files": [name for name in FILES if (job.run / name).exists()],
     }
+
+
+def _start(request: Request) -> int | None:
+    """Where the answer begins; None for what is no such number."""
+    text = request.query_params.get("from", "0")
+    return int(text) if re.fullmatch("[0-9]{1,15}", text) else None
 
 
 def _no_job(request: Request) -> Response:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,8 @@ from privet.experiment import Experiment
 from privet.parties.jobs import ORDER_KEY
 from privet.progress import describe
 from privet.server import app
+from privet.server.app import look_away
+from privet.server.folder import RunFolder
 from privet.server.link.bells import Bells
 from privet.server.link.flower import Link
 from privet.server.link.grid import Cancelled, LinkGrid
@@ -40,6 +42,8 @@ class Runner:
     """Custom tasks whose code may run on the server, "package.module:Class"."""
     patience: float = 60.0
     """Seconds to wait for silos that are away before a job begins without them."""
+    observe: Callable[[Mapping[str, Any]], None] = look_away
+    """Told of every entry of a history that is new, and not gone back to after a restart."""
     _down: threading.Event = field(default_factory=threading.Event)
     _stop: threading.Event = field(default_factory=threading.Event)
     _more: threading.Event = field(default_factory=threading.Event)
@@ -115,10 +119,13 @@ class Runner:
         with self.link.run({ORDER_KEY: job.order_text()}) as live:
             self._grid = LinkGrid(live, self.bells, stop=self._stop)
             encrypted = experiment.encryption is not None
+            known = [entry["round"] for entry in RunFolder(job.run).history()]
             hosting = app.Hosting(
                 folder=job.run,
                 resume=True,
-                watch=lambda entry: self._watch(job, experiment, entry),
+                watch=lambda entry: self._watch(
+                    job, experiment, entry, new=entry["round"] not in known
+                ),
                 seats=self.members.seat,
                 roster=self.members.roster() if encrypted else None,
             )
@@ -156,7 +163,11 @@ class Runner:
                 raise Cancelled
             self.members.current()
 
-    def _watch(self, job: Job, experiment: Experiment, entry: Mapping[str, Any]) -> None:
+    def _watch(
+        self, job: Job, experiment: Experiment, entry: Mapping[str, Any], *, new: bool
+    ) -> None:
+        if new:
+            self.observe(entry)
         job.note(f"round {entry['round']}/{experiment.rounds}  {describe(entry)}")
         for failure in entry["failures"]:
             job.note(f"  {failure['silo']}, {failure['stage']}: {failure['reason']}")

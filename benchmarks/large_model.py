@@ -1,0 +1,128 @@
+"""A model of 25 million parameters (100 MB) going round three real silos.
+
+    python benchmarks/large_model.py [--rounds 3] [--ways clear encrypted]
+
+Server and silos are processes that talk over TLS on loopback. Measured: seconds a round, and how
+far the resident memory of the server and of a silo (its worker included) rises at the highest
+above what they hold before the job, in units of the model. Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import psutil
+
+MODEL_MB = 100.0
+POLICY = """\
+version = 1
+[data.{name}]
+requesters = ["admin"]
+tasks = []
+code = ["{code}"]
+[data.{name}.budget]
+epsilon = inf
+delta = 1e-5
+[data.{name}.training]
+units = ["record"]
+mechanisms = ["dp-sgd"]
+plain = true
+[data.{name}.sending]
+records_public = true
+"""
+TASK = "large_task:Large"
+
+
+def run(*, encrypted: bool, rounds: int) -> None:
+    from privet import Experiment
+    from privet.client.guard import code_hash
+    from privet.trial import SERVER, Trial
+
+    settings = {
+        "task": TASK,
+        "rounds": rounds,
+        "federation": {"silos": 3},
+        "training": {"batch_size": 8, "steps": 1, "lr": 0.1},
+    }
+    if encrypted:
+        settings["encryption"] = {"scheme": "bfv"}
+    folder = Path(tempfile.mkdtemp(prefix="privet-large-"))
+    try:
+        with Trial.create(folder, plain=True) as trial:
+            code = code_hash(TASK)
+            for name in trial.silos:
+                text = POLICY.format(name=name, code=code)
+                (trial.kit(name) / "policy.toml").write_text(text)
+            kit = trial.kit(SERVER) / "server.toml"
+            kit.write_text(kit.read_text().replace("tasks = []", f'tasks = ["{TASK}"]'))
+            trial.start()
+            trial.wait_until_online()
+            time.sleep(3)
+            peaks = Peaks({name: each.pid for name, each in trial.processes.items()})
+            with trial.desk() as desk:
+                job = desk.submit(Experiment.from_mapping(settings))
+                seen = []
+                while (told := desk.job(job))["state"] not in ("finished", "failed"):
+                    time.sleep(0.2)
+                seen = desk.history(job, start=0)[0]
+                if told["state"] == "failed":
+                    raise SystemExit(desk.log(job, start=0))
+            rises = peaks.stop()
+        took = statistics.median(entry["seconds"]["total"] for entry in seen[1:])
+        silo = max(rise for name, rise in rises.items() if name != SERVER)
+        way = "encrypted" if encrypted else "in the clear"
+        print(
+            f"{way:<14}{took:>8.1f} s a round{rises[SERVER] / MODEL_MB:>8.1f} models at the server"
+            f"{silo / MODEL_MB:>8.1f} at a silo"
+            f"{seen[-1]['bytes']['up'] / 3e6:>8.1f} MB up a silo"
+        )
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Peaks:
+    """The highest rise of resident memory of each process with its children, in MB."""
+
+    def __init__(self, pids: dict[str, int]) -> None:
+        self._processes = {name: psutil.Process(pid) for name, pid in pids.items()}
+        self._before = {name: self._now(name) for name in pids}
+        self._highest = dict(self._before)
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> dict[str, float]:
+        self._done.set()
+        self._thread.join()
+        return {name: self._highest[name] - self._before[name] for name in self._before}
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.02):
+            for name in self._processes:
+                self._highest[name] = max(self._highest[name], self._now(name))
+
+    def _now(self, name: str) -> float:
+        top = self._processes[name]
+        family = [top, *top.children(recursive=True)]
+        return sum(each.memory_info().rss for each in family) / 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--ways", nargs="+", default=["clear", "encrypted"])
+    options = parser.parse_args()
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent)
+    for way in options.ways:
+        run(encrypted=way == "encrypted", rounds=options.rounds)
+
+
+if __name__ == "__main__":
+    main()

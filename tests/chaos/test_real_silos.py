@@ -1,0 +1,199 @@
+"""A server and silos as real processes, killed, stopped and cut off while they work."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from safetensors.numpy import load_file
+
+from failing_wire import Wire
+from privet import Experiment, simulate
+from privet.privacy.accounting.segments import merged
+from privet.privacy.ledger import Ledger, SiloKey, verify
+from privet.remote import Desk, NoAnswer
+from privet.trial import SERVER, SILOS, Trial
+
+OVER = ("finished", "failed", "cancelled")
+NOISE = 6.0
+PRIVATE = {
+    "task": "digits",
+    "rounds": 12,
+    "round_timeout": 30,
+    "federation": {"silos": 3, "min_silos": 2},
+    "training": {"batch_size": 72, "lr": 1.0},
+    "privacy": {"noise_multiplier": NOISE},
+    "encryption": {"scheme": "bfv"},
+}
+PLAIN = {
+    "task": "digits",
+    "rounds": 12,
+    "round_timeout": 60,
+    "federation": {"silos": 3, "min_silos": 3},
+    # The whole silo in every step, so that the order of records decides nothing but rounding.
+    "training": {"batch_size": 1000, "lr": 0.5, "steps": 2},
+}
+
+
+def begun(trial: Trial, settings: dict[str, Any]) -> str:
+    trial.start()
+    trial.wait_until_online()
+    with trial.desk() as desk:
+        return desk.submit(Experiment.from_mapping(settings))
+
+
+def wait(desk: Desk, job: str, done: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """The job, once `done` says yes, and whether or not the server answers all the time."""
+    end = time.monotonic() + 150
+    while time.monotonic() < end:
+        try:
+            told = desk.job(job)
+        except NoAnswer:
+            time.sleep(0.2)
+            continue
+        if done(told) or told["state"] in OVER:
+            return told
+        time.sleep(0.05)
+    raise AssertionError(f"{told} {desk.log(job, start=0)}")
+
+
+def past(round_: int) -> Callable[[dict[str, Any]], bool]:
+    return lambda told: told["round"] >= round_
+
+
+def history(trial: Trial, job: str) -> list[dict[str, Any]]:
+    lines = (trial.kit(SERVER) / "state/jobs" / job / "run/history.jsonl").read_text()
+    return [json.loads(line) for line in lines.splitlines()]
+
+
+def check_ledgers(trial: Trial, entries: list[dict[str, Any]]) -> None:
+    """Whole, signed, and no less charged than what the server saw of noise."""
+    for name in trial.silos:
+        key = SiloKey.load(trial.kit(name) / "identity.key")
+        ledger = trial.kit(name) / "ledger.sqlite"
+        assert verify(ledger, key.public) == []
+        with Ledger.open(ledger, key) as opened:
+            charged = sum(part.steps for part in merged(opened.events(name)))
+        seen = [
+            json.loads(entry["events"][name])
+            if isinstance(entry["events"][name], str)
+            else entry["events"][name]
+            for entry in entries
+            if name in (entry["events"] or {})
+        ]
+        assert charged >= len(seen) > 0
+
+
+def leftovers(trial: Trial) -> list[Path]:
+    found = [*trial.folder.rglob("*.part"), *trial.folder.rglob("*.tmp")]
+    return [*found, *trial.folder.rglob("unanswered.message"), *trial.folder.rglob("*.offer")]
+
+
+def workers() -> set[int]:
+    return {child.pid for child in psutil.Process().children(recursive=True)}
+
+
+@pytest.fixture
+def no_orphans() -> Iterator[None]:
+    ours = f"trial-{os.getpid()}"
+    yield
+    time.sleep(0.5)
+    left = [p.info for p in psutil.process_iter(["pid", "cmdline"]) if ours in str(p.info)]
+    assert left == []
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_a_run_goes_on_by_itself(tmp_path: Path) -> None:
+    """Fifty kills of whoever it hits, while a private and encrypted job runs."""
+    kills, rng, hit = 50, random.Random(4), Counter[str]()
+    settings = {**PRIVATE, "rounds": 60}
+    with Trial.create(tmp_path / "trial") as trial:
+        job = begun(trial, settings)
+        with trial.desk() as desk:
+            reached = 0
+            for _ in range(kills):
+                told = wait(desk, job, past(reached + 1))
+                if told["state"] in OVER:
+                    break
+                reached = told["round"]
+                time.sleep(rng.uniform(0, 0.6))
+                victim = rng.choice((SERVER, *SILOS))
+                hit[victim] += 1
+                trial.end(victim, how=signal.SIGKILL)
+                trial.start(victim)
+            told = wait(desk, job, lambda told: False)
+        assert told["state"] == "finished", told
+        entries = history(trial, job)
+        assert [entry["round"] for entry in entries] == list(range(61))
+        check_ledgers(trial, entries)
+    assert sum(hit.values()) == kills
+    assert leftovers(trial) == []
+
+
+def test_a_server_that_is_killed_ends_at_the_same_model(tmp_path: Path) -> None:
+    simulate(Experiment.from_mapping(PLAIN), out=tmp_path / "undisturbed")
+    with Trial.create(tmp_path / "trial", plain=True) as trial:
+        job = begun(trial, PLAIN)
+        with trial.desk() as desk:
+            for round_ in (2, 7):
+                wait(desk, job, past(round_))
+                trial.end(SERVER, how=signal.SIGKILL)
+                trial.start(SERVER)
+            told = wait(desk, job, lambda told: False)
+        assert told["state"] == "finished", told
+        assert told["starts"] == 3
+        model = load_file(trial.kit(SERVER) / "state/jobs" / job / "run/model.safetensors")
+    undisturbed = load_file(tmp_path / "undisturbed/model.safetensors")
+    for name, expected in undisturbed.items():
+        assert np.allclose(model[name], expected, atol=1e-5)
+    assert leftovers(trial) == []
+
+
+def test_a_silo_that_hangs_is_gone_on_without_and_may_come_back(tmp_path: Path) -> None:
+    with Trial.create(tmp_path / "trial") as trial:
+        job = begun(trial, {**PRIVATE, "rounds": 40, "round_timeout": 3})
+        with trial.desk() as desk:
+            wait(desk, job, past(2))
+            trial.processes["north"].send_signal(signal.SIGSTOP)
+            missed = wait(desk, job, past(desk.job(job)["round"] + 2))["round"]
+            assert desk.status()["silos"][0]["name"] == "north"
+            trial.processes["north"].send_signal(signal.SIGCONT)
+            told = wait(desk, job, lambda told: False)
+        assert told["state"] == "finished", told
+        entries = history(trial, job)
+        without = [e["round"] for e in entries[1:] if "north" not in e["participants"]]
+        assert without
+        assert min(without) <= missed
+        assert "north" in entries[-1]["participants"]
+        check_ledgers(trial, entries)
+
+
+def test_a_network_that_is_cut_heals(tmp_path: Path) -> None:
+    with Trial.create(tmp_path / "trial") as trial:
+        kit = trial.kit("south") / "silo.toml"
+        port = int(kit.read_text().split("https://127.0.0.1:")[1].split('"')[0])
+        wire = Wire(port)
+        kit.write_text(kit.read_text().replace(str(port), str(wire.port)))
+        job = begun(trial, {**PRIVATE, "rounds": 60, "round_timeout": 3})
+        with trial.desk() as desk:
+            wait(desk, job, past(2))
+            wire.cut = True
+            wait(desk, job, past(desk.job(job)["round"] + 2))
+            wire.cut = False
+            told = wait(desk, job, lambda told: False)
+        wire.close()
+        assert told["state"] == "finished", told
+        entries = history(trial, job)
+        assert any("south" not in entry["participants"] for entry in entries[1:])
+        assert "south" in entries[-1]["participants"]
+        check_ledgers(trial, entries)
