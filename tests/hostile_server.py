@@ -47,6 +47,7 @@ from privet.parties import ServerKit
 from privet.simulations.grid import assume_identity
 from privet.trial import free_port
 from privet.wire import Failure
+from privet.wire.parts import pack, unpack
 
 NODE = 77
 _FLEET = "/v1/fleet/"
@@ -123,6 +124,12 @@ class HostileServer:
             await whole(send, text.encode(), kind="application/json")
         elif path == "/privet/v1/parties":
             await whole(send, self.kit.parties.read_bytes(), kind="application/json")
+        elif path == "/privet/v1/parts/take":  # none together: a silo asks for each by itself
+            await whole(send, pack({}))
+        elif path == "/privet/v1/parts/give":
+            for name, content in unpack(body)[0].items():
+                self._reply_goes_on(PushObjectRequest(object_id=name, object_content=content))
+            await whole(send, json.dumps({"taken": self._coming["names"]}).encode())
         elif path.startswith(_FLEET) and (name := path.removeprefix(_FLEET)) in self.tricks:
             await self.tricks[name](send)
         elif path.startswith(_FLEET):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -46,6 +48,7 @@ def try_(
     """Try a real project on this machine: server and three silos over TLS, and a job on them."""
     if out.exists() and any(out.iterdir()):
         raise PrivetError(f"{out} is not empty; choose another --out")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # end the processes, then this one
     folder = keep or Path(tempfile.mkdtemp(prefix="privet-try-"))
     try:
         _try(folder, out)

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 from flwr.app.message.message import remove_content_from_message
 from flwr.common.serde import message_to_proto
 from flwr.proto import fleet_pb2, heartbeat_pb2, message_pb2, run_pb2
@@ -146,8 +147,6 @@ def models(project: GateProject, server: LiveServer, asked: Any) -> dict[str, Pr
         )
     names = {"node": node, "run_id": run}
     content = reply.deflate()
-    from cryptography.hazmat.primitives.serialization import load_ssh_public_key
-
     public: Any = load_ssh_public_key(project.parties().named("north").node_key.encode())
     return {
         "activate-node": fleet_pb2.ActivateNodeRequest(

@@ -252,10 +252,10 @@ def test_a_refusal_is_one_line_of_the_log_whatever_the_path_says(
 def test_a_message_is_not_lost_on_a_silo_that_hung_up(
     project: GateProject, server: LiveServer
 ) -> None:
-    """A silo that is killed while it waits leaves a question open; its successor gets the answer."""
+    """One that is killed while it waits leaves a question open; its successor gets the message."""
     with project.connection("west"):
         pass
-    with project.http("west") as http, pytest.raises(httpx.ReadTimeout):
+    with project.http("west") as http, pytest.raises(httpx.ReadTimeout):  # noqa: PT012
         body = PullMessagesRequest(node=Node(node_id=server.node("west"))).SerializeToString()
         for _ in range(2):  # the first is answered at once
             http.post(

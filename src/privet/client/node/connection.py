@@ -13,7 +13,7 @@ import random
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,6 +56,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from privet.errors import PrivetError
 from privet.parties.requests import PARTIES, Signing
 from privet.parties.transport import QUIET, WHOLE, Traffic, client
+from privet.wire.parts import GIVE, SMALL, TAKE, TOGETHER, pack, unpack
 
 HEARTBEAT = 10.0
 """Seconds within which the server wants a sign of life, the least that Flower takes."""
@@ -198,7 +199,9 @@ class Connection:
             return content
 
         names = list(dict.fromkeys(part.object_id for part in iterate_object_tree(tree)))
-        contents = pull_objects(names, pull, initial_backoff=0.05, max_time=patience)
+        contents = self._take(run, names, end)
+        left = [name for name in names if name not in contents]
+        contents |= pull_objects(left, pull, initial_backoff=0.05, max_time=patience)
         make_confirm_message_received_fn_protobuf(
             lambda request: self._call(self._fleet.ConfirmMessageReceived, request),
             self._node,
@@ -230,11 +233,45 @@ class Connection:
                     clientapp_runtime_list=[seconds],
                 ),
             )
-            wanted = set(answer.objects_to_push)
-            parts = get_all_nested_objects(message)
-            for name in [*(part for part in parts if part != tree.object_id), tree.object_id]:
-                if name in wanted:
-                    self._push(name, parts[name].deflate(), message, answer.session_id)
+            parts, together = get_all_nested_objects(message), {}
+            for name in answer.objects_to_push:
+                content = parts[name].deflate()
+                if len(content) <= SMALL:
+                    together[name] = content
+                else:
+                    self._push(name, content, message, answer.session_id)
+                del content
+            self._give(together, tree.object_id, message.metadata.run_id, answer.session_id)
+
+    def _take(self, run: int, names: list[str], end: float) -> dict[str, bytes]:
+        """The small parts among `names`, in one answer."""
+        asked = pack({}, run=run, wanted=names)
+        patience = max(0.0, end - time.monotonic())
+        try:
+            parts, _ = unpack(self._call(self._own(TAKE), asked, patience=patience))
+        except ValueError as error:
+            raise ObjectPullError(names[-1], str(error)) from None
+        for name, content in parts.items():
+            if get_object_id(content) != name:
+                raise ObjectPullError(name, "it is not what its name says")
+        return {name: content for name, content in parts.items() if name in names}
+
+    def _give(self, parts: dict[str, bytes], last: str, run: int, session: str) -> None:
+        """Send small parts together, the one named `last` behind all others."""
+        ordered = sorted(parts, key=lambda name: name == last)
+        for batch in _batches(ordered, parts):
+            body = pack({name: parts[name] for name in batch}, run=run, session=session)
+            self._call(self._own(GIVE), body, patience=_UPLOAD_PATIENCE)
+
+    def _own(self, route: str) -> Callable[[bytes], bytes]:
+        """A route of privet's own, as a call."""
+
+        def ask(body: bytes) -> bytes:
+            answer = self._fleet._client.post(f"/privet/v1/{route}", content=body)
+            answer.raise_for_status()
+            return answer.content
+
+        return ask
 
     def _push(self, name: str, content: bytes, message: Message, session: str) -> None:
         tries = 0
@@ -307,6 +344,20 @@ class Connection:
         told = response.headers.get(PARTIES, "")
         if told.isdigit():
             self.parties_version = max(self.parties_version, int(told[:18]))
+
+
+def _batches(names: list[str], parts: dict[str, bytes]) -> Iterator[list[str]]:
+    """`names` in order, each batch small enough to travel together."""
+    batch: list[str] = []
+    size = 0
+    for name in names:
+        if batch and size + len(parts[name]) > TOGETHER:
+            yield batch
+            batch, size = [], 0
+        batch.append(name)
+        size += len(parts[name])
+    if batch:
+        yield batch
 
 
 def judge(error: Exception) -> None:

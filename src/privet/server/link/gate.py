@@ -49,6 +49,8 @@ HELLO = OWN + "hello"
 _FLEET = "/v1/fleet/"
 _SMALL, _MANY_IDS, _OWN = 4096, 4 << 20, 1 << 20
 _TOGETHER = TOGETHER + (1 << 20)
+_LONGEST_LENGTH = 20
+"""Digits; leading zeros count, too."""
 _HOLD = 20.0
 """Seconds that a node's question for messages is held open while there are none."""
 
@@ -192,7 +194,7 @@ class Gate:
         length = headers.get("content-length", b"0")
         if "transfer-encoding" in headers or not length.isdigit():
             raise _Refused(411, "a body needs its Content-Length")
-        if int(length[:20]) > cap:
+        if len(length) > _LONGEST_LENGTH or int(length) > cap:
             raise _Refused(413, f"at most {cap} bytes are taken here")
         body = bytearray()
         try:
