@@ -63,9 +63,9 @@ class HostileServer:
     port: int = field(default_factory=free_port)
     runs: dict[int, Run] = field(default_factory=dict)
     tricks: dict[str, Trick] = field(default_factory=dict)
-    """What happens instead of an answer at a route of the fleet."""
+    """What happens instead of an answer, by route without the beginning of its path."""
     asked: list[str] = field(default_factory=list)
-    """The paths of all requests."""
+    """The routes of all requests, in the same way."""
     waiting: deque[PullMessagesResponse] = field(default_factory=deque)
     replies: list[Message] = field(default_factory=list)
     _objects: dict[str, bytes] = field(default_factory=dict)
@@ -118,8 +118,11 @@ class HostileServer:
             if not event.get("more_body"):
                 break
         path = scope["path"]
-        self.asked.append(path)
-        if path == "/privet/v1/hello":
+        name = path.removeprefix(_FLEET).removeprefix("/privet/v1/")
+        self.asked.append(name)
+        if name in self.tricks:
+            await self.tricks[name](send)
+        elif path == "/privet/v1/hello":
             text = self.hello if isinstance(self.hello, str) else json.dumps(self.hello)
             await whole(send, text.encode(), kind="application/json")
         elif path == "/privet/v1/parties":
@@ -130,8 +133,6 @@ class HostileServer:
             for name, content in unpack(body)[0].items():
                 self._reply_goes_on(PushObjectRequest(object_id=name, object_content=content))
             await whole(send, json.dumps({"taken": self._coming["names"]}).encode())
-        elif path.startswith(_FLEET) and (name := path.removeprefix(_FLEET)) in self.tricks:
-            await self.tricks[name](send)
         elif path.startswith(_FLEET):
             answer = await self._fleet(name, body)
             if answer is None:

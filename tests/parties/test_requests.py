@@ -171,22 +171,21 @@ def test_clocks_may_differ_by_two_minutes(skew: float) -> None:
     server = Server()
     header = believed(server, server.now + skew)
     fits = abs(server.now - (server.now + skew)) <= WINDOW
-    try:
+    if fits:
         server.checking.check(header, method="GET", target="/a?b=1")
-    except Denied as denied:
-        assert not fits
-        assert f"{skew:+.0f} s" in str(denied) or abs(skew) < WINDOW + 1
-        assert "ana" in str(denied)
-        assert "120 s" in str(denied)
-    else:
-        assert fits
+        return
+    with pytest.raises(Denied) as denied:
+        server.checking.check(header, method="GET", target="/a?b=1")
+    said = f"the clock of ana differs from the server's by {skew:+.0f} s; at most 120 s are allowed"
+    assert str(denied.value) == said or abs(abs(skew) % 1 - 0.5) < 1e-3
 
 
 @pytest.mark.parametrize("at", [float("nan"), float("inf"), -float("inf")])
 def test_a_time_that_is_none_is_refused(at: float) -> None:
+    server = Server()
+    header = believed(server, at)
     with pytest.raises(Denied, match="clock"):
-        server = Server()
-        server.checking.check(believed(server, at), method="GET", target="/a?b=1")
+        server.checking.check(header, method="GET", target="/a?b=1")
 
 
 json_values = st.recursive(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -84,7 +85,10 @@ class Desk:
 
     def page(self) -> str:
         """A link to the server's live page, for one browser: good once, within two minutes."""
-        return f"{self._kit.server.rstrip('/')}{self._json('POST', 'pages')['path']}"
+        path = str(self._json("POST", "pages").get("path"))
+        if not re.fullmatch("/page/enter/[A-Za-z0-9_-]+", path):
+            raise NoAnswer("the server's answer is no link to its page")
+        return f"{self._kit.server.rstrip('/')}{path}"
 
     def fetch(self, job: str, name: str, to: Path, *, progress: Callable[[int, int], None]) -> None:
         """Write one file of the job's run to `to`, which is there whole or not at all.
@@ -119,7 +123,7 @@ class Desk:
     def _json(self, method: str, path: str, content: bytes | None = None) -> dict[str, Any]:
         try:
             told = self._ask(method, path, content).json()
-        except ValueError:
+        except (ValueError, RecursionError):
             told = None
         if not isinstance(told, dict):
             raise NoAnswer(f"what answers at {self._kit.server} is no server of privet")
@@ -140,5 +144,5 @@ class Desk:
 def _said(answer: httpx.Response) -> str:
     try:
         return str(answer.json()["error"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return f"HTTP {answer.status_code}"

@@ -89,13 +89,13 @@ def run(grid: Grid, context: Context, hosting: Hosting) -> None:
     if not resumed:
         folder.create(experiment)
     start = time.perf_counter()
-    model = FlatModel(initial_model(task, experiment))
+    weights = FlatModel(initial_model(task, experiment)).vector()
     test = task.test_data()
     coordinator = Coordinator(
         grid,
         experiment,
         strategy,
-        _global_model(grid, experiment, strategy, model.vector(), roster, hosting.open_model),
+        _global_model(grid, experiment, strategy, weights, roster, hosting.open_model),
         folder=folder,
         evaluate=None if test is None else Evaluator(task, test),
         watch=hosting.watch,
@@ -104,6 +104,7 @@ def run(grid: Grid, context: Context, hosting: Hosting) -> None:
     )
     outcome = coordinator.run(checkpoint)
     if outcome.weights is not None:
+        model = FlatModel(task.model())
         model.load(outcome.weights)
         state = model.module.state_dict()
         folder.save_model({name: value.numpy() for name, value in state.items()})

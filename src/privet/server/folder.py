@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import safe_open
-from safetensors.numpy import save as tensors_to_bytes
+from safetensors.numpy import save_file
 
 from privet.errors import ExperimentError
 from privet.experiment import Experiment
@@ -99,11 +99,11 @@ class RunFolder:
 
     def save_checkpoint(self, round_: int, tensors: Tensors) -> None:
         """Replace the checkpoint by the state after `round_`."""
-        self._replace(CHECKPOINT, _to_bytes(tensors, {"round": str(round_)}))
+        self._replace_tensors(CHECKPOINT, tensors, {"round": str(round_)})
 
     def save_model(self, tensors: Tensors) -> None:
         """Write the final model, a tensor for each name of its state dict."""
-        self._replace(MODEL, _to_bytes(tensors, {"format": "pt"}))
+        self._replace_tensors(MODEL, tensors, {"format": "pt"})
 
     def save_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write `content` as a JSON file."""
@@ -117,6 +117,15 @@ class RunFolder:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return Checkpoint(round=int(file.metadata()["round"]), tensors=tensors)
 
+    def _replace_tensors(self, name: str, tensors: Tensors, metadata: dict[str, str]) -> None:
+        # Straight to the file, without the whole of it in memory.
+        temporary = self.path / f".{name}.part"
+        whole = {key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}
+        save_file(whole, temporary, metadata=metadata)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(self.path / name)
+
     def _replace(self, name: str, content: bytes) -> None:
         temporary = self.path / f".{name}.part"
         with temporary.open("wb") as file:
@@ -128,8 +137,3 @@ class RunFolder:
 
 def _line(entry: Mapping[str, Any]) -> str:
     return json.dumps(entry) + "\n"
-
-
-def _to_bytes(tensors: Tensors, metadata: dict[str, str]) -> bytes:
-    whole = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    return tensors_to_bytes(whole, metadata=metadata)

@@ -104,8 +104,9 @@ class ClearModel:
         """Move on as the strategy says."""
         if self._round is None:
             raise AssertionError("closed before it was opened")
+        ending, self._round = self._round, None  # its sum takes memory
         try:
-            self._weights = self._round.close(round=round_, silos=silos)
+            self._weights = ending.close(round=round_, silos=silos)
         except RoundSkipped as reason:
             return str(reason)
         return None

@@ -115,16 +115,8 @@ class Coordinator:
         tally = Tally(failures=late + self._model.prepare(round_, roster))
         asked = [node for node in roster.draw(round_) if self._model.admits(roster.name(node))]
         lr = learning_rate(self._experiment, round_)
-        request = TrainRequest(
-            round=round_,
-            lr=lr,
-            weights=self._model.weights,
-            extras=self._strategy.broadcast(),
-            noise_multiplier=roster.noise_floor(),
-            sealed=self._model.sealed,
-        ).to_records()
         asked = self._model.open(round_, lr=lr, asked=asked, roster=roster, failures=tally.failures)
-        self._collect(asked, request, round_, tally, roster)
+        self._collect(asked, round_, lr, tally, roster)
         trained = time.perf_counter()
         skipped = self._model.close(round_, silos=len(roster), failures=tally.failures)
         tally.aggregation += time.perf_counter() - trained
@@ -132,7 +124,7 @@ class Coordinator:
         entry = self._entry(round_, tally, roster, measured)
         if skipped:
             entry["skipped"] = skipped
-        entry["bytes"] = {"down": len(asked) * payload_bytes(request), "up": tally.up}
+        entry["bytes"] = {"down": tally.down, "up": tally.up}
         entry["seconds"] |= {
             "total": time.perf_counter() - start,
             "training": trained - start,
@@ -143,19 +135,36 @@ class Coordinator:
         self._note(entry)
 
     def _collect(
-        self, asked: list[int], request: RecordDict, round_: int, tally: Tally, roster: Roster
+        self, asked: list[int], round_: int, lr: float, tally: Tally, roster: Roster
     ) -> None:
         silent = dict.fromkeys(asked)
-        requests = (self._addressed(request, roster.name(node)) for node in asked)
+        requests = self._requests(asked, round_, lr, tally, roster)
         for reply in self._ask(asked, requests, round_, MessageType.TRAIN):
             arrived = time.perf_counter()
             silent.pop(reply.metadata.src_node_id, None)
             tally.take(reply, roster.name(reply.metadata.src_node_id), self._model.add)
             tally.aggregation += time.perf_counter() - arrived
+            del reply  # before the next one is read
         tally.failures += [
             Failure(roster.name(node), "transport", "no reply within round_timeout")
             for node in silent
         ]
+
+    def _requests(
+        self, asked: list[int], round_: int, lr: float, tally: Tally, roster: Roster
+    ) -> Iterator[RecordDict]:
+        """What each node gets. Nothing else holds it: a model takes memory."""
+        request = TrainRequest(
+            round=round_,
+            lr=lr,
+            weights=self._model.weights,
+            extras=self._strategy.broadcast(),
+            noise_multiplier=roster.noise_floor(),
+            sealed=self._model.sealed,
+        ).to_records()
+        tally.down = len(asked) * payload_bytes(request)
+        for node in asked:
+            yield self._addressed(request, roster.name(node))
 
     def _measure(self, round_: int, roster: Roster) -> Measurements | None:
         """What the silos say of the new model, in the rounds that have an evaluation."""

@@ -29,6 +29,7 @@ class Tally:
     failures: list[Failure] = field(default_factory=list)
     events: Events = field(default_factory=dict)
     up: int = 0
+    down: int = 0
     aggregation: float = 0.0
 
     def take(self, reply: Message, silo: str, add: Add) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -18,6 +19,10 @@ REFUSED = "guard"
 """The stage at which a silo fails when its holder's rules do not allow what was asked."""
 UNUSABLE = "update"
 """The stage at which a silo fails whose reply came and cannot be used."""
+
+_LONGEST_LINE, _LONGEST_NAME, _MOST_METRICS = 2000, 200, 1000
+_LARGEST_METRIC, _MOST_RECORDS = 1e100, 2**53
+_HOW_RELEASED = frozenset({"exact", "noised", "withheld"})
 
 _WEIGHTS = "weights"
 _UPDATE = "update"
@@ -165,10 +170,16 @@ class EvaluateReply:
         released = record_of(records, "released", ConfigRecord)
         size = record_of(records, "size", MetricRecord) if "size" in records else None
         privacy = record_of(records, "privacy", ConfigRecord) if "privacy" in records else None
+        weight = None if size is None else float(cast(float, size["num-examples"]))
+        _check_names([*metrics, *released])
+        _check(weight is None or 0 < weight <= _MOST_RECORDS, "no number of records")
+        _check(_HOW_RELEASED.issuperset(released.values()), "no way to release a metric")
+        values = {name: float(cast(float, value)) for name, value in metrics.items()}
+        _check(all(abs(each) <= _LARGEST_METRIC for each in values.values()), "no number")
         return cls(
-            metrics={name: float(cast(float, value)) for name, value in metrics.items()},
+            metrics=values,
             released={name: str(how) for name, how in released.items()},
-            weight=None if size is None else float(cast(float, size["num-examples"])),
+            weight=weight,
             event=None if privacy is None else json.loads(cast(str, privacy["event"])),
         )
 
@@ -201,6 +212,11 @@ class Enrolment:
         record = record_of(records, "enrolment", ConfigRecord)
         noise, rounds = record.get("noise-multiplier"), record.get("rounds")
         count = record.get("records")
+        _check_names([record["silo"]])
+        _check(_is_count(record["index"]), "no index")
+        _check(noise is None or _is_noise(noise), "no noise multiplier")
+        _check(rounds is None or _is_count(rounds), "no number of rounds")
+        _check(count is None or (_is_count(count) and count != 0), "no number of records")
         return cls(
             silo=cast(str, record["silo"]),
             index=cast(int, record["index"]),
@@ -212,11 +228,18 @@ class Enrolment:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a silo did not answer with an update; carried in the reason of a Flower error."""
+    """Why a silo did not answer with an update; carried in the reason of a Flower error.
+
+    Stage and reason are a line each, whatever a peer sent: they are shown to people as they are.
+    """
 
     silo: str
     stage: str
     reason: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stage", _line(self.stage))
+        object.__setattr__(self, "reason", _line(self.reason))
 
     def __str__(self) -> str:
         return json.dumps({"silo": self.silo, "stage": self.stage, "reason": self.reason})
@@ -227,8 +250,32 @@ class Failure:
         try:
             stated = json.loads(text or "")
             return cls(silo=silo, stage=str(stated["stage"]), reason=str(stated["reason"]))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return cls(silo=silo, stage="transport", reason=text or "no reason given")
+
+
+def _line(text: str) -> str:
+    return "".join(each if each.isprintable() else " " for each in text[:_LONGEST_LINE])
+
+
+def _check(holds: bool, fault: str) -> None:
+    if not holds:
+        raise ValueError(fault)
+
+
+def _check_names(names: Iterable[object]) -> None:
+    """Names that silos give, which are shown to people."""
+    for number, name in enumerate(names):
+        fits = isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME and name.isprintable()
+        _check(fits and number < 2 * _MOST_METRICS, "no name, or one too many")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_RECORDS
+
+
+def _is_noise(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and value >= 0
 
 
 def _put_model(

@@ -143,7 +143,10 @@ def test_traffic_and_being_online(silo: Silo) -> None:
 
 
 def test_epsilon_is_that_of_the_ledger_and_of_the_policy(silo: Silo) -> None:
-    assert not [key for key in silo.read() if key[0] == "privet_silo_epsilon_spent"]
+    fresh = silo.read()
+    assert epsilon(fresh, "spent", "life") == 0
+    assert epsilon(fresh, "left", "life") == 5.0
+    assert epsilon(fresh, "left", "month") == 2.0
     silo.spend(1)
     told, spent = silo.read(), silo.spent()
     assert epsilon(told, "spent", "life") == epsilon(told, "spent", "month") == spent

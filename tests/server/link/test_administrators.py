@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 from typing import Any
 
 import httpx
@@ -14,6 +15,8 @@ from gate_project import GateProject, LiveServer
 from privet.experiment import Experiment
 from privet.parties.jobs import Order
 from privet.parties.requests import SIGNATURE
+from privet.remote import Desk
+from privet.server.folder import RunFolder
 
 OWN = "/privet/v1/"
 
@@ -91,6 +94,17 @@ def test_no_range_of_a_file_is_a_servers_fault(
         headers = [(b"range", range_.encode("latin-1"))]
         answer: httpx.Response = ana.get(url, headers=headers)
     assert answer.status_code in (200, 206, 400, 416)
+
+
+def test_a_run_that_diverged_can_be_followed(project: GateProject, server: LiveServer) -> None:
+    with project.http("ana") as ana:
+        job = ana.post(f"{OWN}jobs", content=odd_order(project, job="d" * 12)).json()["id"]
+    run = RunFolder(server.store.get(job).run)
+    run.path.mkdir()
+    run.append({"round": 0, "loss": float("nan"), "epsilon": {"max": float("inf")}})
+    with Desk(project.admin_kit()) as desk:
+        (entry,), _ = desk.history(job, start=0)
+    assert (math.isnan(entry["loss"]), entry["epsilon"]["max"]) == (True, float("inf"))
 
 
 def _job(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Requests that make no sense, most of them signed by a real party: none of them breaks a server."""
+"""Requests that make no sense, most of them signed by a real party: none breaks a server."""
 
 from __future__ import annotations
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,9 +13,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gate_project import GateProject, LiveServer
+from privet.client.node import connection as silo_side
 from privet.errors import PrivetError
 from privet.exposition import new_registry, serving_metrics
+from privet.parties.jobs import Order
+from privet.server import app
 from privet.server.link.metrics import ServerMetrics
+from privet.server.link.runner import Runner
 from privet.trial import free_port
 
 Figures = dict[tuple[str, ...], float]
@@ -123,3 +129,41 @@ def test_an_address_that_is_taken_is_one_line() -> None:
         serving_metrics(address, new_registry()),
     ):
         pass
+
+
+def whole(round_: int) -> dict[str, Any]:
+    nothing = {"loss": None, "accuracy": None, "epsilon": None}
+    return entry(round_, metrics={}, participants=[], dropped=[], **nothing)
+
+
+def test_a_round_is_counted_once_whatever_is_gone_back_to(
+    project: GateProject, server: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def go_on(grid: object, context: object, hosting: app.Hosting) -> None:
+        for round_ in range(4):
+            hosting.watch(whole(round_))
+
+    experiment = {"task": "digits", "rounds": 3, "federation": {"silos": 1, "min_silos": 1}}
+    order = Order(
+        project=project.name, job="a" * 12, requester="ana", at=time.time(), experiment=experiment
+    )
+    job = server.store.add(order.signed(project.key("ana")), project.parties())
+    job.run.mkdir()
+    (job.run / "history.jsonl").write_text("".join(json.dumps(whole(r)) + "\n" for r in range(2)))
+    seen: list[Mapping[str, Any]] = []
+    runner = Runner(
+        server.store, server.members, server.link, server.bells, patience=0.0, observe=seen.append
+    )
+    monkeypatch.setattr(app, "run", go_on)
+    with project.connection("north"):
+        runner._run(job)
+    assert [each["round"] for each in seen] == [2, 3]
+
+
+def test_a_silo_is_online_while_the_server_answers(
+    project: GateProject, server: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with project.connection("north") as connection:
+        assert connection.online
+        monkeypatch.setattr(silo_side, "ONLINE", 0.0)  # as if the last answer were 30 s old
+        assert not connection.online

@@ -234,7 +234,7 @@ class Connection:
                 ),
             )
             parts, together = get_all_nested_objects(message), {}
-            for name in answer.objects_to_push:
+            for name in parts.keys() & set(answer.objects_to_push):
                 content = parts[name].deflate()
                 if len(content) <= SMALL:
                     together[name] = content
@@ -388,11 +388,16 @@ def describe(error: Exception) -> str:
 
 
 def _said(response: httpx.Response) -> str:
+    """What a server gives as its reason, in one line."""
+    return "".join(each if each.isprintable() else " " for each in _reason(response)[:500])
+
+
+def _reason(response: httpx.Response) -> str:
     try:
         told = response.json()
         if isinstance(told, dict) and "error" in told:
-            return str(told["error"])[:500]
-    except ValueError:
-        pass
-    flower = FlowerError.from_json(response.text)
+            return str(told["error"])
+        flower = FlowerError.from_json(response.text)
+    except (ValueError, RecursionError):
+        flower = None
     return f"[code: {flower.code}] {flower.message}" if flower else response.text[:200]

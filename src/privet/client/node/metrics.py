@@ -22,6 +22,7 @@ from privet.client.node.connection import Connection
 from privet.errors import PrivetError
 from privet.privacy.ledger import History, read_history
 from privet.privacy.policy import Policy
+from privet.privacy.policy.rules import ANY
 from privet.wire import REFUSED, Failure
 
 Outcome = Literal["answered", "refused", "failed", "over", "lost"]
@@ -141,7 +142,8 @@ def _figures(history: History, policy: Policy, month: str) -> tuple[Metric, ...]
             ("limit", "Epsilon that the policy allows"),
         )
     )
-    for dataset in history.datasets:
+    named = (name for name in policy.data if name != ANY)  # with nothing spent, all is left
+    for dataset in dict.fromkeys((*history.datasets, *named)):
         rules = policy.rules(dataset)
         if rules is None:
             continue

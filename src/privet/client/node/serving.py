@@ -200,7 +200,7 @@ class _Silo:
                 answer = http.get("/privet/v1/hello")
                 answer.raise_for_status()
                 return answer.json()
-            except ValueError:
+            except (ValueError, RecursionError):
                 return None
             except (httpx.TransportError, httpx.HTTPStatusError) as error:
                 judge(error)

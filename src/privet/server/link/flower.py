@@ -80,8 +80,8 @@ class NodeStatus:
 
     node: int
     online: bool
-    online_until: str | None
-    """ISO 8601; None for a node that has not been seen."""
+    online_until: float | None
+    """Seconds since 1970; None for a node that has not been seen."""
     since: str | None = None
     """ISO 8601: when it came online, or went offline; None for a node that has not been seen."""
     last_beat: float | None = None
@@ -353,7 +353,7 @@ def _status(node: int, info: NodeInfo) -> NodeStatus:
     return NodeStatus(
         node,
         online,
-        str(info.online_until or "") or None,
+        info.online_until or None,
         since=since or None,
         last_beat=beat if info.online_until else None,
     )

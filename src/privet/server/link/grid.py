@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 from flwr.app import Error, Message, RecordDict
+from flwr.app.message.message import remove_content_from_message
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
@@ -82,14 +83,19 @@ class LinkGrid(Grid):
         the run is to stop.
         """
         messages = list(messages)
+        if not messages:
+            return
         for message in messages:
             if timeout is not None:
                 message.metadata.ttl = timeout + GRACE
         names = list(self.push_messages(messages))
-        sent = dict(zip(names, messages, strict=True))
-        self.waiting_for = {m.metadata.dst_node_id: m.metadata.message_type for m in messages}
+        # Without their content, which is on its way and need not be kept here as well.
+        bare = [remove_content_from_message(message) for message in messages]
+        del messages, message
+        self.waiting_for = {m.metadata.dst_node_id: m.metadata.message_type for m in bare}
         try:
-            yield from self._replies({n: m for n, m in sent.items() if n}, timeout)
+            sent = {name: each for name, each in zip(names, bare, strict=True) if name}
+            yield from self._replies(sent, timeout)
         finally:
             self.waiting_for = {}
 

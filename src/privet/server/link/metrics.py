@@ -30,6 +30,7 @@ STAGES = frozenset(
         "message",
         "plan",
         "restart",
+        "roster",
         "settings",
         "train",
         "transport",

@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import flwr
@@ -150,7 +150,7 @@ class _Desk:
             entries = await run_in_threadpool(lambda: RunFolder(job.run).history()[start:])
             leaving = self._runner.bells.closing
             if entries or over or leaving or time.monotonic() > end:
-                return JSONResponse({"entries": entries, "job": _row(job)})
+                return _as_written({"entries": entries, "job": _row(job)})
             await asyncio.sleep(_LOOK)
 
     async def log(self, request: Request) -> Response:
@@ -232,6 +232,11 @@ def _row(job: Job) -> dict[str, Any]:
         "starts": standing.starts,
         "files": [name for name in FILES if (job.run / name).exists()],
     }
+
+
+def _as_written(content: Mapping[str, Any]) -> Response:
+    """JSON as history.jsonl has it: a loss may be NaN there, and an epsilon infinite."""
+    return Response(json.dumps(content), media_type="application/json")
 
 
 def _start(request: Request) -> int | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import logging
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -30,6 +32,7 @@ from privet.server.link.routes import application
 from privet.server.link.runner import Runner
 
 _MOST_CONNECTIONS = 2000
+_MMAP_THRESHOLD, _ARENA_MAX = -3, -8  # of malloc.h
 
 log = logging.getLogger("privet.server")
 
@@ -40,6 +43,7 @@ def serve(kit: ServerKit, *, ready: Callable[[], None]) -> None:
     Jobs that an earlier start left unfinished are gone on with. Raises PrivetError when another
     process serves the folder, or a key, a certificate or the list of parties is unfit.
     """
+    _give_memory_back()
     kit.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     with only_process(kit.state / "server.pid"):
         link, bells = Link(kit.state / "link.sqlite"), Bells()
@@ -115,6 +119,18 @@ def listener(gate: Gate, kit: ServerKit) -> uvicorn.Server:
             limit_concurrency=_MOST_CONNECTIONS,
         )
     )
+
+
+def _give_memory_back() -> None:
+    """Have glibc return large blocks to the system when they are free, whichever thread had them.
+
+    By itself it raises the size from which it does so to that of a model, and keeps a heap for
+    every thread that serves a request.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_MMAP_THRESHOLD, 1 << 20)
+        libc.mallopt(_ARENA_MAX, 2)
 
 
 class _Server(uvicorn.Server):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flwr.proto.fleet_pb2 import PullMessagesResponse
+from flwr.proto.fleet_pb2 import PullMessagesResponse, PushMessagesResponse
 from flwr.proto.message_pb2 import PullObjectResponse
 
 import privet
@@ -22,6 +23,7 @@ from privet.errors import PrivetError
 from privet.experiment import Experiment
 from privet.parties.jobs import ORDER_KEY, Order
 from privet.wire import Enrolment
+from privet.wire.parts import pack
 from silo_at_work import NoProcess, SiloAtWork
 
 EXPERIMENT = Experiment.from_mapping(
@@ -63,6 +65,7 @@ def greeting(project: GateProject, **change: Any) -> str:
         ({}, "the server is of project 'None'"),
         ([], "is no server of privet"),
         ("<html>", "is no server of privet"),
+        ("[" * 99_999, "is no server of privet"),
         ({"project": "x" * 10**6}, "the server is of project 'xxx"),
         ({"project": "a\n\x1b[2J"}, "the server is of project 'a\\n\\x1b[2J'"),
         ({"project": "lungs", "protocol": "\n" * 99}, "speaks protocol '\\n\\n"),
@@ -77,6 +80,14 @@ def test_a_silo_says_in_one_line_why_it_has_nothing_to_do_with_a_server(
     assert len(said) < 300
     if "protocol" in why:
         assert f"this silo 1 (privet {privet.__version__}): upgrade the older one" in said
+
+
+def test_a_refusal_is_told_in_one_line(project: GateProject, server: HostileServer) -> None:
+    told = json.dumps({"error": "no\n\x1b[2J" + "o" * 9999})
+    server.tricks["hello"] = says(told.encode(), status=403, kind="application/json")
+    said = greeting(project)
+    assert said.startswith("the server refuses: no  [2Jooo")
+    assert len(said) < 600
 
 
 def test_a_server_that_another_authority_certified_is_not_spoken_to(
@@ -118,8 +129,18 @@ def enrolled(server: HostileServer, number: int) -> bool:
     return Enrolment.from_records(server.answer(number).content).silo == "north"
 
 
-@pytest.mark.parametrize("trick", [stalls(), trickles(100, 0.1)], ids=["stalls", "trickles"])
-@pytest.mark.parametrize("route", ["pull-object", "push-object"])
+@pytest.mark.parametrize(
+    ("route", "trick"),
+    [
+        ("pull-object", stalls()),
+        ("parts/take", trickles(100, 0.1)),
+        pytest.param("pull-object", trickles(100, 0.1), marks=pytest.mark.slow),
+        pytest.param("parts/take", stalls(), marks=pytest.mark.slow),
+        ("parts/give", stalls()),
+        pytest.param("parts/give", trickles(100, 0.1), marks=pytest.mark.slow),
+    ],
+    ids=range(6),
+)
 def test_a_transfer_that_does_not_end_is_given_up(
     server: HostileServer,
     north: SiloAtWork,
@@ -131,13 +152,13 @@ def test_a_transfer_that_does_not_end_is_given_up(
     server.tricks[route] = trick
     server.send(order, ttl=1.0)
     with north.working(**QUICK), caplog.at_level(logging.WARNING, "privet.silo"):
-        if route == "pull-object":
+        if route != "parts/give":
             wait_for(lambda: "is lost" in caplog.text)
         else:  # a server may be away for long, and the answer still be wanted
-            wait_for(lambda: server.asked.count("/v1/fleet/push-object") > 1)
+            wait_for(lambda: server.asked.count(route) > 1)
         del server.tricks[route]
         server.send(order)
-        assert enrolled(server, 0 if route == "pull-object" else 1)
+        assert enrolled(server, 1 if route == "parts/give" else 0)
 
 
 def test_a_server_that_is_gone_in_the_middle_of_a_message_and_comes_back_gets_its_answer(
@@ -151,7 +172,7 @@ def test_a_server_that_is_gone_in_the_middle_of_a_message_and_comes_back_gets_it
     silo.policy()
     with silo.working(**QUICK):
         with first.serving():
-            wait_for(lambda: "/v1/fleet/pull-object" in first.asked)
+            wait_for(lambda: "pull-object" in first.asked)
         time.sleep(0.5)
         first.tricks.clear()
         with first.serving():
@@ -185,27 +206,30 @@ def nonsense() -> list[tuple[str, bytes]]:
         ("confirm-message-received", torn),
         ("push-messages", torn),
         ("push-messages", b""),
-        ("push-object", torn),
-        ("push-object", b""),
+        ("push-messages", PushMessagesResponse(objects_to_push=["0" * 64]).SerializeToString()),
+        ("parts/take", b""),
+        ("parts/take", pack({"0" * 64: b"another"})),
+        ("parts/take", b"[" * 99_999),
+        ("parts/give", b""),
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("status", [200, pytest.param(500, marks=pytest.mark.slow)])
 def test_an_answer_that_makes_no_sense_ends_no_silo(
-    server: HostileServer, north: SiloAtWork, order: dict[str, str]
+    server: HostileServer, north: SiloAtWork, order: dict[str, str], status: int
 ) -> None:
     run = 0
     with north.working(**QUICK):
-        for status in (200, 500):
-            for route, answer in nonsense():
-                asked = server.asked.count(f"/v1/fleet/{route}")
-                server.tricks[route] = says(answer, status=status)
-                server.send(order, run=run + 1, ttl=1.0)
-                wait_for(lambda: server.asked.count(f"/v1/fleet/{route}") > asked)  # noqa: B023
-                server.tricks.clear()
-                run += 2
-                server.send(order, run=run)
-                wait_for(lambda: server.replies and server.replies[-1].metadata.run_id == run)  # noqa: B023
-                assert enrolled(server, -1)
+        for route, answer in nonsense():
+            asked = server.asked.count(route)
+            server.tricks[route] = says(answer, status=status)
+            server.send(order, run=run + 1, ttl=1.0)
+            wait_for(lambda: server.asked.count(route) > asked)  # noqa: B023
+            server.tricks.clear()
+            run += 2
+            server.send(order, run=run)
+            wait_for(lambda: server.replies and server.replies[-1].metadata.run_id == run)  # noqa: B023
+            assert enrolled(server, -1)
 
 
 def wait_for(happens: Callable[[], object]) -> None:
