@@ -10,10 +10,10 @@ demo: $(VENV)/.dev
 	$(BIN)/privet simulate examples/digits.toml --out runs/demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 slow: $(VENV)/.ray
-	$(BIN)/python -m pytest --slow -m slow
+	$(BIN)/python -m pytest -n auto --dist worksteal --slow -m slow
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

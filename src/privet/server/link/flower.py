@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -159,8 +160,10 @@ class Link:
     def take(self, run: int, names: Iterable[str], *, most: int) -> dict[str, bytes]:
         """The parts of messages that are here, up to `most` bytes of them together.
 
-        PrivetError when the run is over.
+        PrivetError when the run is over, ValueError for a name that none can have.
         """
+        names = list(names)
+        _check_names(names)
         self._check_running(run)
         found: dict[str, bytes] = {}
         for name in names:
@@ -178,6 +181,9 @@ class Link:
 
         PrivetError when the run is over, ValueError for a part that is not what its name says.
         """
+        _check_names(parts)
+        if not session.isascii():
+            raise ValueError("no session has this name")
         self._check_running(run)
         taken = [
             name
@@ -281,6 +287,10 @@ class LiveRun:
                     push(name, part.deflate())
         return [str(name) for name in answer.message_ids]
 
+    def forget(self, messages: Iterable[str]) -> None:
+        """Deliver these messages no more, and take no reply to them."""
+        self._state.delete_messages(message_ins_ids=set(messages))
+
     def arrived(self, messages: Iterable[str]) -> Iterator[Reply]:
         """Replies to `messages` that are on their way or here; each is told of once."""
         answer = runtime_handlers.pull_messages(
@@ -335,6 +345,11 @@ class Reply:
     def to(self) -> str:
         """The id of the message that it answers."""
         return str(self.head.metadata.reply_to_message_id)
+
+
+def _check_names(names: Iterable[str]) -> None:
+    if not all(re.fullmatch("[0-9a-f]{64}", name) for name in names):
+        raise ValueError("a part is named by its SHA-256")
 
 
 async def _blame_the_node(request: Request, call_next: RequestResponseEndpoint) -> Response:

@@ -224,7 +224,10 @@ class Gate:
             await run_in_threadpool(self.link.forget_session, node)
         if what == "pull-messages" and not await self._hold(node, receive):
             return
-        await self.fleet(scope, _once(body, receive), send)
+        told = _Counting(send)
+        await self.fleet(scope, _once(body, receive), told)
+        if what == "pull-messages" and told.size:
+            self.bells.ring([node])  # one at a time: there may be more
         if what == "push-object" and len(body) <= SMALL:
             self.bells.ring_reply()  # the last part of a reply is small
 
@@ -270,6 +273,17 @@ class Gate:
             raise _Refused(410, "nobody waits for this any more")
         if addressee != node:
             raise _Refused(403, "a message of another node")
+
+
+class _Counting:
+    """`send`, and the bytes of the body that went through it."""
+
+    def __init__(self, send: Send) -> None:
+        self._send, self.size = send, 0
+
+    async def __call__(self, event: Event) -> None:
+        self.size += len(event.get("body", b""))
+        await self._send(event)
 
 
 def _once(body: bytes, receive: Receive) -> Receive:

@@ -116,6 +116,7 @@ class LinkGrid(Grid):
             if here:
                 continue
             if end is not None and time.monotonic() >= end:
+                self._live.forget(sent)  # a silo that comes back begins with the present
                 return
             self._bells.wait_for_reply(_TICK)
 

@@ -26,6 +26,7 @@ from privet.server.link.membership import Membership
 
 _SERVER_NODE = 1
 _LOOK_AROUND = 0.2
+_PAUSE = 5.0
 
 log = logging.getLogger("privet.server")
 
@@ -89,7 +90,11 @@ class Runner:
             pending = self.store.pending()
             if pending:
                 self._job, self._grid = pending[0], None
-                self._try(pending[0])
+                try:
+                    self._try(pending[0])
+                except OSError:  # its folder cannot be written: try again, others may come first
+                    log.exception("job %s cannot be written down", pending[0].id)
+                    self._down.wait(_PAUSE)
                 self._job = self._grid = None
             else:
                 self._more.wait(timeout=_LOOK_AROUND)
