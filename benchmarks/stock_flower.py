@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,9 @@ class StockFlower:
             if time.monotonic() > end:
                 raise RuntimeError(f"the SuperNodes are not online: {self.logs()}")
             time.sleep(0.5)
+        ended = [name for name, each in self.processes.items() if each.poll() is not None]
+        if ended:
+            raise RuntimeError(f"{', '.join(ended)} ended: {self.logs()}")
 
     def run(self, experiment: Experiment, out: Path) -> None:
         """`flwr run`, until the run folder `out` is finished."""
@@ -134,18 +138,15 @@ class StockFlower:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for how in (signal.SIGTERM, signal.SIGKILL):
-            for process in self.processes.values():
-                try:
+        # Silos first: one that cannot sign off any more counts as online for a minute, and is
+        # refused when it is started again within it.
+        for name in sorted(self.processes, key="superlink".__eq__):
+            process = self.processes.pop(name)
+            for how in (signal.SIGTERM, signal.SIGKILL):
+                with suppress(ProcessLookupError):
                     os.killpg(process.pid, how)  # with the processes that it has started
-                except ProcessLookupError:
-                    continue
-            for process in self.processes.values():
-                try:
+                with suppress(subprocess.TimeoutExpired):
                     process.wait(timeout=10)
-                except subprocess.TimeoutExpired:
-                    continue
-        self.processes.clear()
 
     def _start_link(self) -> None:
         kit = ServerKit.from_folder(self.trial.kit(SERVER))

@@ -132,7 +132,7 @@ def test_killed_at_any_moment_a_run_goes_on_by_itself(tmp_path: Path) -> None:
                 trial.end(victim, how=signal.SIGKILL)
                 trial.start(victim)
             told = wait(desk, job, lambda told: False)
-        assert told["state"] == "finished", told
+        assert told["state"] == "finished", told["detail"]
         entries = history(trial, job)
         assert [entry["round"] for entry in entries] == list(range(61))
         check_ledgers(trial, entries)
@@ -150,7 +150,7 @@ def test_a_server_that_is_killed_ends_at_the_same_model(tmp_path: Path) -> None:
                 trial.end(SERVER, how=signal.SIGKILL)
                 trial.start(SERVER)
             told = wait(desk, job, lambda told: False)
-        assert told["state"] == "finished", told
+        assert told["state"] == "finished", told["detail"]
         assert told["starts"] == 3
         model = load_file(trial.kit(SERVER) / "state/jobs" / job / "run/model.safetensors")
     undisturbed = load_file(tmp_path / "undisturbed/model.safetensors")
@@ -169,7 +169,7 @@ def test_a_silo_that_hangs_is_gone_on_without_and_may_come_back(tmp_path: Path) 
             assert desk.status()["silos"][0]["name"] == "north"
             trial.processes["north"].send_signal(signal.SIGCONT)
             told = wait(desk, job, lambda told: False)
-        assert told["state"] == "finished", told
+        assert told["state"] == "finished", told["detail"]
         entries = history(trial, job)
         without = [e["round"] for e in entries[1:] if "north" not in e["participants"]]
         assert without
@@ -192,7 +192,7 @@ def test_a_network_that_is_cut_heals(tmp_path: Path) -> None:
             wire.cut = False
             told = wait(desk, job, lambda told: False)
         wire.close()
-        assert told["state"] == "finished", told
+        assert told["state"] == "finished", told["detail"]
         entries = history(trial, job)
         assert any("south" not in entry["participants"] for entry in entries[1:])
         assert "south" in entries[-1]["participants"]

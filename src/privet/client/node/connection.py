@@ -163,7 +163,12 @@ class Connection:
 
         The server holds the question open for some seconds, so asking again at once is fine.
         """
-        answer = self._call(self._fleet.PullMessages, PullMessagesRequest(node=self._node))
+        try:
+            answer = self._call(self._fleet.PullMessages, PullMessagesRequest(node=self._node))
+        except RunOver as error:
+            log.warning("the server was asked for messages: %s", error)
+            self._stop.wait(_LONGEST_WAIT)
+            return None
         if not answer.messages_list:
             return None
         try:
@@ -333,6 +338,8 @@ class Connection:
             except _TROUBLE as error:
                 try:
                     judge(error)
+                except RunOver:
+                    log.warning("a sign of life was not taken: %s", describe(error))
                 except PrivetError as lost:
                     self._lost = lost
                     return
@@ -367,8 +374,10 @@ def judge(error: Exception) -> None:
         ours = '"error"' in error.response.text
         if status == httpx.codes.GONE or (status == httpx.codes.FORBIDDEN and not ours):
             raise RunOver(text) from error
-        if status in (400, 401, 403, 404, 412, 413):
+        if status in (401, 403, 412):
             raise Refused(f"the server refuses: {text}") from error
+        if status in (400, 404, 413):  # this request; the silo is as welcome as before
+            raise RunOver(f"the server refuses: {text}") from error
         return
     cause: BaseException | None = error
     while cause is not None:

@@ -124,15 +124,13 @@ class LinkGrid(Grid):
         return self._live.is_here(reply) or time.monotonic() > until
 
     def _read(self, reply: Reply, request: Message) -> Message:
+        """The reply, in the name of whoever was asked: the link's own errors come in its own."""
+        node = request.metadata.dst_node_id
         try:
-            return self._live.read(reply)
-        except Cancelled:
-            raise
+            message = self._live.read(reply)
         except Exception as error:  # whatever a peer sends, the round goes on without it
-            log.warning(
-                "a reply of node %s cannot be read: %s", reply.head.metadata.src_node_id, error
-            )
+            log.warning("a reply of node %s cannot be read: %s", node, error)
             told = Failure("", UNUSABLE, f"unreadable reply: {error}")
-            failure = Message(Error(code=0, reason=str(told)), reply_to=request)
-            failure.metadata.__dict__["_src_node_id"] = request.metadata.dst_node_id
-            return failure
+            message = Message(Error(code=0, reason=str(told)), reply_to=request)
+        message.metadata.__dict__["_src_node_id"] = node
+        return message

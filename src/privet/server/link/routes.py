@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -34,6 +35,8 @@ FILES = (SETTINGS, HISTORY, SUMMARY, MODEL)
 """What can be fetched of a run."""
 _HOLD, _LOOK = 20.0, 0.05
 _FROM = "from = a number of entries or bytes, 0 or more"
+
+log = logging.getLogger("privet.server")
 
 
 def application(
@@ -99,7 +102,8 @@ class _Desk:
             parts = await run_in_threadpool(
                 lambda: self._runner.link.take(run, names, most=TOGETHER)
             )
-        except (ValueError, KeyError, TypeError, OverflowError):
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
+            log.warning("refused: parts: %s: %.200r", type(error).__name__, str(error))
             return _no(400, "malformed")
         except PrivetError as error:
             return _no(410, str(error))
@@ -111,7 +115,8 @@ class _Desk:
             parts, told = unpack(await request.body())
             run, session = int(told["run"]), str(told["session"])
             taken = await run_in_threadpool(lambda: self._runner.link.give(run, session, parts))
-        except (ValueError, KeyError, TypeError, OverflowError):
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
+            log.warning("refused: parts: %s: %.200r", type(error).__name__, str(error))
             return _no(400, "malformed")
         except PrivetError as error:
             return _no(410, str(error))
