@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import random
 import signal
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
-import pytest
 from safetensors.numpy import load_file
 
 from failing_wire import Wire
@@ -22,7 +17,7 @@ from privet import Experiment, simulate
 from privet.privacy.accounting.segments import merged
 from privet.privacy.ledger import Ledger, SiloKey, verify
 from privet.remote import Desk, NoAnswer
-from privet.trial import SERVER, SILOS, Trial
+from privet.trial import SERVER, Trial
 
 OVER = ("finished", "failed", "cancelled")
 NOISE = 6.0
@@ -97,47 +92,6 @@ def check_ledgers(trial: Trial, entries: list[dict[str, Any]]) -> None:
 def leftovers(trial: Trial) -> list[Path]:
     found = [*trial.folder.rglob("*.part"), *trial.folder.rglob("*.tmp")]
     return [*found, *trial.folder.rglob("unanswered.message"), *trial.folder.rglob("*.offer")]
-
-
-def workers() -> set[int]:
-    return {child.pid for child in psutil.Process().children(recursive=True)}
-
-
-@pytest.fixture
-def no_orphans() -> Iterator[None]:
-    ours = f"trial-{os.getpid()}"
-    yield
-    time.sleep(0.5)
-    left = [p.info for p in psutil.process_iter(["pid", "cmdline"]) if ours in str(p.info)]
-    assert left == []
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment_a_run_goes_on_by_itself(tmp_path: Path) -> None:
-    """Fifty kills of whoever it hits, while a private and encrypted job runs."""
-    kills, rng, hit = 50, random.Random(4), Counter[str]()
-    settings = {**PRIVATE, "rounds": 60}
-    with Trial.create(tmp_path / "trial") as trial:
-        job = begun(trial, settings)
-        with trial.desk() as desk:
-            reached = 0
-            for _ in range(kills):
-                told = wait(desk, job, past(reached + 1))
-                if told["state"] in OVER:
-                    break
-                reached = told["round"]
-                time.sleep(rng.uniform(0, 0.6))
-                victim = rng.choice((SERVER, *SILOS))
-                hit[victim] += 1
-                trial.end(victim, how=signal.SIGKILL)
-                trial.start(victim)
-            told = wait(desk, job, lambda told: False)
-        assert told["state"] == "finished", told["detail"]
-        entries = history(trial, job)
-        assert [entry["round"] for entry in entries] == list(range(61))
-        check_ledgers(trial, entries)
-    assert sum(hit.values()) == kills
-    assert leftovers(trial) == []
 
 
 def test_a_server_that_is_killed_ends_at_the_same_model(tmp_path: Path) -> None:
