@@ -70,7 +70,6 @@ def run(*, encrypted: bool, rounds: int) -> None:
             peaks = Peaks({name: each.pid for name, each in trial.processes.items()})
             with trial.desk() as desk:
                 job = desk.submit(Experiment.from_mapping(settings))
-                seen = []
                 while (told := desk.job(job))["state"] not in ("finished", "failed"):
                     time.sleep(0.2)
                 seen = desk.history(job, start=0)[0]

@@ -12,13 +12,26 @@ import pytest
 import privet
 
 ROOT = Path(privet.__file__).parent
-ROOMS = ("server", "client", "privacy", "strategies", "simulations", "tasks")
+ROOMS = (
+    "server",
+    "client",
+    "privacy",
+    "strategies",
+    "simulations",
+    "tasks",
+    "parties",
+    "provision",
+    "remote",
+)
 MAY_IMPORT = {
     "privacy": set(),
     "strategies": set(),
     "tasks": set(),
-    "client": {"privacy", "strategies", "tasks"},
-    "server": {"privacy", "strategies", "tasks"},
+    "parties": {"privacy"},
+    "provision": {"privacy", "parties"},
+    "remote": {"privacy", "parties"},
+    "client": {"privacy", "strategies", "tasks", "parties"},
+    "server": {"privacy", "strategies", "tasks", "parties"},
     "simulations": {"privacy", "strategies", "tasks", "client", "server"},
 }
 

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from privet.privacy.accounting import dp_sgd_event, encode_event
 from privet.server.app import Hosting, look_away, server_app
 from privet.server.folder import RunFolder
+from privet.server.roster import Seat, Seats
 from privet.simulations.grid import SERVER_NODE, InProcessGrid, Sequential, contexts
 from privet.wire import Enrolment, TrainReply, TrainRequest
 
@@ -41,7 +42,24 @@ def silo_that(misbehaves: Any) -> ClientApp:
     return app
 
 
-def run(app: ClientApp, out: Path, **settings: Any) -> list[dict[str, Any]]:
+class Latecomers(InProcessGrid):
+    """Silo 2's node comes online after enrolment, and is looked for at each round's beginning."""
+
+    looked = 0
+
+    def get_node_ids(self) -> list[int]:
+        self.looked += 1
+        everybody = list(super().get_node_ids())
+        return everybody if self.looked > 2 else everybody[:2]
+
+
+def run(
+    app: ClientApp,
+    out: Path,
+    grid_class: type[InProcessGrid] = InProcessGrid,
+    seats: Seats | None = None,
+    **settings: Any,
+) -> list[dict[str, Any]]:
     config = {
         "task": "digits",
         "rounds": 2,
@@ -50,8 +68,8 @@ def run(app: ClientApp, out: Path, **settings: Any) -> list[dict[str, Any]]:
         **settings,
     }
     silos = contexts(3, run_id=5, run_config={}, node_config={})
-    grid = InProcessGrid(Sequential(app, silos), silos=3, run_id=5)
-    server = server_app(Hosting(folder=out, watch=look_away))
+    grid = grid_class(Sequential(app, silos), silos=3, run_id=5)
+    server = server_app(Hosting(folder=out, watch=look_away, seats=seats))
     server(grid=grid, context=Context(5, SERVER_NODE, {}, RecordDict(), config))
     return RunFolder(out).history()
 
@@ -144,3 +162,18 @@ def test_a_silo_that_cannot_enrol_is_left_out_and_named(tmp_path: Path, how: str
     for entry in history[1:]:
         assert entry["participants"] == ["silo-0", "silo-2"]
         assert entry["failures"] == []
+
+
+def test_a_silo_that_comes_later_joins_in_the_next_round(tmp_path: Path) -> None:
+    honest = silo_that(lambda reply: reply.to_records())
+    entries = run(honest, tmp_path, grid_class=Latecomers, rounds=3)
+    joined = [sorted(entry["participants"]) for entry in entries[1:]]
+    assert joined == [["silo-0", "silo-1"], *2 * [["silo-0", "silo-1", "silo-2"]]]
+
+
+def test_a_silo_is_whom_the_host_knows_at_its_node_whatever_it_says(tmp_path: Path) -> None:
+    names = {2: Seat(0, "north"), 3: Seat(1, "south"), 4: Seat(2, "west")}
+    honest = silo_that(lambda reply: reply.to_records())
+    entries = run(honest, tmp_path, seats=names.__getitem__)
+    assert entries[-1]["participants"] == ["north", "south", "west"]
+    assert set(entries[-1]["events"]) == {"north", "south", "west"}

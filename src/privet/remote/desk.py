@@ -9,16 +9,15 @@ from typing import Any, Self
 
 import httpx
 
-import privet
 from privet.errors import PrivetError
 from privet.experiment import Experiment
 from privet.parties import AdminKit
+from privet.parties.hello import check_hello
 from privet.parties.jobs import Order
 from privet.parties.requests import Signing
 from privet.parties.transport import client
 from privet.privacy.ledger.keys import SiloKey
 
-PROTOCOL = 1
 _PIECE = 1 << 20
 
 
@@ -43,15 +42,9 @@ class Desk:
         self._http.close()
 
     def greet(self) -> None:
-        """NoAnswer for the server of another project; PrivetError for one of another version."""
+        """PartiesError for the server of another project, or of another version."""
         told = self._json("GET", "hello")
-        if told.get("project") != self._kit.project:
-            raise NoAnswer(f"the server is of project {told.get('project')!r}")
-        if told.get("protocol") != PROTOCOL:
-            raise PrivetError(
-                f"the server speaks protocol {told.get('protocol')} (privet {told.get('privet')}), "
-                f"this command {PROTOCOL} (privet {privet.__version__}): upgrade the older one"
-            )
+        check_hello(told, project=self._kit.project, server=self._kit.server)
 
     def submit(self, experiment: Experiment) -> str:
         """Order a job; its id."""

@@ -17,7 +17,6 @@ from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
 
-import privet
 from privet.client.node.connection import Connection, RunOver, Stopped, Unreachable, judge
 from privet.client.node.metrics import Outcome, SiloMetrics, outcome_of
 from privet.client.node.orders import Job, believed, node_config
@@ -27,13 +26,13 @@ from privet.exposition import new_registry, serving_metrics
 from privet.health import SILO, serving_health
 from privet.one_process import only_process
 from privet.parties import PartiesError, PartiesFile, SiloKit
+from privet.parties.hello import check_hello
 from privet.parties.requests import Denied, Signing
 from privet.parties.transport import client
 from privet.privacy.ledger import Ledger, SiloKey
 from privet.privacy.policy import Policy
 from privet.wire import Failure
 
-PROTOCOL = 1
 _DOWNLOAD_PATIENCE = 600.0
 """Seconds that a message may take to come."""
 _LONGEST_WORK = 86400.0
@@ -100,20 +99,9 @@ class _Silo:
         """Wait for the server and see that it is this project's and speaks as this silo does."""
         self.worker.start()
         with client(self.kit.server, ca=self.kit.ca, auth=self.auth, quiet=10.0) as http:
-            self._check(self._hello(http))
+            told = self._hello(http)
+            check_hello(told, project=self.kit.project, server=self.kit.server)
             self._update_parties(http)
-
-    def _check(self, told: object) -> None:
-        if not isinstance(told, dict):
-            raise PrivetError(f"what answers at {self.kit.server} is no server of privet")
-        if told.get("project") != self.kit.project:
-            raise PrivetError(f"the server is of project {str(told.get('project'))[:64]!r}")
-        if told.get("protocol") != PROTOCOL:
-            raise PrivetError(
-                f"the server speaks protocol {str(told.get('protocol'))[:20]!r} "
-                f"(privet {str(told.get('privet'))[:20]!r}), "
-                f"this silo {PROTOCOL} (privet {privet.__version__}): upgrade the older one"
-            )
 
     def work(self) -> None:
         """Answer messages, for ever."""
@@ -123,7 +111,7 @@ class _Silo:
                 continue
             head, tree = found
             until = time.monotonic() + _seconds(head.metadata.ttl)
-            self._unanswered.write_bytes(message_to_proto(head).SerializeToString())
+            self._remember(head)
             start = time.monotonic()
             outcome: Outcome = "over"
             try:
@@ -137,6 +125,13 @@ class _Silo:
                 log.warning("%s is lost: %s", head.metadata.message_type, error)
             self.done(head.metadata.message_type, outcome, time.monotonic() - start)
             self._unanswered.unlink(missing_ok=True)
+
+    def _remember(self, head: Message) -> None:
+        """Note what is begun, for `_answer_for_the_lost`; the ledger refuses if a disk is full."""
+        try:
+            self._unanswered.write_bytes(message_to_proto(head).SerializeToString())
+        except OSError as error:
+            log.warning("%s cannot be written: %s", self._unanswered, error)
 
     def _answer(self, head: Message, tree: ObjectTree, until: float) -> Message:
         run, kind = head.metadata.run_id, head.metadata.message_type

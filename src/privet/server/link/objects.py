@@ -29,9 +29,12 @@ class ObjectsOnDisk(InMemoryObjectStore):
     def put(self, object_id: str, object_content: bytes) -> None:
         """Keep an object that was announced; ValueError when it is not what its name says."""
         super().put(object_id, object_content)
+        if len(object_content) < LARGE:
+            return
         with self.lock_store:
-            entry = self.store[object_id]
-            if len(object_content) >= LARGE and entry.content is object_content:
+            # Whoever waited for it may have read and forgotten it already.
+            entry = self.store.get(object_id)
+            if entry is not None and entry.content is object_content:
                 self._file(object_id).write_bytes(object_content)
                 entry.content = _IN_FILE
 

@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 import privet
 from privet.errors import PrivetError
+from privet.parties.hello import PROTOCOL
 from privet.parties.requests import Denied
 from privet.server.folder import HISTORY, MODEL, SETTINGS, SUMMARY, RunFolder
 from privet.server.link.gate import HELLO, OWN, PARTY
@@ -29,8 +30,6 @@ from privet.server.link.pages import Pages
 from privet.server.link.runner import Runner
 from privet.wire.parts import GIVE, TAKE, TOGETHER, pack, unpack
 
-PROTOCOL = 1
-"""Rises when a party of an older version could not be understood any more."""
 FILES = (SETTINGS, HISTORY, SUMMARY, MODEL)
 """What can be fetched of a run."""
 _HOLD, _LOOK = 20.0, 0.05

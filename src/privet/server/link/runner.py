@@ -21,7 +21,7 @@ from privet.server.folder import RunFolder
 from privet.server.link.bells import Bells
 from privet.server.link.flower import Link
 from privet.server.link.grid import Cancelled, LinkGrid
-from privet.server.link.jobs import Job, JobStore
+from privet.server.link.jobs import OVER, Job, JobStore
 from privet.server.link.membership import Membership
 
 _SERVER_NODE = 1
@@ -102,6 +102,8 @@ class Runner:
 
     def _try(self, job: Job) -> None:
         self._stop.clear()
+        if self._down.is_set() or job.standing.state in OVER:  # told so a moment ago
+            return
         try:
             self._run(job)
         except Cancelled:

@@ -79,7 +79,7 @@ def test_a_silo_says_in_one_line_why_it_has_nothing_to_do_with_a_server(
     assert why in said
     assert len(said) < 300
     if "protocol" in why:
-        assert f"this silo 1 (privet {privet.__version__}): upgrade the older one" in said
+        assert f"this side 1 (privet {privet.__version__}): upgrade the older one" in said
 
 
 def test_a_refusal_is_told_in_one_line(project: GateProject, server: HostileServer) -> None:
