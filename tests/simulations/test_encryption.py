@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -184,3 +185,23 @@ def test_no_key_is_anywhere_but_in_its_file(
     assert len(needles) > 100
     assert not any(needle in hay for hay in haystacks for needle in needles)
     assert not list((folder / "keys").rglob("*.offer"))
+
+
+def test_a_masked_round_that_was_cut_off_is_run_again_under_a_new_key(tmp_path: Path) -> None:
+    """Silos mask a round of an epoch once: whoever asks again might want two sums of it."""
+    folder, settings = tmp_path / "run", experiment(encryption__pairwise_masks=True)
+    checkpoint = folder / "checkpoint.safetensors"
+
+    def go_back_a_round(entry: Mapping[str, Any]) -> None:
+        if entry["round"] == 2:
+            shutil.copy(checkpoint, tmp_path / "before")
+        if entry["round"] == 3:
+            shutil.copy(tmp_path / "before", checkpoint)  # as if round 3 had not been written
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        simulate(settings, out=folder, watch=go_back_a_round)
+    summary = simulate(settings, out=folder, resume=True)
+    assert [len(entry["participants"]) for entry in history(folder)] == [0, 4, 4, 4, 4]
+    assert not any(entry["failures"] for entry in history(folder))
+    assert summary["encryption"]["epochs"] == 2
