@@ -124,6 +124,8 @@ def test_ctrl_c_leaves_a_readable_folder_and_resume_ends_at_the_same_model(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A shell has what it runs in the background ignore the signal, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     for line in process.stdout:

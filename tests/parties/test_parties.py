@@ -256,10 +256,7 @@ def test_parties_are_found_by_name_key_and_role(maker: Any) -> None:
     parties = Parties("lungs", 1, (server, north, gone, ana))
     assert parties.named("south") == gone
     assert parties.named("nobody") is None
-    assert parties.of_identity(ana.identity) == ana
-    assert parties.of_identity("") is None
     assert parties.silos() == (north,)
-    assert parties.admins() == (ana,)
 
 
 def test_the_roster_has_the_silos_that_are_not_revoked(maker: Any) -> None:

@@ -97,7 +97,7 @@ def test_who_is_no_longer_in_the_file_is_revoked(operators: Any) -> None:
     assert operators.outcomes(operators.run())["ana"] == "revoked"
     operators.text += "[admins.ana]\n"
     assert operators.outcomes(operators.run())["ana"] == "revoked"
-    assert operators.parties().admins() == ()
+    assert operators.parties().named("ana").revoked
     assert operators.parties().version == 2
 
 
@@ -300,9 +300,9 @@ def test_a_public_half_may_be_named_or_given_in_the_file(operators: Any, tmp_pat
     assert not [
         path for name in ("west", "east", "bob") for path in (operators.out / name).glob("*.key")
     ]
-    found = operators.parties().of_identity(bob.identity)
+    found = operators.parties().named("bob")
     assert found is not None
-    assert (found.name, found.node_key) == ("bob", "")
+    assert (found.identity, found.node_key) == (bob.identity, "")
 
 
 def test_everybody_may_be_asked_for_a_key(operators: Any, tmp_path: Path) -> None:

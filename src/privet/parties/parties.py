@@ -109,28 +109,13 @@ class Parties:
     def _by_name(self) -> dict[str, Party]:
         return {member.name: member for member in self.members}
 
-    @cached_property
-    def _by_identity(self) -> dict[str, Party]:
-        return {member.identity: member for member in self.members if member.identity}
-
     def named(self, name: str) -> Party | None:
         """The party of this name, revoked and expired ones too; None when nobody has it."""
         return self._by_name.get(name)
 
-    def of_identity(self, public: str) -> Party | None:
-        """The party with this Ed25519 public key, revoked and expired ones too, or None."""
-        return self._by_identity.get(public)
-
     def silos(self) -> tuple[Party, ...]:
         """The silos that are not revoked."""
-        return self._standing("silo")
-
-    def admins(self) -> tuple[Party, ...]:
-        """The administrators that are not revoked."""
-        return self._standing("admin")
-
-    def _standing(self, role: Role) -> tuple[Party, ...]:
-        return tuple(each for each in self.members if each.role == role and not each.revoked)
+        return tuple(each for each in self.members if each.role == "silo" and not each.revoked)
 
     def roster(self) -> Roster:
         """The silos that are not revoked, for encryption; RosterError for fewer than two."""
