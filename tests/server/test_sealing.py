@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
+from flwr.app import ArrayRecord, Context, Message, MessageType, RecordDict
 from safetensors.numpy import load_file
 
 from privet import Experiment, PrivetError
@@ -23,6 +23,7 @@ from privet.simulations.grid import SERVER_NODE, InProcessGrid, Sequential, cont
 from privet.simulations.keys import KeyHouse
 from privet.simulations.ledger import simulated_ledger
 from privet.wire import CONSENT, MAKE, TAKE, KeyRequest
+from privet.wire.records import blob
 
 NAMES = ("north", "south", "west")
 Meddle = Callable[[Message], None]
@@ -158,11 +159,11 @@ def test_a_model_that_was_tampered_with_voids_the_round_and_changes_the_key(
 ) -> None:
     def flip(message: Message) -> None:
         if message.metadata.message_type == MessageType.TRAIN and of_round(message) == 3:
-            sealed = message.content["sealed"]
-            changed = bytearray(sealed["now"])
+            sealed = message.content["sealed-models"]
+            changed = bytearray(sealed["now"].data)
             for place in range(8):  # a low bit alone would be lost in the encryption's noise
                 changed[place - 20_000] ^= 0xFF
-            sealed["now"] = bytes(changed)
+            sealed["now"] = blob(bytes(changed))
 
     entries = run(tmp_path, down=flip)
     spoilt = entries[3]
@@ -188,8 +189,8 @@ def test_one_silos_update_is_not_opened_as_a_sum(tmp_path: Path) -> None:
     stolen: list[bytes] = []
 
     def steal(reply: Message) -> None:
-        if "sealed" in reply.content and "upload" in reply.content["sealed"] and not stolen:
-            upload = bytes(reply.content["sealed"]["upload"])
+        if "sealed-update" in reply.content and not stolen:
+            upload = reply.content["sealed-update"]["upload"].data
             header, _ = read_header(upload)
             total = make_cipher("bfv").adder(header.terms)
             total.add(upload, client=header.clients[0])
@@ -197,7 +198,7 @@ def test_one_silos_update_is_not_opened_as_a_sum(tmp_path: Path) -> None:
 
     def hand_out(message: Message) -> None:
         if message.metadata.message_type == MessageType.TRAIN and of_round(message) == 2:
-            message.content["sealed"]["now"] = stolen[0]
+            message.content["sealed-models"]["now"] = blob(stolen[0])
 
     entries = run(tmp_path, down=hand_out, up=steal)
     reasons = {failure["reason"] for failure in entries[2]["failures"]}
@@ -208,17 +209,19 @@ def test_an_upload_of_someone_else_or_of_another_round_is_not_added(tmp_path: Pa
     kept: dict[tuple[str, int], Any] = {}
 
     def splice(reply: Message) -> None:
-        if "sealed" not in reply.content or "upload" not in reply.content["sealed"]:
+        if "sealed-update" not in reply.content:
             return
         node, round_ = reply.metadata.src_node_id, of_round(reply)
-        kept[str(node), round_] = reply.content["sealed"]
+        kept[str(node), round_] = {
+            name: reply.content[name] for name in ("sealed", "sealed-update")
+        }
         if node == 3 and round_ == 2:
-            reply.content["sealed"] = kept["2", 2]  # north's
+            reply.content.update(kept["2", 2])  # north's
         if node == 3 and round_ == 3:
-            reply.content["sealed"] = kept["3", 1]  # its own, of round 1
+            reply.content.update(kept["3", 1])  # its own, of round 1
         if node == 3 and round_ == 4:
-            part = kept["3", 4]
-            reply.content["sealed"] = ConfigRecord({**part, "upload": part["upload"][:-1] + b"x"})
+            upload = reply.content["sealed-update"]["upload"].data
+            reply.content["sealed-update"] = ArrayRecord({"upload": blob(upload[:-1] + b"x")})
 
     entries = run(tmp_path, up=splice)
     for round_, reason in ((2, "signed by silo 'north'"), (3, "for round 1"), (4, "not what silo")):
@@ -250,7 +253,7 @@ def test_an_answer_in_the_clear_is_not_taken(tmp_path: Path) -> None:
     from privet.wire import TrainReply
 
     def undress(reply: Message) -> None:
-        if "sealed" in reply.content and "upload" in reply.content["sealed"]:
+        if "sealed-update" in reply.content:
             import numpy as np
 
             clear = TrainReply(np.zeros(650, np.float32), 1.0, 0.1)
@@ -324,8 +327,8 @@ def test_server_and_one_silo_together_cannot_read_an_update(tmp_path: Path) -> N
     stolen: dict[str, bytes] = {}
 
     def steal(reply: Message) -> None:
-        if "sealed" in reply.content and "upload" in reply.content["sealed"]:
-            upload = bytes(reply.content["sealed"]["upload"])
+        if "sealed-update" in reply.content:
+            upload = reply.content["sealed-update"]["upload"].data
             stolen.setdefault(read_header(upload)[0].clients[0], upload)
 
     opened = {}

@@ -9,10 +9,9 @@ keep    nothing; it writes the final model where its node configuration says (`m
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
 import numpy as np
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import Context, Message
 from safetensors.numpy import save_file
 
 from privet.client.keyring import Keyring, cipher_of, open_keyring, secret_of
@@ -22,7 +21,7 @@ from privet.experiment import Encryption, Experiment
 from privet.privacy.encryption.keys import Session
 from privet.randomness import numpy_generator, stream
 from privet.vectors import FlatModel, Vector
-from privet.wire import KeyAnswer, KeyRequest, Sealed
+from privet.wire import KeyAnswer, KeyRequest
 
 
 def offer(message: Message, context: Context, experiment: Experiment) -> Message:
@@ -64,9 +63,10 @@ def take(message: Message, context: Context, experiment: Experiment) -> Message:
 
 def keep(message: Message, context: Context, experiment: Experiment) -> Message:
     """Write the final model down, where this silo keeps models."""
-    _, keyring, _, encryption = _opened(message, context, experiment)
-    sealed = Sealed.of(cast(ConfigRecord, message.content["sealed"]))
-    folder = context.node_config.get("models")
+    request, keyring, _, encryption = _opened(message, context, experiment)
+    sealed, folder = request.carried, context.node_config.get("models")
+    if sealed is None:
+        raise ExperimentError("no model came that could be kept")
     if folder is not None:
         now, _ = KeyHolder.of(keyring, encryption, sealed).models(sealed, None)
         _write_model(Path(str(folder)) / f"{sealed.run}.safetensors", now, context, experiment)
@@ -101,4 +101,4 @@ def _opened(
 
 
 def _answer(message: Message, answer: KeyAnswer) -> Message:
-    return Message(RecordDict({"keys": answer.record()}), reply_to=message)
+    return Message(answer.to_records(), reply_to=message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import privet
 from privet.parties.errors import PartiesError
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Rises when a party of an older version could not be understood any more."""
 _LONGEST = 64
 

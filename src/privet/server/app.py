@@ -30,7 +30,7 @@ from privet.server.sealing import OpenModel, SealedModel
 from privet.server.summary import summarise
 from privet.strategies import Strategy, load_strategy
 from privet.tasks import Task, load_task
-from privet.vectors import FlatModel, Vector
+from privet.vectors import FlatModel
 
 
 def look_away(entry: Mapping[str, Any]) -> None:
@@ -89,13 +89,13 @@ def run(grid: Grid, context: Context, hosting: Hosting) -> None:
     if not resumed:
         folder.create(experiment)
     start = time.perf_counter()
-    weights = FlatModel(initial_model(task, experiment)).vector()
+    model = _global_model(grid, experiment, strategy, task, roster, hosting.open_model)
     test = task.test_data()
     coordinator = Coordinator(
         grid,
         experiment,
         strategy,
-        _global_model(grid, experiment, strategy, weights, roster, hosting.open_model),
+        model,
         folder=folder,
         evaluate=None if test is None else Evaluator(task, test),
         watch=hosting.watch,
@@ -104,9 +104,9 @@ def run(grid: Grid, context: Context, hosting: Hosting) -> None:
     )
     outcome = coordinator.run(checkpoint)
     if outcome.weights is not None:
-        model = FlatModel(task.model())
-        model.load(outcome.weights)
-        state = model.module.state_dict()
+        final = FlatModel(task.model())
+        final.load(outcome.weights)
+        state = final.module.state_dict()
         folder.save_model({name: value.numpy() for name, value in state.items()})
     folder.save_json(SUMMARY, summarise(experiment, outcome, seconds=time.perf_counter() - start))
 
@@ -119,10 +119,11 @@ def _global_model(
     grid: Grid,
     experiment: Experiment,
     strategy: Strategy,
-    weights: Vector,
+    task: Task,
     roster: Path | None,
     open_model: OpenModel | None,
 ) -> GlobalModel:
+    weights = FlatModel(initial_model(task, experiment)).vector()
     if experiment.encryption is None:
         return ClearModel(strategy, weights)
     if roster is None:

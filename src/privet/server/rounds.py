@@ -138,8 +138,9 @@ class Coordinator:
         self, asked: list[int], round_: int, lr: float, tally: Tally, roster: Roster
     ) -> None:
         silent = dict.fromkeys(asked)
-        requests = self._requests(asked, round_, lr, tally, roster)
-        for reply in self._ask(asked, requests, round_, MessageType.TRAIN):
+        for reply in self._ask(
+            asked, self._requests(asked, round_, lr, tally, roster), round_, MessageType.TRAIN
+        ):
             arrived = time.perf_counter()
             silent.pop(reply.metadata.src_node_id, None)
             tally.take(reply, roster.name(reply.metadata.src_node_id), self._model.add)
@@ -192,6 +193,7 @@ class Coordinator:
             Message(request, node, kind, group_id=str(round_))
             for node, request in zip(nodes, requests, strict=False)
         )
+        del requests  # a model takes memory, and it is let go once it is sent
         yield from self._grid.send_and_receive(messages, timeout=self._experiment.round_timeout)
 
     def _entry(

@@ -164,6 +164,8 @@ class SealedModel:
         self._fallback = self._state
         before = self._state.now if self._two else None
         self._state = replace(self._state, now=total.to_bytes(), before=before)
+        self._sums = {}  # they take memory
+        self._public = self._first_model()
         return None
 
     def admits(self, silo: str) -> bool:
@@ -173,8 +175,7 @@ class SealedModel:
     @property
     def weights(self) -> Vector | None:
         """The first model, which is public; None once neither it nor what came of it needs it."""
-        state = self._state
-        return self._public if state.now is None or (self._two and state.before is None) else None
+        return self._public if self._begins_with(self._state) else None
 
     @property
     def sealed(self) -> Sealed | None:
@@ -209,9 +210,17 @@ class SealedModel:
         kept = {"sealed.facts": json.dumps(facts).encode(), "sealed.now": state.now or b""}
         kept["sealed.before"] = state.before or b""
         tensors = {name: np.frombuffer(value, np.uint8) for name, value in kept.items()}
-        needed = self.weights is not None or self._fallback.now is None
-        public = self._public if needed else None
+        public = self._first_model()
         return tensors | ({} if public is None else {"weights": public})
+
+    def _first_model(self) -> Vector | None:
+        """The public model, as long as this round or the one that it may fall back to needs it."""
+        needed = any(self._begins_with(each) for each in (self._state, self._fallback))
+        return self._public if needed else None
+
+    def _begins_with(self, state: _State) -> bool:
+        """Whether the first model is the state's own or the one before it."""
+        return state.now is None or (self._two and state.before is None)
 
     def restore(self, tensors: Tensors) -> None:
         """Go on from what `tensors` gave."""

@@ -79,5 +79,7 @@ class _MeanRound(Round):
         state = self.strategy.state()
         if self._sum.weight == 0:
             return self.weights, state
-        move, state = self.strategy.step.move(self._sum.over(self._sum.weight), state)
+        mean = self._sum.over(self._sum.weight)
+        del self._sum  # it takes as much memory as two models
+        move, state = self.strategy.step.move(mean, state)
         return self.weights + move, state

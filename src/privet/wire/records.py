@@ -12,6 +12,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from privet.vectors import Vector
 
+_BLOB = "bytes"
 _Kind = TypeVar("_Kind", ArrayRecord, ConfigRecord, MetricRecord)
 
 
@@ -41,6 +42,18 @@ def arrays(name: str, vector: Vector, extras: Mapping[str, Vector]) -> ArrayReco
 def vectors(name: str, record: ArrayRecord) -> tuple[Vector, dict[str, Vector]]:
     vectors = {key: _vector(array) for key, array in record.items()}
     return vectors.pop(name), vectors
+
+
+def blob(content: bytes) -> Array:
+    """Bytes as an array: Flower sends it in pieces, and the bytes of a ConfigRecord whole."""
+    return Array(dtype="uint8", shape=(len(content),), stype=_BLOB, data=content)
+
+
+def blobs(record: ArrayRecord) -> dict[str, bytes]:
+    for name, array in record.items():
+        if array.stype != _BLOB:
+            raise ValueError(f"'{name}' is a {array.stype!r}, expected {_BLOB!r}")
+    return {name: array.data for name, array in record.items()}
 
 
 def named(prefix: str, record: ConfigRecord) -> dict[str, bytes]:

@@ -90,7 +90,7 @@ class TrainReply:
         if self.update is not None:
             records["update"] = arrays(_UPDATE, self.update, self.extras)
         if self.sealed is not None:
-            records["sealed"] = self.sealed.record()
+            self.sealed.put(records)
         if self.event is not None:
             records["privacy"] = ConfigRecord({"event": json.dumps(self.event)})
         return records
@@ -100,10 +100,8 @@ class TrainReply:
         metrics = record_of(records, "metrics", MetricRecord)
         update: Vector | None = None
         extras: dict[str, Vector] = {}
-        sealed: SealedUpdate | None = None
-        if "sealed" in records:
-            sealed = SealedUpdate.of(record_of(records, "sealed", ConfigRecord))
-        else:
+        sealed = SealedUpdate.of(records)
+        if sealed is None:
             update, extras = vectors(_UPDATE, record_of(records, "update", ArrayRecord))
         privacy = record_of(records, "privacy", ConfigRecord) if "privacy" in records else None
         loss = metrics.get("loss")
@@ -284,13 +282,13 @@ def _put_model(
     if weights is not None:
         records["model"] = arrays(_WEIGHTS, weights, extras)
     if sealed is not None:
-        records["sealed"] = sealed.record()
+        sealed.put(records)
 
 
 def _get_model(
     records: RecordDict,
 ) -> tuple[Vector | None, dict[str, Vector], Sealed | None]:
-    sealed = Sealed.of(record_of(records, "sealed", ConfigRecord)) if "sealed" in records else None
+    sealed = Sealed.of(records)
     if sealed is not None and sealed.now is not None and "model" not in records:
         return None, {}, sealed
     return *vectors(_WEIGHTS, record_of(records, "model", ArrayRecord)), sealed

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
-from flwr.app import ConfigRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
-from privet.wire.records import named, optional_bytes, record_of
+from privet.wire.records import blob, blobs, named, optional_bytes, record_of
 
 OFFER, MAKE, TAKE, KEEP = (f"query.{verb}" for verb in ("offer", "make", "take", "keep"))
 ADVERT, SHARE, CONSENT, REVEAL = (
@@ -20,6 +20,9 @@ ADVERT, SHARE, CONSENT, REVEAL = (
 )
 MASKS = "masks"
 """The record of masked rounds: a MaskRequest or MaskAnswer, also beside a TrainRequest."""
+SEALED = "sealed"
+"""The record of what is told about a sealed vector; the vector itself is in one of its own."""
+MODELS, UPDATE = "sealed-models", "sealed-update"
 
 
 @dataclass(frozen=True)
@@ -36,23 +39,23 @@ class Sealed:
     before: bytes | None = None
     """The model before that, for rules that need it."""
 
-    def record(self) -> ConfigRecord:
-        record = ConfigRecord(
+    def put(self, records: RecordDict) -> None:
+        records[SEALED] = ConfigRecord(
             {"run": self.run, "epoch": self.epoch, "weight-unit": self.weight_unit}
         )
-        for name, value in (("now", self.now), ("before", self.before)):
-            if value is not None:
-                record[name] = value
-        return record
+        _put_models(records, self.now, self.before)
 
     @classmethod
-    def of(cls, record: ConfigRecord) -> Sealed:
+    def of(cls, records: RecordDict) -> Sealed | None:
+        """What `put` put there; None where it did not."""
+        if SEALED not in records:
+            return None
+        record = record_of(records, SEALED, ConfigRecord)
         return cls(
             run=cast(str, record["run"]),
             epoch=cast(int, record["epoch"]),
             weight_unit=float(cast(float, record["weight-unit"])),
-            now=optional_bytes(record.get("now")),
-            before=optional_bytes(record.get("before")),
+            **_models(records),
         )
 
 
@@ -66,16 +69,20 @@ class SealedUpdate:
     clipped: int = 0
     """Values that were too large for the encoding and were cut off."""
 
-    def record(self) -> ConfigRecord:
-        return ConfigRecord(
-            {"upload": self.upload, "statement": self.statement, "clipped": self.clipped}
-        )
+    def put(self, records: RecordDict) -> None:
+        records[SEALED] = ConfigRecord({"statement": self.statement, "clipped": self.clipped})
+        records[UPDATE] = ArrayRecord({"upload": blob(self.upload)})
 
     @classmethod
-    def of(cls, record: ConfigRecord) -> SealedUpdate:
-        upload, statement = record["upload"], record["statement"]
-        if not (isinstance(upload, bytes) and isinstance(statement, bytes)):
-            raise ValueError("'sealed' holds no bytes")
+    def of(cls, records: RecordDict) -> SealedUpdate | None:
+        """What `put` put there; None where it did not."""
+        if SEALED not in records:
+            return None
+        record = record_of(records, SEALED, ConfigRecord)
+        statement = record["statement"]
+        if not isinstance(statement, bytes):
+            raise ValueError("the statement about an upload is no bytes")
+        upload = blobs(record_of(records, UPDATE, ArrayRecord))["upload"]
         return cls(upload, statement, cast(int, record["clipped"]))
 
 
@@ -99,20 +106,19 @@ class KeyRequest:
             record["wrapped"] = self.wrapped
         records = RecordDict({"keys": record})
         if self.carried is not None:
-            records["sealed"] = self.carried.record()
+            self.carried.put(records)
         return records
 
     @classmethod
     def from_records(cls, records: RecordDict) -> KeyRequest:
         record = record_of(records, "keys", ConfigRecord)
-        carried = record_of(records, "sealed", ConfigRecord) if "sealed" in records else None
         return cls(
             run=cast(str, record["run"]),
             epoch=cast(int, record["epoch"]),
             since=cast(int, record["since"]),
             offers=tuple(cast(list[bytes], record["offers"])),
             wrapped=optional_bytes(record.get("wrapped")),
-            carried=None if carried is None else Sealed.of(carried),
+            carried=Sealed.of(records),
         )
 
 
@@ -126,19 +132,19 @@ class KeyAnswer:
     now: bytes | None = None
     before: bytes | None = None
 
-    def record(self) -> ConfigRecord:
+    def to_records(self) -> RecordDict:
         record = ConfigRecord({f"for:{name}": wrap for name, wrap in self.wraps.items()})
-        for name, value in (("offer", self.offer), ("now", self.now), ("before", self.before)):
-            if value is not None:
-                record[name] = value
-        return record
+        if self.offer is not None:
+            record["offer"] = self.offer
+        records = RecordDict({"keys": record})
+        _put_models(records, self.now, self.before)
+        return records
 
     @classmethod
     def from_records(cls, records: RecordDict) -> KeyAnswer:
         record = record_of(records, "keys", ConfigRecord)
-        wraps = named("for:", record)
-        parts = {name: optional_bytes(record.get(name)) for name in ("offer", "now", "before")}
-        return cls(wraps=wraps, **parts)
+        offer = optional_bytes(record.get("offer"))
+        return cls(offer, named("for:", record), **_models(records))
 
 
 @dataclass(frozen=True)
@@ -204,3 +210,14 @@ class MaskAnswer:
     def from_records(cls, records: RecordDict) -> MaskAnswer:
         record = record_of(records, MASKS, ConfigRecord)
         return cls(optional_bytes(record.get("message")), named("for:", record))
+
+
+def _put_models(records: RecordDict, now: bytes | None, before: bytes | None) -> None:
+    here = {"now": now, "before": before}
+    if now is not None or before is not None:
+        records[MODELS] = ArrayRecord({k: blob(v) for k, v in here.items() if v is not None})
+
+
+def _models(records: RecordDict) -> dict[str, bytes | None]:
+    found = blobs(record_of(records, MODELS, ArrayRecord)) if MODELS in records else {}
+    return {name: found.get(name) for name in ("now", "before")}

@@ -8,6 +8,7 @@ import pytest
 
 from gate_project import GateProject
 from hostile_server import HostileServer
+from privet.parties.hello import PROTOCOL
 from privet.privacy.ledger import Ledger
 from silo_at_work import SiloAtWork
 
@@ -19,7 +20,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> GateProject:
 
 @pytest.fixture
 def server(project: GateProject) -> Iterator[HostileServer]:
-    hello = {"project": project.name, "protocol": 1, "privet": "0.1.0"}
+    hello = {"project": project.name, "protocol": PROTOCOL, "privet": "0.1.0"}
     made = HostileServer(project.server_kit(), hello, port=project.port)
     with made.serving():
         yield made

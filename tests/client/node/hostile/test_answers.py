@@ -21,6 +21,7 @@ from privet.client.node.connection import Connection, NotTrusted
 from privet.client.node.serving import _Silo
 from privet.errors import PrivetError
 from privet.experiment import Experiment
+from privet.parties.hello import PROTOCOL
 from privet.parties.jobs import ORDER_KEY, Order
 from privet.wire import Enrolment
 from privet.wire.parts import pack
@@ -56,10 +57,10 @@ def greeting(project: GateProject, **change: Any) -> str:
 @pytest.mark.parametrize(
     ("hello", "why"),
     [
-        ({"project": "livers", "protocol": 1}, "the server is of project 'livers'"),
+        ({"project": "livers", "protocol": PROTOCOL}, "the server is of project 'livers'"),
         (
-            {"project": "lungs", "protocol": 2, "privet": "7.1"},
-            "speaks protocol '2' (privet '7.1')",
+            {"project": "lungs", "protocol": 77, "privet": "7.1"},
+            "speaks protocol '77' (privet '7.1')",
         ),
         ({"project": "lungs"}, "speaks protocol 'None'"),
         ({}, "the server is of project 'None'"),
@@ -79,7 +80,7 @@ def test_a_silo_says_in_one_line_why_it_has_nothing_to_do_with_a_server(
     assert why in said
     assert len(said) < 300
     if "protocol" in why:
-        assert f"this side 1 (privet {privet.__version__}): upgrade the older one" in said
+        assert f"this side {PROTOCOL} (privet {privet.__version__}): upgrade the older one" in said
 
 
 def test_a_refusal_is_told_in_one_line(project: GateProject, server: HostileServer) -> None:
@@ -164,7 +165,7 @@ def test_a_transfer_that_does_not_end_is_given_up(
 def test_a_server_that_is_gone_in_the_middle_of_a_message_and_comes_back_gets_its_answer(
     project: GateProject, order: dict[str, str]
 ) -> None:
-    hello = {"project": "lungs", "protocol": 1}
+    hello = {"project": "lungs", "protocol": PROTOCOL}
     first = HostileServer(project.server_kit(), hello, port=project.port)
     first.tricks["pull-object"] = stalls()
     first.send(order)
