@@ -18,33 +18,7 @@ from privet.privacy.accounting.segments import merged
 from privet.privacy.ledger import Ledger, SiloKey, verify
 from privet.remote import Desk, NoAnswer
 from privet.trial import SERVER, Trial
-
-OVER = ("finished", "failed", "cancelled")
-NOISE = 6.0
-PRIVATE = {
-    "task": "digits",
-    "rounds": 12,
-    "round_timeout": 30,
-    "federation": {"silos": 3, "min_silos": 2},
-    "training": {"batch_size": 72, "lr": 1.0},
-    "privacy": {"noise_multiplier": NOISE},
-    "encryption": {"scheme": "bfv"},
-}
-PLAIN = {
-    "task": "digits",
-    "rounds": 12,
-    "round_timeout": 60,
-    "federation": {"silos": 3, "min_silos": 3},
-    # The whole silo in every step, so that the order of records decides nothing but rounding.
-    "training": {"batch_size": 1000, "lr": 0.5, "steps": 2},
-}
-
-
-def begun(trial: Trial, settings: dict[str, Any]) -> str:
-    trial.start()
-    trial.wait_until_online()
-    with trial.desk() as desk:
-        return desk.submit(Experiment.from_mapping(settings))
+from trials import OVER, PLAIN, PRIVATE, begun, history, leftovers
 
 
 def wait(desk: Desk, job: str, done: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
@@ -66,11 +40,6 @@ def past(round_: int) -> Callable[[dict[str, Any]], bool]:
     return lambda told: told["round"] >= round_
 
 
-def history(trial: Trial, job: str) -> list[dict[str, Any]]:
-    lines = (trial.kit(SERVER) / "state/jobs" / job / "run/history.jsonl").read_text()
-    return [json.loads(line) for line in lines.splitlines()]
-
-
 def check_ledgers(trial: Trial, entries: list[dict[str, Any]]) -> None:
     """Whole, signed, and no less charged than what the server saw of noise."""
     for name in trial.silos:
@@ -87,11 +56,6 @@ def check_ledgers(trial: Trial, entries: list[dict[str, Any]]) -> None:
             if name in (entry["events"] or {})
         ]
         assert charged >= len(seen) > 0
-
-
-def leftovers(trial: Trial) -> list[Path]:
-    found = [*trial.folder.rglob("*.part"), *trial.folder.rglob("*.tmp")]
-    return [*found, *trial.folder.rglob("unanswered.message"), *trial.folder.rglob("*.offer")]
 
 
 def test_a_server_that_is_killed_ends_at_the_same_model(tmp_path: Path) -> None:
