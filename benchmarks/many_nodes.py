@@ -2,10 +2,13 @@
 
 `privet server` over TLS on loopback, and silos that are threads of two other processes: they speak
 the fleet protocol with privet's own connection, signatures and all, and answer at once without any
-training (digits' model with random numbers, so that no two replies are equal). A real job runs.
-Both ends share this machine's cores, so a server of its own does better.
+training (the model and a random number, so that no two replies are equal). A real job runs. Both
+ends share this machine's cores, so a server of its own does better.
 
-    python benchmarks/many_nodes.py [--nodes 20 200] [--rounds 6]
+    python benchmarks/many_nodes.py [--nodes 20 50 100 200] [--rounds 6]
+    python benchmarks/many_nodes.py --nodes 8 --rounds 3 --task large_task:Large
+
+The second has a model of 100 MB.
 """
 
 from __future__ import annotations
@@ -48,7 +51,7 @@ def answer(message: Message, name: str, index: int, rng: np.random.Generator) ->
         return Message(me.to_records(), reply_to=message)
     weights = TrainRequest.from_records(message.content).weights
     assert weights is not None
-    update = rng.normal(0, 1e-4, len(weights)).astype(np.float32)
+    update = weights + np.float32(rng.normal(0, 1e-4))
     reply = TrainReply(
         update=update, weight=1.0, seconds=0.0, event=None, loss=1.0, extras={}, sealed=None
     )
@@ -156,6 +159,10 @@ def memory(pid: int) -> float:
     return int(line.split()[1]) / 1024
 
 
+def threads(pid: int) -> int:
+    return sum(1 for _ in Path(f"/proc/{pid}/task").iterdir())
+
+
 def provisioned(folder: Path, silos: int) -> tuple[Trial, float]:
     names = tuple(f"s{place:04}" for place in range(silos))
     quiet = 'health = ""\nmetrics = ""\n'
@@ -179,8 +186,11 @@ def wait_until_online(desk: Desk, silos: int) -> None:
         time.sleep(0.25)
 
 
-def measure(folder: Path, silos: int, rounds: int, idle: float) -> dict[str, Any]:
+def measure(folder: Path, silos: int, rounds: int, idle: float, task: str) -> dict[str, Any]:
+    tell(f"{silos} silos: making their kits")
     trial, made = provisioned(folder, silos)
+    settings = trial.kit(SERVER) / "server.toml"
+    settings.write_text(settings.read_text().replace("tasks = []", f'tasks = ["{task}"]'))
     figures: dict[str, Any] = {"provision": made}
     with trial:
         trial.start(SERVER)
@@ -188,38 +198,49 @@ def measure(folder: Path, silos: int, rounds: int, idle: float) -> dict[str, Any
         with trial.desk() as desk:
             wait_until_online(desk, 0)
             figures["empty_mb"] = memory(pid)
+            tell(f"server {pid} is up; silos come online")
             with Crowd([trial.kit(name) for name in trial.silos]) as silent:
                 start, used = time.monotonic(), cpu(pid)
                 silent.begin()
                 wait_until_online(desk, silos)
                 figures["online"] = time.monotonic() - start
                 figures["online_cpu"] = cpu(pid) - used
+                tell(f"all online after {figures['online']:.1f} s; idle for {idle:.0f} s")
                 time.sleep(2)
                 before, used, start = silent.asked(), cpu(pid), time.monotonic()
                 time.sleep(idle)
                 took = time.monotonic() - start
                 figures["idle_cpu"] = (cpu(pid) - used) / took
-                figures["idle_asked"] = (silent.asked() - before).total() / took
-                figures["idle_mb"] = memory(pid)
-                figures |= work(desk, silent, pid, rounds, silos)
+                asked = silent.asked() - before
+                figures["idle_asked"] = asked.total() / took
+                tell(f"idle, they asked: {dict(asked)}")
+                figures |= {"idle_mb": memory(pid), "threads": threads(pid)}
+                figures |= work(desk, silent, pid, rounds, silos, task)
     return figures
 
 
-def work(desk: Desk, silent: Crowd, pid: int, rounds: int, silos: int) -> dict[str, Any]:
+def work(desk: Desk, silent: Crowd, pid: int, rounds: int, silos: int, task: str) -> dict[str, Any]:
     """A job of so many rounds."""
-    settings = {"task": "digits", "rounds": rounds, "federation": {"min_silos": silos}}
+    settings = {"task": task, "rounds": rounds, "federation": {"min_silos": silos}}
     marks: list[tuple[float, float, float, Counter[str]]] = []
     seconds: list[float] = []
+    traffic: list[int] = []
+    whole = 0
 
     def mark(entry: Any) -> None:
+        tell(f"round {entry['round']}/{rounds}: {len(entry['participants'])} silos took part")
         crowded = sum(cpu(int(process.pid or 0)) for process in silent.processes)
         marks.append((time.monotonic(), cpu(pid), crowded, silent.asked()))
         if entry["round"]:
+            nonlocal whole
             seconds.append(entry["seconds"]["total"])
+            traffic.append(sum(entry["bytes"].values()))
+            whole += len(entry["participants"]) == silos
             if len(entry["participants"]) != silos:
                 print(f"round {entry['round']}: {entry['failures'][:3]}", file=sys.stderr)
 
     begin = time.monotonic()
+    tell("a job begins")
     job = desk.submit(Experiment.from_mapping(settings))
     told = follow(desk, job, watch=mark, say=lambda _: None)
     if told["state"] != "finished":
@@ -228,6 +249,9 @@ def work(desk: Desk, silent: Crowd, pid: int, rounds: int, silos: int) -> dict[s
     messages = rounds * silos
     return {
         "enrol": start - begin,
+        "whole": whole,
+        "mb": statistics.median(traffic) / 1e6,
+        "busy_threads": threads(pid),
         "round": statistics.median(seconds),
         "server_cpu": (all_used - used) / messages,
         "silos_cpu": (all_theirs - theirs) / messages,
@@ -237,16 +261,22 @@ def work(desk: Desk, silent: Crowd, pid: int, rounds: int, silos: int) -> dict[s
     }
 
 
+def tell(phase: str) -> None:
+    print(time.strftime("%H:%M:%S"), phase, file=sys.stderr, flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nodes", type=int, nargs="+", default=[20, 200])
     parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--idle", type=float, default=25.0, help="seconds")
+    parser.add_argument("--idle", type=float, default=30.0, help="seconds")
+    parser.add_argument("--task", default="digits")
     options = parser.parse_args()
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     for silos in options.nodes:
         with tempfile.TemporaryDirectory(prefix="many-nodes-") as folder:
-            f = measure(Path(folder) / "project", silos, options.rounds, options.idle)
+            f = measure(Path(folder) / "project", silos, options.rounds, options.idle, options.task)
         each_idle = 1000 * f["idle_cpu"] / f["idle_asked"]
         asked = ", ".join(f"{each:.2f} {what}" for what, each in f["asked"].items())
         print(
@@ -254,11 +284,15 @@ def main() -> None:
             f"  all online after {f['online']:.1f} s; server CPU {f['online_cpu']:.1f} s\n"
             f"  idle: server CPU {100 * f['idle_cpu']:.1f} % of a core, "
             f"{f['idle_asked']:.1f} requests/s ({each_idle:.1f} ms each), "
-            f"memory {f['idle_mb']:.0f} MB ({f['empty_mb']:.0f} MB before)\n"
+            f"memory {f['idle_mb']:.0f} MB ({f['empty_mb']:.0f} MB before), "
+            f"{f['threads']} threads\n"
             f"  enrolled in {f['enrol']:.1f} s; a round {f['round']:.2f} s = "
-            f"{silos / f['round']:.1f} messages/s; server busy {100 * f['busy']:.0f} % of a core\n"
+            f"{silos / f['round']:.1f} messages/s; server busy {100 * f['busy']:.0f} % of a core; "
+            f"everybody in {f['whole']} of {options.rounds}\n"
             f"  CPU a message: server {1000 * f['server_cpu']:.1f} ms, "
-            f"silos {1000 * f['silos_cpu']:.1f} ms; memory {f['busy_mb']:.0f} MB\n"
+            f"silos {1000 * f['silos_cpu']:.1f} ms; memory {f['busy_mb']:.0f} MB, "
+            f"{f['busy_threads']} threads\n"
+            f"  models and updates: {f['mb']:.2f} MB a round = {f['mb'] / f['round']:.1f} MB/s\n"
             f"  requests a message: {sum(f['asked'].values()):.2f} ({asked})",
             flush=True,
         )

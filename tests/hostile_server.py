@@ -47,7 +47,7 @@ from privet.parties import ServerKit
 from privet.simulations.grid import assume_identity
 from privet.trial import free_port
 from privet.wire import Failure
-from privet.wire.parts import pack, unpack
+from privet.wire.parts import ANSWER, HEAD, NEXT, pack, unpack
 
 NODE = 77
 _FLEET = "/v1/fleet/"
@@ -67,6 +67,8 @@ class HostileServer:
     asked: list[str] = field(default_factory=list)
     """The routes of all requests, in the same way."""
     waiting: deque[PullMessagesResponse] = field(default_factory=deque)
+    beside: dict[str, bytes] = field(default_factory=dict)
+    """Parts that come with every head; none of the message, so a silo asks for each by itself."""
     replies: list[Message] = field(default_factory=list)
     _objects: dict[str, bytes] = field(default_factory=dict)
     _coming: dict[str, Any] = field(default_factory=dict)
@@ -127,18 +129,29 @@ class HostileServer:
             await whole(send, text.encode(), kind="application/json")
         elif path == "/privet/v1/parties":
             await whole(send, self.kit.parties.read_bytes(), kind="application/json")
-        elif path == "/privet/v1/parts/take":  # none together: a silo asks for each by itself
-            await whole(send, pack({}))
-        elif path == "/privet/v1/parts/give":
-            for name, content in unpack(body)[0].items():
-                self._reply_goes_on(PushObjectRequest(object_id=name, object_content=content))
-            await whole(send, json.dumps({"taken": self._coming["names"]}).encode())
+        elif name == NEXT:
+            head = (await self._next()).SerializeToString()
+            await whole(send, pack({HEAD: head, **self.beside}))
+        elif name == ANSWER:
+            parts, _ = unpack(body)
+            answer = self._reply_begins(PushMessagesRequest.FromString(parts.pop(HEAD)))
+            for part, content in parts.items():
+                self._reply_goes_on(PushObjectRequest(object_id=part, object_content=content))
+                answer.objects_to_push.remove(part)
+            await whole(send, answer.SerializeToString())
         elif path.startswith(_FLEET):
             answer = await self._fleet(name, body)
             if answer is None:
                 await whole(send, b"{}", kind="application/json", status=404)
             else:
                 await whole(send, answer.SerializeToString())
+
+    async def _next(self) -> PullMessagesResponse:
+        for _ in range(20):
+            if self.waiting:
+                return self.waiting.popleft()
+            await asyncio.sleep(0.01)
+        return PullMessagesResponse()
 
     async def _fleet(self, name: str, body: bytes) -> Any:
         if name == "activate-node":
@@ -147,12 +160,6 @@ class HostileServer:
             return DeactivateNodeResponse()
         if name == "send-node-heartbeat":
             return SendNodeHeartbeatResponse(success=True)
-        if name == "pull-messages":
-            for _ in range(20):
-                if self.waiting:
-                    return self.waiting.popleft()
-                await asyncio.sleep(0.01)
-            return PullMessagesResponse()
         if name == "get-run":
             return GetRunResponse(run=self.runs[GetRunRequest.FromString(body).run_id])
         if name == "pull-object":
@@ -164,8 +171,6 @@ class HostileServer:
             )
         if name == "confirm-message-received":
             return ConfirmMessageReceivedResponse()
-        if name == "push-messages":
-            return self._reply_begins(PushMessagesRequest.FromString(body))
         if name == "push-object":
             return self._reply_goes_on(PushObjectRequest.FromString(body))
         return None

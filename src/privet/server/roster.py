@@ -29,10 +29,16 @@ Seats = Callable[[int], Seat]
 MOST_UNUSABLE = 3
 """Unusable replies in a row after which a silo is asked no more."""
 _GIVEN_UP = "roster"
-
+_AWAY = ("transport", "restart")
+_PASSING = (*_AWAY, "worker")
+"""Where a silo fails that may well take part when it is asked again."""
 
 _LEAST_TO_ENROL = 60.0
 """Seconds: at first a silo may have to start a process and load its records."""
+
+
+class Absent(ExperimentError):  # noqa: N818 - says what is the matter
+    """Too few silos can take part now; one that was away may when it is asked again."""
 
 
 class Roster:
@@ -149,15 +155,16 @@ def enrol(
 
     With `seats` names and places are what they say; else what the silos say.
 
-    ExperimentError when fewer than federation.min_silos can.
+    ExperimentError when fewer than federation.min_silos can; Absent if that may pass.
     """
     roster = Roster(experiment, {})
     failures = invite(grid, experiment, roster, seats)
     reason = failures[0].reason if failures else "no silo answered"
+    kind = Absent if any(each.stage in _AWAY for each in failures) else ExperimentError
     if not len(roster):
-        raise ExperimentError(f"no silo can take part: {reason}")
+        raise kind(f"no silo can take part: {reason}")
     if shortage := roster.too_few():
-        raise ExperimentError(f"{shortage}; one cannot: {reason}" if failures else shortage)
+        raise kind(f"{shortage}; one cannot: {reason}" if failures else shortage)
     return roster, failures
 
 
@@ -178,7 +185,7 @@ def invite(
         name = seats(node).silo if seats else f"node {node}"
         if reply.has_error():
             failures.append(Failure.parse(reply.error.reason, silo=name))
-            if failures[-1].stage != "transport":
+            if failures[-1].stage not in _PASSING:
                 roster.turn_away([node])
             continue
         try:

@@ -1,6 +1,8 @@
-"""Many small parts of messages in one request, instead of a request for each.
+"""A message with its small parts in one request, instead of a request for each.
 
-A line of JSON, then the parts one behind the other: {"names": [...], "sizes": [...], ...}.
+A line of JSON, then the parts one behind the other: {"names": [...], "sizes": [...], ...}. The part
+named HEAD is what Flower's own protocol would say: the message without content, and the names of
+its parts.
 """
 
 from __future__ import annotations
@@ -9,8 +11,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-TAKE, GIVE = "parts/take", "parts/give"
-"""The routes, below privet's own."""
+NEXT, ANSWER = "messages/next", "messages/answer"
+"""The routes, below privet's own: the next message for a silo, and a silo's answer to one."""
+HEAD = "head"
+"""The part that says what message this is."""
 SMALL = 1 << 20
 """Bytes up to which a part travels with others."""
 TOGETHER = 8 << 20

@@ -24,7 +24,7 @@ from privet.client.node.worker import Work, Worker
 from privet.experiment import Experiment
 from privet.parties.jobs import ORDER_KEY, Order
 from privet.privacy.ledger import Ledger
-from privet.server.link import gate
+from privet.server.link import messages
 from privet.server.link.gate import Gate
 from privet.wire import ENROL, Failure
 
@@ -75,7 +75,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
         context = Context(work.run, work.node, config, work.state, work.run_config)
         return app(work.message, context), context.state
 
-    monkeypatch.setattr(gate, "_HOLD", 0.1)
+    monkeypatch.setattr(messages, "_HOLD", 0.1)
     monkeypatch.setattr(Worker, "start", lambda self: None)
     monkeypatch.setattr(Worker, "answer", answer)
 

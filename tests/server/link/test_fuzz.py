@@ -16,14 +16,19 @@ from flwr.app.message.message import remove_content_from_message
 from flwr.common.serde import message_to_proto
 from flwr.proto import fleet_pb2, heartbeat_pb2, message_pb2, run_pb2
 from flwr.proto.node_pb2 import Node
-from flwr.supercore.inflatable.inflatable_object import get_object_tree, no_object_id_recompute
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_tree,
+    no_object_id_recompute,
+)
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from google.protobuf.message import Message as Proto
 
 from gate_project import GateProject, LiveServer, echo, healthy_exchange
 from privet.experiment import Experiment
 from privet.parties.jobs import Order
-from privet.server.link import gate, routes
+from privet.server.link import messages, routes
+from privet.wire.parts import ANSWER, HEAD, NEXT, pack
 
 _JUNK: tuple[Any, ...] = (None, True, -1, 1e308, 2**70, "", "\ud800", "x" * 5000, [], {}, [[[]]])
 
@@ -38,6 +43,7 @@ class Noise:
         )
         self.order = made.signed(project.key("ana"))
         self.models: dict[str, Proto] = {}
+        self.parts: dict[str, bytes] = {}
 
     def body(self, proto: Proto) -> bytes:
         """`proto` with fields changed, or its bytes, or neither."""
@@ -94,9 +100,12 @@ class Noise:
 
     def ask(self, clients: dict[str, httpx.Client]) -> httpx.Response:
         kind = self.draw.random()
-        path = f"/v1/fleet/{self.draw.choice([*self.models])}"
+        route = self.draw.choice([*self.models])
+        path = f"/privet/v1/{route}" if route in (NEXT, ANSWER) else f"/v1/fleet/{route}"
         if kind < 0.65:
-            body = self.body(self.models[path.rpartition("/")[2]])
+            body = self.body(self.models[route])
+            if route == ANSWER:
+                body = pack({HEAD: body, **(self.parts if self.draw.random() < 0.5 else {})})
             headers = self.project.node_headers("north")
             if self.draw.random() < 0.05:
                 headers[self.draw.choice([*headers])] = "".join(self.draw.choices("a%é=;", k=9))
@@ -134,7 +143,7 @@ def clients(project: GateProject, server: LiveServer) -> Iterator[dict[str, http
 
 
 def models(project: GateProject, server: LiveServer, asked: Any) -> dict[str, Proto]:
-    """A sound request for every fleet route; `asked` is a message that waits for an answer."""
+    """A sound request for every route of a silo; `asked` is a message that waits for an answer."""
     node, run = Node(node_id=server.node("north")), asked.metadata.run_id
     with no_object_id_recompute():
         reply = echo(asked)
@@ -155,8 +164,8 @@ def models(project: GateProject, server: LiveServer, asked: Any) -> dict[str, Pr
         "send-node-heartbeat": heartbeat_pb2.SendNodeHeartbeatRequest(
             node=node, heartbeat_interval=10
         ),
-        "pull-messages": fleet_pb2.PullMessagesRequest(node=node),
-        "push-messages": push,
+        NEXT: fleet_pb2.PullMessagesRequest(node=node),
+        ANSWER: push,
         "get-run": run_pb2.GetRunRequest(**names),
         "push-object": message_pb2.PushObjectRequest(
             **names, object_id=reply.object_id, object_content=content, session_id="x"
@@ -176,7 +185,7 @@ def test_nonsense_is_answered_and_neither_breaks_nor_swells_a_server(
     monkeypatch: pytest.MonkeyPatch,
     requests: int,
 ) -> None:
-    monkeypatch.setattr(gate, "_HOLD", 0.0)
+    monkeypatch.setattr(messages, "_HOLD", 0.0)
     monkeypatch.setattr(routes, "_HOLD", 0.0)
     noise, counts = Noise(project, seed=requests), Counter[int]()
     before = 0
@@ -184,7 +193,11 @@ def test_nonsense_is_answered_and_neither_breaks_nor_swells_a_server(
         grid.push_messages([server.message("north")])
         while (found := connection.next()) is None:
             pass
-        noise.models = models(project, server, connection.fetch(*found))
+        asked = connection.fetch(*found)
+        noise.models = models(project, server, asked)
+        with no_object_id_recompute():
+            whole = get_all_nested_objects(echo(asked))
+            noise.parts = {name: part.deflate() for name, part in whole.items()}
         for number in range(requests):
             answer = noise.ask(clients)
             counts[answer.status_code] += 1

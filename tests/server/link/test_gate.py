@@ -12,7 +12,7 @@ import pytest
 from flwr.app import Message
 from flwr.app.message.message import remove_content_from_message
 from flwr.common.serde import message_to_proto
-from flwr.proto.fleet_pb2 import ActivateNodeRequest, PullMessagesRequest, PushMessagesRequest
+from flwr.proto.fleet_pb2 import ActivateNodeRequest, PushMessagesRequest
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest
 from flwr.proto.node_pb2 import Node
@@ -25,13 +25,12 @@ from privet.client.node.connection import Connection
 from privet.experiment import Experiment
 from privet.parties import Party
 from privet.parties.jobs import Order
+from privet.wire.parts import ANSWER, HEAD, NEXT, pack
 
 SERVED = {
     "activate-node",
     "deactivate-node",
     "send-node-heartbeat",
-    "pull-messages",
-    "push-messages",
     "get-run",
     "push-object",
     "pull-object",
@@ -96,14 +95,15 @@ def test_a_silo_cannot_come_under_anothers_node(
 ) -> None:
     other, own = project.node_headers("south"), project.node_headers("north")
     twice = [*other.items(), (FLEET_HTTP_PUBLIC_KEY_HEADER, own[FLEET_HTTP_PUBLIC_KEY_HEADER])]
-    body = PullMessagesRequest(node=Node(node_id=server.node("south"))).SerializeToString()
+    beat = SendNodeHeartbeatRequest(node=Node(node_id=server.node("south")), heartbeat_interval=10)
+    body = beat.SerializeToString()
     for headers in (other, twice, {}, {**own, FLEET_HTTP_PUBLIC_KEY_HEADER: "%%%"}):
         for path in FLEET:
             answer = clients["north"].post(path, headers=headers, content=body)
             assert (answer.status_code, "node key" in answer.text) == (403, True)
     # With its own key it still is not the other.
-    pulled = clients["north"].post("/v1/fleet/pull-messages", headers=own, content=body)
-    assert pulled.status_code == 401
+    beaten = clients["north"].post("/v1/fleet/send-node-heartbeat", headers=own, content=body)
+    assert beaten.status_code == 401
 
 
 @pytest.mark.parametrize(("method", "path"), OWN)
@@ -182,9 +182,9 @@ def push(reply: Message, node: int) -> PushMessagesRequest:
 def test_a_silo_answers_and_confirms_only_what_it_was_asked(
     project: GateProject, server: LiveServer, clients: dict[str, httpx.Client]
 ) -> None:
-    def post(path: str, body: bytes, silo: str = "north") -> int:
-        headers = project.node_headers(silo)
-        return clients[silo].post(f"/v1/fleet/{path}", headers=headers, content=body).status_code
+    def answer(pushed: PushMessagesRequest) -> int:
+        body = pack({HEAD: pushed.SerializeToString()})
+        return clients["north"].post(f"/privet/v1/{ANSWER}", content=body).status_code
 
     north, south = server.node("north"), server.node("south")
     with project.connection("north") as mine, project.connection("south") as its:
@@ -193,29 +193,34 @@ def test_a_silo_answers_and_confirms_only_what_it_was_asked(
             asked, theirs = mine.fetch(*_next(mine)), its.fetch(*_next(its))
             honest = push(echo(asked), north)
             for_other = push(echo(theirs), north)  # in the other's name, under its own node
-            assert post("push-messages", for_other.SerializeToString()) == 403
+            assert answer(for_other) == 403
             for_other.messages_list[0].metadata.src_node_id = north  # to the other's question
-            assert post("push-messages", for_other.SerializeToString()) == 403
+            assert answer(for_other) == 403
             two = push(echo(asked), north)
             two.messages_list.append(two.messages_list[0])
             two.message_object_trees.append(two.message_object_trees[0])
-            assert post("push-messages", two.SerializeToString()) == 400
-            assert post("push-messages", b"") == 400
+            assert answer(two) == 400
+            assert answer(PushMessagesRequest()) == 400
             renamed = push(echo(asked), north)
             renamed.message_object_trees[0].object_id = "0" * 64
-            assert post("push-messages", renamed.SerializeToString()) == 403
+            assert answer(renamed) == 403
             for seconds in (float("nan"), float("inf"), -1.0):
                 wild = push(echo(asked), north)
                 wild.clientapp_runtime_list[0] = seconds
-                assert post("push-messages", wild.SerializeToString()) == 400
+                assert answer(wild) == 400
             confirm = ConfirmMessageReceivedRequest(
                 node=Node(node_id=north),
                 run_id=asked.metadata.run_id,
                 message_object_id=theirs.metadata.message_id,
             )
-            assert post("confirm-message-received", confirm.SerializeToString()) == 403
-            assert post("push-messages", honest.SerializeToString()) == 200
-        assert post("push-messages", honest.SerializeToString()) == 410  # the run is over
+            confirmed = clients["north"].post(
+                "/v1/fleet/confirm-message-received",
+                headers=project.node_headers("north"),
+                content=confirm.SerializeToString(),
+            )
+            assert confirmed.status_code == 403
+            assert answer(honest) == 200
+        assert answer(honest) == 410  # the run is over
     assert south != north
 
 
@@ -255,15 +260,8 @@ def test_a_message_is_not_lost_on_a_silo_that_hung_up(
     """One that is killed while it waits leaves a question open; its successor gets the message."""
     with project.connection("west"):
         pass
-    with project.http("west") as http, pytest.raises(httpx.ReadTimeout):  # noqa: PT012
-        body = PullMessagesRequest(node=Node(node_id=server.node("west"))).SerializeToString()
-        for _ in range(2):  # the first is answered at once
-            http.post(
-                "/v1/fleet/pull-messages",
-                headers=project.node_headers("west"),
-                content=body,
-                timeout=0.5,
-            )
+    with project.http("west") as http, pytest.raises(httpx.ReadTimeout):
+        http.post(f"/privet/v1/{NEXT}", timeout=0.5)
     with server.run() as grid, project.connection("west") as again:
         sent = grid.push_messages([server.message("west")])
         time.sleep(0.5)

@@ -34,6 +34,8 @@ def test_large_parts_are_in_files_and_go_with_their_message(tmp_path: Path) -> N
     large = {name for name, part in parts.items() if len(part) >= LARGE}
     assert {path.name for path in (tmp_path / "objects").iterdir()} == large != set()
     assert {name: store.get(name) for name in parts} == parts
+    small = {name: part for name, part in parts.items() if name not in large}
+    assert {name: store.in_memory(name) for name in parts} == small | dict.fromkeys(large)
     store.delete(content.object_id)
     assert len(store) == 0
     assert list((tmp_path / "objects").iterdir()) == []

@@ -2,6 +2,8 @@
 
 A SuperNode starts a process for every message and runs in it what the job's submitter packed. Here
 the code of a job is never even fetched: messages come, and privet's own ClientApp answers them.
+A message with its small parts comes in one request, its answer goes in one (`privet.wire.parts`),
+and large parts travel by Flower's own routes.
 
 Every call ends: in an answer, or in one of the exceptions below.
 """
@@ -13,20 +15,22 @@ import random
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from flwr.app import Message
+from flwr.app.message.arraychunk import ArrayChunk
 from flwr.app.message.message import remove_content_from_message
 from flwr.common.serde import message_from_proto, message_to_proto, run_from_proto
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
     DeactivateNodeRequest,
-    PullMessagesRequest,
+    PullMessagesResponse,
     PushMessagesRequest,
+    PushMessagesResponse,
 )
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.message_pb2 import ObjectTree, PushObjectRequest
@@ -34,6 +38,7 @@ from flwr.proto.node_pb2 import Node
 from flwr.proto.run_pb2 import GetRunRequest
 from flwr.supercore.error import FlowerError
 from flwr.supercore.inflatable.inflatable_object import (
+    InflatableObject,
     get_all_nested_objects,
     get_object_id,
     get_object_tree,
@@ -46,22 +51,25 @@ from flwr.supercore.inflatable.inflatable_protobuf_utils import (
 )
 from flwr.supercore.inflatable.inflatable_utils import (
     ObjectPullError,
-    inflate_object_from_contents,
     pull_objects,
 )
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+from google.protobuf.message import DecodeError
+from google.protobuf.message import Message as AnyProto
 
 from privet.errors import PrivetError
 from privet.parties.requests import PARTIES, Signing
 from privet.parties.transport import QUIET, WHOLE, Traffic, client
-from privet.wire.parts import GIVE, SMALL, TAKE, TOGETHER, pack, unpack
+from privet.wire.assembly import assemble
+from privet.wire.parts import ANSWER, HEAD, NEXT, SMALL, TOGETHER, pack, unpack
 
 HEARTBEAT = 10.0
 """Seconds within which the server wants a sign of life, the least that Flower takes."""
 ONLINE = 30.0
 """Seconds after the server's last good answer in which a silo believes itself online."""
+_BEAT = HEARTBEAT / 2
 _FIRST_WAIT, _LONGEST_WAIT = 0.25, 8.0
 _UPLOAD_PATIENCE = 170.0
 """Seconds that a server waits for the parts of a reply."""
@@ -70,6 +78,7 @@ _TROUBLE = (httpx.HTTPError, ValueError)
 """No answer, or something else than an answer."""
 
 Answer = TypeVar("Answer")
+Proto = TypeVar("Proto", bound=AnyProto)
 log = logging.getLogger("privet.silo")
 
 
@@ -118,6 +127,8 @@ class Connection:
         self._lost: PrivetError | None = None
         self._heard = -ONLINE
         self._node = Node()
+        self._alive = -HEARTBEAT  # when the server last noted a sign of life, unless by `_beat`
+        self._parts: dict[str, bytes] = {}
         interceptor = NodeAuthHttpInterceptor(private, public)  # type: ignore[arg-type]
 
         def fleet() -> FleetHttpClient:
@@ -146,6 +157,7 @@ class Connection:
         """Come online, and stay so by a sign of life now and then."""
         request = ActivateNodeRequest(public_key=self._public, heartbeat_interval=HEARTBEAT)
         self._node = Node(node_id=self._call(self._fleet.ActivateNode, request).node_id)
+        self._alive = time.monotonic()
         threading.Thread(target=self._beat, daemon=True, name="heartbeat").start()
 
     def close(self) -> None:
@@ -164,11 +176,12 @@ class Connection:
         The server holds the question open for some seconds, so asking again at once is fine.
         """
         try:
-            answer = self._call(self._fleet.PullMessages, PullMessagesRequest(node=self._node))
+            answer, self._parts = self._call(self._ask, None)
         except RunOver as error:
             log.warning("the server was asked for messages: %s", error)
             self._stop.wait(_LONGEST_WAIT)
             return None
+        self._alive = time.monotonic()
         if not answer.messages_list:
             return None
         try:
@@ -204,79 +217,61 @@ class Connection:
             return content
 
         names = list(dict.fromkeys(part.object_id for part in iterate_object_tree(tree)))
-        contents = self._take(run, names, end)
+        contents = self._came(names)
         left = [name for name in names if name not in contents]
-        contents |= pull_objects(left, pull, initial_backoff=0.05, max_time=patience)
-        make_confirm_message_received_fn_protobuf(
-            lambda request: self._call(self._fleet.ConfirmMessageReceived, request),
-            self._node,
-            run,
-        )(tree.object_id)
+        if left:
+            contents |= pull_objects(left, pull, initial_backoff=0.05, max_time=patience)
+            make_confirm_message_received_fn_protobuf(
+                lambda request: self._call(self._fleet.ConfirmMessageReceived, request),
+                self._node,
+                run,
+            )(tree.object_id)
         try:
-            message = inflate_object_from_contents(tree.object_id, contents)
-        except Exception as error:  # whatever a server sends, the silo goes on
-            raise ObjectPullError(tree.object_id, f"it makes no sense: {error}") from None
-        if not isinstance(message, Message):
-            raise ObjectPullError(tree.object_id, "it is no message")
-        message.metadata.__dict__["_message_id"] = tree.object_id
-        return message
+            return assemble(tree.object_id, contents.__getitem__)
+        except ValueError as error:  # whatever a server sends, the silo goes on
+            raise ObjectPullError(tree.object_id, str(error)) from None
 
     def reply(self, message: Message, *, seconds: float) -> None:
-        """Send an answer that took `seconds`; its parts first and itself last.
+        """Send an answer that took `seconds`, with its small parts or with all of them.
 
-        The server may look for the answer as soon as it stands, and two silos may send equal parts.
+        What is too large for that follows, the message itself last: the server looks for the answer
+        as soon as that stands.
         """
         message.metadata.__dict__["_message_id"] = message.object_id
         with no_object_id_recompute():
-            tree = get_object_tree(message)
-            answer = self._call(
-                self._fleet.PushMessages,
-                PushMessagesRequest(
-                    node=self._node,
-                    messages_list=[message_to_proto(remove_content_from_message(message))],
-                    message_object_trees=[tree],
-                    clientapp_runtime_list=[seconds],
-                ),
+            tree, parts = get_object_tree(message), get_all_nested_objects(message)
+            together = _small(parts, last=tree.object_id)
+            pushed = PushMessagesRequest(
+                node=self._node,
+                messages_list=[message_to_proto(remove_content_from_message(message))],
+                message_object_trees=[tree],
+                clientapp_runtime_list=[seconds],
             )
-            parts, together = get_all_nested_objects(message), {}
-            for name in parts.keys() & set(answer.objects_to_push):
-                content = parts[name].deflate()
-                if len(content) <= SMALL:
-                    together[name] = content
-                else:
-                    self._push(name, content, message, answer.session_id)
-                del content
-            self._give(together, tree.object_id, message.metadata.run_id, answer.session_id)
+            body = pack({HEAD: pushed.SerializeToString(), **together})
+            answer = self._call(self._answer, body)
+            left = parts.keys() & set(answer.objects_to_push)
+            for name in sorted(left, key=lambda name: name == tree.object_id):
+                self._push(name, parts[name].deflate(), message, answer.session_id)
 
-    def _take(self, run: int, names: list[str], end: float) -> dict[str, bytes]:
-        """The small parts among `names`, in one answer."""
-        asked = pack({}, run=run, wanted=names)
-        patience = max(0.0, end - time.monotonic())
-        try:
-            parts, _ = unpack(self._call(self._own(TAKE), asked, patience=patience))
-        except ValueError as error:
-            raise ObjectPullError(names[-1], str(error)) from None
+    def _came(self, names: list[str]) -> dict[str, bytes]:
+        """Those parts that came with the head of the present message."""
+        parts, self._parts = self._parts, {}
         for name, content in parts.items():
             if get_object_id(content) != name:
                 raise ObjectPullError(name, "it is not what its name says")
         return {name: content for name, content in parts.items() if name in names}
 
-    def _give(self, parts: dict[str, bytes], last: str, run: int, session: str) -> None:
-        """Send small parts together, the one named `last` behind all others."""
-        ordered = sorted(parts, key=lambda name: name == last)
-        for batch in _batches(ordered, parts):
-            body = pack({name: parts[name] for name in batch}, run=run, session=session)
-            self._call(self._own(GIVE), body, patience=_UPLOAD_PATIENCE)
+    def _ask(self, _: None) -> tuple[PullMessagesResponse, dict[str, bytes]]:
+        parts, _facts = unpack(self._post(NEXT, b""))
+        return _read(PullMessagesResponse(), parts.pop(HEAD, b"")), parts
 
-    def _own(self, route: str) -> Callable[[bytes], bytes]:
-        """A route of privet's own, as a call."""
+    def _answer(self, body: bytes) -> PushMessagesResponse:
+        return _read(PushMessagesResponse(), self._post(ANSWER, body))
 
-        def ask(body: bytes) -> bytes:
-            answer = self._fleet._client.post(f"/privet/v1/{route}", content=body)
-            answer.raise_for_status()
-            return answer.content
-
-        return ask
+    def _post(self, route: str, body: bytes) -> bytes:
+        answer = self._fleet._client.post(f"/privet/v1/{route}", content=body)
+        answer.raise_for_status()
+        return answer.content
 
     def _push(self, name: str, content: bytes, message: Message, session: str) -> None:
         tries = 0
@@ -330,11 +325,13 @@ class Connection:
 
     def _beat(self) -> None:
         request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT)
-        wait = HEARTBEAT / 2
+        wait = _BEAT
         while not self._stop.wait(wait):
+            if time.monotonic() - self._alive < 2 * _BEAT:
+                continue  # to ask for messages is a sign of life
             try:
                 self._pulse.SendNodeHeartbeat(request)
-                wait = HEARTBEAT / 2
+                wait = _BEAT
             except _TROUBLE as error:
                 try:
                     judge(error)
@@ -353,18 +350,28 @@ class Connection:
             self.parties_version = max(self.parties_version, int(told[:18]))
 
 
-def _batches(names: list[str], parts: dict[str, bytes]) -> Iterator[list[str]]:
-    """`names` in order, each batch small enough to travel together."""
-    batch: list[str] = []
-    size = 0
-    for name in names:
-        if batch and size + len(parts[name]) > TOGETHER:
-            yield batch
-            batch, size = [], 0
-        batch.append(name)
-        size += len(parts[name])
-    if batch:
-        yield batch
+def _small(parts: Mapping[str, InflatableObject], *, last: str) -> dict[str, bytes]:
+    """All of `parts` if they may travel together, or else the small ones but for the last."""
+    found: dict[str, bytes] = {}
+    room = TOGETHER
+    for name, part in parts.items():
+        if isinstance(part, ArrayChunk) and len(part.data) > SMALL:
+            continue  # not even copied
+        content = part.deflate()
+        if len(content) <= min(SMALL, room):
+            found[name] = content
+            room -= len(content)
+    if len(found) < len(parts):
+        found.pop(last, None)
+    return found
+
+
+def _read(proto: Proto, content: bytes) -> Proto:
+    try:
+        proto.ParseFromString(content)
+    except DecodeError as error:
+        raise ValueError(f"no {type(proto).__name__}") from error
+    return proto
 
 
 def judge(error: Exception) -> None:

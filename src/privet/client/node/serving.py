@@ -219,7 +219,9 @@ class _Silo:
         parties = self._parties.current()
         path = self.kit.state / _ROSTER.format(parties.version)
         if not path.exists() and len(parties.silos()) > 1:
-            path.write_text(parties.roster().to_toml(), encoding="utf-8")
+            part = path.with_name(f".{path.name}.part")
+            part.write_text(parties.roster().to_toml(), encoding="utf-8")
+            part.replace(path)
         return path
 
     def _answer_for_the_lost(self) -> None:

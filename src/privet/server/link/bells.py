@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from collections import Counter
 from collections.abc import Iterable
 
 
@@ -13,42 +14,49 @@ class Bells:
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._nodes: dict[int, asyncio.Event] = {}
-        self._reply = threading.Event()
+        self._nodes: dict[int, asyncio.Semaphore] = {}
+        self._lock, self._reply = threading.Lock(), threading.Event()
+        self._answered: set[str] = set()
         self.closing = False
         """Whether the server is going down: nobody is to be kept waiting."""
 
     def ring(self, nodes: Iterable[int]) -> None:
-        """Messages wait for these nodes."""
+        """A message waits for each of these nodes."""
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._set, list(nodes))
+            self._loop.call_soon_threadsafe(self._count, Counter(nodes))
 
-    def ring_reply(self) -> None:
-        """Part of a reply came, or something else that the coordinator should look at."""
+    def ring_reply(self, to: str = "") -> None:
+        """A reply `to` a message begins to come, or something else that the coordinator should
+        look at."""
+        with self._lock:
+            self._answered |= {to} - {""}
         self._reply.set()
 
-    def wait_for_reply(self, seconds: float) -> None:
-        """Return at the next `ring_reply`, or at one since the last return, or after `seconds`."""
+    def wait_for_reply(self, seconds: float) -> set[str]:
+        """Return at the next `ring_reply`, or at one since the last return, or after `seconds`:
+        with the messages whose replies began to come since then."""
         self._reply.wait(seconds)
         self._reply.clear()
+        with self._lock:
+            answered, self._answered = self._answered, set()
+        return answered
 
     async def wait_for_message(self, node: int, seconds: float) -> None:
-        """As `wait_for_reply`, of one node; returns at once at its first call."""
+        """Return once for each message, or after `seconds`; at once at a node's first call."""
         self._loop = asyncio.get_running_loop()
         if self.closing:
             return
-        if node not in self._nodes:
-            self._nodes[node] = asyncio.Event()
-            return
+        waiting = self._nodes.setdefault(node, asyncio.Semaphore())
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._nodes[node].wait(), seconds)
-        self._nodes[node].clear()
+            await asyncio.wait_for(waiting.acquire(), seconds)
 
     def close(self) -> None:
         """Let everybody go who waits, and keep nobody waiting from now on."""
         self.closing = True
         self.ring(list(self._nodes))
 
-    def _set(self, nodes: list[int]) -> None:
-        for node in nodes:
-            self._nodes.setdefault(node, asyncio.Event()).set()
+    def _count(self, messages: Counter[int]) -> None:
+        for node, many in messages.items():
+            waiting = self._nodes.setdefault(node, asyncio.Semaphore())
+            for _ in range(many):
+                waiting.release()

@@ -11,11 +11,13 @@ import logging
 import os
 import re
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 from fastapi import FastAPI, HTTPException, Request, Response
@@ -29,47 +31,51 @@ from flwr.common.constant import (
     Status,
     SubStatus,
 )
-from flwr.common.serde import message_from_proto, message_to_proto
-from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree
+from flwr.common.serde import message_from_proto
+from flwr.proto.fleet_pb2 import (
+    PullMessagesRequest,
+    PullMessagesResponse,
+    PushMessagesRequest,
+    PushMessagesResponse,
+)
+from flwr.proto.message_pb2 import ObjectTree
 from flwr.proto.node_pb2 import Node, NodeInfo
-from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PushAppMessagesRequest
-from flwr.server.superlink.linkstate import LinkState, LinkStateFactory
+from flwr.proto.runtime_pb2 import PullAppMessagesRequest
+from flwr.server.superlink.linkstate import LinkStateFactory, SqlLinkState
 from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
-from flwr.supercore.error import http_error_translator
+from flwr.supercore.error import FlowerError, http_error_translator
 from flwr.supercore.inflatable.inflatable_object import (
-    InflatableObject,
     get_all_nested_objects,
     get_object_tree,
     iterate_object_tree,
     no_object_id_recompute,
 )
-from flwr.supercore.inflatable.inflatable_protobuf_utils import (
-    make_pull_object_fn_protobuf,
-    make_push_object_fn_protobuf,
-)
-from flwr.supercore.inflatable.inflatable_utils import (
-    inflate_object_from_contents,
-    pull_objects,
-)
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, uses_nist_ec_curve
 from flwr.supercore.protobuf.translation import ProtobufTranslationMiddleware
+from flwr.supercore.state.schema.linkstate_models import MessageIns, MessageRes
 from flwr.supercore.task_identity import TaskIdentity
+from flwr.supercore.utils import uint64_to_int64
 from flwr.superlink.federation import NoOpFederationManager
 from flwr.superlink.routers.fleet.node_auth import NodeAuthMiddleware
 from flwr.superlink.routers.fleet.router import router as fleet_router
+from flwr.superlink.servicer.fleet import fleet_handlers
 from flwr.superlink.servicer.runtime import runtime_handlers
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 
 from privet.errors import PrivetError
+from privet.parties.requests import Denied
 from privet.server.link.objects import ObjectsOnDisk
-from privet.wire.parts import SMALL
+from privet.wire.assembly import assemble
+from privet.wire.parts import SMALL, TOGETHER
 
 HEARTBEAT = 10.0
 """Seconds from one sign of life of a node to the next; after twice as long it is offline."""
 _BEAT_OF_RUN = 15.0
-_SERVER = Node(node_id=SUPERLINK_NODE_ID)
+_OVER = "nobody waits for this any more"
 
 log = logging.getLogger("privet.server")
 logging.getLogger("flwr").setLevel(logging.WARNING)  # every push is a line at INFO
@@ -97,9 +103,15 @@ class Link:
         before = os.umask(0o077)
         try:
             objects = ObjectStoreFactory()
-            objects.store_instance = ObjectsOnDisk(database.with_name("objects"))
-            self.factory = LinkStateFactory(str(database), NoOpFederationManager(), objects)
-            self.state: LinkState = self.factory.state()
+            self._objects = ObjectsOnDisk(database.with_name("objects"))
+            objects.store_instance = self._objects
+            manager = NoOpFederationManager()
+            self.factory = LinkStateFactory(str(database), manager, objects)
+            self.state = _InTurn(str(database), manager, self._objects)
+            self.state.initialize()
+            self.factory.state_instance = self.state
+            self._starts: Counter[int] = Counter()
+            self._anew: set[int] = set()
         except Exception as error:
             raise PrivetError(
                 f"{database}: the link's database cannot be opened ({error})"
@@ -143,61 +155,96 @@ class Link:
         self.state.delete_node(NOOP_FLWR_AID, node)
 
     def forget_session(self, node: int) -> None:
-        """Let a node that died a moment ago be activated anew, though it still counts as online."""
+        """Let a node that died a moment ago be activated anew, though it still counts as online.
+
+        What it was sent and has not answered by its first question is delivered again then: it
+        died before it had it, or else it says so first.
+        """
         if self.status([node])[node].online:
             self.state.deactivate_node(node)
+        self._starts[node] += 1
+        self._anew.add(node)
 
     def status(self, nodes: Iterable[int]) -> dict[int, NodeStatus]:
         """What is known of `nodes`, by node."""
         found = {info.node_id: info for info in self.state.get_node_info(node_ids=list(nodes))}
         return {node: _status(node, info) for node, info in found.items()}
 
-    def addressee(self, message: str) -> int | None:
-        """The node that a waiting message is for."""
-        found = self.state.get_valid_message_ins(message)  # type: ignore[attr-defined]
-        return None if found is None else int(found["dst_node_id"]) % 2**64
+    def run_of(self, message: str, *, asked: int) -> int:
+        """The run of a message that waits for the answer of the node `asked`.
 
-    def take(self, run: int, names: Iterable[str], *, most: int) -> dict[str, bytes]:
-        """The parts of messages that are here, up to `most` bytes of them together.
-
-        PrivetError when the run is over, ValueError for a name that none can have.
+        Denied for a message of another node, PrivetError for one that is no longer waited for: its
+        run is over, or its time.
         """
-        names = list(names)
+        found = self.state.get_valid_message_ins(message)
+        if found is None:
+            raise PrivetError(_OVER)
+        if int(found["dst_node_id"]) % 2**64 != asked:
+            raise Denied("a message of another node")
+        return int(found["run_id"]) % 2**64
+
+    def next_message(self, node: int) -> tuple[PullMessagesResponse, dict[str, bytes]] | None:
+        """The next message for a node, with the parts that may travel together; None for none.
+
+        To have asked is a sign of life of the node.
+        """
+        with self.state.session():
+            self.state.acknowledge_node_heartbeat(node, HEARTBEAT)
+            if node in self._anew:
+                self._anew.discard(node)
+                self.state.deliver_again(node)
+            question = PullMessagesRequest(node=Node(node_id=node))
+            found = fleet_handlers.pull_messages(question, self.state, self._objects)
+        if not found.messages_list:
+            return None
+        parts: dict[str, bytes] = {}
+        room = TOGETHER
+        for each in iterate_object_tree(found.message_object_trees[0]):
+            content = self._objects.in_memory(each.object_id)
+            if content and len(content) <= min(SMALL, room) and each.object_id not in parts:
+                parts[each.object_id] = content
+                room -= len(content)
+        return found, parts
+
+    def answer(
+        self, pushed: PushMessagesRequest, parts: Mapping[str, bytes]
+    ) -> PushMessagesResponse:
+        """Take a node's answer with these parts of it; says which others are wanted.
+
+        PrivetError when nobody waits for it any more, ValueError for a part that is not what its
+        name says.
+        """
+        (tree,) = pushed.message_object_trees
+        names = {each.object_id for each in iterate_object_tree(tree)}
         _check_names(names)
-        self._check_running(run)
-        found: dict[str, bytes] = {}
-        for name in names:
-            content = self.state.get_object(run, name)
-            if content and len(content) <= SMALL:
-                most -= len(content)
-                if most < 0:
-                    break
-                found[name] = content
-        self.state.store_traffic(run, bytes_sent=sum(map(len, found.values())), bytes_recv=0)
-        return found
+        if names <= parts.keys():
+            self._keep(pushed, parts)
+            return PushMessagesResponse()
+        try:
+            answer = fleet_handlers.push_messages(pushed, self.state)
+        except FlowerError:
+            raise PrivetError(_OVER) from None
+        run, session = pushed.messages_list[0].metadata.run_id, answer.session_id
+        with self.state.session():
+            for name in names & parts.keys():
+                self.state.store_object(run, session, name, parts[name])
+        wanted = [name for name in answer.objects_to_push if name not in parts]
+        return PushMessagesResponse(objects_to_push=wanted, session_id=session)
 
-    def give(self, run: int, session: str, parts: Mapping[str, bytes]) -> list[str]:
-        """Keep parts of a reply; the names of those that were wanted.
-
-        PrivetError when the run is over, ValueError for a part that is not what its name says.
-        """
-        _check_names(parts)
-        if not session.isascii():
-            raise ValueError("no session has this name")
-        self._check_running(run)
-        taken = [
-            name
-            for name, content in parts.items()
-            if session and self.state.store_object(run, session, name, content)
-        ]
-        came = sum(len(parts[name]) for name in taken)
-        self.state.store_traffic(run, bytes_sent=0, bytes_recv=came)
-        return taken
-
-    def _check_running(self, run: int) -> None:
-        status = self.state.get_run_status({run}).get(run)
-        if status is None or status.status != Status.RUNNING:
-            raise PrivetError("nobody waits for this any more")
+    def _keep(self, pushed: PushMessagesRequest, parts: Mapping[str, bytes]) -> None:
+        """A whole answer: needs none of the bookkeeping of one that comes piece by piece."""
+        (told,), (tree,) = pushed.messages_list, pushed.message_object_trees
+        stored = None
+        new = self._objects.preregister(told.metadata.run_id, tree)
+        try:
+            for name in new:
+                self._objects.put(name, parts[name])
+            stored = self.state.store_message_res(message_from_proto(told))
+        finally:
+            if stored is None and tree.object_id in new:
+                self._objects.delete(tree.object_id)
+        if stored is None:
+            raise PrivetError(_OVER)
 
     def end_old_runs(self) -> None:
         """Runs of an earlier start of the server have no one to go on with them."""
@@ -211,7 +258,7 @@ class Link:
     @contextmanager
     def run(self, settings: Mapping[str, str]) -> Iterator[LiveRun]:
         """A run while the context is open; one at a time in a process, as Flower's tasks are."""
-        live = LiveRun(self.state, dict(settings))
+        live = LiveRun(self.state, dict(settings), self._starts)
         try:
             yield live
         except BaseException:
@@ -223,8 +270,11 @@ class Link:
 class LiveRun:
     """A run with its own sign of life, and the messages that it sends and gets."""
 
-    def __init__(self, state: LinkState, settings: dict[str, str]) -> None:
-        self._state = state
+    def __init__(
+        self, state: SqlLinkState, settings: dict[str, str], starts: Mapping[int, int]
+    ) -> None:
+        """`starts`: how often each node was started so far, kept up to date."""
+        self._state, self._starts = state, starts
         self.id = state.create_run(
             fab_id=None,
             fab_version=None,
@@ -257,72 +307,64 @@ class LiveRun:
 
     def send(self, messages: list[Message]) -> list[str]:
         """The messages' ids, in order; "" for one to a node that there is not."""
-        if not messages:
-            return []
         with no_object_id_recompute():
-            objects: dict[str, InflatableObject] = {}
             for message in messages:
                 message.metadata.__dict__["_message_id"] = message.object_id
-                objects |= get_all_nested_objects(message)
-            answer = runtime_handlers.push_messages(
-                PushAppMessagesRequest(
-                    messages_list=[
-                        message_to_proto(remove_content_from_message(message))
-                        for message in messages
-                    ],
-                    message_object_trees=[get_object_tree(message) for message in messages],
-                ),
-                self._state,
-                self._task,
-            )
-            push = make_push_object_fn_protobuf(
-                lambda request: runtime_handlers.push_object(request, self._state, self._task),
-                _SERVER,
-                self.id,
-                answer.session_id,
-            )
-            wanted = set(answer.objects_to_push)
-            for name, part in objects.items():
-                if name in wanted:
-                    push(name, part.deflate())
-        return [str(name) for name in answer.message_ids]
+                self._keep(message)
+        bare = [remove_content_from_message(message) for message in messages]
+        with self._state.session():  # one for all, once the parts are there: then they are told of
+            names = [self._state.store_message_ins(message) or "" for message in bare]
+        for message, name in zip(bare, names, strict=True):
+            if not name:
+                self._state.object_store.delete(message.metadata.message_id)
+        return names
+
+    def _keep(self, message: Message) -> None:
+        wanted = set(self._state.object_store.preregister(self.id, get_object_tree(message)))
+        for name, part in get_all_nested_objects(message).items():
+            if name in wanted:
+                self._state.object_store.put(name, part.deflate())
 
     def forget(self, messages: Iterable[str]) -> None:
         """Deliver these messages no more, and take no reply to them."""
-        self._state.delete_messages(message_ins_ids=set(messages))
+        forgotten = set(messages)
+        self._state.delete_messages(message_ins_ids=forgotten)
+        for name in forgotten:
+            self._state.object_store.delete(name)
 
     def arrived(self, messages: Iterable[str]) -> Iterator[Reply]:
         """Replies to `messages` that are on their way or here; each is told of once."""
-        answer = runtime_handlers.pull_messages(
-            PullAppMessagesRequest(message_ids=list(messages)), self._state, self._task
-        )
+        question = PullAppMessagesRequest(message_ids=list(messages))
+        if not question.message_ids:
+            return
+        with self._state.session():
+            answer = runtime_handlers.pull_messages(question, self._state, self._task)
         for proto, tree in zip(answer.messages_list, answer.message_object_trees, strict=True):
-            yield Reply(message_from_proto(proto), tree)
+            head = message_from_proto(proto)
+            yield Reply(head, tree, self._starts[head.metadata.src_node_id])
 
     def is_here(self, reply: Reply) -> bool:
         """Whether the last part of the reply has come; silos send it after all others."""
         return bool(self._state.object_store.get(reply.id))
 
+    def is_lost(self, reply: Reply) -> bool:
+        """Whether its silo died while it sent the reply, and was started again."""
+        starts = self._starts[reply.head.metadata.src_node_id]
+        return starts > reply.starts and not self.is_here(reply)
+
     def read(self, reply: Reply) -> Message:
         """The whole reply, which is then forgotten; an exception for one with parts missing."""
-        pull = make_pull_object_fn_protobuf(
-            lambda request: runtime_handlers.pull_object(request, self._state, self._task),
-            _SERVER,
-            self.id,
-        )
         try:
-            names = [each.object_id for each in iterate_object_tree(reply.tree)]
-            contents = pull_objects(names, pull, initial_backoff=0.01, max_time=1.0)
+            return assemble(reply.id, self._part)
         finally:
-            request = ConfirmMessageReceivedRequest(
-                node=_SERVER, run_id=self.id, message_object_id=reply.id
-            )
-            runtime_handlers.confirm_message_received(request, self._state, self._task)
-        message = inflate_object_from_contents(reply.id, contents)
-        if not isinstance(message, Message):
-            raise ValueError("it is no message")
-        message.metadata.__dict__["_message_id"] = reply.id
-        return message
+            for name in (reply.id, reply.to):
+                self._state.object_store.delete(name)
+
+    def _part(self, name: str) -> bytes:
+        content = self._state.object_store.get(name)
+        if not content:
+            raise ValueError("a part of it has not come")
+        return content
 
     def _beat(self) -> None:
         while not self._over.wait(_BEAT_OF_RUN):
@@ -335,6 +377,8 @@ class Reply:
 
     head: Message
     tree: ObjectTree
+    starts: int
+    """How often its silo had been started when the head of the reply came."""
 
     @property
     def id(self) -> str:
@@ -345,6 +389,30 @@ class Reply:
     def to(self) -> str:
         """The id of the message that it answers."""
         return str(self.head.metadata.reply_to_message_id)
+
+
+class _InTurn(SqlLinkState):
+    """One thread at a time: SQLite lets one write, and has the others sleep and give up."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._turn = threading.RLock()
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """As Flower's, once it is this thread's turn."""
+        with self._turn, super().session() as session:
+            yield session
+
+    def deliver_again(self, node: int) -> None:
+        """Have a node get once more what was delivered to it and is not answered."""
+        answered = select(MessageRes.reply_to_message_id)
+        open_ = (
+            MessageIns.dst_node_id == uint64_to_int64(node),
+            MessageIns.message_id.not_in(answered),
+        )
+        with self.session() as session:
+            session.execute(update(MessageIns).where(*open_).values(delivered_at=""))
 
 
 def _check_names(names: Iterable[str]) -> None:

@@ -14,12 +14,11 @@ import asyncio
 import base64
 import json
 import logging
-import math
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
-from flwr.proto.fleet_pb2 import ActivateNodeRequest, PullMessagesRequest, PushMessagesRequest
+from flwr.proto.fleet_pb2 import ActivateNodeRequest
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
@@ -27,13 +26,14 @@ from google.protobuf.message import DecodeError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from privet.errors import PrivetError
 from privet.parties import Party
 from privet.parties.requests import PARTIES, SIGNATURE, START, Checking, Denied, OtherStart, matches
 from privet.server.link.bells import Bells
 from privet.server.link.flower import HEARTBEAT, Link, pem_of
 from privet.server.link.membership import Membership
 from privet.server.link.pages import ENTRY, PAGE, PRIVATE, Pages, cookie_in, is_page, set_cookie
-from privet.wire.parts import GIVE, SMALL, TAKE, TOGETHER
+from privet.wire.parts import ANSWER, NEXT, SMALL, TOGETHER
 
 Scope = MutableMapping[str, Any]
 Event = MutableMapping[str, Any]
@@ -47,12 +47,11 @@ OWN = "/privet/v1/"
 """Where privet's own routes begin."""
 HELLO = OWN + "hello"
 _FLEET = "/v1/fleet/"
-_SMALL, _MANY_IDS, _OWN = 4096, 4 << 20, 1 << 20
+_SMALL, _OWN = 4096, 1 << 20
 _TOGETHER = TOGETHER + (1 << 20)
 _LONGEST_LENGTH = 20
 """Digits; leading zeros count, too."""
-_HOLD = 20.0
-"""Seconds that a node's question for messages is held open while there are none."""
+_PIECE = 1 << 18
 
 log = logging.getLogger("privet.server")
 
@@ -111,9 +110,7 @@ class Gate:
         scope[PARTY] = party
         send = _told(send, PARTIES, lambda: self.members.current().version)
         if path.startswith(OWN):
-            await self.own(scope, _once(body, receive), send)
-            if path == OWN + GIVE:
-                self.bells.ring_reply()
+            await self.own(scope, _once(body, receive), _in_pieces(send))
             return
         await run_in_threadpool(self._check_node, party, headers)
         await self._fleet(path, body, scope, receive, send)
@@ -138,13 +135,11 @@ class Gate:
     def _cap(self, path: str, method: str) -> int:
         """The most bytes that a body may have there."""
         if path.startswith(OWN):
-            return _TOGETHER if path == OWN + GIVE else _OWN
+            return _TOGETHER if path == OWN + ANSWER else _OWN
         caps = {
             "activate-node": _SMALL,
             "deactivate-node": _SMALL,
             "send-node-heartbeat": _SMALL,
-            "pull-messages": _SMALL,
-            "push-messages": _MANY_IDS,
             "get-run": _SMALL,
             "push-object": self.largest,
             "pull-object": _SMALL,
@@ -173,7 +168,7 @@ class Gate:
         roles = {"silo"} if path.startswith(_FLEET) else {"admin"}
         if path == OWN + "parties":
             roles = {"silo", "admin"}
-        elif path in (OWN + TAKE, OWN + GIVE):
+        elif path in (OWN + NEXT, OWN + ANSWER):
             roles = {"silo"}
         if party.role not in roles:
             log.warning("refused: %s may not use %r", party, path[:200])
@@ -220,70 +215,46 @@ class Gate:
             await run_in_threadpool(self._check_claims, what, body, node)
         except DecodeError:
             raise _Refused(400, "malformed") from None
+        except Denied as denied:
+            raise _Refused(403, str(denied)) from None
+        except PrivetError as over:
+            raise _Refused(410, str(over)) from None
         if what == "activate-node":
             await run_in_threadpool(self.link.forget_session, node)
-        if what == "pull-messages" and not await self._hold(node, receive):
-            return
-        told = _Counting(send)
-        await self.fleet(scope, _once(body, receive), told)
-        if what == "pull-messages" and told.size:
-            self.bells.ring([node])  # one at a time: there may be more
+            self.bells.ring([node])
+            self.bells.ring_reply()
+        await self.fleet(scope, _once(body, receive), _in_pieces(send))
+        scope["state"].clear()  # Flower's idea of the body, which its cycles would keep
         if what == "push-object" and len(body) <= SMALL:
             self.bells.ring_reply()  # the last part of a reply is small
-
-    async def _hold(self, node: int, receive: Receive) -> bool:
-        """Wait for a message; False when the silo hung up: it would be lost on this connection."""
-        gone = asyncio.ensure_future(receive())
-        bell = asyncio.ensure_future(self.bells.wait_for_message(node, _HOLD))
-        done, _ = await asyncio.wait({gone, bell}, return_when=asyncio.FIRST_COMPLETED)
-        gone.cancel()
-        bell.cancel()
-        return gone not in done
 
     def _check_claims(self, what: str, body: bytes, node: int) -> None:
         """Flower takes a node at its word about whose messages these are, and for how long it
         counts as online after its last sign of life."""
-        if what == "push-messages":
-            pushed = PushMessagesRequest.FromString(body)
-            if len(pushed.messages_list) != 1 or len(pushed.message_object_trees) != 1:
-                raise _Refused(400, "one reply at a time")
-            if not all(0 <= seconds < math.inf for seconds in pushed.clientapp_runtime_list):
-                raise _Refused(400, "an answer takes some seconds, 0 or more")
-            told = pushed.messages_list[0].metadata
-            if (
-                told.src_node_id != node
-                or told.message_id != pushed.message_object_trees[0].object_id
-            ):
-                raise _Refused(403, "a reply in another's name")
-            self._check_addressee(told.reply_to_message_id, node)
-        elif what == "confirm-message-received":
+        if what == "confirm-message-received":
             confirmed = ConfirmMessageReceivedRequest.FromString(body)
-            self._check_addressee(confirmed.message_object_id, node)
+            self.link.run_of(confirmed.message_object_id, asked=node)
         elif what in ("activate-node", "send-node-heartbeat"):
             kind = ActivateNodeRequest if what == "activate-node" else SendNodeHeartbeatRequest
             if not 0 < kind.FromString(body).heartbeat_interval <= 6 * HEARTBEAT:
                 raise _Refused(400, f"a heartbeat at least every {6 * HEARTBEAT:.0f} s")
-        elif what == "pull-messages":
-            PullMessagesRequest.FromString(body)
-
-    def _check_addressee(self, message: str, node: int) -> None:
-        """410 where the message is no longer waited for: its run is over, or its time."""
-        addressee = self.link.addressee(message)
-        if addressee is None:
-            raise _Refused(410, "nobody waits for this any more")
-        if addressee != node:
-            raise _Refused(403, "a message of another node")
 
 
-class _Counting:
-    """`send`, and the bytes of the body that went through it."""
+def _in_pieces(send: Send) -> Send:
+    """`send`, in small pieces.
 
-    def __init__(self, send: Send) -> None:
-        self._send, self.size = send, 0
+    TLS keeps a buffer of the largest piece for as long as a connection lasts.
+    """
 
-    async def __call__(self, event: Event) -> None:
-        self.size += len(event.get("body", b""))
-        await self._send(event)
+    async def in_pieces(event: Event) -> None:
+        body = event.get("body", b"")
+        last = max(0, len(body) - 1) // _PIECE * _PIECE
+        for start in range(0, last, _PIECE):
+            piece = body[start : start + _PIECE]
+            await send({"type": event["type"], "body": piece, "more_body": True})
+        await send({**event, "body": body[last:]} if last else event)
+
+    return in_pieces
 
 
 def _once(body: bytes, receive: Receive) -> Receive:

@@ -19,6 +19,8 @@ from privet.wire import UNUSABLE, Failure
 GRACE = 5.0
 """Seconds beyond the time limit of a message in which a silo may still be at it."""
 _TICK = 1.0
+_SWEEP = 2.0
+"""Seconds from one look at all messages to the next: nobody rings for a node that went offline."""
 _UPLOAD_LIMIT = 600.0
 """Seconds from the first sign of a reply to its last part."""
 
@@ -102,10 +104,14 @@ class LinkGrid(Grid):
     def _replies(self, sent: dict[str, Message], timeout: float | None) -> Iterator[Message]:
         end = None if timeout is None else time.monotonic() + timeout
         coming: dict[str, tuple[Reply, float]] = {}
+        told, swept = set(sent), time.monotonic()
         while sent:
             if self._stop.is_set():
                 raise Cancelled
-            for reply in self._live.arrived(sent.keys() - coming.keys()):
+            over = end is not None and time.monotonic() >= end
+            if over or time.monotonic() - swept >= _SWEEP:
+                told, swept = set(sent), time.monotonic()
+            for reply in self._live.arrived((told & sent.keys()) - coming.keys()):
                 coming[reply.to] = reply, time.monotonic() + _UPLOAD_LIMIT
             here = [r for r, until in coming.values() if self._is_ready(r, until)]
             for reply in here:
@@ -113,24 +119,24 @@ class LinkGrid(Grid):
                 request = sent.pop(reply.to)
                 self.waiting_for.pop(request.metadata.dst_node_id, None)
                 yield self._read(reply, request)
-            if here:
-                continue
-            if end is not None and time.monotonic() >= end:
+            if over and not here:
                 self._live.forget(sent)  # a silo that comes back begins with the present
                 return
-            self._bells.wait_for_reply(_TICK)
+            told = self._bells.wait_for_reply(0.0 if here else _TICK)
 
     def _is_ready(self, reply: Reply, until: float) -> bool:
-        return self._live.is_here(reply) or time.monotonic() > until
+        return self._live.is_here(reply) or self._live.is_lost(reply) or time.monotonic() > until
 
     def _read(self, reply: Reply, request: Message) -> Message:
         """The reply, in the name of whoever was asked: the link's own errors come in its own."""
-        node = request.metadata.dst_node_id
+        node, lost = request.metadata.dst_node_id, self._live.is_lost(reply)
         try:
             message = self._live.read(reply)
         except Exception as error:  # whatever a peer sends, the round goes on without it
             log.warning("a reply of node %s cannot be read: %s", node, error)
             told = Failure("", UNUSABLE, f"unreadable reply: {error}")
+            if lost:
+                told = Failure("", "restart", "the silo was restarted while it sent its reply")
             message = Message(Error(code=0, reason=str(told)), reply_to=request)
         message.metadata.__dict__["_src_node_id"] = node
         return message

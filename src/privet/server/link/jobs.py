@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -85,21 +87,28 @@ class JobStore:
     """All jobs of a server."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        """Take `folder`, with what a server that died was about to add swept away."""
+        self._folder, self._lock = folder, threading.Lock()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for building in folder.glob(".*"):
+            shutil.rmtree(building, ignore_errors=True)
 
     def add(self, text: str, parties: Parties) -> Job:
         """A new job from a signed order; Denied for one that is not valid or known already."""
         order = read_order(text, parties)
         job = Job(self._folder / order.job)
         building = self._folder / f".{order.job}"
-        try:
-            building.mkdir(mode=0o700)
-            _replace(building / "order.json", text)
-            Job(building).become("queued", f"by {order.requester}")
-            building.rename(job.folder)
-        except OSError:
-            raise Denied(f"job {order.job} is known already") from None
+        with self._lock:
+            if job.folder.exists():
+                raise Denied(f"job {order.job} is known already")
+            try:
+                building.mkdir(mode=0o700)
+                _replace(building / "order.json", text)
+                Job(building).become("queued", f"by {order.requester}")
+                building.rename(job.folder)
+            except OSError as error:
+                shutil.rmtree(building, ignore_errors=True)
+                raise Denied(f"the order cannot be written down: {error.strerror}") from None
         return job
 
     def get(self, name: str) -> Job | None:

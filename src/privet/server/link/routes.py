@@ -18,7 +18,6 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 import privet
-from privet.errors import PrivetError
 from privet.parties.hello import PROTOCOL
 from privet.parties.requests import Denied
 from privet.server.folder import HISTORY, MODEL, SETTINGS, SUMMARY, RunFolder
@@ -26,9 +25,9 @@ from privet.server.link.gate import HELLO, OWN, PARTY
 from privet.server.link.jobs import OVER, Job, JobStore
 from privet.server.link.live import LivePage
 from privet.server.link.membership import Membership
+from privet.server.link.messages import Messages
 from privet.server.link.pages import Pages
 from privet.server.link.runner import Runner
-from privet.wire.parts import GIVE, TAKE, TOGETHER, pack, unpack
 
 FILES = (SETTINGS, HISTORY, SUMMARY, MODEL)
 """What can be fetched of a run."""
@@ -56,8 +55,6 @@ def application(
         Route(HELLO, desk.hello),
         Route(f"{OWN}parties", desk.parties),
         Route(f"{OWN}status", desk.status),
-        Route(OWN + TAKE, desk.take, methods=["POST"]),
-        Route(OWN + GIVE, desk.give, methods=["POST"]),
         Route(jobs, desk.jobs),
         Route(jobs, desk.submit, methods=["POST"]),
         Route(f"{jobs}/{{job}}", desk.job),
@@ -65,6 +62,7 @@ def application(
         Route(f"{jobs}/{{job}}/log", desk.log),
         Route(f"{jobs}/{{job}}/cancel", desk.cancel, methods=["POST"]),
         Route(f"{jobs}/{{job}}/files/{{name}}", desk.file),
+        *Messages(runner.link, members, runner.bells).routes(),
     ]
     if pages is not None:
         routes += [
@@ -92,34 +90,6 @@ class _Desk:
 
     async def parties(self, request: Request) -> Response:  # noqa: ARG002
         return Response(self._members.content(), media_type="application/json")
-
-    async def take(self, request: Request) -> Response:
-        """Small parts of a message, to a silo."""
-        try:
-            _, asked = unpack(await request.body())
-            run, names = int(asked["run"]), [str(name) for name in asked["wanted"]]
-            parts = await run_in_threadpool(
-                lambda: self._runner.link.take(run, names, most=TOGETHER)
-            )
-        except (ValueError, KeyError, TypeError, OverflowError) as error:
-            log.warning("refused: parts: %s: %.200r", type(error).__name__, str(error))
-            return _no(400, "malformed")
-        except PrivetError as error:
-            return _no(410, str(error))
-        return Response(pack(parts), media_type="application/octet-stream")
-
-    async def give(self, request: Request) -> Response:
-        """Small parts of a reply, from a silo."""
-        try:
-            parts, told = unpack(await request.body())
-            run, session = int(told["run"]), str(told["session"])
-            taken = await run_in_threadpool(lambda: self._runner.link.give(run, session, parts))
-        except (ValueError, KeyError, TypeError, OverflowError) as error:
-            log.warning("refused: parts: %s: %.200r", type(error).__name__, str(error))
-            return _no(400, "malformed")
-        except PrivetError as error:
-            return _no(410, str(error))
-        return JSONResponse({"taken": taken})
 
     async def status(self, request: Request) -> Response:  # noqa: ARG002
         return JSONResponse(await run_in_threadpool(self._status))

@@ -24,7 +24,7 @@ from privet.experiment import Experiment
 from privet.parties.hello import PROTOCOL
 from privet.parties.jobs import ORDER_KEY, Order
 from privet.wire import Enrolment
-from privet.wire.parts import pack
+from privet.wire.parts import ANSWER, HEAD, NEXT, pack
 from silo_at_work import NoProcess, SiloAtWork
 
 EXPERIMENT = Experiment.from_mapping(
@@ -134,11 +134,11 @@ def enrolled(server: HostileServer, number: int) -> bool:
     ("route", "trick"),
     [
         ("pull-object", stalls()),
-        ("parts/take", trickles(100, 0.1)),
+        (NEXT, trickles(100, 0.1)),
         pytest.param("pull-object", trickles(100, 0.1), marks=pytest.mark.slow),
-        pytest.param("parts/take", stalls(), marks=pytest.mark.slow),
-        ("parts/give", stalls()),
-        pytest.param("parts/give", trickles(100, 0.1), marks=pytest.mark.slow),
+        pytest.param(NEXT, stalls(), marks=pytest.mark.slow),
+        (ANSWER, stalls()),
+        pytest.param(ANSWER, trickles(100, 0.1), marks=pytest.mark.slow),
     ],
     ids=range(6),
 )
@@ -153,13 +153,13 @@ def test_a_transfer_that_does_not_end_is_given_up(
     server.tricks[route] = trick
     server.send(order, ttl=1.0)
     with north.working(**QUICK), caplog.at_level(logging.WARNING, "privet.silo"):
-        if route != "parts/give":
+        if route == "pull-object":
             wait_for(lambda: "is lost" in caplog.text)
         else:  # a server may be away for long, and the answer still be wanted
             wait_for(lambda: server.asked.count(route) > 1)
         del server.tricks[route]
         server.send(order)
-        assert enrolled(server, 1 if route == "parts/give" else 0)
+        assert enrolled(server, 0 if route == "pull-object" else 1)
 
 
 def test_a_server_that_is_gone_in_the_middle_of_a_message_and_comes_back_gets_its_answer(
@@ -194,9 +194,12 @@ def nonsense() -> list[tuple[str, bytes]]:
     head.metadata.message_type = "\x00" * 3000
     wild.message_object_trees.add()
     return [
-        ("pull-messages", torn),
-        ("pull-messages", empty_tree.SerializeToString()),
-        ("pull-messages", wild.SerializeToString()),
+        (NEXT, pack({HEAD: torn})),
+        (NEXT, pack({HEAD: empty_tree.SerializeToString()})),
+        (NEXT, pack({HEAD: wild.SerializeToString()})),
+        (NEXT, pack({})),
+        (NEXT, b""),
+        (NEXT, b"[" * 99_999),
         ("get-run", torn),
         ("get-run", b""),
         ("pull-object", torn),
@@ -205,13 +208,9 @@ def nonsense() -> list[tuple[str, bytes]]:
             object_found=True, object_available=True, object_content=b"another"
         ).SerializeToString()),
         ("confirm-message-received", torn),
-        ("push-messages", torn),
-        ("push-messages", b""),
-        ("push-messages", PushMessagesResponse(objects_to_push=["0" * 64]).SerializeToString()),
-        ("parts/take", b""),
-        ("parts/take", pack({"0" * 64: b"another"})),
-        ("parts/take", b"[" * 99_999),
-        ("parts/give", b""),
+        (ANSWER, torn),
+        (ANSWER, b""),
+        (ANSWER, PushMessagesResponse(objects_to_push=["0" * 64]).SerializeToString()),
     ]  # fmt: skip
 
 
@@ -231,6 +230,22 @@ def test_an_answer_that_makes_no_sense_ends_no_silo(
             server.send(order, run=run)
             wait_for(lambda: server.replies and server.replies[-1].metadata.run_id == run)  # noqa: B023
             assert enrolled(server, -1)
+
+
+def test_a_part_that_is_not_what_its_name_says_is_not_used(
+    server: HostileServer,
+    north: SiloAtWork,
+    order: dict[str, str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server.beside = {"0" * 64: b"another"}
+    server.send(order)
+    with north.working(**QUICK), caplog.at_level(logging.WARNING, "privet.silo"):
+        wait_for(lambda: "it is not what its name says" in caplog.text)
+        assert "pull-object" not in server.asked
+        server.beside = {}
+        server.send(order)
+        assert enrolled(server, 0)
 
 
 def wait_for(happens: Callable[[], object]) -> None:

@@ -1,0 +1,39 @@
+"""A sum of ciphertext sums is the sum: what regional servers would rest on (docs/scale.md)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from privet.privacy.encryption.header import assembled, read_header
+from privet.privacy.encryption.packing import add, pack, unpack
+from privet.privacy.encryption.parameters import MODULUS
+from privet.privacy.encryption.residues import read_frames
+
+
+def together(one: bytes, other: bytes) -> bytes:
+    """Two sums of one chunk, added: residues modulo q, and the seeds of both."""
+    (first, body), (second, more) = read_header(one), read_header(other)
+    left, its = read_frames(body, chunks=1, seeds=len(first.clients))
+    right, others = read_frames(more, chunks=1, seeds=len(second.clients))
+    total = add(unpack(left[0]), unpack(right[0]), modulus=MODULUS)
+    seeds = np.concatenate([its[0], others[0]])
+    clients = tuple(sorted(first.clients + second.clients))
+    return assembled(replace(first, clients=clients), [pack(total), seeds.tobytes()])
+
+
+@pytest.mark.parametrize("profile", ["default", "compact", "precise"])
+def test_a_sum_of_sums_opens_to_the_sum(rounds, profile: str) -> None:
+    round_ = rounds(profile, size=50)
+    draw = np.random.default_rng(0)
+    uploads = {
+        client: round_.encrypt(draw.uniform(-0.5, 0.5, 50), client=client, seed=place)
+        for place, client in enumerate("abcde")
+    }
+    north = round_.add({client: uploads[client] for client in "ad"})
+    south = round_.add({client: uploads[client] for client in "bce"})
+    whole, both = round_.open(round_.add(uploads)), round_.open(together(north, south))
+    assert both.clients == whole.clients == tuple("abcde")
+    assert np.array_equal(both.mean, whole.mean)
