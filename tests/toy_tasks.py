@@ -95,3 +95,13 @@ class DigitsButOne(Digits):
     def train_data(self) -> Examples:
         whole = super().train_data()
         return whole.take([row for row in range(len(whole)) if row != 700])
+
+
+class OneBadRecord(Tiny):
+    """A record in the first silo of four is of a class that the model does not have."""
+
+    def train_data(self) -> Examples:
+        whole = super().train_data()
+        inputs, targets = whole.inputs.repeat(3, 1), whole.targets.repeat(3)
+        targets[7] = 7
+        return Examples(inputs, targets)

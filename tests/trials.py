@@ -10,6 +10,7 @@ from privet import Experiment
 from privet.trial import SERVER, Trial
 
 OVER = ("finished", "failed", "cancelled")
+UNFINISHED = (".*", "*.part", "*.tmp", "*.new", "*.draft", "*.offer", "unanswered.message")
 PRIVATE = {
     "task": "digits",
     "rounds": 12,
@@ -42,5 +43,5 @@ def history(trial: Trial, job: str) -> list[dict[str, Any]]:
 
 
 def leftovers(trial: Trial) -> list[Path]:
-    found = [*trial.folder.rglob("*.part"), *trial.folder.rglob("*.tmp")]
-    return [*found, *trial.folder.rglob("unanswered.message"), *trial.folder.rglob("*.offer")]
+    """What only a process that was killed leaves in a kit."""
+    return [path for kind in UNFINISHED for path in trial.folder.rglob(kind)]

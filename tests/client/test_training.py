@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from privet import Examples, Experiment
 from privet.client.plan import plan_round
-from privet.client.training import train
+from privet.client.training import LocalTraining, train
 from privet.experiment import Training
 from privet.privacy.mechanisms import SeededNoise
 from privet.randomness import numpy_generator, stream
@@ -38,8 +38,8 @@ def experiment(**settings: object) -> Experiment:
 
 def trained(setup: Experiment, examples: Examples, **arguments: object):
     weights = np.linspace(-1, 1, 8, dtype=np.float32)
-    return weights, train(
-        FlatModel(Line().model()),
+    work = LocalTraining(
+        lambda: FlatModel(Line().model()),
         Line(),  # type: ignore[arg-type]
         examples,
         weights,
@@ -47,9 +47,10 @@ def trained(setup: Experiment, examples: Examples, **arguments: object):
         training=setup.training,
         lr=setup.training.lr,
         noise=lambda: SeededNoise(stream(1, "noise")),
-        batches=numpy_generator(stream(1, "batches")),
+        draws=numpy_generator(stream(1, "batches")),
         **arguments,  # type: ignore[arg-type]
     )
+    return weights, train(work)
 
 
 def test_plain_training_equals_a_loop_over_the_same_batches() -> None:

@@ -6,16 +6,27 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
+from hypothesis import given
+from hypothesis import strategies as st
 
-from privet.simulations.grid import Executor, InProcessGrid, Sequential, contexts
+from privet.simulations.grid import (
+    Asked,
+    Executor,
+    InProcessGrid,
+    Sequential,
+    Together,
+    contexts,
+    in_groups,
+)
 from privet.simulations.pool import WorkerPool
 
 RUN = 77
@@ -56,14 +67,36 @@ def moody(message: Message, context: Context) -> Message:
     return double(message, context)
 
 
+@dataclass(frozen=True)
+class Hand:
+    """Answers up to five at once, as `answer` does one by one."""
+
+    answer: Callable[[Message, Context], Message]
+    size: int = 5
+
+    def __call__(self, asked: Sequence[Asked]) -> list[Message]:
+        replies = [self.answer(message, context) for message, context in asked]
+        for reply in replies:
+            reply.content.config_records["info"]["together"] = len(asked)
+        return replies
+
+
 @contextmanager
 def grid_of(
-    app: ClientApp, *, silos: int, workers: int, isolate: bool = False, limit: float = 60
+    app: ClientApp,
+    *,
+    silos: int,
+    workers: int,
+    isolate: bool = False,
+    limit: float = 60,
+    together: Together | None = None,
 ) -> Iterator[InProcessGrid]:
     nodes = contexts(silos, run_id=RUN, run_config={}, node_config={})
-    executor: Executor = Sequential(app, nodes)
+    executor: Executor = Sequential(app, nodes, together)
     if workers > 1:
-        executor = WorkerPool(lambda: app, nodes, workers=workers, time_limit=limit)
+        executor = WorkerPool(
+            lambda: app, nodes, workers=workers, time_limit=limit, together=together
+        )
     grid = InProcessGrid(executor, silos=silos, run_id=RUN, isolate=isolate)
     try:
         yield grid
@@ -81,8 +114,12 @@ def requests(grid: InProcessGrid) -> list[Message]:
 
 @pytest.mark.parametrize("isolate", [False, True])
 @pytest.mark.parametrize("workers", [1, 2, 3])
-def test_every_silo_answers_for_itself_in_order(workers: int, isolate: bool) -> None:
-    with grid_of(app_that(double), silos=7, workers=workers, isolate=isolate) as grid:
+@pytest.mark.parametrize("together", [None, Hand(double)], ids=["alone", "together"])
+def test_every_silo_answers_for_itself_in_order(
+    workers: int, isolate: bool, together: Together | None
+) -> None:
+    app = app_that(double)
+    with grid_of(app, silos=7, workers=workers, isolate=isolate, together=together) as grid:
         for call in (1, 2):
             sent = requests(grid)
             replies = list(grid.send_and_receive(sent))
@@ -90,11 +127,72 @@ def test_every_silo_answers_for_itself_in_order(workers: int, isolate: bool) -> 
             for silo, reply in enumerate(replies):
                 vector = reply.content.array_records["model"]["x"].numpy()
                 np.testing.assert_array_equal(vector, 2 * np.arange(4, dtype=np.float32) + silo)
-                assert reply.content.config_records["info"]["calls"] == call
+                info = reply.content.config_records["info"]
+                assert info["calls"] == call
+                assert info.get("together", 1) == ((3 if silo < 3 else 4) if together else 1)
             assert sent[0].content.config_records["task"]["round"] == 1
         processes = {reply.content.config_records["info"]["pid"] for reply in replies}
-        assert len(processes) == workers
+        assert len(processes) == min(workers, 2 if together else workers)
         assert (os.getpid() in processes) == (workers == 1)
+
+
+@given(
+    nodes=st.lists(st.integers(2, 60), max_size=60),
+    kinds=st.lists(st.sampled_from(["train", "train", "train", "query", "evaluate"]), min_size=60),
+    size=st.integers(1, 6),
+)
+def test_groups_are_trainings_of_different_silos_in_order(
+    nodes: list[int], kinds: list[str], size: int
+) -> None:
+    sent = [Message(RecordDict(), node, kind) for node, kind in zip(nodes, kinds, strict=False)]
+    groups = list(in_groups(sent, Hand(double, size)))
+    assert [message for group in groups for message in group] == sent
+    for group in groups:
+        silos = {message.metadata.dst_node_id for message in group}
+        assert 1 <= len(group) == len(silos) <= size
+        kinds_ = {message.metadata.message_type for message in group}
+        assert kinds_ == {"train"} or len(group) == 1
+
+
+@pytest.mark.parametrize(
+    ("silos", "sizes"),
+    [
+        (0, []),
+        (1, [1]),
+        (2, [1, 1]),
+        (7, [3, 4]),
+        (10, [5, 5]),
+        (11, [2, 3, 3, 3]),
+        (22, [5] * 4 + [1] * 2),
+    ],
+)
+def test_groups_are_alike_and_shared_by_two(silos: int, sizes: list[int]) -> None:
+    sent = [Message(RecordDict(), 2 + node, "train") for node in range(silos)]
+    assert [len(group) for group in in_groups(sent, Hand(double))] == sizes
+
+
+def test_a_worker_that_dies_takes_its_group_along_and_nobody_else() -> None:
+    def dying(message: Message, context: Context) -> Message:
+        if context.node_id == 3:
+            os._exit(3)
+        return double(message, context)
+
+    with grid_of(app_that(double), silos=12, workers=2, together=Hand(dying)) as grid:
+        replies = list(grid.send_and_receive(requests(grid)))
+        assert [reply.metadata.src_node_id for reply in replies] == list(grid.get_node_ids())
+    lost = [reply for reply in replies if reply.has_error()]
+    assert [reply.metadata.src_node_id for reply in lost] == [2, 3, 4]
+    assert all("died with exit code 3" in reply.error.reason for reply in lost)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_group_that_raises_is_error_replies(workers: int) -> None:
+    def raising(message: Message, context: Context) -> Message:
+        raise RuntimeError("no mood")
+
+    with grid_of(app_that(double), silos=4, workers=workers, together=Hand(raising)) as grid:
+        replies = list(grid.send_and_receive(requests(grid)))
+    assert ["no mood" in reply.error.reason for reply in replies] == [True] * 4
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -8,9 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from privet.client.silo import open_place
 from privet.errors import DataError
+from privet.experiment import Experiment
 from privet.tasks import load_task
+from privet.tasks.scattering import scattering_features
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 28, 28), dtype=np.uint8)
 LABELS = np.array([3, 0, 9, 9, 1, 2], dtype=np.uint8)
@@ -51,6 +55,31 @@ def test_files_may_lie_in_the_data_folder_itself(tmp_path: Path) -> None:
     test = load_task("mnist", data_dir=tmp_path).test_data()
     assert test is not None
     assert len(test) == 6
+
+
+def test_the_scatter_model_sees_the_features_of_the_pixels(tmp_path: Path) -> None:
+    write(tmp_path / "mnist", "train", packed=False)
+    task = load_task("mnist", model="scatter-linear", data_dir=tmp_path)
+    train = task.train_data()
+    expected = scattering_features(torch.from_numpy(IMAGES / np.float32(255)))
+    torch.testing.assert_close(train.inputs, expected, atol=1e-4, rtol=1e-4)
+    assert train.targets.tolist() == LABELS.tolist()
+    assert task.model()(train.inputs).shape == (6, 10)
+    assert torch.equal(task.train_data().inputs, train.inputs)
+
+
+def test_a_ledger_knows_the_images_whatever_model_sees_them(tmp_path: Path) -> None:
+    write(tmp_path / "mnist", "train", packed=False)
+
+    def known(model: str) -> list[object]:
+        experiment = Experiment.from_mapping(
+            {"task": "mnist", "model": model, "evaluation": {"holdout": 0.5}}
+        )
+        place = open_place(experiment, data_dir=tmp_path, run_id=1, divided=False)
+        return [place.fingerprint(0), len(place.silos[0]), len(place.held_out[0])]
+
+    assert known("scatter-linear") == known("linear")
+    assert 0 < known("linear")[1] < 6  # type: ignore[operator]
 
 
 def refusal(data_dir: Path | None) -> str:

@@ -43,6 +43,16 @@ def test_lengths_that_differ_are_refused() -> None:
         Examples(torch.zeros(3, 2), torch.zeros(2))
 
 
+def test_examples_are_known_by_their_records_where_inputs_are_computed_from_them() -> None:
+    plain = three()
+    assert plain.known_by is plain.inputs
+    computed = Examples(plain.inputs.square(), plain.targets, records=plain.inputs)
+    assert computed.take([2, 0]).known_by.tolist() == [[4.0, 5.0], [0.0, 1.0]]
+    assert computed.take([2, 0]).inputs.tolist() == [[16.0, 25.0], [0.0, 1.0]]
+    with pytest.raises(DataError, match="3 inputs, 3 targets, 2 records"):
+        Examples(plain.inputs, plain.targets, records=plain.inputs[:2])
+
+
 def test_a_torch_dataset_becomes_examples() -> None:
     inputs, targets = torch.rand(5, 1, 2, 2), torch.tensor([0, 1, 2, 1, 0])
     read = Examples.of(TensorDataset(inputs, targets))

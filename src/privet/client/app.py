@@ -7,23 +7,23 @@ becomes an error reply that names silo, stage and reason; the round goes on with
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache, partial
 
-import torch
 from flwr.app import Array, ArrayRecord, Context, Error, Message
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 from flwr.common.constant import ErrorCode
 
 from privet.client import key_messages, mask_messages
+from privet.client.canaries import canaries_of, keep_trace
 from privet.client.evaluation import measure, metric_names
 from privet.client.guard import Admission, Guard, open_guard
 from privet.client.plan import plan_round
 from privet.client.received import Received, receive
 from privet.client.silo import Silo, open_silo
-from privet.client.training import train
+from privet.client.training import LocalTraining, Trained, train
 from privet.errors import PrivetError
 from privet.experiment import RUN_CONFIG_KEY, Experiment
 from privet.privacy.accounting import encode_event
@@ -37,6 +37,10 @@ _MEMORY = "memory"
 
 Answer = Callable[[Message, Context], Message]
 KeyStep = Callable[[Message, Context, Experiment], Message]
+Train = Callable[[], Trained]
+Halves = Generator[LocalTraining, Train, Message]
+"""A train message being answered: stops where everything is admitted and ready to be trained, goes
+on with what trains it, and returns the reply."""
 _STEPS: tuple[KeyStep, ...] = (
     key_messages.offer,
     key_messages.make,
@@ -53,7 +57,7 @@ def client_app(mods: Sequence[Mod] = ()) -> ClientApp:
     """A ClientApp that trains and evaluates; `mods` wrap every handler, as Flower's mods do."""
     app = ClientApp()
     app.query("enrol", mods=list(mods))(_answering(enrol))
-    app.train(mods=list(mods))(_answering(train_round))
+    app.train(mods=list(mods))(train_round)
     app.evaluate(mods=list(mods))(_answering(evaluate_round))
     for step in _STEPS:
         app.query(step.__name__, mods=list(mods))(_answering(partial(_key_step, step)))
@@ -82,6 +86,29 @@ def enrol(message: Message, context: Context) -> Message:
 
 def train_round(message: Message, context: Context) -> Message:
     """Train for one round and send the update with the mechanism that really ran."""
+    halves = train_in_halves(message, context)
+    try:
+        work = next(halves)
+        halves.send(partial(train, work))
+    except StopIteration as done:
+        reply: Message = done.value
+    return reply
+
+
+def train_in_halves(message: Message, context: Context) -> Halves:
+    """`train_round` for whoever trains several silos at once.
+
+    Before it stops, guard and ledger have admitted the round; the event is committed after the
+    training and before the reply. A refusal returns its error reply without stopping. Left alone
+    in the middle, the round stays charged.
+    """
+    try:
+        return (yield from _train_round(message, context))
+    except Exception as error:
+        return _refused(message, context, error)
+
+
+def _train_round(message: Message, context: Context) -> Halves:
     start = time.perf_counter()
     experiment, guard, silo = _open(context)
     request = TrainRequest.from_records(message.content)
@@ -97,7 +124,7 @@ def train_round(message: Message, context: Context) -> Message:
         with _stage("decrypt"):
             received = receive(message, context, experiment, request.sealed, request.weights)
         with _stage("train"):
-            reply = _train(experiment, silo, request, received, context, admitted, start)
+            reply = yield from _train(experiment, silo, request, received, context, admitted, start)
     return Message(reply.to_records(), reply_to=message)
 
 
@@ -133,28 +160,32 @@ def _train(
     context: Context,
     admitted: Admission,
     start: float,
-) -> TrainReply:
+) -> Generator[LocalTraining, Train, TrainReply]:
     weights = received.now
     rng = numpy_generator(silo.entropy(request.round))
-    # Dropout layers draw from it. torch.manual_seed would also walk the stack for CUDA's sake.
-    torch.default_generator.manual_seed(int(rng.integers(2**63)))
     memory = _recall(context)
     strategy = load_strategy(experiment.strategy.name, experiment.strategy.options)
     local = strategy.local(weights=weights, extras=request.extras, memory=memory, lr=request.lr)
-    trained = train(
-        silo.model(),
+    canaries = canaries_of(silo, context)
+    work = LocalTraining(
+        silo.model,
         silo.task,
         admitted.records(),
         weights,
         plan=admitted.plan,
         training=experiment.training,
         lr=request.lr,
-        noise=lambda: silo.noise(request.round),
-        batches=rng,
+        noise=partial(silo.noise, request.round),
+        chance=int(rng.integers(2**63)),
+        draws=rng,
         correction=local.correction,
+        canaries=canaries,
     )
+    trained = (yield work)()
     event = admitted.plan.event(trained.steps)
     admitted.commit(event)
+    if canaries and trained.canaries and (ran := admitted.plan.mechanism):
+        keep_trace(silo, context, request.round, ran, canaries, trained.canaries)
     extras = local.finish(trained.update, trained.steps)
     _remember(context, memory)
     public = admitted.records_public
@@ -234,12 +265,16 @@ def _answering(answer: Answer) -> Answer:
     def guarded(message: Message, context: Context) -> Message:
         try:
             return answer(message, context)
-        except _StageFailed as failed:
-            return _refuse(message, context, failed.stage, failed.cause)
         except Exception as error:
-            return _refuse(message, context, "message", error)
+            return _refused(message, context, error)
 
     return guarded
+
+
+def _refused(message: Message, context: Context, error: Exception) -> Message:
+    if isinstance(error, _StageFailed):
+        return _refuse(message, context, error.stage, error.cause)
+    return _refuse(message, context, "message", error)
 
 
 def _refuse(message: Message, context: Context, stage: str, error: Exception) -> Message:

@@ -70,7 +70,7 @@ class Place:
         if index not in self._fingerprints:
             parts = [self.silos[index], *self.held_out[index : index + 1]]
             self._fingerprints[index] = fingerprint_of(
-                torch.cat([part.inputs for part in parts]).numpy(),
+                torch.cat([part.known_by for part in parts]).numpy(),
                 torch.cat([part.targets for part in parts]).numpy(),
             )
         return self._fingerprints[index]
@@ -221,7 +221,7 @@ def _held_apart(
 
 def _coins(examples: Examples, seed: int) -> np.ndarray:
     """A number in [0, 1) for each record, by its content and the seed alone."""
-    rows = zip(examples.inputs.numpy(), examples.targets.numpy(), strict=True)
+    rows = zip(examples.known_by.numpy(), examples.targets.numpy(), strict=True)
     key = f"holdout {seed}".encode()
     digests = (
         hashlib.blake2b(b"".join(part.tobytes() for part in row), key=key, digest_size=8).digest()

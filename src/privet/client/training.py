@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,11 +11,46 @@ from torch import nn
 
 from privet.client.plan import LocalPlan
 from privet.experiment import Training
-from privet.privacy.mechanisms import NoiseSource, privatise
+from privet.privacy.mechanisms import Canaries, CanaryBlock, CanaryTrace, NoiseSource, privatise
 from privet.tasks import Examples, Task
 from privet.vectors import FlatModel, Vector
 
 Correction = Callable[[list[nn.Parameter]], None]
+
+
+@dataclass(frozen=True)
+class LocalTraining:
+    """One silo's training in one round, ready to run: by `train`, or together with others'."""
+
+    model: Callable[[], FlatModel]
+    """A model of the task's, as new but for its weights."""
+    task: Task
+    examples: Examples
+    weights: Vector
+    """To start from, shape (d,)."""
+    plan: LocalPlan
+    training: Training
+    lr: float
+    noise: Callable[[], NoiseSource]
+    draws: np.random.Generator
+    """Decides the batches; a run uses it up."""
+    chance: int = 0
+    """Seeds what layers draw (dropout)."""
+    correction: Correction | None = None
+    """Adds data-independent terms (FedProx, SCAFFOLD) to the gradients after clipping and noise,
+    right before each step, so that it is not clipped away and costs no privacy."""
+    canaries: Canaries | None = None
+    """Take part in private training, for the audit."""
+
+    def batches(self) -> Iterator[np.ndarray]:
+        """The indices of each step's records; Poisson samples with differential privacy.
+
+        Canaries are numbered from the number of records on.
+        """
+        if self.plan.mechanism is None:
+            return _epochs(len(self.examples), self.plan, self.draws)
+        more = len(self.canaries.coordinates) if self.canaries else 0
+        return self.plan.mechanism.batches(len(self.examples), self.draws, canaries=more)
 
 
 @dataclass(frozen=True)
@@ -29,56 +64,47 @@ class Trained:
     """Mean loss over the batches; None with differential privacy, which does not cover it."""
     nonfinite: int = 0
     """Examples whose gradient was infinite or NaN and counted as zero."""
+    canaries: CanaryTrace | None = None
+    """What the steps made of them, where some took part."""
 
 
-def train(
-    flat: FlatModel,
-    task: Task,
-    examples: Examples,
-    weights: Vector,
-    *,
-    plan: LocalPlan,
-    training: Training,
-    lr: float,
-    noise: Callable[[], NoiseSource],
-    batches: np.random.Generator,
-    correction: Correction | None = None,
-) -> Trained:
-    """Train a model of the task's from `weights` on a silo's records as `plan` says.
-
-    `correction` adds data-independent terms (FedProx, SCAFFOLD) to the gradients after clipping
-    and noise, right before each step, so it is not clipped away and costs no privacy.
-    """
-    flat.load(weights)
+def train(work: LocalTraining) -> Trained:
+    """Train a model of the task's on a silo's records as the plan says."""
+    flat = work.model()
+    flat.load(work.weights)
     model = flat.module.train()
-    optimizer = _optimizer(model, training, lr=lr)
-    if correction is not None:
+    optimizer = _optimizer(model, work.training, lr=work.lr)
+    if (correct := work.correction) is not None:
         parameters = list(model.parameters())
-        optimizer.register_step_pre_hook(lambda *_: correction(parameters))
-    if plan.mechanism is None:
-        indices = _epochs(len(examples), plan, batches)
-        losses = _descend(model, optimizer, task, examples, indices)
-        return Trained(flat.vector() - weights, plan.steps, loss=float(np.mean(losses)))
-    with privatise(model, optimizer, plan=plan.mechanism, noise=noise()) as private:
-        indices = plan.mechanism.batches(len(examples), batches)
-        _descend(private.model, private.optimizer, task, examples, indices)
-    update = flat.vector() - weights
-    return Trained(update, private.ran, nonfinite=private.nonfinite)
+        optimizer.register_step_pre_hook(lambda *_: correct(parameters))
+    # Unlike torch.manual_seed, this does not walk the stack for CUDA's sake.
+    torch.default_generator.manual_seed(work.chance)
+    mechanism = work.plan.mechanism
+    if mechanism is None:
+        losses = _descend(model, optimizer, work, work.batches())
+        update = flat.vector() - work.weights
+        return Trained(update, work.plan.steps, loss=float(np.mean(losses)))
+    block = CanaryBlock(work.canaries) if work.canaries else None
+    batches = block.apart(work.batches(), len(work.examples)) if block else work.batches()
+    with privatise(model, optimizer, plan=mechanism, noise=work.noise(), block=block) as private:
+        _descend(private.model, private.optimizer, work, batches)
+    update = flat.vector() - work.weights
+    trace = block.trace if block else None
+    return Trained(update, private.ran, nonfinite=private.nonfinite, canaries=trace)
 
 
 def _descend(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    task: Task,
-    examples: Examples,
-    batches: Iterator[np.ndarray],
+    work: LocalTraining,
+    batches: Iterable[np.ndarray],
 ) -> list[float]:
     losses = []
     for batch in batches:
         indices = torch.from_numpy(batch)
         optimizer.zero_grad()
-        outputs = model(examples.inputs[indices])
-        loss = task.loss(outputs, examples.targets[indices])
+        outputs = model(work.examples.inputs[indices])
+        loss = work.task.loss(outputs, work.examples.targets[indices])
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         losses.append(loss.detach())

@@ -92,6 +92,14 @@ class RunFolder:
                 break
         return entries
 
+    def last_whole(self) -> int:
+        """The round of the checkpoint, which a run that is resumed keeps; -1 before the first."""
+        path = self.path / CHECKPOINT
+        if not path.exists():
+            return -1
+        with safe_open(path, framework="np") as file:
+            return int(file.metadata()["round"])
+
     def append(self, entry: Mapping[str, Any]) -> None:
         """Add a round to the history and push it to the operating system."""
         with (self.path / HISTORY).open("a", encoding="utf-8") as file:

@@ -11,7 +11,7 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import ErrorCode
 
-from privet.client.app import client_app
+from privet.client.app import Halves, client_app, train_in_halves
 from privet.experiment import Experiment
 from privet.randomness import numpy_generator, stream
 from privet.server.tally import DROPOUT_STAGE
@@ -33,16 +33,24 @@ class House:
     keys: KeyHouse | None = None
     """With encryption."""
     data_dir: Path | None = None
+    canaries: int = 0
+    """Coordinates for canaries beside every silo's model."""
+    canaries_dir: Path | None = None
 
-    def node_config(self, place: int) -> dict[str, str | bool]:
+    def node_config(self, place: int) -> dict[str, str | bool | int]:
         """What the node of the silo at `place` is configured with."""
-        paths = {"policy": self.policy, "data-dir": self.data_dir}
+        paths = {
+            "policy": self.policy,
+            "data-dir": self.data_dir,
+            "canaries-dir": self.canaries_dir,
+        }
         return {
             "simulated": True,
             "dataset": self.names[place],
             "requester": self.requester,
             "ledger": str(self.ledger),
             "key": str(self.key),
+            "canaries": self.canaries,
             **{name: str(path) for name, path in paths.items() if path is not None},
             **(self.keys.node_config(place) if self.keys else {}),
         }
@@ -61,6 +69,17 @@ def simulated_client_app(experiment: Experiment, house: House) -> ClientApp:
     )
 
 
+def simulated_training(
+    message: Message, context: Context, *, experiment: Experiment, house: House
+) -> Halves:
+    """What that ClientApp does with a train message, stopping where the training can begin."""
+    inner = _told(context, run_config=experiment.to_run_config(), house=house)
+    rate, seed = experiment.federation.dropout, experiment.seed
+    if (dropped := _dropped_out(message, inner, rate=rate, seed=seed)) is not None:
+        return dropped
+    return (yield from train_in_halves(message, inner))
+
+
 def _simulated(
     message: Message,
     context: Context,
@@ -69,24 +88,33 @@ def _simulated(
     run_config: dict[str, str],
     house: House,
 ) -> Message:
-    # A copy, because Flower refuses a changed run config; the state stays the silo's own object.
+    return call_next(message, _told(context, run_config=run_config, house=house))
+
+
+def _told(context: Context, *, run_config: dict[str, str], house: House) -> Context:
+    """A copy, as Flower refuses a changed run config; the state stays the silo's own object."""
     place = int(context.node_config["partition-id"])
     node_config = {**context.node_config, **house.node_config(place)}
-    inner = Context(context.run_id, context.node_id, node_config, context.state, dict(run_config))
-    return call_next(message, inner)
+    return Context(context.run_id, context.node_id, node_config, context.state, dict(run_config))
 
 
 def _dropout(
     message: Message, context: Context, call_next: ClientAppCallable, *, rate: float, seed: int
 ) -> Message:
+    dropped = _dropped_out(message, context, rate=rate, seed=seed)
+    return call_next(message, context) if dropped is None else dropped
+
+
+def _dropped_out(message: Message, context: Context, *, rate: float, seed: int) -> Message | None:
+    """The error reply of a silo whose coin says that it does not answer."""
     task = message.content.get("task")
     asked = message.metadata.message_type == MessageType.TRAIN
     if rate == 0 or not (asked and isinstance(task, ConfigRecord)):
-        return call_next(message, context)
+        return None
     silo = int(context.node_config["partition-id"])
     coin = numpy_generator(stream(seed, "dropout", silo, int(str(task["round"])))).random()
     if coin >= rate:
-        return call_next(message, context)
+        return None
     failure = Failure(silo=str(silo), stage=DROPOUT_STAGE, reason="simulated dropout")
     code = ErrorCode.NODE_UNAVAILABLE
     return Message(Error(code=code, reason=str(failure)), reply_to=message)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol, cast
 
 from flwr.app import (
@@ -20,6 +21,7 @@ from flwr.app import (
     Context,
     Error,
     Message,
+    MessageType,
     MetricRecord,
     RecordDict,
 )
@@ -36,8 +38,12 @@ from privet.wire import Failure
 
 SERVER_NODE = 1
 _FIRST_SILO_NODE = 2
+_AHEAD = 4
+"""Groups whose messages are read before the first is answered."""
 
 NodeConfig = Mapping[str, str | int | float | bool]
+Asked = tuple[Message, Context]
+"""A message with the context of the silo that is to answer it."""
 _Record = ArrayRecord | ConfigRecord | MetricRecord
 
 
@@ -51,6 +57,17 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """Give back the processes."""
+
+
+class Together(Protocol):
+    """Answers train messages of several silos at once."""
+
+    @property
+    def size(self) -> int:
+        """The most messages that it takes."""
+
+    def __call__(self, asked: Sequence[Asked]) -> list[Message]:
+        """The reply to each message; what the silos keep goes into their contexts."""
 
 
 class InProcessGrid(Grid):
@@ -183,22 +200,70 @@ def failed(message: Message, context: Context, reason: str, *, stage: str) -> Me
     return Message(Error(code=code, reason=str(failure)), reply_to=message)
 
 
-class Sequential:
-    """Answers in this very process, one silo after the other."""
+def answer(
+    client_app: ClientApp, together: Together | None, asked: Sequence[Asked]
+) -> list[Message]:
+    """The replies to one of the groups that `in_groups` makes."""
+    if together is None or len(asked) == 1:
+        return [call(client_app, message, context) for message, context in asked]
+    try:
+        return together(asked)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        return [failed(message, context, reason, stage="app") for message, context in asked]
 
-    def __init__(self, client_app: ClientApp, silos: Mapping[int, Context]) -> None:
+
+def in_groups(messages: Iterable[Message], together: Together | None) -> Iterator[list[Message]]:
+    """Messages that are answered at once: trainings of different silos, anything else by itself.
+
+    The groups follow from the messages alone, so results do not depend on who answers which.
+    """
+    size = together.size if together else 1
+    waiting: dict[int, Message] = {}
+    for message in messages:
+        joins = size > 1 and message.metadata.message_type == MessageType.TRAIN
+        silo = message.metadata.dst_node_id
+        if not joins or silo in waiting or len(waiting) == _AHEAD * size:
+            yield from _alike(list(waiting.values()), size)
+            waiting = {}
+        if joins:
+            waiting[silo] = message
+        else:
+            yield [message]
+    yield from _alike(list(waiting.values()), size)
+
+
+def _alike(messages: list[Message], size: int) -> Iterator[list[Message]]:
+    """An even number of groups, which two processes share well, of at most `size` and alike."""
+    count = 2 * math.ceil(len(messages) / (2 * size))
+    ends = [len(messages) * number // count for number in range(count + 1)] if count else []
+    return (messages[start:end] for start, end in itertools.pairwise(ends) if end > start)
+
+
+class Sequential:
+    """Answers in this very process, one silo (or group of silos) after the other."""
+
+    def __init__(
+        self,
+        client_app: ClientApp,
+        silos: Mapping[int, Context],
+        together: Together | None = None,
+    ) -> None:
         self._client_app = client_app
         self._contexts = silos
+        self._together = together
 
     def answers(
         self, messages: Iterable[Message], states: Callable[[int], RecordDict]
     ) -> Iterator[tuple[Message, RecordDict]]:
         """The reply to each message with the silo's new state."""
-        for message in messages:
-            context = self._contexts[message.metadata.dst_node_id]
-            context.state = states(context.node_id)
-            reply = call(self._client_app, message, context)
-            yield reply, context.state
+        for group in in_groups(messages, self._together):
+            asked = [(message, self._contexts[message.metadata.dst_node_id]) for message in group]
+            for _, context in asked:
+                context.state = states(context.node_id)
+            replies = answer(self._client_app, self._together, asked)
+            for (_, context), reply in zip(asked, replies, strict=True):
+                yield reply, context.state
 
     def close(self) -> None:
         """Nothing to give back."""

@@ -1,9 +1,10 @@
 """Silos in a pool of worker processes.
 
 A worker is forked where the system can fork, so the records that the parent has loaded are shared
-and not copied. A silo whose worker dies, or exceeds the time limit, becomes an error reply and the
-worker is replaced. At most two messages a worker are in flight or waiting for their turn, so
-memory does not grow with the number of silos.
+and not copied. A silo whose worker dies, or exceeds the time limit, becomes an error reply, as do
+those that train together with it, and the worker is replaced. At most two messages (or groups that
+train together) a worker are in flight or waiting for their turn, so memory does not grow with the
+number of silos.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from multiprocessing.process import BaseProcess
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from privet.simulations.grid import assume_identity, call, failed
+from privet.simulations.grid import Together, answer, assume_identity, failed, in_groups
 
 _Answer = tuple[Message, RecordDict]
 
@@ -29,7 +30,7 @@ _Answer = tuple[Message, RecordDict]
 class _Worker:
     process: BaseProcess
     pipe: Connection
-    job: tuple[int, Message] | None = None
+    job: tuple[int, list[Message]] | None = None
     deadline: float = float("inf")
 
 
@@ -43,12 +44,17 @@ class WorkerPool:
         *,
         workers: int,
         time_limit: float,
+        together: Together | None = None,
     ) -> None:
-        """`time_limit` in seconds for one message; every worker makes a ClientApp of its own."""
+        """`time_limit` in seconds for one message, or for a group that trains `together`.
+
+        Every worker makes a ClientApp of its own.
+        """
         self._can_fork = "fork" in multiprocessing.get_all_start_methods()
         self._make_client_app = make_client_app
         self._contexts = silos
         self._time_limit = time_limit
+        self._together = together
         self._workers: list[_Worker] = []
         for _ in range(workers):
             self._workers.append(self._start())
@@ -57,8 +63,8 @@ class WorkerPool:
         self, messages: Iterable[Message], states: Callable[[int], RecordDict]
     ) -> Iterator[_Answer]:
         """The reply to each message with the silo's new state, in the order of the messages."""
-        waiting = enumerate(messages)
-        done: dict[int, _Answer] = {}
+        waiting = enumerate(in_groups(messages, self._together))
+        done: dict[int, list[_Answer]] = {}
         sent = turn = 0
         window = 2 * len(self._workers)
         exhausted = False
@@ -71,7 +77,7 @@ class WorkerPool:
                     sent += 1
                     self._send(worker, job, states)
             while turn in done:
-                yield done.pop(turn)
+                yield from done.pop(turn)
                 turn += 1
             if exhausted and turn == sent:
                 return
@@ -97,7 +103,7 @@ class WorkerPool:
         inherited = [ours, *(worker.pipe for worker in self._workers)] if self._can_fork else []
         process = processes.Process(
             target=_serve,
-            args=(theirs, self._make_client_app, dict(self._contexts), inherited),
+            args=(theirs, self._make_client_app, self._together, dict(self._contexts), inherited),
             daemon=True,
         )
         process.start()
@@ -111,15 +117,15 @@ class WorkerPool:
         return [worker for worker in self._workers if worker.job is not None]
 
     def _send(
-        self, worker: _Worker, job: tuple[int, Message], states: Callable[[int], RecordDict]
+        self, worker: _Worker, job: tuple[int, list[Message]], states: Callable[[int], RecordDict]
     ) -> None:
         worker.job = job
         worker.deadline = time.monotonic() + self._time_limit
-        message = job[1]
+        asked = [(message, states(message.metadata.dst_node_id)) for message in job[1]]
         with contextlib.suppress(OSError):  # a worker that died meanwhile is found by _receive
-            worker.pipe.send((message, states(message.metadata.dst_node_id)))
+            worker.pipe.send(asked)
 
-    def _receive(self, states: Callable[[int], RecordDict]) -> dict[int, _Answer]:
+    def _receive(self, states: Callable[[int], RecordDict]) -> dict[int, list[_Answer]]:
         """Answers of at least one busy worker."""
         busy = self._busy()
         patience = max(0.0, min(worker.deadline for worker in busy) - time.monotonic())
@@ -130,23 +136,23 @@ class WorkerPool:
                 worker.pipe in ready or time.monotonic() >= worker.deadline
             ):
                 continue
-            number, message = worker.job
-            answer = self._read(worker) if worker.pipe in ready else None
-            if answer is None:
-                reply = self._bury(worker, message, in_time=worker.pipe in ready)
-                answer = reply, states(message.metadata.dst_node_id)
+            number, messages = worker.job
+            found = self._read(worker) if worker.pipe in ready else None
+            if found is None:
+                replies = self._bury(worker, messages, in_time=worker.pipe in ready)
+                found = [(reply, states(reply.metadata.src_node_id)) for reply in replies]
             worker.job = None
-            answers[number] = answer
+            answers[number] = found
         return answers
 
-    def _read(self, worker: _Worker) -> _Answer | None:
+    def _read(self, worker: _Worker) -> list[_Answer] | None:
         try:
-            answer: _Answer = worker.pipe.recv()
+            answers: list[_Answer] = worker.pipe.recv()
         except (EOFError, OSError):
             return None
-        return answer
+        return answers
 
-    def _bury(self, worker: _Worker, message: Message, *, in_time: bool) -> Message:
+    def _bury(self, worker: _Worker, messages: list[Message], *, in_time: bool) -> list[Message]:
         worker.process.join(timeout=1 if in_time else 0)
         code = worker.process.exitcode
         worker.process.kill()
@@ -160,13 +166,16 @@ class WorkerPool:
             if in_time
             else f"no answer within {self._time_limit:g} s"
         )
-        context = self._contexts[message.metadata.dst_node_id]
-        return failed(message, context, reason, stage="worker")
+        return [
+            failed(each, self._contexts[each.metadata.dst_node_id], reason, stage="worker")
+            for each in messages
+        ]
 
 
 def _serve(
     pipe: Connection,
     make_client_app: Callable[[], ClientApp],
+    together: Together | None,
     silos: dict[int, Context],
     inherited: list[Connection],
 ) -> None:
@@ -181,8 +190,11 @@ def _serve(
     client_app = make_client_app()
     with contextlib.suppress(EOFError, OSError):
         while True:
-            message, state = pipe.recv()
-            context = silos[message.metadata.dst_node_id]
-            context.state = state
-            reply = call(client_app, message, context)
-            pipe.send((reply, context.state))
+            asked = []
+            for message, state in pipe.recv():
+                context = silos[message.metadata.dst_node_id]
+                context.state = state
+                asked.append((message, context))
+            replies = answer(client_app, together, asked)
+            states = [context.state for _, context in asked]
+            pipe.send(list(zip(replies, states, strict=True)))

@@ -14,10 +14,12 @@ import torch
 from flwr.app import Context, RecordDict
 
 from privet.experiment import Experiment
+from privet.privacy.audit.canary_files import CANARIES
+from privet.privacy.mechanisms.together import NotTogether
 from privet.server.app import Hosting, look_away, server_app
 from privet.server.folder import SUMMARY, RunFolder
 from privet.server.rounds import Watch
-from privet.simulations.apps import House, simulated_client_app
+from privet.simulations.apps import House, simulated_client_app, simulated_training
 from privet.simulations.grid import (
     SERVER_NODE,
     Executor,
@@ -30,20 +32,26 @@ from privet.simulations.ledger import complete_summary, simulated_ledger
 from privet.simulations.pool import WorkerPool
 from privet.simulations.prepare import Prepared, prepare
 from privet.simulations.silos import SILOS, describe_silos
+from privet.simulations.vectorised import Vectorised, chain_for, pays
 
-Engine = Literal["in-process", "ray"]
+Engine = Literal["auto", "in-process", "vectorised", "ray"]
 POLICY = "policy.toml"
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How a simulation is computed; none of it changes the result."""
+    """How a simulation is computed: of the result, the engine changes the rounding alone."""
 
     workers: int = 1
     """Processes that silos share."""
-    engine: Engine = "in-process"
+    engine: Engine = "auto"
+    """What trains the silos; "auto": many at once ("vectorised") where that is quicker, else one by
+    one ("in-process")."""
     isolate: bool = False
     """Serialise every message exactly as Flower's wire does."""
+    canaries: int = 0
+    """With DP-SGD, coordinates beside every silo's model on which the mechanism is audited: what is
+    seen of them stands in the run folder. They change the random numbers, not their law."""
 
 
 def simulate(
@@ -61,7 +69,8 @@ def simulate(
     Every silo keeps to `policy`, a data holder's file, if there is one; without, everything is
     allowed. What they spend stands in the run folder's ledger, under their names.
 
-    The result is bit-identical for every number of workers. `watch` is called with every entry of
+    The result of an engine is bit-identical for every number of workers; engines differ by the
+    rounding of float32. `watch` is called with every entry of
     the history. Raises PrivetError for settings or data that cannot run, before `out` is touched.
     """
     prepared = prepare(experiment, data_dir=data_dir, policy=policy)
@@ -91,6 +100,8 @@ def run_prepared(
             requester=prepared.requester,
             keys=keys,
             data_dir=prepared.data_dir,
+            canaries=execution.canaries,
+            canaries_dir=out.absolute() / CANARIES,
         )
         if execution.engine == "ray":
             from privet.simulations.ray import run_on_ray
@@ -130,6 +141,29 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def engine_warnings(prepared: Prepared, engine: Engine) -> list[str]:
+    """What of the engine that was asked for cannot be had."""
+    if engine != "vectorised":
+        return []
+    try:
+        chain_for(prepared.place)
+    except NotTogether as reason:
+        return [f"the model does not suit the vectorised engine, silos train one by one: {reason}"]
+    return []
+
+
+def _together(prepared: Prepared, house: House, engine: Engine) -> Vectorised | None:
+    """What trains silos together; None where they train one by one."""
+    if engine == "in-process" or (engine == "auto" and not pays(prepared)):
+        return None
+    try:
+        chain = chain_for(prepared.place)
+    except NotTogether:
+        return None
+    begin = partial(simulated_training, experiment=prepared.experiment, house=house)
+    return Vectorised(begin, chain)
+
+
 def _run_in_process(
     prepared: Prepared, hosting: Hosting, house: House, execution: Execution
 ) -> None:
@@ -141,11 +175,16 @@ def _run_in_process(
         node_config={},
     )
     make_app = partial(simulated_client_app, experiment, house)
+    together = _together(prepared, house, execution.engine)
     executor: Executor = (
-        Sequential(make_app(), silos)
+        Sequential(make_app(), silos, together)
         if execution.workers == 1
         else WorkerPool(
-            make_app, silos, workers=execution.workers, time_limit=experiment.round_timeout
+            make_app,
+            silos,
+            workers=execution.workers,
+            time_limit=experiment.round_timeout,
+            together=together,
         )
     )
     with closing(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from privet.errors import ExperimentError, nearest
+from privet.tasks.keeping import kept
 
 if TYPE_CHECKING:
     from privet.tasks.task import Task
@@ -68,7 +69,8 @@ def load_task(
     cls = _task_class(name, folder or Path.cwd())
     arguments = {**(options or {}), "model": model, "data_dir": data_dir}
     _check_arguments(name, cls, options or {})
-    return cast("Task", cls(**arguments))
+    key = f"{name} {sorted(arguments.items())}"
+    return kept(key, lambda: cast("Task", cls(**arguments)))
 
 
 def _task_class(name: str, folder: Path) -> type:

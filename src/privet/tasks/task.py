@@ -35,7 +35,10 @@ class Examples:
 
     `inputs` is a float tensor (n, ...), `targets` a tensor (n,) (int64 class numbers for
     classification). `silo` is None, or an int array (n,) that says which natural silo (hospital,
-    branch, person) each example came from, as an index into `silo_names`.
+    branch, person) each example came from, as an index into `silo_names`. Where `inputs` are
+    computed from what lies in the data folder, by a rule that depends on the task's model,
+    `records` is what they are computed from, (n, ...): a ledger knows the records by it, and one
+    model's training counts against another's.
 
     Raises DataError when the lengths differ.
     """
@@ -44,11 +47,14 @@ class Examples:
     targets: Tensor
     silo: Indices | None = None
     silo_names: tuple[str, ...] = ()
+    records: Tensor | None = None
 
     def __post_init__(self) -> None:
         lengths = {"inputs": len(self.inputs), "targets": len(self.targets)}
         if self.silo is not None:
             lengths["silo"] = len(self.silo)
+        if self.records is not None:
+            lengths["records"] = len(self.records)
         if len(set(lengths.values())) > 1:
             said = ", ".join(f"{count} {name}" for name, count in lengths.items())
             raise DataError(f"examples do not match up: {said}")
@@ -56,12 +62,18 @@ class Examples:
     def __len__(self) -> int:
         return len(self.inputs)
 
+    @property
+    def known_by(self) -> Tensor:
+        """What tells these examples from others, (n, ...): `records`, or else `inputs`."""
+        return self.inputs if self.records is None else self.records
+
     def take(self, indices: Sequence[int] | Indices | slice) -> Examples:
         """The examples at `indices`, in that order: a copy, or for a slice a view."""
         rows = indices if isinstance(indices, slice) else np.asarray(indices, dtype=np.int64)
         index = rows if isinstance(rows, slice) else torch.from_numpy(rows)
         silo = None if self.silo is None else self.silo[rows]
-        return Examples(self.inputs[index], self.targets[index], silo, self.silo_names)
+        records = None if self.records is None else self.records[index]
+        return Examples(self.inputs[index], self.targets[index], silo, self.silo_names, records)
 
     @classmethod
     def of(cls, dataset: Dataset[Any]) -> Examples:

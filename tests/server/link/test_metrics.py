@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -18,6 +20,7 @@ from privet.errors import PrivetError
 from privet.exposition import new_registry, serving_metrics
 from privet.parties.jobs import Order
 from privet.server import app
+from privet.server.folder import RunFolder
 from privet.server.link.metrics import ServerMetrics
 from privet.server.link.runner import Runner
 from privet.trial import free_port
@@ -149,7 +152,8 @@ def test_a_round_is_counted_once_whatever_is_gone_back_to(
     )
     job = server.store.add(order.signed(project.key("ana")), project.parties())
     job.run.mkdir()
-    (job.run / "history.jsonl").write_text("".join(json.dumps(whole(r)) + "\n" for r in range(2)))
+    (job.run / "history.jsonl").write_text("".join(json.dumps(whole(r)) + "\n" for r in range(3)))
+    RunFolder(job.run).save_checkpoint(1, {"weights": np.zeros(1)})  # killed before that of round 2
     seen: list[Mapping[str, Any]] = []
     runner = Runner(
         server.store, server.members, server.link, server.bells, patience=0.0, observe=seen.append
@@ -158,6 +162,7 @@ def test_a_round_is_counted_once_whatever_is_gone_back_to(
     with project.connection("north"):
         runner._run(job)
     assert [each["round"] for each in seen] == [2, 3]
+    assert re.findall(r" round (\d)/3 ", job.log()) == ["2", "3"]
 
 
 def test_a_silo_is_online_while_the_server_answers(

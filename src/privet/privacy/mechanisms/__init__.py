@@ -1,5 +1,6 @@
 """Mechanisms: what clips and adds noise. Each says by an event what it costs."""
 
+from privet.privacy.mechanisms.canaries import Canaries, CanaryBlock, CanaryTrace
 from privet.privacy.mechanisms.counts import NoisyShare
 from privet.privacy.mechanisms.dpsgd import PrivateStep, privatise
 from privet.privacy.mechanisms.modules import check_model
@@ -8,6 +9,9 @@ from privet.privacy.mechanisms.plan import DpSgd
 from privet.privacy.mechanisms.sampling import local_steps, sampling_rate
 
 __all__ = [
+    "Canaries",
+    "CanaryBlock",
+    "CanaryTrace",
     "DpSgd",
     "NoiseSource",
     "NoisyShare",

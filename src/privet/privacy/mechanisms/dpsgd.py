@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from privet.errors import ModelError, PrivacyError
+from privet.privacy.mechanisms.canaries import CanaryBlock
 from privet.privacy.mechanisms.gradients import PerExampleModule
 from privet.privacy.mechanisms.modules import check_model
 from privet.privacy.mechanisms.noise import NoiseSource
@@ -45,7 +46,12 @@ class PrivateStep:
 
 @contextmanager
 def privatise(
-    model: nn.Module, optimizer: Optimizer, *, plan: DpSgd, noise: NoiseSource
+    model: nn.Module,
+    optimizer: Optimizer,
+    *,
+    plan: DpSgd,
+    noise: NoiseSource,
+    block: CanaryBlock | None = None,
 ) -> Iterator[PrivateStep]:
     """Train `model` with DP-SGD as `plan` says while the block lasts.
 
@@ -55,6 +61,8 @@ def privatise(
     of `optimizer`: they then act on the noisy gradient. While the block lasts `optimizer` itself
     refuses to step; afterwards model and optimizer are as before, without hooks.
 
+    With `block` its canaries take part, those of each batch as `block.apart` says.
+
     Raises ModelError for a model that cannot be trained so (see check_model), an optimizer over
     other parameters, and, at the end, buffers that training changed; PrivacyError for a model that
     is already private.
@@ -63,16 +71,33 @@ def privatise(
     _check_belong_together(model, optimizer)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     wrapped = PerExampleModule(model)
-    private = PrivateOptimizer(optimizer, model=wrapped, plan=plan, noise=noise)
-    hook = optimizer.register_step_pre_hook(private.guard)
-    try:
-        yield PrivateStep(wrapped, private)
-    finally:
-        private.close()
-        hook.remove()
-        wrapped.close()
-        optimizer.zero_grad(set_to_none=True)
+    with _stepped(optimizer, block):
+        private = PrivateOptimizer(optimizer, model=wrapped, plan=plan, noise=noise, block=block)
+        hook = optimizer.register_step_pre_hook(private.guard)
+        try:
+            yield PrivateStep(wrapped, private)
+        finally:
+            private.close()
+            hook.remove()
+            wrapped.close()
+            optimizer.zero_grad(set_to_none=True)
     _check_unchanged(model, buffers)
+
+
+@contextmanager
+def _stepped(optimizer: Optimizer, block: CanaryBlock | None) -> Iterator[None]:
+    """Let `optimizer` step the canaries' block as well, and the block see every step."""
+    if block is None:
+        yield
+        return
+    optimizer.add_param_group({"params": [block.parameter]})
+    hook = optimizer.register_step_pre_hook(lambda *_: block.look())
+    try:
+        yield
+    finally:
+        hook.remove()
+        optimizer.param_groups.pop()
+        optimizer.state.pop(block.parameter, None)
 
 
 def _check_belong_together(model: nn.Module, optimizer: Optimizer) -> None:

@@ -10,13 +10,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from privet.errors import PrivacyError
+from privet.privacy.mechanisms.canaries import CanaryBlock
+from privet.privacy.mechanisms.clipping import clip_factors
 from privet.privacy.mechanisms.gradients import Gradients, PerExampleModule, Sums
 from privet.privacy.mechanisms.noise import NoiseSource
 from privet.privacy.mechanisms.opacus_door import DPOptimizer
 from privet.privacy.mechanisms.plan import DpSgd
-
-_ROUNDING = 1 - 1e-5
-_EPS = 1e-6
 
 
 class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
@@ -32,7 +31,13 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
     """
 
     def __init__(
-        self, optimizer: Optimizer, *, model: PerExampleModule, plan: DpSgd, noise: NoiseSource
+        self,
+        optimizer: Optimizer,
+        *,
+        model: PerExampleModule,
+        plan: DpSgd,
+        noise: NoiseSource,
+        block: CanaryBlock | None = None,
     ) -> None:
         super().__init__(
             optimizer,
@@ -45,6 +50,7 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
         self._plan = plan
         self._noise = noise
         self._model = model
+        self._block = block
         self._closed = False
         self._stepping = False
 
@@ -62,7 +68,7 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
         if closure is not None:
             raise PrivacyError("optimizer.step(closure): a closure could look at the data again")
         self._refuse_what_is_not_planned()
-        gradients = self._model.collect()
+        gradients = self._collect()
         total = self._drawn_noise()
         sums = self._by_parameter(total)
         self.ran += 1
@@ -106,6 +112,13 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
         if self.ran >= self._plan.steps:
             raise PrivacyError(f"step {self.ran + 1} of a plan of {self._plan.steps}")
 
+    def _collect(self) -> list[Gradients]:
+        """The gradients of all examples of the batch, canaries among them."""
+        gradients = self._model.collect()
+        if self._block is None:
+            return gradients
+        return self._block.join(gradients, self._model.batch or 0, clip=self._plan.clip)
+
     def _drawn_noise(self) -> Tensor:
         """Noise for all parameters in one vector, float32."""
         count = sum(parameter.numel() for parameter in self.params)
@@ -127,7 +140,6 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
                 for part in gradients:
                     part.drop(lost)
                 norms = torch.where(lost, 0.0, norms)
-            # A little below the bound, so that rounding cannot lift a gradient above it.
-            factors = (self._plan.clip * _ROUNDING / (norms + _EPS)).clamp_(max=1.0)
+            factors = clip_factors(norms, self._plan.clip)
             for part in gradients:
                 part.add_weighted(factors, sums)

@@ -66,9 +66,12 @@ class DpSgd:
             steps=self.steps if steps is None else steps,
         )
 
-    def batches(self, n_records: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+    def batches(
+        self, n_records: int, rng: np.random.Generator, *, canaries: int = 0
+    ) -> Iterator[NDArray[np.int64]]:
         """`steps` Poisson samples of the indices of `n_records`; some may be empty.
 
+        `canaries` more are sampled with them, numbered from `n_records` on.
         Raises PrivacyError when the plan was made for another number of records.
         """
         expected = self.sampling_rate * n_records
@@ -77,4 +80,5 @@ class DpSgd:
                 f"the plan divides by {self.batch_size:g}, but a rate of {self.sampling_rate:g} "
                 f"over {n_records} records gives batches of {expected:g}"
             )
-        return poisson_batches(n_records, rate=self.sampling_rate, steps=self.steps, rng=rng)
+        examples = n_records + canaries
+        return poisson_batches(examples, rate=self.sampling_rate, steps=self.steps, rng=rng)

@@ -23,6 +23,7 @@ from privet.server.link.flower import Link
 from privet.server.link.grid import Cancelled, LinkGrid
 from privet.server.link.jobs import OVER, Job, JobStore
 from privet.server.link.membership import Membership
+from privet.server.roster import Absent
 
 _SERVER_NODE = 1
 _LOOK_AROUND = 0.2
@@ -108,6 +109,9 @@ class Runner:
             self._run(job)
         except Cancelled:
             log.info("job %s: interrupted", job.id)
+        except Absent as absent:  # a silo went away since it was waited for
+            job.become("waiting", str(absent))
+            self._stop.wait(_LOOK_AROUND)
         except PrivetError as error:
             job.become("failed", str(error))
         except Exception as error:
@@ -126,13 +130,11 @@ class Runner:
         with self.link.run({ORDER_KEY: job.order_text()}) as live:
             self._grid = LinkGrid(live, self.bells, stop=self._stop)
             encrypted = experiment.encryption is not None
-            known = [entry["round"] for entry in RunFolder(job.run).history()]
+            known = RunFolder(job.run).last_whole()
             hosting = app.Hosting(
                 folder=job.run,
                 resume=True,
-                watch=lambda entry: self._watch(
-                    job, experiment, entry, new=entry["round"] not in known
-                ),
+                watch=lambda entry: self._watch(job, experiment, entry, new=entry["round"] > known),
                 seats=self.members.seat,
                 roster=self.members.roster() if encrypted else None,
             )
@@ -173,8 +175,9 @@ class Runner:
     def _watch(
         self, job: Job, experiment: Experiment, entry: Mapping[str, Any], *, new: bool
     ) -> None:
-        if new:
-            self.observe(entry)
+        if not new:  # it stands in the log, from an earlier start
+            return
+        self.observe(entry)
         job.note(f"round {entry['round']}/{experiment.rounds}  {describe(entry)}")
         for failure in entry["failures"]:
             job.note(f"  {failure['silo']}, {failure['stage']}: {failure['reason']}")

@@ -1,0 +1,140 @@
+"""Lower bounds on epsilon from many runs, with the canary and without it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.special import log_ndtr, ndtr, ndtri
+from scipy.stats import beta
+
+from privet.errors import PrivacyError
+from privet.privacy.audit.sightings import Floats
+
+CONFIDENCE = 0.95
+GAUSSIAN = "the attack's errors trade off as those of a Gaussian mechanism do"
+
+
+@dataclass(frozen=True)
+class Errors:
+    """How often an attack with a threshold fixed beforehand was wrong."""
+
+    false_positives: int
+    out: int
+    """Runs without the canary."""
+    false_negatives: int
+    in_: int
+    """Runs with it."""
+
+    def upper(self, confidence: float) -> tuple[float, float]:
+        """Bounds on both error rates that hold together (Clopper & Pearson 1934)."""
+        error = (1 - confidence) / 2
+        return (
+            _clopper_pearson(self.false_positives, self.out, error),
+            _clopper_pearson(self.false_negatives, self.in_, error),
+        )
+
+
+@dataclass(frozen=True)
+class TwoSidedBound:
+    """ "Epsilon is at least `epsilon`, with confidence `confidence`", if `assumes` holds."""
+
+    epsilon: float
+    delta: float
+    confidence: float
+    errors: Errors
+    assumes: str | None = None
+
+    def refutes(self, claimed: float) -> bool:
+        """Whether a claim of `claimed` at this delta is too low, at this confidence."""
+        return self.epsilon > claimed
+
+
+def clopper_pearson_bound(
+    errors: Errors, *, delta: float, confidence: float = CONFIDENCE
+) -> TwoSidedBound:
+    """What (epsilon, delta) leaves possible (Kairouz, Oh & Viswanath 2015; Nasr et al. 2021).
+
+    1 - FNR <= exp(epsilon) FPR + delta, and the same with the errors swapped.
+    """
+    false_positive, false_negative = errors.upper(confidence)
+    ratios = (
+        (1 - false_negative - delta) / false_positive,
+        (1 - false_positive - delta) / false_negative,
+    )
+    found = math.log(max(1.0, *ratios))
+    return TwoSidedBound(found, delta, confidence, errors)
+
+
+def gaussian_bound(
+    errors: Errors, *, delta: float, confidence: float = CONFIDENCE
+) -> TwoSidedBound:
+    """The epsilon of the Gaussian mechanism that such errors need (Nasr et al. 2023, 2302.07956).
+
+    mu >= z(1 - FPR) - z(FNR) for mu-Gaussian DP (Dong, Roth & Su 2022). It is far tighter than
+    `clopper_pearson_bound` and holds only as far as its assumption does.
+    """
+    false_positive, false_negative = errors.upper(confidence)
+    mu = float(ndtri(1 - false_positive) - ndtri(false_negative))
+    return TwoSidedBound(gaussian_epsilon(mu, delta), delta, confidence, errors, GAUSSIAN)
+
+
+def gaussian_epsilon(mu: float, delta: float) -> float:
+    """Epsilon at `delta` of mu-Gaussian DP (Balle & Wang 2018, Theorem 8); 0 for mu <= 0."""
+
+    def excess(epsilon: float) -> float:
+        second = math.exp(min(epsilon + float(log_ndtr(-epsilon / mu - mu / 2)), 0.0))
+        return float(ndtr(-epsilon / mu + mu / 2)) - second - delta
+
+    if mu <= 0 or excess(0.0) <= 0:
+        return 0.0
+    return float(brentq(excess, 0.0, mu * mu / 2 + mu * 40))
+
+
+def errors_at_best(inside: Floats, outside: Floats) -> Errors:
+    """The errors of "a canary is in if its score is above t" on the second half of the runs.
+
+    `inside` and `outside` are the scores of runs with and without the canary, in an order that
+    says nothing. The first half chooses t, for the largest Clopper-Pearson bound, so that the
+    counts on the second are those of a threshold that was fixed before.
+
+    Raises PrivacyError for fewer than two runs on either side.
+    """
+    if min(len(inside), len(outside)) < 2:
+        raise PrivacyError("an attack needs at least two runs with the canary and two without")
+    seen, held = _halves(inside, outside)
+    thresholds = np.unique(np.concatenate(seen))
+    found = [_errors(*seen, threshold) for threshold in thresholds]
+    bounds = [clopper_pearson_bound(each, delta=0.0).epsilon for each in found]
+    # Of thresholds that bound nothing, the one that is wrong least often.
+    best = max(range(len(found)), key=lambda i: (bounds[i], -_wrong(found[i])))
+    return _errors(*held, thresholds[best])
+
+
+def _halves(inside: Floats, outside: Floats) -> tuple[tuple[Floats, Floats], ...]:
+    a, b = len(inside) // 2, len(outside) // 2
+    return (inside[:a], outside[:b]), (inside[a:], outside[b:])
+
+
+def _errors(inside: Floats, outside: Floats, threshold: float) -> Errors:
+    positives = int((outside > threshold).sum())
+    return Errors(positives, len(outside), int((inside <= threshold).sum()), len(inside))
+
+
+def _wrong(errors: Errors) -> float:
+    return errors.false_positives / errors.out + errors.false_negatives / errors.in_
+
+
+def _clopper_pearson(count: int, total: int, error: float) -> float:
+    """The upper end for a probability that gave `count` of `total`."""
+    return 1.0 if count == total else float(beta.isf(error, count + 1, total - count))
+
+
+def roc(inside: Floats, outside: Floats) -> tuple[Floats, Floats]:
+    """False-positive and true-positive rates at every threshold, both rising from 0 to 1."""
+    thresholds = np.unique(np.concatenate([inside, outside]))[::-1]
+    false = 1 - np.searchsorted(np.sort(outside), thresholds, side="left") / len(outside)
+    true = 1 - np.searchsorted(np.sort(inside), thresholds, side="left") / len(inside)
+    return np.concatenate([[0.0], false]), np.concatenate([[0.0], true])

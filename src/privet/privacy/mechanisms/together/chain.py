@@ -1,0 +1,179 @@
+"""Which models can be trained together, and such a model as a chain of layers."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from privet.errors import PrivetError
+from privet.privacy.mechanisms.together.layers import Layer, LayerNorm, Linear
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+_ELEMENTWISE = (
+    nn.CELU,
+    nn.ELU,
+    nn.GELU,
+    nn.Hardsigmoid,
+    nn.Hardswish,
+    nn.Hardtanh,
+    nn.Identity,
+    nn.LeakyReLU,
+    nn.LogSigmoid,
+    nn.Mish,
+    nn.ReLU,
+    nn.ReLU6,
+    nn.SELU,
+    nn.SiLU,
+    nn.Sigmoid,
+    nn.Softplus,
+    nn.Softsign,
+    nn.Tanh,
+    nn.Tanhshrink,
+)
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+class NotTogether(PrivetError):  # noqa: N818 - an answer, not a fault
+    """The model has to be trained silo by silo; says why."""
+
+
+@dataclass
+class Seen:
+    """A layer in one pass: the two factors of its examples' gradients."""
+
+    layer: Layer
+    prepared: Tensor
+    backprops: Tensor
+    """The layer's output until its gradient is known."""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Layers one after the other; a link without parameters is a plain function."""
+
+    links: tuple[Layer | Callable[[Tensor], Tensor], ...]
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Of one silo's parameters, in the order of the flat vector."""
+        return [shape for link in self.links if not callable(link) for shape in link.shapes]
+
+    def run(
+        self, inputs: Tensor, targets: Tensor, parameters: Sequence[Tensor], loss: Loss
+    ) -> tuple[Tensor, list[Seen]]:
+        """Outputs (K, B, ...), and for each layer the gradients of every example's own loss.
+
+        inputs (K, B, ...), targets (K, B), parameters (K, *shape) in the order of `shapes`; `loss`
+        is a mean of terms that each depend on one example.
+        """
+        with torch.enable_grad():
+            outputs, layers = self._forward(inputs, parameters)
+            mean = loss(outputs.flatten(0, 1), targets.flatten(0, 1))
+        examples = mean.new_tensor(outputs.shape[0] * outputs.shape[1])
+        gradients = torch.autograd.grad(mean, [seen.backprops for seen in layers], examples)
+        for seen, gradient in zip(layers, gradients, strict=True):
+            seen.backprops = gradient
+        return outputs.detach(), layers
+
+    def _forward(self, inputs: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, list[Seen]]:
+        left, layers, values = iter(parameters), [], inputs
+        for link in self.links:
+            if callable(link):
+                values = link(values)
+                continue
+            prepared = link.prepare(values)
+            values = link.apply(prepared, *(next(left) for _ in link.shapes))
+            if not values.requires_grad:
+                values.requires_grad_()  # of the first layer: its inputs need no gradient
+            layers.append(Seen(link, prepared.detach(), backprops=values))
+        return values, layers
+
+
+def chain_of(model: nn.Module, inputs: Tensor) -> Chain:
+    """`model` as a chain, if it is one on `inputs`, some examples (n, ...); else NotTogether.
+
+    It has to be nn.Linear, nn.Flatten, nn.LayerNorm and functions of single numbers, one after the
+    other, with rows of numbers between them; every parameter trained, none shared, and no hooks.
+    """
+    if inputs.dtype != torch.float32:
+        raise NotTogether(f"its inputs are {inputs.dtype}")
+    links: list[Layer | Callable[[Tensor], Tensor]] = []
+    shape = tuple(inputs.shape[1:])
+    for path, module in _sequence("", model):
+        link, shape = _link(module, shape, f"{path!r} ({type(module).__name__})")
+        links.append(link)
+    chain = Chain(tuple(links))
+    if not all(parameter.requires_grad for parameter in model.parameters()):
+        raise NotTogether("a part of it is frozen")
+    if chain.shapes != [tuple(t.shape) for t in (*model.parameters(), *model.buffers())]:
+        raise NotTogether("its layers share parameters or have buffers")
+    return chain
+
+
+def check_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> None:
+    """NotTogether unless the loss of some examples is the mean of their own losses."""
+    outputs = outputs.detach()
+    rows = zip(torch.split(outputs, 1), torch.split(targets, 1), strict=True)
+    try:
+        together = _slopes(loss, outputs, targets) * len(outputs)
+        alone = [_slopes(loss, output, target) for output, target in rows]
+    except Exception as error:  # a task's own code: it fails again where it is needed
+        raise NotTogether(f"its loss fails: {error}") from error
+    if not torch.allclose(together, torch.cat(alone), rtol=1e-4, atol=1e-6):
+        raise NotTogether("its loss is no mean of terms that each depend on one example")
+
+
+def _slopes(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
+    outputs = outputs.clone().requires_grad_()
+    with torch.enable_grad():
+        (slopes,) = torch.autograd.grad(loss(outputs, targets), [outputs])
+    return slopes
+
+
+def _sequence(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The layers in the order in which they run."""
+    if any(getattr(module, hooks) for hooks in _HOOKS):
+        raise NotTogether(f"layer {path!r} has hooks")
+    if type(module) is not nn.Sequential:
+        yield path, module
+        return
+    for name, child in module._modules.items():  # unlike named_children, repeats and all
+        assert child is not None
+        yield from _sequence(f"{path}.{name}" if path else name, child)
+
+
+def _link(
+    module: nn.Module, shape: tuple[int, ...], place: str
+) -> tuple[Layer | Callable[[Tensor], Tensor], tuple[int, ...]]:
+    """The layer over K silos, and the shape of what it gives for one example."""
+    if type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):
+        return _flat, (math.prod(shape),)
+    if type(module) in _ELEMENTWISE:
+        return _not_in_place(module), shape
+    if type(module) is nn.Linear and shape == (module.in_features,):
+        layer = Linear(module.in_features, module.out_features, bias=module.bias is not None)
+        return layer, (module.out_features,)
+    if type(module) is nn.LayerNorm and shape == tuple(module.normalized_shape):
+        if not module.elementwise_affine:
+            return module, shape
+        if len(shape) == 1 and module.bias is not None:
+            return LayerNorm(*shape, module.eps), shape
+    raise NotTogether(f"layer {place}, on inputs of shape {shape}, is none that it knows")
+
+
+def _flat(values: Tensor) -> Tensor:
+    return values.flatten(2)
+
+
+def _not_in_place(module: nn.Module) -> nn.Module:
+    """A copy that leaves its input alone, which is needed once more."""
+    twin = copy.copy(module)
+    if hasattr(twin, "inplace"):
+        twin.inplace = False  # type: ignore[assignment]
+    return twin

@@ -1,0 +1,275 @@
+"""The training loop over K silos, a row each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from privet.errors import PrivacyError
+from privet.privacy.mechanisms.canaries import LOUDNESS, Canaries, CanaryTrace, split
+from privet.privacy.mechanisms.clipping import clip_factors
+from privet.privacy.mechanisms.noise import NoiseSource
+from privet.privacy.mechanisms.plan import DpSgd
+from privet.privacy.mechanisms.together.chain import Chain, Loss, Seen
+from privet.privacy.mechanisms.together.descent import Descent
+from privet.vectors import Vector
+
+Correction = Callable[[list[nn.Parameter]], None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One silo's local training; `plan` and `noise` are its DP-SGD, None for plain steps."""
+
+    weights: Vector
+    """To start from, shape (d,)."""
+    inputs: Tensor
+    targets: Tensor
+    batches: Sequence[NDArray[np.int64]]
+    """The indices of each step's records; under DP-SGD those of `plan.batches`."""
+    lr: float
+    plan: DpSgd | None = None
+    noise: NoiseSource | None = None
+    correction: Correction | None = None
+    """Adds to the gradients before each step and after any noise."""
+    canaries: Canaries | None = None
+    """Take part under DP-SGD; batches number them from the number of records on."""
+
+
+@dataclass
+class Outcome:
+    """What a row's training gave."""
+
+    update: Vector
+    """Local minus first weights, shape (d,)."""
+    losses: list[float] = field(default_factory=list)
+    """Mean loss of each batch; none under DP-SGD, which does not cover it."""
+    nonfinite: int = 0
+    """Examples whose gradient was infinite or NaN and counted as zero, under DP-SGD."""
+    canaries: CanaryTrace | None = None
+    """What the steps made of them, where some took part."""
+
+
+def train_rows(chain: Chain, rows: Sequence[Row], loss: Loss, *, descent: Descent) -> list[Outcome]:
+    """Train every row from its weights, one step a batch; outcomes in the order of `rows`.
+
+    Guarantee, under DP-SGD: a row's update is the one that `privatise` gives with its plan, batches
+    and noise, up to rounding in float32. `loss` is the mean over a batch of terms that each depend
+    on one example (`check_loss`). Raises PrivacyError for rows with DP-SGD beside rows without, for
+    DP-SGD without noise, for more batches than a plan has steps, and for rows with differently many
+    coordinates for canaries.
+    """
+    for row in rows:
+        _check(row, private=rows[0].plan is not None, block=_width(rows[0]))
+    # The longest come first, so that those which still train are always the first.
+    order = sorted(range(len(rows)), key=lambda place: -len(rows[place].batches))
+    stack = _Stack(chain, [rows[place] for place in order], loss, descent)
+    for number, noise in enumerate(stack.noise()):
+        stack.step(number, noise)
+    return [stack.outcome(order.index(place)) for place in range(len(rows))]
+
+
+def _width(row: Row) -> int:
+    return len(row.canaries) if row.canaries else 0
+
+
+def _check(row: Row, *, private: bool, block: int) -> None:
+    if (row.plan is not None, row.noise is not None) != (private, private):
+        raise PrivacyError("rows that train together are all with DP-SGD and noise, or all without")
+    if row.plan is not None and len(row.batches) > row.plan.steps:
+        raise PrivacyError(f"{len(row.batches)} batches for a plan of {row.plan.steps} steps")
+    if _width(row) != block or (block and not private):
+        raise PrivacyError("rows that train together have equally many canaries, under DP-SGD")
+
+
+class _Stack:
+    """The rows' weights and gradients, each one tensor that the layers see in parts.
+
+    Its shape is (K, d + m): behind the d weights of the model lie those of the m canaries.
+    """
+
+    def __init__(self, chain: Chain, rows: Sequence[Row], loss: Loss, descent: Descent) -> None:
+        self._rows = rows
+        self._chain = chain
+        self._loss = loss
+        models = torch.from_numpy(np.stack([row.weights for row in rows]))
+        self._model = models.shape[1]
+        self._weights = F.pad(models, (0, _width(rows[0])))
+        self._traces = [CanaryTrace(len(row.canaries)) if row.canaries else None for row in rows]
+        self._buffers = torch.empty_like(self._weights), torch.empty_like(self._weights)
+        self._steps = descent.begin(self._weights)
+        self._rates = torch.tensor([[row.lr] for row in rows])
+        plans = [row.plan for row in rows if row.plan is not None]
+        self._private = bool(plans)
+        self._clips = torch.tensor([[float(plan.clip)] for plan in plans])
+        self._expected = torch.tensor([[float(plan.batch_size)] for plan in plans])
+        self._losses: list[list[float]] = [[] for _ in rows]
+        self._nonfinite = torch.zeros(len(rows), dtype=torch.int64)
+
+    def noise(self) -> Iterator[Tensor]:
+        """For each step what the gradients are added to: noise, or zeros; shape (k, d).
+
+        Noise takes as long as half of the arithmetic. A thread draws it while the step before runs,
+        each row's from the row's own source and in order, so that no number depends on it.
+        """
+        steps = range(len(self._rows[0].batches))
+        if not self._private:
+            yield from map(self._drawn, steps)
+            return
+        with ThreadPoolExecutor(1, thread_name_prefix="noise") as helper:
+            ahead = helper.submit(self._drawn, 0)
+            for number in steps:
+                drawn = ahead.result()
+                ahead = helper.submit(self._drawn, number + 1)
+                yield drawn
+
+    def _drawn(self, number: int) -> Tensor:
+        rows = self._active(number)
+        drawn = self._buffers[number % 2][: len(rows)]
+        for place, row in enumerate(rows):
+            std = row.plan.noise_multiplier * row.plan.clip if row.plan else 0.0
+            drawn[place] = row.noise.normal(drawn.shape[1:], std) if row.noise and std else 0.0
+        return drawn
+
+    def step(self, number: int, gradients: Tensor) -> None:
+        """The optimizer step `number`, from 0, of the rows that have so many batches.
+
+        `gradients` is its noise, and is used up.
+        """
+        rows = self._active(number)
+        active = len(rows)
+        weights = self._weights[:active]
+        drawn = [split(row.batches[number], len(row.inputs)) for row in rows]
+        inputs, targets, taken = _padded(rows, [records for records, _ in drawn])
+        outputs, layers = self._chain.run(inputs, targets, self._parts(weights), self._loss)
+        sampled = [
+            _coordinates(row, canaries) for row, (_, canaries) in zip(rows, drawn, strict=True)
+        ]
+        songs, places = _songs(rows, sampled)
+        factors = self._factors(outputs, targets, layers, taken, songs)
+        _add_sums(layers, factors[:, : taken.shape[1], None], self._parts(gradients))
+        gradients[:, self._model :].scatter_add_(1, places, songs * factors[:, taken.shape[1] :])
+        if self._private:
+            gradients.div_(self._expected[:active])
+        for place, row in enumerate(rows):
+            if (trace := self._traces[place]) is not None:
+                trace.coordinates.append(sampled[place])
+                trace.private.append(gradients[place, self._model :].clone())
+            if row.correction is not None:
+                row.correction(self._model_of(place, gradients))
+        self._steps.step(weights, gradients, self._rates[:active])
+
+    def outcome(self, place: int) -> Outcome:
+        """What the row at `place` has come to."""
+        update = self._weights[place, : self._model].numpy() - self._rows[place].weights
+        lost = int(self._nonfinite[place])
+        return Outcome(update, self._losses[place], lost, self._traces[place])
+
+    def _active(self, number: int) -> Sequence[Row]:
+        return self._rows[: sum(len(row.batches) > number for row in self._rows)]
+
+    def _parts(self, flat: Tensor) -> list[Tensor]:
+        """Views (K, *shape) of the model's parameters in (K, d + m)."""
+        sizes = [math.prod(shape) for shape in self._chain.shapes]
+        parts = torch.split(flat[:, : self._model], sizes, dim=1)
+        return [
+            part.view(-1, *shape) for part, shape in zip(parts, self._chain.shapes, strict=True)
+        ]
+
+    def _model_of(self, place: int, gradients: Tensor) -> list[nn.Parameter]:
+        """One row's weights, as a model of its own would have them, with their gradients."""
+        parameters = []
+        for weights, slopes in zip(self._parts(self._weights), self._parts(gradients), strict=True):
+            parameters.append(nn.Parameter(weights[place]))
+            parameters[-1].grad = slopes[place]
+        return parameters
+
+    def _factors(
+        self,
+        outputs: Tensor,
+        targets: Tensor,
+        layers: Sequence[Seen],
+        taken: Tensor,
+        songs: Tensor,
+    ) -> Tensor:
+        """How much of each example's gradient counts, shape (K, B + C); 0 for what only pads."""
+        if self._private:
+            return self._clipped(layers, taken, songs)
+        counts = taken.sum(1)
+        for place, count in enumerate(counts.tolist()):
+            loss = self._loss(outputs[place, :count], targets[place, :count])
+            self._losses[place].append(float(loss))
+        if not taken.all():
+            _drop(layers, ~taken)
+        return taken / counts.unsqueeze(1)
+
+    def _clipped(self, layers: Sequence[Seen], taken: Tensor, songs: Tensor) -> Tensor:
+        parts = [seen.layer.squared_norms(seen.prepared, seen.backprops) for seen in layers]
+        norms = torch.stack(parts).sum(0).sqrt_()
+        lost = ~norms.isfinite()
+        if lost.any():
+            self._nonfinite[: len(lost)] += (lost & taken).sum(1)
+            _drop(layers, lost)
+            norms = torch.where(lost, 0.0, norms)
+        norms, taken = torch.cat([norms, songs], 1), torch.cat([taken, songs > 0], 1)
+        return clip_factors(norms, self._clips[: len(norms)]) * taken
+
+
+def _padded(
+    rows: Sequence[Row], batches: Sequence[NDArray[np.int64]]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs (K, B, ...), targets (K, B), and which of them were taken, a mask (K, B).
+
+    B is the size of the largest batch; others are filled up with the first record, which then
+    counts for nothing.
+    """
+    longest = max(map(len, batches))
+    indices = np.zeros((len(rows), longest), dtype=np.int64)
+    for place, batch in enumerate(batches):
+        indices[place, : len(batch)] = batch
+    chosen = torch.from_numpy(indices)
+    inputs = rows[0].inputs.new_empty(len(rows), longest, *rows[0].inputs.shape[1:])
+    targets = rows[0].targets.new_empty(len(rows), longest, *rows[0].targets.shape[1:])
+    for place, row in enumerate(rows):
+        torch.index_select(row.inputs, 0, chosen[place], out=inputs[place])
+        torch.index_select(row.targets, 0, chosen[place], out=targets[place])
+    counts = torch.tensor([len(batch) for batch in batches])
+    return inputs, targets, torch.arange(longest) < counts.unsqueeze(1)
+
+
+def _coordinates(row: Row, canaries: NDArray[np.int64]) -> NDArray[np.int64]:
+    return row.canaries.coordinates[canaries] if row.canaries else canaries
+
+
+def _songs(rows: Sequence[Row], sampled: Sequence[NDArray[np.int64]]) -> tuple[Tensor, Tensor]:
+    """The canaries' gradients and their coordinates, both (K, C); 0 for what only pads."""
+    songs = torch.zeros(len(rows), max(map(len, sampled)))
+    places = torch.zeros(songs.shape, dtype=torch.int64)
+    for place, (row, coordinates) in enumerate(zip(rows, sampled, strict=True)):
+        if row.plan is not None:
+            songs[place, : len(coordinates)] = LOUDNESS * row.plan.clip
+            places[place, : len(coordinates)] = torch.from_numpy(coordinates)
+    return songs, places
+
+
+def _drop(layers: Sequence[Seen], examples: Tensor) -> None:
+    """Make the gradients of the examples marked in a mask (K, B) exactly zero."""
+    kept = ~examples.unsqueeze(2)
+    for seen in layers:
+        seen.prepared = torch.where(kept, seen.prepared, 0.0)
+        seen.backprops = torch.where(kept, seen.backprops, 0.0)
+
+
+def _add_sums(layers: Sequence[Seen], factors: Tensor, gradients: Sequence[Tensor]) -> None:
+    left = iter(gradients)
+    for seen in layers:
+        into = [next(left) for _ in seen.layer.shapes]
+        seen.layer.add_sums(seen.prepared, seen.backprops * factors, *into)

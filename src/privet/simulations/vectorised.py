@@ -1,0 +1,147 @@
+"""Silos whose training is one batched computation; all else about them is as ever.
+
+Each silo is admitted, charged and answered for by the very code that a real one runs; only the
+arithmetic between the reservation in its ledger and the commit is shared (`privacy.mechanisms.
+together`). The same batches and the same noise give the same model, but for rounding.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+
+import numpy as np
+import torch
+from flwr.app import Context, Message
+
+from privet.client.app import Halves, Train
+from privet.client.silo import Place
+from privet.client.training import LocalTraining, Trained, train
+from privet.privacy.mechanisms.together import (
+    Chain,
+    Descent,
+    Outcome,
+    Row,
+    chain_of,
+    check_loss,
+    train_rows,
+)
+from privet.simulations.grid import Asked
+from privet.simulations.prepare import Prepared
+
+SILOS_AT_ONCE = 10
+"""More gain little, and fewer groups keep fewer workers busy."""
+
+_FEWEST = 4
+_MOST_WEIGHTS = 200_000
+"""Where training together is quicker, as measured (benchmarks/vectorised.py)."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Vectorised:
+    """Answers the train messages of a few silos at once."""
+
+    begin: Callable[[Message, Context], Halves]
+    chain: Chain
+    size: int = SILOS_AT_ONCE
+
+    def __call__(self, asked: Sequence[Asked]) -> list[Message]:
+        """The replies, in order; those of silos that are not to train are error replies."""
+        halves = [self.begin(message, context) for message, context in asked]
+        begun = [_first_half(each) for each in halves]
+        ways = iter(ways_to_train(self.chain, [w for w in begun if isinstance(w, LocalTraining)]))
+        return [
+            _second_half(each, next(ways)) if isinstance(work, LocalTraining) else work
+            for each, work in zip(halves, begun, strict=True)
+        ]
+
+
+def pays(prepared: Prepared) -> bool:
+    """Whether training silos together is quicker, if it is possible: many silos, a small model."""
+    asked = len(prepared.place.silos) * prepared.experiment.federation.participation
+    weights = sum(p.numel() for p in prepared.place.bench.model().module.parameters())
+    return asked >= _FEWEST and weights <= _MOST_WEIGHTS
+
+
+def chain_for(place: Place) -> Chain:
+    """The model of the place's task as a chain; NotTogether, with the reason, when it is none."""
+    rows = [silo.take(np.linspace(0, len(silo) - 1, 4, dtype=np.int64)) for silo in place.silos[:8]]
+    inputs = torch.cat([each.inputs for each in rows])
+    model = place.bench.model().module
+    chain = chain_of(model, inputs)
+    with torch.no_grad():
+        outputs = model(inputs)
+    check_loss(place.task.loss, outputs, torch.cat([each.targets for each in rows]))
+    return chain
+
+
+def ways_to_train(chain: Chain, works: Sequence[LocalTraining]) -> list[Train]:
+    """What gives each training's result: all of them together if that works, else each alone."""
+    try:
+        outcomes = _train_together(chain, works) if len(works) > 1 else []
+    except Exception as error:  # the silo that is to blame will say so itself
+        _tell_once(f"silos that cannot be trained together train one by one: {error}")
+        outcomes = []
+    if not outcomes:
+        return [partial(train, work) for work in works]
+    return [partial(_trained, work, outcome) for work, outcome in zip(works, outcomes, strict=True)]
+
+
+@lru_cache
+def _tell_once(warning: str) -> None:
+    _log.warning(warning)
+
+
+def _train_together(chain: Chain, works: Sequence[LocalTraining]) -> list[Outcome]:
+    training = works[0].training
+    descent = Descent(training.optimizer, training.momentum, training.weight_decay)
+    return train_rows(chain, [_row(work) for work in works], works[0].task.loss, descent=descent)
+
+
+def _row(work: LocalTraining) -> Row:
+    unused = replace(work, draws=copy.deepcopy(work.draws))  # it may still have to train alone
+    return Row(
+        work.weights,
+        work.examples.inputs,
+        work.examples.targets,
+        list(unused.batches()),
+        work.lr,
+        plan=work.plan.mechanism,
+        noise=work.noise() if work.plan.mechanism else None,
+        correction=work.correction,
+        canaries=work.canaries if work.plan.mechanism else None,
+    )
+
+
+def _trained(work: LocalTraining, outcome: Outcome) -> Trained:
+    loss = float(np.mean(outcome.losses)) if outcome.losses else None
+    return Trained(
+        outcome.update,
+        work.plan.steps,
+        loss=loss,
+        nonfinite=outcome.nonfinite,
+        canaries=outcome.canaries,
+    )
+
+
+def _first_half(halves: Halves) -> LocalTraining | Message:
+    """The training that is ready, or the reply of a silo that does not train."""
+    try:
+        return next(halves)
+    except StopIteration as done:
+        reply: Message = done.value
+        return reply
+
+
+def _second_half(halves: Halves, how: Train) -> Message:
+    try:
+        halves.send(how)
+    except StopIteration as done:
+        reply: Message = done.value
+        return reply
+    raise AssertionError("a training that begins twice")
