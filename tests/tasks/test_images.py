@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+from privet.client.plan import plan_round
 from privet.client.silo import open_place
 from privet.errors import DataError
 from privet.experiment import Experiment
 from privet.tasks import load_task
 from privet.tasks.scattering import scattering_features
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 28, 28), dtype=np.uint8)
 LABELS = np.array([3, 0, 9, 9, 1, 2], dtype=np.uint8)
 
@@ -80,6 +82,16 @@ def test_a_ledger_knows_the_images_whatever_model_sees_them(tmp_path: Path) -> N
 
     assert known("scatter-linear") == known("linear")
     assert 0 < known("linear")[1] < 6  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
+def test_an_example_trains_on_the_features_of_all_records_in_each_step(name: str) -> None:
+    experiment = Experiment.from_file(EXAMPLES / f"{name}.toml")
+    model = load_task(experiment.task, model=experiment.model).model()
+    assert model(torch.zeros(1, 81, 7, 7)).shape == (1, 10)
+    plan = plan_round(experiment, n_records=6000)
+    assert plan.mechanism is not None
+    assert (plan.steps, plan.mechanism.sampling_rate) == (1, 1.0)
 
 
 def refusal(data_dir: Path | None) -> str:

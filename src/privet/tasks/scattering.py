@@ -82,7 +82,8 @@ def _halved(spectrum: Tensor) -> Tensor:
     for axis in (-2, -1):
         low, high = spectrum.chunk(2, dim=axis)
         spectrum = (low + high) / 2
-    return torch.fft.ifft2(spectrum).abs()
+    modulus: Tensor = torch.fft.ifft2(spectrum).abs()
+    return modulus
 
 
 @lru_cache

@@ -1,9 +1,8 @@
 """What was seen of a run's canaries, as files: one for each silo, a line for each round.
 
-A line is a JSON object: silo, round, plan, `inserted` ("0110...", a digit for each coordinate), and
-in base64 `sampled`, the bits (steps, m) eight to a byte, and `gradients`, as many little-endian
-float32 numbers. A last line that was cut off by
-the end of its process is not read.
+A line is a JSON object: silo, round, plan, `inserted` ("0110...", a digit for each coordinate),
+steps, and in base64 `sampled`, the bits (steps, m) eight to a byte, and `gradients`, as many
+little-endian float32 numbers. A last line that was cut off by the end of its process is not read.
 """
 
 from __future__ import annotations
@@ -34,6 +33,7 @@ def add_sighting(file: Path, sighting: Sighting) -> None:
         "round": sighting.round,
         "plan": asdict(sighting.plan),
         "inserted": "".join("01"[bit] for bit in sighting.inserted.astype(int)),
+        "steps": len(sighting.gradients),
         "sampled": _base64(np.packbits(sighting.sampled)),
         "gradients": _base64(sighting.gradients.astype("<f4")),
     }
@@ -72,21 +72,21 @@ def _read(file: Path) -> Iterator[Sighting]:
     for number, line in enumerate(whole_lines, start=1):
         try:
             yield _sighting(json.loads(line))
-        except (ValueError, TypeError, LookupError, PrivetError) as error:
+        except (ValueError, TypeError, LookupError, ArithmeticError, PrivetError) as error:
             raise DataError(f"{file}, line {number}: not what was seen of a canary") from error
 
 
 def _sighting(line: dict[str, Any]) -> Sighting:
-    inserted = np.array(list(line["inserted"])) == "1"
+    inserted = np.array([int(digit, base=2) for digit in line["inserted"]], dtype=np.bool_)
     numbers = np.frombuffer(base64.b64decode(line["gradients"], validate=True), dtype="<f4")
     bits = np.frombuffer(base64.b64decode(line["sampled"], validate=True), dtype=np.uint8)
-    shape = -1, len(inserted)
+    shape = line["steps"], len(inserted)
     return Sighting(
         str(line["silo"]),
         int(line["round"]),
         DpSgd(**line["plan"]),
         inserted,
-        np.unpackbits(bits, count=numbers.size).astype(np.bool_).reshape(shape),
+        np.unpackbits(bits)[: numbers.size].astype(np.bool_).reshape(shape),
         numbers.astype(np.float32).reshape(shape),
     )
 

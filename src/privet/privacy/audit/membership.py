@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from privet.privacy.audit.sightings import Floats, Mask
 from privet.privacy.audit.two_sided import (
     CONFIDENCE,
+    GAUSSIAN,
     TwoSidedBound,
     clopper_pearson_bound,
     errors_at_best,
     gaussian_bound,
 )
 from privet.privacy.mechanisms import DpSgd, SeededNoise
-from privet.privacy.mechanisms.together import Chain, Descent, Row, chain_of, train_rows
+from privet.privacy.mechanisms.together import Descent, Row, chain_of, train_rows
 from privet.privacy.mechanisms.together.chain import Loss
 from privet.randomness import numpy_generator, stream
 from privet.vectors import FlatModel, Vector
@@ -90,10 +91,11 @@ def attack_membership(
 
 def judged(scores: Floats, inserted: Mask, *, delta: float, confidence: float) -> Membership:
     """The bounds that such scores of runs with and without the canary give."""
-    errors = errors_at_best(scores[inserted], scores[~inserted])
+    inside, outside = scores[inserted], scores[~inserted]
+    pure, gaussian = (errors_at_best(inside, outside, assumes=each) for each in (None, GAUSSIAN))
     bounds = (
-        clopper_pearson_bound(errors, delta=delta, confidence=confidence),
-        gaussian_bound(errors, delta=delta, confidence=confidence),
+        clopper_pearson_bound(pure, delta=delta, confidence=confidence),
+        gaussian_bound(gaussian, delta=delta, confidence=confidence),
     )
     return Membership(scores, inserted, bounds)
 

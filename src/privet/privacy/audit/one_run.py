@@ -19,8 +19,8 @@ CONFIDENCE = 0.95
 LARGEST = 30.0
 """No number of canaries that can be computed bounds epsilon higher."""
 
-_SHARES = 0.05, 0.1, 0.25, 1.0
-"""How many of the canaries are guessed: few clear ones for strong noise, all for none."""
+_SHARES = 0.05, 0.1, 0.25, 0.5
+"""How many of the canaries are guessed: few clear ones for strong noise, many for none."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import log_ndtr, ndtr, ndtri
 from scipy.stats import beta
@@ -30,10 +31,9 @@ class Errors:
 
     def upper(self, confidence: float) -> tuple[float, float]:
         """Bounds on both error rates that hold together (Clopper & Pearson 1934)."""
-        error = (1 - confidence) / 2
         return (
-            _clopper_pearson(self.false_positives, self.out, error),
-            _clopper_pearson(self.false_negatives, self.in_, error),
+            float(_upper(np.array(self.false_positives), self.out, confidence)),
+            float(_upper(np.array(self.false_negatives), self.in_, confidence)),
         )
 
 
@@ -59,12 +59,7 @@ def clopper_pearson_bound(
 
     1 - FNR <= exp(epsilon) FPR + delta, and the same with the errors swapped.
     """
-    false_positive, false_negative = errors.upper(confidence)
-    ratios = (
-        (1 - false_negative - delta) / false_positive,
-        (1 - false_positive - delta) / false_negative,
-    )
-    found = math.log(max(1.0, *ratios))
+    found = float(_log_ratio(*map(np.array, errors.upper(confidence)), delta=delta))
     return TwoSidedBound(found, delta, confidence, errors)
 
 
@@ -76,8 +71,7 @@ def gaussian_bound(
     mu >= z(1 - FPR) - z(FNR) for mu-Gaussian DP (Dong, Roth & Su 2022). It is far tighter than
     `clopper_pearson_bound` and holds only as far as its assumption does.
     """
-    false_positive, false_negative = errors.upper(confidence)
-    mu = float(ndtri(1 - false_positive) - ndtri(false_negative))
+    mu = float(_mu(*map(np.array, errors.upper(confidence))))
     return TwoSidedBound(gaussian_epsilon(mu, delta), delta, confidence, errors, GAUSSIAN)
 
 
@@ -93,43 +87,50 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
     return float(brentq(excess, 0.0, mu * mu / 2 + mu * 40))
 
 
-def errors_at_best(inside: Floats, outside: Floats) -> Errors:
+def errors_at_best(inside: Floats, outside: Floats, *, assumes: str | None = None) -> Errors:
     """The errors of "a canary is in if its score is above t" on the second half of the runs.
 
     `inside` and `outside` are the scores of runs with and without the canary, in an order that
-    says nothing. The first half chooses t, for the largest Clopper-Pearson bound, so that the
-    counts on the second are those of a threshold that was fixed before.
+    says nothing. The first half chooses t, for the largest bound (`gaussian_bound` if `assumes`
+    is GAUSSIAN), so that the counts on the second are those of a threshold that was fixed before.
 
     Raises PrivacyError for fewer than two runs on either side.
     """
     if min(len(inside), len(outside)) < 2:
         raise PrivacyError("an attack needs at least two runs with the canary and two without")
-    seen, held = _halves(inside, outside)
-    thresholds = np.unique(np.concatenate(seen))
-    found = [_errors(*seen, threshold) for threshold in thresholds]
-    bounds = [clopper_pearson_bound(each, delta=0.0).epsilon for each in found]
-    # Of thresholds that bound nothing, the one that is wrong least often.
-    best = max(range(len(found)), key=lambda i: (bounds[i], -_wrong(found[i])))
-    return _errors(*held, thresholds[best])
-
-
-def _halves(inside: Floats, outside: Floats) -> tuple[tuple[Floats, Floats], ...]:
     a, b = len(inside) // 2, len(outside) // 2
-    return (inside[:a], outside[:b]), (inside[a:], outside[b:])
+    thresholds = np.unique(np.concatenate([inside[:a], outside[:b]]))
+    positives = b - np.searchsorted(np.sort(outside[:b]), thresholds, side="right")
+    negatives = np.searchsorted(np.sort(inside[:a]), thresholds, side="right")
+    rates = _upper(positives, b, CONFIDENCE), _upper(negatives, a, CONFIDENCE)
+    found = _mu(*rates) if assumes else _log_ratio(*rates, delta=0.0)
+    # Of thresholds that bound nothing, the one that is wrong least often.
+    threshold = thresholds[np.lexsort([-(positives / b + negatives / a), found])[-1]]
+    return Errors(
+        false_positives=int((outside[b:] > threshold).sum()),
+        out=len(outside) - b,
+        false_negatives=int((inside[a:] <= threshold).sum()),
+        in_=len(inside) - a,
+    )
 
 
-def _errors(inside: Floats, outside: Floats, threshold: float) -> Errors:
-    positives = int((outside > threshold).sum())
-    return Errors(positives, len(outside), int((inside <= threshold).sum()), len(inside))
+def _log_ratio(false_positive: Floats, false_negative: Floats, *, delta: float) -> Floats:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        one = np.log((1 - false_negative - delta) / false_positive)
+        other = np.log((1 - false_positive - delta) / false_negative)
+    return np.asarray(np.nan_to_num(np.fmax(one, other), nan=0.0, neginf=0.0).clip(0.0))
 
 
-def _wrong(errors: Errors) -> float:
-    return errors.false_positives / errors.out + errors.false_negatives / errors.in_
+def _mu(false_positive: Floats, false_negative: Floats) -> Floats:
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.nan_to_num(ndtri(1 - false_positive) - ndtri(false_negative)))
 
 
-def _clopper_pearson(count: int, total: int, error: float) -> float:
-    """The upper end for a probability that gave `count` of `total`."""
-    return 1.0 if count == total else float(beta.isf(error, count + 1, total - count))
+def _upper(counts: NDArray[np.int64], total: int, confidence: float) -> Floats:
+    """Bounds on the probabilities that gave `counts` of `total`, each at half of the error."""
+    with np.errstate(invalid="ignore"):
+        found = beta.isf((1 - confidence) / 2, counts + 1, total - counts)
+    return np.where(counts == total, 1.0, found)
 
 
 def roc(inside: Floats, outside: Floats) -> tuple[Floats, Floats]:
