@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from privet.errors import PrivetError
     from privet.experiment import Experiment
     from privet.simulations.run import Execution, simulate
+    from privet.simulations.sweep.run import sweep
     from privet.tasks import Examples, Task
 
 __version__ = "0.1.0"
-__all__ = ["Examples", "Execution", "Experiment", "PrivetError", "Task", "simulate"]
+__all__ = ["Examples", "Execution", "Experiment", "PrivetError", "Task", "simulate", "sweep"]
 
 _HOMES = {
     "Examples": "privet.tasks",
@@ -28,6 +29,7 @@ _HOMES = {
     "PrivetError": "privet.errors",
     "Task": "privet.tasks",
     "simulate": "privet.simulations.run",
+    "sweep": "privet.simulations.sweep.run",
 }
 
 

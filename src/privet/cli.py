@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,6 +16,7 @@ import typer
 import typer.core
 
 import privet
+from privet.audit_command import audit
 from privet.errors import PrivetError
 from privet.health_command import health
 from privet.job_commands import cancel, fetch, logs, status, submit, watch
@@ -22,6 +25,7 @@ from privet.node_commands import server, silo
 from privet.page_command import page
 from privet.policy_commands import policy_cli
 from privet.provision_commands import join_cli, provision
+from privet.sweep_command import sweep_
 from privet.try_command import try_
 
 if TYPE_CHECKING:
@@ -44,15 +48,31 @@ cli = typer.Typer(
 cli.add_typer(ledger_cli, name="ledger")
 cli.add_typer(policy_cli, name="policy")
 cli.add_typer(join_cli, name="join")
-for command in (provision, server, silo, health, submit, status, page, watch, logs, cancel, fetch):
+for command in (
+    provision,
+    server,
+    silo,
+    health,
+    submit,
+    status,
+    page,
+    watch,
+    logs,
+    cancel,
+    fetch,
+    audit,
+):
     cli.command()(command)
 cli.command(name="try")(try_)
+cli.command(name="sweep")(sweep_)
 
 
 class Engine(StrEnum):
     """What runs the silos."""
 
+    auto = "auto"
     in_process = "in-process"
+    vectorised = "vectorised"
     ray = "ray"
 
 
@@ -87,7 +107,9 @@ def simulate(
         Path | None, typer.Option(help="Run folder. [default: runs/<name of the file>]")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that silos share.")] = 1,
-    engine: Annotated[Engine, typer.Option(help="What runs the silos.")] = Engine.in_process,
+    engine: Annotated[
+        Engine, typer.Option(help="What trains the silos; auto: small models many at once.")
+    ] = Engine.auto,
     policy: Annotated[
         Path | None, typer.Option(help="A policy that every silo keeps to. [default: none]")
     ] = None,
@@ -95,6 +117,9 @@ def simulate(
     isolate: Annotated[
         bool, typer.Option("--isolate", help="Serialise every message as the wire does.")
     ] = False,
+    canaries: Annotated[
+        int, typer.Option(min=0, help="Coordinates a silo by which `privet audit` tests DP-SGD.")
+    ] = 0,
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder of the data sets. [default: $PRIVET_DATA]")
     ] = None,
@@ -107,20 +132,23 @@ def simulate(
     ] = False,
 ) -> None:
     """Run a whole federation on this machine."""
-    from privet.experiment import Experiment, assignments
-    from privet.progress import choose_mode, progress
-    from privet.simulations.prepare import prepare
-    from privet.simulations.run import Execution, run_prepared
+    with _importing("privet.simulations.run"):
+        from privet.experiment import SWEEP, Experiment, assignments, read_toml
+        from privet.progress import choose_mode, progress
+        from privet.simulations.prepare import prepare
+        from privet.simulations.run import Execution, engine_warnings, run_prepared
 
     experiment = Experiment.from_file(file, assignments(settings or []))
     folder = out or Path("runs") / file.stem
     loud = not (quiet or as_json)
+    if loud and SWEEP in read_toml(file):
+        typer.echo("The table [sweep] is for privet sweep: this is one run.")
     prepared = prepare(experiment, data_dir=data_dir, policy=policy, requester=requester)
     if not quiet:
-        _warn(prepared.warnings)
+        _warn([*prepared.warnings, *engine_warnings(prepared, engine.value)])
     if loud:
         _introduce(prepared)
-    execution = Execution(workers=workers, engine=engine.value, isolate=isolate)
+    execution = Execution(workers=workers, engine=engine.value, isolate=isolate, canaries=canaries)
     mode = choose_mode(quiet=quiet, as_json=as_json)
     with _reporting(folder), progress(mode, rounds=experiment.rounds) as watch:
         summary = run_prepared(
@@ -162,8 +190,27 @@ def strategies() -> None:
     _list({name: entry.summary for name, entry in STRATEGIES.items()})
 
 
+@contextmanager
+def _importing(module: str) -> Iterator[None]:
+    """Import without looking for garbage, and never look at what was imported again.
+
+    The libraries make a million objects, none of them garbage: looking at all of them time and
+    again, as Python would, takes a second of a short run.
+    """
+    if module in sys.modules:
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: a user's mistake is one line on stderr and exit code 2."""
+    atexit.register(gc.freeze)  # when all memory goes, there is no garbage to look for
     try:
         cli(args=arguments, prog_name="privet")
     except PrivetError as error:

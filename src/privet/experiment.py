@@ -29,6 +29,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from privet.errors import ExperimentError, nearest
 
 RUN_CONFIG_KEY = "experiment"
+SWEEP = "sweep"
+"""The table of an experiment file that says what `privet sweep` varies."""
 
 Rate = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -195,15 +197,13 @@ class Experiment(_Settings):
 
     @classmethod
     def from_file(cls, path: Path, settings: Mapping[str, str] | None = None) -> Experiment:
-        """Read a TOML file; `settings` are dotted keys with TOML values that replace the file's."""
-        try:
-            raw: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ExperimentError(f"cannot read {path}: {error.strerror}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ExperimentError(f"{path} is not a TOML file: {error}") from None
+        """Read a TOML file; `settings` are dotted keys with TOML values that replace the file's.
+
+        A table [sweep] is none of a run's settings: it is left out.
+        """
+        raw = {key: value for key, value in read_toml(path).items() if key != SWEEP}
         for key, text in (settings or {}).items():
-            _assign(raw, key, _toml_value(text))
+            _assign(raw, key, toml_value(text))
         return cls.from_mapping(raw)
 
     @classmethod
@@ -233,6 +233,16 @@ class Experiment(_Settings):
         if self.training.steps is not None:
             values["training"].pop("epochs")
         return "\n".join(_toml_lines(values)) + "\n"
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The content of an experiment file, not judged; ExperimentError when it cannot be read."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ExperimentError(f"cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ExperimentError(f"{path} is not a TOML file: {error}") from None
 
 
 def assignments(settings: Sequence[str]) -> dict[str, str]:
@@ -267,7 +277,8 @@ def _assign(raw: dict[str, Any], key: str, value: Any) -> None:
     raw[last] = value
 
 
-def _toml_value(text: str) -> Any:
+def toml_value(text: str) -> Any:
+    """The TOML value that `text` stands for, or `text` itself when it is none."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -70,12 +70,17 @@ class _Lines:
             self._first = done, now
         elif done < self._rounds:
             pace = (now - self._first[1]) / (done - self._first[0])
-            left = f"  {_duration(pace * (self._rounds - done))} left"
+            left = f"  {duration(pace * (self._rounds - done))} left"
         number = f"{done:>{len(str(self._rounds))}}/{self._rounds}"
         print(f"round {number}  {describe(entry)}{left}", flush=True)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds, or minutes and seconds.
+
+    >>> duration(75)
+    '1m15s'
+    """
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
 

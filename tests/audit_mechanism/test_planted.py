@@ -26,7 +26,7 @@ NAMES = {
     "noise twice in a row": "independent-steps",
     "noise shared by silos": "independent-silos",
     "one number for all coordinates": "independent-coordinates",
-    "uniform noise": "normality",
+    "noise of two values": "normality",
     "noise cut off": "tail",
     "no clipping": "clipping",
     "records take turns": "sampling-steps",

@@ -101,6 +101,8 @@ def test_the_threshold_comes_from_the_first_half_alone() -> None:
 def test_too_few_runs_are_refused() -> None:
     with pytest.raises(PrivacyError, match="two runs"):
         errors_at_best(np.zeros(1), np.zeros(5))
+    with pytest.raises(PrivacyError, match="that are numbers"):
+        errors_at_best(np.zeros(5), np.array([0.0, 1.0, np.nan]))
 
 
 def test_a_roc_curve_by_hand() -> None:

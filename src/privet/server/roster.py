@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 
 from privet.errors import ExperimentError
 from privet.experiment import Experiment
-from privet.randomness import numpy_generator, stream
+from privet.randomness import coin
 from privet.wire import ENROL, UNUSABLE, Enrolment, Failure
 
 
@@ -100,11 +100,7 @@ class Roster:
             node
             for node, silo in self._silos.items()
             if not self._given_up(silo.silo)
-            and (
-                rate >= 1
-                or numpy_generator(stream(seed, "participation", silo.index, round_)).random()
-                < rate
-            )
+            and (rate >= 1 or coin(seed, "participation", silo.index, round_) < rate)
         ]
 
     def noise_floor(self) -> float | None:

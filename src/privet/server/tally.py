@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from flwr.app import Message
+from flwr.app import Array, Message, RecordDict
 
 from privet.privacy.accounting import decode_event
 from privet.wire import REFUSED, UNUSABLE, EvaluateReply, Failure, TrainReply, payload_bytes
@@ -20,6 +21,11 @@ Add = Callable[[str, TrainReply], None]
 Events = dict[str, Mapping[str, Any] | None]
 """By silo: the mechanism that it reports; None where it keeps its account to itself."""
 
+Fields = dict[str, dict[str, int]]
+"""By silo: how many values arrived in each field of its messages, whatever became of them."""
+
+_LONGEST_FIELD, _MOST_FIELDS, _OTHER = 100, 100, "other"
+
 
 @dataclass
 class Tally:
@@ -28,6 +34,7 @@ class Tally:
     participants: list[str] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     events: Events = field(default_factory=dict)
+    arrived: Fields = field(default_factory=dict)
     up: int = 0
     down: int = 0
     aggregation: float = 0.0
@@ -35,9 +42,13 @@ class Tally:
     def take(self, reply: Message, silo: str, add: Add) -> None:
         """Count in one silo's reply; whatever a peer sends, the round goes on."""
         if reply.has_error():
-            self.failures.append(Failure.parse(reply.error.reason, silo=silo))
+            failure = Failure.parse(reply.error.reason, silo=silo)
+            self.failures.append(failure)
+            if failure.stage != DROPOUT_STAGE:
+                self.arrived[silo] = {"error": 1}
             return
         try:
+            self.arrived[silo] = fields_of(reply.content)
             update = TrainReply.from_records(reply.content)
             # Charged even if the update is unusable.
             self.events[silo] = _checked(update.event)
@@ -56,6 +67,7 @@ class Tally:
             "failures": [_described(each) for each in self.failures if each.stage not in apart],
             "refused": {each.silo: each.reason for each in self.failures if each.stage == REFUSED},
             "dropped": [each.silo for each in self.failures if each.stage == DROPOUT_STAGE],
+            "arrived": self.arrived,
         }
 
 
@@ -65,6 +77,7 @@ class Measurements:
 
     replies: dict[str, EvaluateReply] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
+    arrived: Fields = field(default_factory=dict)
 
     @property
     def events(self) -> Events:
@@ -76,8 +89,10 @@ class Measurements:
         """Count in one silo's reply."""
         if reply.has_error():
             self.failures.append(Failure.parse(reply.error.reason, silo=silo))
+            self.arrived[silo] = {"error": 1}
             return
         try:
+            self.arrived[silo] = fields_of(reply.content)
             measured = EvaluateReply.from_records(reply.content)
             _checked(measured.event)
             self.replies[silo] = measured
@@ -93,6 +108,7 @@ class Measurements:
             "released": {silo: dict(reply.released) for silo, reply in self.replies.items()},
             "events": self.events,
             "failures": [_described(failure) for failure in self.failures],
+            "arrived": self.arrived,
         }
 
     def _mean(self, name: str) -> float:
@@ -104,6 +120,30 @@ class Measurements:
         return math.fsum(w * r.metrics[name] for w, r in zip(weights, told, strict=True)) / sum(
             weights
         )
+
+
+def fields_of(records: RecordDict) -> dict[str, int]:
+    """How many values each field of a reply holds; no more than 100 fields are told apart.
+
+    A field is a record's name and a key in it. Of arrays, which may be models, numbers are counted;
+    of lists, entries.
+    """
+    found: Counter[str] = Counter()
+    for name, count in _values(records):
+        fits = len(name) <= _LONGEST_FIELD and name.isprintable()
+        known = name in found or len(found) < _MOST_FIELDS
+        found[name if fits and known else _OTHER] += count
+    return dict(found)
+
+
+def _values(records: RecordDict) -> Iterator[tuple[str, int]]:
+    for record_name, record in records.items():
+        for key, value in record.items():
+            if isinstance(value, Array):
+                count = math.prod(value.shape)
+            else:
+                count = len(value) if isinstance(value, list) else 1
+            yield f"{record_name}.{key}", count
 
 
 def _checked(event: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

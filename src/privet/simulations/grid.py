@@ -138,6 +138,7 @@ class InProcessGrid(Grid):
         return {
             f"{node}/{name}/{key}": array.numpy()
             for node, state in self._states.items()
+            if state  # most silos keep nothing
             for name, record in state.array_records.items()
             for key, array in record.items()
         }

@@ -166,9 +166,9 @@ def _of_noise(block: _Block) -> Iterator[Check]:
 
 def _of_records(block: _Block) -> Iterator[Check]:
     expected = block.rates * block.inserted
-    count, total = int(block.sampled.sum()), int(block.inserted.sum())
+    count, total = int((block.sampled & block.inserted).sum()), int(block.inserted.sum())
     # Coins of different rates add up to less spread than as many of their mean (Hoeffding 1956).
-    rate = float(expected.sum()) / total
+    rate = min(1.0, float(expected.sum()) / total)
     p_value = float(stats.binomtest(count, total, rate).pvalue)
     yield Check("sampling", "records sampled more or less often", p_value, count / total, rate)
     if total * rate * (1 - rate) >= _FEWEST:
@@ -178,7 +178,7 @@ def _of_records(block: _Block) -> Iterator[Check]:
         yield _spread("sampling-steps", "records that take turns or stay", *by_round, rate=rate)
         by_step = strays.sum(axis=1), coins.sum(axis=1)
         yield _spread("sampling-together", "records sampled together", *by_step, rate=rate)
-    if count:
+    if block.sampled.any():
         yield from _of_clipping(block)
 
 

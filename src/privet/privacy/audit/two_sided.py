@@ -94,8 +94,10 @@ def errors_at_best(inside: Floats, outside: Floats, *, assumes: str | None = Non
     says nothing. The first half chooses t, for the largest bound (`gaussian_bound` if `assumes`
     is GAUSSIAN), so that the counts on the second are those of a threshold that was fixed before.
 
-    Raises PrivacyError for fewer than two runs on either side.
+    Raises PrivacyError for fewer than two runs on either side and for a score that is no number.
     """
+    if np.isnan(inside).any() or np.isnan(outside).any():
+        raise PrivacyError("an attack needs scores that are numbers")
     if min(len(inside), len(outside)) < 2:
         raise PrivacyError("an attack needs at least two runs with the canary and two without")
     a, b = len(inside) // 2, len(outside) // 2

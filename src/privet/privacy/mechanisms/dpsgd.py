@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +13,13 @@ from torch.optim import Optimizer
 
 from privet.errors import ModelError, PrivacyError
 from privet.privacy.mechanisms.canaries import CanaryBlock
-from privet.privacy.mechanisms.gradients import PerExampleModule
 from privet.privacy.mechanisms.modules import check_model
 from privet.privacy.mechanisms.noise import NoiseSource
-from privet.privacy.mechanisms.optimizer import PrivateOptimizer
 from privet.privacy.mechanisms.plan import DpSgd
+
+if TYPE_CHECKING:
+    from privet.privacy.mechanisms.optimizer import PrivateOptimizer
+    from privet.privacy.mechanisms.per_example import PerExampleModule
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,10 @@ def privatise(
     other parameters, and, at the end, buffers that training changed; PrivacyError for a model that
     is already private.
     """
+    # Imported late: Opacus takes half a second, and not every run is private.
+    from privet.privacy.mechanisms.optimizer import PrivateOptimizer
+    from privet.privacy.mechanisms.per_example import PerExampleModule
+
     check_model(model)
     _check_belong_together(model, optimizer)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}

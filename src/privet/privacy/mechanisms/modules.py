@@ -1,4 +1,7 @@
-"""Which models can be trained with DP-SGD, checked before a record is read."""
+"""Which models can be trained with DP-SGD, checked before a record is read.
+
+Opacus takes half a second to import, so it is imported by what needs it.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
 from privet.errors import ModelError
-from privet.privacy.mechanisms.gradients import PerExampleModule
-from privet.privacy.mechanisms.opacus_door import ModuleValidator
 
 _FIXES = {
     nn.LSTM: "use opacus.layers.DPLSTM",
@@ -61,6 +62,8 @@ def _problem(module: nn.Module) -> str | None:
 
 def _refusals(module: nn.Module) -> list[Exception]:
     """What Opacus' own validator for this type of layer says; it does not look at frozen layers."""
+    from privet.privacy.mechanisms.opacus_door import ModuleValidator
+
     validate = ModuleValidator.VALIDATORS.get(type(module))
     return list(validate(module)) if validate else []
 
@@ -130,6 +133,8 @@ def _compare_gradients(twin: nn.Module, inputs: Tensor, outputs: Tensor) -> None
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(outputs.shape, generator=generator)
     expected = [_gradient(twin, row, part) for row, part in zip(inputs, direction, strict=True)]
+    from privet.privacy.mechanisms.per_example import PerExampleModule
+
     wrapped = PerExampleModule(twin)
     try:
         loss = (wrapped(inputs) * direction).flatten(1).sum(1).mean()

@@ -1,0 +1,48 @@
+"""What an auditor says: one claim at a time, each with a verdict and what it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Verdict = Literal["PASS", "FAIL", "UNKNOWN"]
+
+MOST_EVIDENCE = 20
+"""Lines of evidence that a claim keeps; how many more there were stands in the last."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One thing that is so, is not so, or cannot be told from what was looked at.
+
+    `id` is stable from version to version, such as "record.chain"; with `subject`, a file or a run,
+    it names the claim. `statement` is what PASS says. The first line of `evidence` of a claim that
+    fails is the first fault.
+    """
+
+    id: str
+    subject: str
+    statement: str
+    verdict: Verdict
+    evidence: tuple[str, ...] = ()
+
+
+def judged(
+    id_: str, subject: str, statement: str, *, faults: Iterable[str], notes: Iterable[str] = ()
+) -> Claim:
+    """FAIL with the faults, if there are any, else PASS; the notes come behind them."""
+    found = list(faults)
+    evidence = _shortened([*found, *notes])
+    return Claim(id_, subject, statement, "FAIL" if found else "PASS", evidence)
+
+
+def unknown(id_: str, subject: str, statement: str, why: str) -> Claim:
+    """A claim that what was looked at cannot decide."""
+    return Claim(id_, subject, statement, "UNKNOWN", (why,))
+
+
+def _shortened(lines: list[str]) -> tuple[str, ...]:
+    if len(lines) <= MOST_EVIDENCE:
+        return tuple(lines)
+    return (*lines[: MOST_EVIDENCE - 1], f"and {len(lines) - MOST_EVIDENCE + 1:,} more")

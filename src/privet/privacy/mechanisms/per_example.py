@@ -1,0 +1,178 @@
+"""Opacus' hooks around a model, which collect the gradients of a batch example by example."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from privet.errors import ModelError, PrivacyError
+from privet.privacy.mechanisms.gradients import DenseGradients, Gradients, OuterGradients
+from privet.privacy.mechanisms.opacus_door import RECURRENT, GradSampleModule, prepare_layer
+
+
+class PerExampleModule(GradSampleModule):  # type: ignore[misc]
+    """Opacus' GradSampleModule for one batch at a time, with factors for plain linear layers.
+
+    A batch is what one training-mode forward pass got; its first dimension counts the examples. An
+    empty batch (a valid Poisson sample) gives an output of no rows whatever the layers make of
+    empty tensors. `collect` hands out the gradients of the batch, `forget` makes room for the next.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model, batch_first=True, loss_reduction="mean", strict=False)
+        self.forbid_grad_accumulation()
+        self.batch: int | None = None
+        self._outer: list[OuterGradients] = []
+
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        if self.training and torch.is_grad_enabled():
+            self._begin(inputs)
+        if _is_empty(inputs):
+            return self._output_of_nothing(inputs, options)
+        return self._module(*inputs, **options)
+
+    def collect(self) -> list[Gradients]:
+        """The gradients of the current batch, none when it was empty.
+
+        Raises PrivacyError before any batch was seen, ModelError for a parameter without gradients
+        and for a layer that saw another number of examples than the batch has.
+        """
+        if self.batch is None:
+            raise PrivacyError("optimizer.step() without a forward and backward pass before it")
+        if self.batch == 0:
+            return []
+        gradients: list[Gradients] = list(self._outer)
+        covered = {p for outer in self._outer for p in outer.layer.parameters()}
+        for name, parameter in self._module.named_parameters():
+            if parameter.requires_grad and parameter not in covered:
+                gradients.append(_dense(name, parameter))
+        for part in gradients:
+            self._check_rows(part)
+        return gradients
+
+    def forget(self) -> None:
+        """Drop the batch and all that was kept of it."""
+        self.batch = None
+        self._outer.clear()
+        for module in self._module.modules():
+            module.__dict__.pop("activations", None)
+            module.__dict__.pop("max_batch_len", None)
+
+    def close(self) -> None:
+        """Take every hook and attribute off the model; it can be wrapped again."""
+        self.forget()
+        self.cleanup()
+        for parameter in self._module.parameters():
+            parameter.__dict__.pop("summed_grad", None)
+
+    def add_hooks(
+        self,
+        *,
+        loss_reduction: str = "mean",  # noqa: ARG002 - Opacus' signature
+        batch_first: bool = True,
+        force_functorch: bool = False,  # noqa: ARG002
+    ) -> None:
+        """Opacus' forward hooks only; `capture_activations_hook` asks outputs for their gradients.
+
+        Opacus' backward hooks wrap every layer in two more functions, forbid in-place activations
+        and make torch warn about first layers, whose input needs no gradient.
+        """
+        if hasattr(self._module, "autograd_grad_sample_hooks"):
+            raise PrivacyError("the model already collects per-example gradients")
+        self._module.autograd_grad_sample_hooks = self.autograd_grad_sample_hooks = []
+        for module in self.iterate_submodules(self._module):
+            if isinstance(module, RECURRENT):
+                continue
+            if type(module) not in self.GRAD_SAMPLERS:
+                prepare_layer(module, batch_first=batch_first)
+            hook = module.register_forward_hook(self.capture_activations_hook)
+            self.autograd_grad_sample_hooks.append(hook)
+        self.enable_hooks()
+
+    def capture_activations_hook(
+        self, module: nn.Module, forward_input: Any, forward_output: Any
+    ) -> None:
+        """Keep the layer's input, and its output's gradient when that is known."""
+        super().capture_activations_hook(module, forward_input, forward_output)
+        output = forward_output if isinstance(forward_output, Tensor) else forward_output[0]
+        if self.hooks_enabled and module.training and output.requires_grad:
+            output.register_hook(
+                lambda gradient: self.capture_backprops_hook(
+                    module, None, (gradient,), self.loss_reduction, self.batch_first
+                )
+            )
+
+    def capture_backprops_hook(
+        self,
+        module: nn.Module,
+        forward_input: Any,
+        forward_output: Any,
+        loss_reduction: str,
+        batch_first: bool,
+    ) -> None:
+        """Opacus' hook; a linear layer used once on rows is remembered as its two factors."""
+        if not (self.hooks_enabled and _is_plain(module)):
+            super().capture_backprops_hook(
+                module, forward_input, forward_output, loss_reduction, batch_first
+            )
+            return
+        activations, backprops = self.rearrange_grad_samples(
+            module=module,
+            backprops=forward_output[0].detach(),
+            loss_reduction=loss_reduction,
+            batch_first=batch_first,
+        )
+        assert isinstance(module, nn.Linear)  # `_is_plain` looked
+        self._outer.append(OuterGradients(module, activations[0], backprops))
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                parameter._forward_counter -= 1  # type: ignore[attr-defined]
+        del module.max_batch_len
+
+    def _begin(self, inputs: tuple[Any, ...]) -> None:
+        if self.batch is not None:
+            raise PrivacyError(
+                "a second batch before optimizer.zero_grad(): each step takes exactly one batch"
+            )
+        if not (inputs and isinstance(inputs[0], Tensor) and inputs[0].dim() > 0):
+            raise ModelError("the model's first input must be a tensor with the examples in rows")
+        self.batch = len(inputs[0])
+
+    def _output_of_nothing(self, inputs: tuple[Any, ...], options: dict[str, Any]) -> Tensor:
+        """No rows of what the model makes of an all-zero example."""
+        one = [x.new_zeros(1, *x.shape[1:]) if _is_empty((x,)) else x for x in inputs]
+        with torch.no_grad():
+            output: Tensor = self._module(*one, **options)
+        return output[:0].detach().requires_grad_()
+
+    def _check_rows(self, part: Gradients) -> None:
+        if len(part) != self.batch:
+            raise ModelError(
+                f"a layer sees {len(part)} rows for {self.batch} examples: keep the first "
+                "dimension for the examples throughout, or one example would be clipped as many"
+            )
+
+
+def _dense(name: str, parameter: nn.Parameter) -> DenseGradients:
+    values = getattr(parameter, "grad_sample", None)
+    if not isinstance(values, Tensor):
+        raise ModelError(
+            f"parameter {name!r} has no per-example gradient: it took no part in the loss, or the "
+            "model was not in training mode; freeze it with requires_grad_(False) or use it"
+        )
+    return DenseGradients(parameter, values)
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """A linear layer used once in this pass, on a matrix of one row per example."""
+    if type(module) is not nn.Linear or len(module.activations) != 1:  # type: ignore[arg-type]
+        return False
+    used_before = any(hasattr(p, "_current_grad_sample") for p in module.parameters())
+    return not used_before and module.activations[0][0].dim() == 2  # type: ignore[index]
+
+
+def _is_empty(inputs: tuple[Any, ...]) -> bool:
+    first = inputs[0] if inputs else None
+    return isinstance(first, Tensor) and first.dim() > 0 and len(first) == 0

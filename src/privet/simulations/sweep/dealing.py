@@ -1,0 +1,110 @@
+"""Silos of a simulated federation as tasks: all of them dealt once and for all, or one alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from privet.client.silo import Place, open_place
+from privet.errors import ExperimentError
+from privet.experiment import Experiment
+from privet.tasks import Examples
+
+
+class Dealt:
+    """The task `of`, whose training records are dealt to silos that are then natural ones.
+
+    They are the silos that the table `federation` gives with this `seed`, whatever the seed of the
+    experiment. Model, test records, loss and metrics are those of `of`.
+    """
+
+    def __init__(
+        self,
+        *,
+        of: str,
+        seed: int,
+        federation: Mapping[str, Any],
+        options: Mapping[str, Any] | None = None,
+        model: str | None = None,
+        data_dir: Path | None = None,
+    ) -> None:
+        whole = {"task": of, "data": options or {}, "seed": seed, "federation": federation}
+        self._whole = Experiment.from_mapping({**whole, "model": model})
+        self._data_dir = data_dir
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Those of the task `of`."""
+        return tuple(getattr(self._place.task, "notes", ()))
+
+    def model(self) -> nn.Module:
+        return self._place.task.model()
+
+    def train_data(self) -> Examples:
+        silos = self._place.silos
+        owners = np.repeat(np.arange(len(silos)), [len(silo) for silo in silos])
+        records = [silo.records for silo in silos if silo.records is not None]
+        return Examples(
+            torch.cat([silo.inputs for silo in silos]),
+            torch.cat([silo.targets for silo in silos]),
+            owners,
+            self._place.names,
+            torch.cat(records) if records else None,
+        )
+
+    def test_data(self) -> Examples | None:
+        return self._place.task.test_data()
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self._place.task.loss(outputs, targets)
+
+    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+        return self._place.task.metrics(outputs, targets)
+
+    @property
+    def _place(self) -> Place:
+        return dealt(self._whole, data_dir=self._data_dir)
+
+
+class OneSilo(Dealt):
+    """The task `of` as one of those silos sees it: that silo's training records alone.
+
+    Raises ExperimentError, with the data, for a silo that is not there.
+    """
+
+    def __init__(self, *, silo: str, **others: Any) -> None:
+        super().__init__(**others)
+        self._silo = silo
+
+    def train_data(self) -> Examples:
+        names = self._place.names
+        if self._silo not in names:
+            raise ExperimentError(f"data.silo = {self._silo!r}: the silos are {', '.join(names)}")
+        return self._place.silos[names.index(self._silo)]
+
+
+def dealt(experiment: Experiment, *, data_dir: Path | None) -> Place:
+    """The experiment's silos with their records; those who ask in turn share it.
+
+    What is held out for [evaluation] is still among them: it is a coin for each record, which falls
+    alike wherever the record is. Torch's random state is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        plain = experiment.model_copy(update={"evaluation": None})
+        return open_place(plain, data_dir=data_dir, run_id=0, divided=True)
+
+
+def task_settings(kind: type[Dealt], experiment: Experiment, **more: Any) -> dict[str, Any]:
+    """The settings `task` and `data` of an experiment with such a task in place of its own."""
+    options = {"options": experiment.data} if experiment.data else {}
+    data = {
+        "of": experiment.task,
+        "seed": experiment.seed,
+        "federation": experiment.federation.model_dump(exclude_none=True),
+    }
+    return {"task": f"{kind.__module__}:{kind.__name__}", "data": data | options | more}

@@ -1,0 +1,90 @@
+"""A sweep's folder.
+
+sweep.json               the results, rewritten as a whole as cells are done
+cells.csv, cells.parquet the same cells as a table, when the command ends
+cells/<address>/         a run folder for each cell that is done
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+from privet.errors import DataError, ExperimentError
+from privet.simulations.sweep.results import Sweep, from_plain, to_plain
+
+SWEEP = "sweep.json"
+CELLS = "cells"
+LOCK = ".lock"
+
+_SHARE = 0.01
+"""Of the time, at most, that goes into rewriting the results between cells."""
+
+
+def read_sweep(folder: Path) -> Sweep:
+    """The results in a sweep's folder; DataError when there are none that can be read."""
+    path = folder / SWEEP
+    try:
+        return from_plain(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise DataError(f"{folder} is not a sweep's folder: it has no {SWEEP}") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from None
+
+
+class Store:
+    """Writes a sweep's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._next = 0.0
+
+    def open(self, *, resume: bool) -> Sweep | None:
+        """Make the folder, or find what it holds; ExperimentError when that may not go on."""
+        held = (self.folder / SWEEP).exists()
+        if held and not resume:
+            raise ExperimentError(
+                f"{self.folder} holds a sweep already; choose another --out, or go on with --resume"
+            )
+        try:
+            (self.folder / CELLS).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ExperimentError(f"cannot write to {self.folder}: {error.strerror}") from None
+        return read_sweep(self.folder) if held else None
+
+    def clear_away(self) -> None:
+        """Remove what was left of cells that were cut off; nobody else may be at work here."""
+        for part in (self.folder / CELLS).glob(".*.part"):
+            shutil.rmtree(part, ignore_errors=True)
+
+    def save(self, sweep: Sweep) -> None:
+        """Replace the results."""
+        start = time.monotonic()
+        self._replace(SWEEP, json.dumps(to_plain(sweep), indent=1, allow_nan=False) + "\n")
+        end = time.monotonic()
+        self._next = end + (end - start) / _SHARE
+
+    @property
+    def due(self) -> bool:
+        """Whether results may be replaced again without taking more time than they are worth."""
+        return time.monotonic() >= self._next
+
+    def save_tables(self, sweep: Sweep) -> None:
+        """Replace the tables."""
+        table = sweep.table()
+        self._replace("cells.csv", table.to_csv(index=False))
+        part = self.folder / ".cells.parquet.part"
+        mixed = table.select_dtypes("object").columns
+        table.astype(dict.fromkeys(mixed, "string")).to_parquet(part, index=False)
+        part.replace(self.folder / "cells.parquet")
+
+    def _replace(self, name: str, text: str) -> None:
+        part = self.folder / f".{name}.part"
+        with part.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(self.folder / name)
