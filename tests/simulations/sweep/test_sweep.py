@@ -118,6 +118,22 @@ def test_pooled_data_are_everybodys_with_as_many_steps(done: tuple[Path, Sweep])
     assert pooled["steps_per_round"] == round(0.9 * steps)
 
 
+def test_records_that_are_held_out_are_so_in_the_baselines(tmp_path: Path) -> None:
+    measured = TINY.with_settings({"evaluation.every": 2, "privacy.epsilon": math.inf})
+    result = sweep(measured, seeds=1, baselines="alone,pooled", out=tmp_path)
+    federated, *alone, pooled = result.cells
+    together = _silos(tmp_path, federated)
+    assert [_silos(tmp_path, cell)[0]["records"] for cell in alone] == [
+        silo["records"] for silo in together
+    ]
+    [all_records] = _silos(tmp_path, pooled)
+    assert all_records["records"] == sum(silo["records"] for silo in together)
+    steps = sum(silo["steps_per_round"] for silo in together)
+    assert all_records["steps_per_round"] == round(0.9 * steps)
+    assert federated.accuracy_per_silo is not None
+    assert list(federated.accuracy_per_silo) == ["silo-0", "silo-1", "silo-2"]
+
+
 def _silos(out: Path, cell: Cell) -> list[dict[str, object]]:
     return list(json.loads((out / cell.folder / "silos.json").read_text())["silos"])
 

@@ -74,7 +74,9 @@ class Dealt:
 class OneSilo(Dealt):
     """The task `of` as one of those silos sees it: that silo's training records alone.
 
-    Raises ExperimentError, with the data, for a silo that is not there.
+    What it holds out for [evaluation] is what it holds out in the federation: a coin for each
+    record, by its content and the seed. Raises ExperimentError, with the data, for a silo that is
+    not there.
     """
 
     def __init__(self, *, silo: str, **others: Any) -> None:
@@ -91,12 +93,10 @@ class OneSilo(Dealt):
 def dealt(experiment: Experiment, *, data_dir: Path | None) -> Place:
     """The experiment's silos with their records; those who ask in turn share it.
 
-    What is held out for [evaluation] is still among them: it is a coin for each record, which falls
-    alike wherever the record is. Torch's random state is left as it was.
+    Torch's random state is left as it was.
     """
     with torch.random.fork_rng(devices=[]):
-        plain = experiment.model_copy(update={"evaluation": None})
-        return open_place(plain, data_dir=data_dir, run_id=0, divided=True)
+        return open_place(experiment, data_dir=data_dir, run_id=0, divided=True)
 
 
 def task_settings(kind: type[Dealt], experiment: Experiment, **more: Any) -> dict[str, Any]:

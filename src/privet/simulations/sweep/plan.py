@@ -147,8 +147,8 @@ class Planner:
     def _alone(self, asked: Planned) -> Iterator[Planned]:
         """Every silo on its own records, without differential privacy: it hands nothing out.
 
-        It trains in as many rounds (by the same coins, where not every silo takes part in each),
-        with as many local steps in each, as it would in the federation.
+        It trains with as many local steps as it would in the federation: as many in a round, in
+        every round in which a coin of the same bias says so.
         """
         experiment = asked.experiment
         chances = ("participation", "dropout")
