@@ -14,7 +14,7 @@ from privet.privacy.audit.claims import Claim, judged, unknown
 from privet.simulations.audit.evidence import Evidence
 from privet.simulations.audit.lines import Line, Measured
 
-_MODEL, _SEALED = "update.", "sealed-update."
+_MODEL, _UPDATE, _SEALED = "update.", "update.update", "sealed-update.upload"
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def _strange(left: Left) -> bool:
 def _faults(run: Evidence, line: Line) -> Iterator[str]:
     place, arrived = f"round {line.round}", line.arrived or {}
     for silo in line.participants:
-        if not any(f.startswith((_MODEL, _SEALED)) for f in arrived.get(silo, {})):
+        if not {_UPDATE, _SEALED}.intersection(arrived.get(silo, ())):
             yield f"{place}: {silo} took part, and no update of it was counted"
     for silo, event in (line.events or {}).items():
         if (event is not None) != ("privacy.event" in arrived.get(silo, {})):
@@ -170,8 +170,9 @@ def _evaluation_faults(place: str, measured: Measured) -> Iterator[str]:
 
 
 def _uneven(run: Evidence) -> Iterator[str]:
-    """What was used: updates in the clear are of one length, other fields hold one value."""
+    """What was used: updates in the clear are of one shape, other fields hold one value."""
     lengths: dict[tuple[str, str], set[int]] = defaultdict(set)
+    shapes: set[frozenset[str]] = set()
     for line in run.lines:
         measured = line.evaluation
         for use, arrived, used in (
@@ -183,10 +184,14 @@ def _uneven(run: Evidence) -> Iterator[str]:
             ),
         ):
             for silo in used.intersection(arrived or ()):
+                if use == "training":
+                    shapes.add(frozenset(f for f in (arrived or {})[silo] if f.startswith(_MODEL)))
                 for field, count in (arrived or {})[silo].items():
                     lengths[use, field].add(count)
+    if len(shapes) > 1:
+        yield f"updates came with different parts: {sorted(set().union(*shapes))}"
     for (use, field), counts in sorted(lengths.items()):
-        if field.startswith(_SEALED):
+        if field == _SEALED:
             continue
         if len(counts) > 1 or (not field.startswith(_MODEL) and counts != {1}):
             yield f"{use}: {field}: messages hold different numbers of values"
