@@ -69,9 +69,9 @@ def findings(sweep: Sweep) -> Iterator[str]:
 
 def _released(selection: Selection) -> Iterator[str]:
     yield (
-        f"Private tuning: {selection.runs} runs (a {selection.law} number with mean "
-        f"{selection.expected_runs:g}), each with settings drawn at random; scored on the test "
-        "records, which count as public."
+        f"Private tuning: {selection.runs} run{'' if selection.runs == 1 else 's'} (a "
+        f"{selection.law} number with mean {selection.expected_runs:g}), each with settings drawn "
+        "at random; scored on the test records, which count as public."
     )
     if selection.chosen is None:
         yield "There is no release: no run is done, or some are still missing."
