@@ -195,7 +195,7 @@ def _rows(claims: Sequence[Claim]) -> Iterator[tuple[str, str, str, str]]:
         if len(same) <= _FEW:
             yield from map(_row, same)
         else:
-            yield verdict, id_, f"{len(same)} subjects", ""
+            yield verdict, id_, f"{len(same)} subjects", _row(same[0])[3]
 
 
 def _row(claim: Claim) -> tuple[str, str, str, str]:

@@ -365,6 +365,11 @@ def test_a_loss_that_left_beside_a_private_update(run: Path) -> None:
     assert any("diary.text" in line for line in claim.evidence)
 
 
+def test_updates_of_which_one_has_other_parts(run: Path) -> None:
+    history(run, lambda lines: lines[1]["arrived"]["silo-1"].update({"update.more": 650}))
+    assert failed(run) == {"leaks.listed"}
+
+
 def test_a_history_that_did_not_count_what_arrived(run: Path) -> None:
     def older(lines: list[Row]) -> None:
         for line in lines:

@@ -21,6 +21,7 @@ from privet.privacy.ledger.costs import event_of
 from privet.privacy.ledger.fingerprint import Fingerprint
 from privet.simulations.audit import CHECKS, Report, audit, verify_report
 from privet.simulations.audit.report import SCHEMA_FILE, read, schema_text, to_json, write
+from privet.trial import Trial
 
 
 def run_command(*arguments: object) -> int:
@@ -253,3 +254,22 @@ def test_the_ledger_of_one_silo_cannot_stand_for_anothers(project: Path) -> None
     keys["silo-0"], keys["silo-1"] = keys["silo-1"], keys["silo-0"]
     report = audit([project], base=project, keys=keys)
     assert {c.id for c in report.claims if c.verdict == "FAIL"} >= {"sum.events", "sum.recomputed"}
+
+
+def test_the_keys_of_a_projects_signed_list(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trial = Trial.create(tmp_path / "project")
+    kits = tmp_path / "project" / "kits"
+    ledgers = sorted(kits.glob("*/ledger.sqlite"))
+    parties, key = kits / "parties.json", SiloKey.load(kits / "project.key").public
+    file = tmp_path / "audit.json"
+    assert len(ledgers) == len(trial.silos)
+    assert run_command(*ledgers, parties, "--public-key", f"project={key}", "--json", file) == 0
+    told = read(file)
+    signers = [claim for claim in told.claims if claim.id == "record.signer"]
+    assert [claim.verdict for claim in signers] == ["PASS"] * len(ledgers)
+    assert set(told.options.public_keys) == {"project", *trial.silos}
+    capsys.readouterr()
+    assert run_command(*ledgers, parties, "--public-key", f"project={'ab' * 32}") == 2
+    assert "signed by none of the keys" in capsys.readouterr().err

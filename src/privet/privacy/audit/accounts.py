@@ -94,7 +94,7 @@ def read_account(path: Path, *, subject: str, keys: Mapping[str, str]) -> Accoun
     return Account(subject, entries, told, own, silo, keyless=not keys)
 
 
-def claims_of(account: Account, *, until: datetime) -> Iterator[Claim]:
+def claims_of(account: Account, until: datetime) -> Iterator[Claim]:
     """What one file says for itself; `until` is the moment of the audit."""
     yield judged(
         "record.chain",
@@ -118,8 +118,8 @@ def once(accounts: Sequence[Account]) -> Claim:
     ledgers: dict[str, set[str]] = defaultdict(set)
     for account in sound:
         ledgers[account.public_key].add(account.ledger)
-        for dataset, fingerprint in account.history.fingerprints.items():
-            names[account.public_key, fingerprint.get("content", "")].add(dataset)
+        for dataset, content in _registered(account):
+            names[account.public_key, content].add(dataset)
     faults = [
         f"the records of {' and '.join(sorted(found))} are the same: two names are two budgets"
         for found in names.values()
@@ -195,6 +195,13 @@ def _signer(account: Account) -> Claim:
     faults = [] if account.silo else [f"it is signed by {known}"]
     notes = [f"{known}: {account.public_key}"] if account.silo else []
     return judged("record.signer", account.subject, statement, faults=faults, notes=notes)
+
+
+def _registered(account: Account) -> Iterator[tuple[str, str]]:
+    """Every data set with every sealed digest that its records ever had."""
+    for entry in account.entries:
+        if entry.kind == "note" and entry.dataset and '"fingerprint"' in (entry.detail or ""):
+            yield entry.dataset, str(json.loads(entry.detail or "")["fingerprint"]["content"])
 
 
 def _forks(accounts: Sequence[Account]) -> Iterator[str]:

@@ -92,7 +92,9 @@ def audit(
         )
     claims = [*_of_accounts([*own, *shelf], now), *_of_runs(runs, checks)]
     if given is not None:
-        claims += [each for book in known for each in rules.claims_of_account(book, given)]
+        for book in known:
+            if book.sound:
+                claims += _made(book.subject, rules.claims_of_account, book, given)
     failed = any(claim.verdict == "FAIL" for claim in claims)
     return Report(
         schema=1,
@@ -166,7 +168,7 @@ def _digests(
 
 def _of_accounts(books: Sequence[Account], now: datetime) -> Iterator[Claim]:
     for book in books:
-        yield from accounts.claims_of(book, until=now)
+        yield from _made(book.subject, accounts.claims_of, book, now)
     if books:
         yield accounts.once(books)
 
@@ -177,18 +179,18 @@ def _of_runs(runs: Sequence[Evidence], checks: Sequence[Check]) -> Iterator[Clai
         faults = [run.fault] if run.fault else []
         yield judged("record.readable", run.subject, statement, faults=faults)
         for check in checks if run.fault is None else ():
-            yield from _made(run, check)
+            yield from _made(run.subject, check, run)
 
 
-def _made(run: Evidence, check: Check) -> list[Claim]:
+def _made(subject: str, check: Callable[..., Iterable[Claim]], *evidence: object) -> list[Claim]:
     """The claims of one check; one that could not be made is a claim that fails."""
     try:
-        return list(check(run))
+        return list(check(*evidence))
     except Exception as error:  # what was read can hold anything
         name = check.__module__.rpartition(".")[2]
         told = f"{name}: {type(error).__name__}: {error}"[:300]
-        statement = "Every check of the run could be made."
-        return [judged("record.checkable", run.subject, statement, faults=[told])]
+        statement = "Every check could be made."
+        return [judged("record.checkable", subject, statement, faults=[told])]
 
 
 def _whole(runs: Sequence[Evidence]) -> list[Evidence]:

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from privet.errors import DataError, ExperimentError, PrivetError
+from privet.errors import DataError, PrivetError
 from privet.experiment import Experiment
 from privet.privacy.audit import accounts
 from privet.privacy.audit.accounts import Account
@@ -133,7 +133,6 @@ def read_run(
 
     `policy` takes the place of the run's own one. Damage becomes the evidence's `fault`.
     """
-    found = Evidence(subject, folder)
     try:
         experiment = Experiment.from_file(folder / SETTINGS)
         summary = read_summary(folder)
@@ -141,7 +140,7 @@ def read_run(
         if policy is None and (folder / POLICY).exists():
             policy = Policy.from_file(folder / POLICY)
         plans, job = _plans(folder), _job(folder)
-    except (PrivetError, ExperimentError, OSError) as error:
+    except (PrivetError, OSError, ValueError) as error:
         return Evidence(subject, folder, fault=str(error).replace(f"{folder}/", ""))
     found = Evidence(
         subject,
