@@ -301,6 +301,21 @@ def test_a_time_beyond_its_round_and_one_after_the_audit(run: Path) -> None:
     assert failed(run, at=now) == {"record.times", "record.clock"}
 
 
+def test_a_clock_that_jumped_ahead_is_named(run: Path) -> None:
+    def ahead(rows: list[Row]) -> list[Row]:
+        first = next(where for where, row in enumerate(rows) if row["round"] == 2)
+        for where in range(first, len(rows)):
+            _moved(rows, where, timedelta(hours=1))
+        return rows
+
+    insider(run, ahead)
+    later = datetime.fromisoformat(audited(run).audited_at) + timedelta(hours=2)
+    report = audited(run, at=later)
+    (times,) = (claim for claim in report.claims if claim.id == "record.times")
+    assert report.verdict == "PASS"
+    assert any(line.startswith("silo-1, round 2") for line in times.evidence)
+
+
 def test_versions_that_changed_in_the_middle_of_a_job(run: Path) -> None:
     def newer(rows: list[Row]) -> list[Row]:
         for row in rows[30:]:
@@ -337,6 +352,16 @@ def test_a_policy_that_is_stricter_than_what_ran(
     assert failed(run) == claims
 
 
+def test_a_ledger_alone_against_a_policy(run: Path) -> None:
+    ledger, policy = run / "ledger.sqlite", run / "policy.toml"
+    text = policy.read_text()
+    assert failed(ledger, policy=policy) == set()
+    policy.write_text(text.replace("epsilon = 8.0", "epsilon = 8.0\nepsilon_per_month = 1.0"))
+    assert failed(ledger, policy=policy) == {"budget.every-moment"}
+    policy.write_text(text.replace('requesters = ["*"]', 'requesters = ["somebody"]'))
+    assert failed(ledger, policy=policy) == {"policy.respected"}
+
+
 def test_an_encrypted_sum_of_other_silos_than_the_ledgers_say(sealed_run: Path) -> None:
     def fewer(lines: list[Row]) -> None:
         for each in (lines[1]["participants"], lines[1]["events"], lines[1]["arrived"]):
@@ -345,6 +370,14 @@ def test_an_encrypted_sum_of_other_silos_than_the_ledgers_say(sealed_run: Path) 
     history(sealed_run, fewer)
     summary(sealed_run, lambda found: found.update(client_updates=found["client_updates"] - 1))
     assert failed(sealed_run) == {"encryption.sums", "record.complete", "sum.recomputed"}
+
+
+def test_the_last_sum_says_itself_whose_it_is(sealed_run: Path) -> None:
+    told = next(c for c in audited(sealed_run).claims if c.id == "encryption.sums")
+    assert told.evidence[0].startswith("the sum in the checkpoint names the same")
+    history(sealed_run, lambda lines: lines[-1]["participants"].pop())
+    told = next(c for c in audited(sealed_run).claims if c.id == "encryption.sums")
+    assert any("the sum in the checkpoint is of" in line for line in told.evidence)
 
 
 def test_an_encrypted_sum_of_fewer_silos_than_were_asked_for(sealed_run: Path) -> None:

@@ -183,9 +183,11 @@ def _jobs(account: Account, silo: str) -> list[tuple[str, str]]:
 
 def _plans(folder: Path) -> dict[str, Mapping[str, Any]] | None:
     found = _json(folder / PLANS)
-    silos = found.get("silos") if found else None
-    if not isinstance(silos, list):
+    if found is None:
         return None
+    silos = found.get("silos")
+    if not isinstance(silos, list):
+        raise DataError(f"{PLANS}: it has no silos")
     return {str(each.get("name")): each for each in silos if isinstance(each, dict)}
 
 
