@@ -22,6 +22,7 @@ from safetensors.numpy import save_file
 
 from privet.errors import ExperimentError
 from privet.experiment import Experiment
+from privet.whole_file import replace_file
 
 SETTINGS = "experiment.toml"
 HISTORY = "history.jsonl"
@@ -49,7 +50,7 @@ class RunFolder:
     def create(self, experiment: Experiment) -> None:
         """Begin a run; ExperimentError when the folder holds another run."""
         self.check_free(resume=False)
-        self._replace(SETTINGS, experiment.to_toml().encode())
+        replace_file(self.path / SETTINGS, experiment.to_toml().encode())
         (self.path / HISTORY).touch()
 
     def check_free(self, *, resume: bool) -> None:
@@ -78,7 +79,7 @@ class RunFolder:
         checkpoint = self._checkpoint()
         last = checkpoint.round if checkpoint else -1
         kept = [line for line in self.history() if line["round"] <= last]
-        self._replace(HISTORY, "".join(_line(entry) for entry in kept).encode())
+        replace_file(self.path / HISTORY, "".join(_line(entry) for entry in kept).encode())
         return checkpoint
 
     def history(self) -> list[dict[str, Any]]:
@@ -115,7 +116,7 @@ class RunFolder:
 
     def save_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write `content` as a JSON file."""
-        self._replace(name, (json.dumps(content, indent=2) + "\n").encode())
+        replace_file(self.path / name, (json.dumps(content, indent=2) + "\n").encode())
 
     def _checkpoint(self) -> Checkpoint | None:
         path = self.path / CHECKPOINT
@@ -131,14 +132,6 @@ class RunFolder:
         whole = {key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}
         save_file(whole, temporary, metadata=metadata)
         with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(self.path / name)
-
-    def _replace(self, name: str, content: bytes) -> None:
-        temporary = self.path / f".{name}.part"
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
             os.fsync(file.fileno())
         temporary.replace(self.path / name)
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from flwr.app import Context, RecordDict
 
 from privet.experiment import Experiment
+from privet.one_thread import one_thread
 from privet.privacy.audit.canary_files import CANARIES
 from privet.privacy.mechanisms.together import NotTogether
 from privet.server.app import Hosting, look_away, server_app
@@ -91,7 +90,7 @@ def run_prepared(
     if keys is not None and prepared.experiment.encryption is not None:
         opener = keys.opener(prepared.experiment.encryption)
         hosting = replace(hosting, roster=keys.roster, open_model=opener)
-    with _one_thread(), simulated_ledger(out) as books:
+    with one_thread(), simulated_ledger(out) as books:
         house = House(
             names=prepared.place.names,
             ledger=books.ledger,
@@ -128,17 +127,6 @@ def _own_copy(policy: Path | None, out: Path) -> Path | None:
     copy = out.absolute() / POLICY
     copy.write_bytes(policy.read_bytes())
     return copy
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """One thread for torch, as every worker has: sums then do not depend on who computes them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def engine_warnings(prepared: Prepared, engine: Engine) -> list[str]:

@@ -9,8 +9,6 @@ on that record alone, so they are as private as the record and cost no budget.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 
 import numpy as np
@@ -18,6 +16,8 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from privet.one_thread import one_thread
 
 CHANNELS = 81
 """1 average, 2 x 8 of one wavelet, 8 x 8 of one at each scale."""
@@ -36,22 +36,11 @@ def scattering_features(images: Tensor) -> Tensor:
     """
     side = images.shape[-1] // 4
     features = images.new_empty(len(images), CHANNELS, side, side)
-    with _one_thread():
+    with one_thread():  # more gain little over so small pieces, and on a busy machine lose
         for start in range(0, len(images), _AT_ONCE):
             coefficients = scattering(images[start : start + _AT_ONCE])
             features[start : start + _AT_ONCE] = F.group_norm(coefficients, CHANNELS // 3)
     return features
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """One thread for torch: more gain little over so small pieces, and on a busy machine lose."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def scattering(images: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ from privet.parties.requests import Denied, Signing
 from privet.parties.transport import client
 from privet.privacy.ledger import Ledger, SiloKey
 from privet.privacy.policy import Policy
+from privet.whole_file import replace_file
 from privet.wire import Failure
 
 _DOWNLOAD_PATIENCE = 600.0
@@ -219,9 +220,7 @@ class _Silo:
         parties = self._parties.current()
         path = self.kit.state / _ROSTER.format(parties.version)
         if not path.exists() and len(parties.silos()) > 1:
-            part = path.with_name(f".{path.name}.part")
-            part.write_text(parties.roster().to_toml(), encoding="utf-8")
-            part.replace(path)
+            replace_file(path, parties.roster().to_toml().encode())
         return path
 
     def _answer_for_the_lost(self) -> None:

@@ -9,7 +9,6 @@ jobs/<id>/run/         the run folder
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import threading
 import time
@@ -20,6 +19,7 @@ from typing import Literal
 from privet.parties.jobs import Order, read_order
 from privet.parties.parties import Parties
 from privet.parties.requests import Denied
+from privet.whole_file import replace_file
 
 State = Literal["queued", "waiting", "running", "finished", "failed", "cancelled"]
 OVER: frozenset[State] = frozenset({"finished", "failed", "cancelled"})
@@ -64,7 +64,7 @@ class Job:
         """Note a new state, durably, and in the log."""
         before = self.standing.starts if (self.folder / "state.json").exists() else 0
         now = Standing(state, detail, time.time(), before + start)
-        _replace(self.folder / "state.json", json.dumps(asdict(now)))
+        replace_file(self.folder / "state.json", json.dumps(asdict(now)).encode())
         self.note(f"{state}: {detail}" if detail else state)
 
     def note(self, line: str) -> None:
@@ -103,7 +103,7 @@ class JobStore:
                 raise Denied(f"job {order.job} is known already")
             try:
                 building.mkdir(mode=0o700)
-                _replace(building / "order.json", text)
+                replace_file(building / "order.json", text.encode())
                 Job(building).become("queued", f"by {order.requester}")
                 building.rename(job.folder)
             except OSError as error:
@@ -127,12 +127,3 @@ class JobStore:
 
 def _age(folder: Path) -> tuple[float, str]:
     return (folder / "order.json").stat().st_mtime, folder.name
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -18,7 +18,7 @@ from privet.privacy.audit.persons import Person, by_delta, in_one_silo, in_silos
 from privet.privacy.ledger import Charge
 from privet.privacy.ledger.composition import epsilon_of
 from privet.privacy.policy import Policy
-from privet.simulations.audit import evidence, leaks, record, rules, sealed, sums
+from privet.simulations.audit import canaries, evidence, leaks, record, rules, sealed, sums
 from privet.simulations.audit.evidence import Evidence
 from privet.simulations.audit.report import (
     File,
@@ -39,6 +39,7 @@ CHECKS: tuple[Check, ...] = (
     rules.claims,
     sealed.claims,
     leaks.claims,
+    canaries.claims,
 )
 """What every run is held against, in the order of the report."""
 
@@ -47,7 +48,7 @@ _MOST_EXACT = 3
 
 _ASSUMPTIONS = (
     "Epsilon is about one record: add-or-remove adjacency, each mechanism as its entry says. That "
-    "the mechanism that ran is that one, no ledger can show.",
+    "the mechanism that ran is that one, no ledger can show; a simulation's canaries test it.",
     "Composition by privacy loss distributions fixes the mechanisms beforehand; noise that is "
     "chosen by looking at earlier outputs leaves that ground.",
     "The number of records of a silo, hyperparameters and preprocessing are outside of epsilon.",

@@ -14,6 +14,7 @@ from privet.errors import DataError, PrivetError
 from privet.experiment import Experiment
 from privet.privacy.audit import accounts
 from privet.privacy.audit.accounts import Account
+from privet.privacy.audit.canary_files import CANARIES
 from privet.privacy.ledger import Charge
 from privet.privacy.policy import Policy
 from privet.simulations.audit.lines import HISTORY, SUMMARY, Line, read_lines, read_summary
@@ -117,6 +118,7 @@ def files_of(folder: Path) -> list[Path]:
     """The files of a run that an audit rests on, as far as they are there."""
     names = (SETTINGS, HISTORY, SUMMARY, PLANS, POLICY, JOB, CHECKPOINT)
     found = [folder / name for name in names if (folder / name).exists()]
+    found += sorted((folder / CANARIES).glob("*.jsonl"))
     ledger = folder / LEDGER
     return [*found, *accounts.files_of(ledger)] if ledger.exists() else found
 

@@ -19,6 +19,7 @@ from pydantic import BeforeValidator, PlainSerializer, TypeAdapter, ValidationEr
 from privet.errors import DataError
 from privet.privacy.audit.claims import Claim, Verdict
 from privet.simulations.audit.leaks import Left
+from privet.whole_file import replace_file
 
 SCHEMA = 1
 SCHEMA_FILE = Path(__file__).with_name("audit.schema.json")
@@ -136,11 +137,9 @@ def to_json(report: Report) -> str:
 
 def write(report: Report, path: Path) -> None:
     """Write `audit.json`, whole or not at all; DataError when it cannot be written."""
-    unfinished = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(to_json(report), encoding="utf-8")
-        unfinished.replace(path)
+        replace_file(path, to_json(report).encode())
     except OSError as error:
         raise DataError(f"{path} cannot be written ({error.strerror})") from None
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from privet.simulations.report.page import render
 from privet.simulations.report.plots import write_plots
 from privet.simulations.report.read import read_run
+from privet.whole_file import replace_file
 
 __all__ = ["write_report"]
 
@@ -27,8 +28,6 @@ def write_report(folder: Path) -> Path:
     """
     run = read_run(folder)
     page = folder / "report.html"
-    unfinished = folder / "report.html.part"
-    unfinished.write_text(render(run), encoding="utf-8", newline="\n")
-    unfinished.replace(page)
+    replace_file(page, render(run).encode())
     write_plots(run, folder / "plots")
     return page

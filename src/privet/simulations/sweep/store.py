@@ -8,13 +8,13 @@ cells/<address>/         a run folder for each cell that is done
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from pathlib import Path
 
 from privet.errors import DataError, ExperimentError
 from privet.simulations.sweep.results import Sweep, from_plain, to_plain
+from privet.whole_file import replace_file
 
 SWEEP = "sweep.json"
 CELLS = "cells"
@@ -63,7 +63,8 @@ class Store:
     def save(self, sweep: Sweep) -> None:
         """Replace the results."""
         start = time.monotonic()
-        self._replace(SWEEP, json.dumps(to_plain(sweep), indent=1, allow_nan=False) + "\n")
+        text = json.dumps(to_plain(sweep), indent=1, allow_nan=False) + "\n"
+        replace_file(self.folder / SWEEP, text.encode())
         end = time.monotonic()
         self._next = end + (end - start) / _SHARE
 
@@ -75,16 +76,8 @@ class Store:
     def save_tables(self, sweep: Sweep) -> None:
         """Replace the tables."""
         table = sweep.table()
-        self._replace("cells.csv", table.to_csv(index=False))
+        replace_file(self.folder / "cells.csv", table.to_csv(index=False).encode())
         part = self.folder / ".cells.parquet.part"
         mixed = table.select_dtypes("object").columns
         table.astype(dict.fromkeys(mixed, "string")).to_parquet(part, index=False)
         part.replace(self.folder / "cells.parquet")
-
-    def _replace(self, name: str, text: str) -> None:
-        part = self.folder / f".{name}.part"
-        with part.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(self.folder / name)
