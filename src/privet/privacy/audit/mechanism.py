@@ -31,7 +31,7 @@ def mechanism_claims(
 
 
 def _conforms(sightings: Sequence[Sighting], subject: str) -> Claim:
-    id_, statement = "mechanism.conformance", "the mechanism that ran is the one that was claimed"
+    id_, statement = "mechanism.conformance", "The mechanism that ran is the one that was claimed."
     try:
         found = conformance(sightings)
     except PrivacyError as reason:
@@ -53,7 +53,7 @@ def _fault(check: Check) -> str:
 
 
 def _bounded(sightings: Sequence[Sighting], subject: str, epsilon: float, delta: float) -> Claim:
-    id_, statement = "mechanism.lower-bound", f"no attack shows epsilon to be above {epsilon:.4g}"
+    id_, statement = "mechanism.lower-bound", f"No attack shows epsilon to be above {epsilon:.4g}."
     if not sightings or any(each.plan.noise_multiplier == 0 for each in sightings):
         return unknown(id_, subject, statement, "no canary was seen of a mechanism with noise")
     try:
