@@ -24,7 +24,7 @@ from privet.privacy.encryption.protobuf import fields
 
 CASES = pytest.mark.parametrize("cases", [1500, pytest.param(20_000, marks=pytest.mark.slow)])
 CIPHERS = pytest.mark.parametrize("name", ["default", "compact", "documented", "ckks"])
-SECONDS = 300
+SECONDS = 900
 
 
 def altered(rng: random.Random, good: bytes, others: list[bytes]) -> bytes:
