@@ -62,3 +62,13 @@ def test_a_vector_of_another_length_is_refused() -> None:
 def test_other_numbers_than_float32_are_refused_by_name() -> None:
     with pytest.raises(ModelError, match=r"'weight' is torch\.float64"):
         FlatModel(nn.Linear(2, 2).double())
+
+
+def test_a_vector_can_be_the_memory_from_the_start() -> None:
+    vector = np.arange(8, dtype=np.float32)
+    flat = FlatModel(nn.Linear(3, 2), vector)
+    assert flat.module.weight.detach().flatten().tolist() == [0, 1, 2, 3, 4, 5]
+    vector[6] = -1
+    assert flat.module.bias.detach().tolist() == [-1, 7]
+    with pytest.raises(ValueError, match="8 values"):
+        FlatModel(nn.Linear(3, 2), vector[1:])

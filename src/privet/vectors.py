@@ -25,29 +25,41 @@ class FlatModel:
     Raises ModelError for a parameter or floating-point buffer that is not float32 on the CPU.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, vector: Vector | None = None) -> None:
+        """`vector`, shape (d,), is that memory and the state from now on, where it is given.
+
+        ValueError for one of another length.
+        """
         self.module = module
         tensors = dict(_state(module))
         for name, tensor in tensors.items():
             if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
                 raise ModelError(f"{name!r} is {tensor.dtype} on {tensor.device}: use float32, CPU")
-        flat = torch.cat([torch.zeros(0), *(t.detach().reshape(-1) for t in tensors.values())])
-        parts = torch.split(flat, [tensor.numel() for tensor in tensors.values()])
+        sizes = [tensor.numel() for tensor in tensors.values()]
+        self._memory: Vector = np.empty(sum(sizes), np.float32)
+        if vector is not None:
+            self._check(vector)
+            self._memory = vector
+        parts = torch.split(torch.from_numpy(self._memory), sizes)
         for tensor, part in zip(tensors.values(), parts, strict=bool(tensors)):
-            tensor.data = part.view(tensor.shape)
-        self._memory: Vector = flat.numpy()
+            if vector is None:
+                part.copy_(tensor.detach().reshape(-1))
+            tensor.data = part.view(tensor.shape)  # what it had is free before the next is copied
 
     def load(self, vector: Vector) -> None:
         """Take over `vector`, shape (d,); ValueError when the length differs."""
-        if vector.shape != self._memory.shape:
-            raise ValueError(
-                f"the model has {len(self._memory)} values, the vector has shape {vector.shape}"
-            )
+        self._check(vector)
         np.copyto(self._memory, vector)
 
     def vector(self) -> Vector:
         """A copy of the state, shape (d,)."""
         return self._memory.copy()
+
+    def _check(self, vector: Vector) -> None:
+        if vector.shape != self._memory.shape:
+            raise ValueError(
+                f"the model has {len(self._memory)} values, the vector has shape {vector.shape}"
+            )
 
 
 def _state(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

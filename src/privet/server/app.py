@@ -104,8 +104,7 @@ def run(grid: Grid, context: Context, hosting: Hosting) -> None:
     )
     outcome = coordinator.run(checkpoint)
     if outcome.weights is not None:
-        final = FlatModel(task.model())
-        final.load(outcome.weights)
+        final = FlatModel(task.model(), outcome.weights)
         state = final.module.state_dict()
         folder.save_model({name: value.numpy() for name, value in state.items()})
     folder.save_json(SUMMARY, summarise(experiment, outcome, seconds=time.perf_counter() - start))

@@ -15,6 +15,7 @@ from flwr.serverapp import Grid
 
 from privet.errors import ExperimentError
 from privet.experiment import Encryption, Experiment
+from privet.paged import paged_join
 from privet.privacy.encryption import Adder, Cipher, read_header
 from privet.privacy.encryption.keys import (
     KeyAge,
@@ -35,18 +36,19 @@ DECRYPT_STAGE = "decrypt"
 MOST_CLAMPS = 3
 """Different scales that the uploads of one round may have before one is refused."""
 
+_Sum = bytes | memoryview | None
 OpenModel = Callable[[Sealed], Vector]
 """Reads a sealed model where this process is a key holder's too: in a simulation."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _State:
     """What a checkpoint keeps of the keys and sums; none of it is secret."""
 
     run: str
     age: KeyAge | None = None
-    now: bytes | None = None
-    before: bytes | None = None
+    now: _Sum = None
+    before: _Sum = None
     clipped: int = 0
 
 
@@ -163,7 +165,7 @@ class SealedModel:
             return reason
         self._fallback = self._state
         before = self._state.now if self._two else None
-        self._state = replace(self._state, now=total.to_bytes(), before=before)
+        self._state = replace(self._state, now=paged_join([total.to_bytes()]), before=before)
         self._sums = {}  # they take memory
         self._public = self._first_model()
         return None
@@ -182,7 +184,8 @@ class SealedModel:
         """The last sum, and how answers to it are sealed."""
         state = self._state
         epoch = state.age.epoch if state.age else 0
-        return Sealed(state.run, epoch, self._unit, state.now, state.before)
+        now, before = _sent(state.now), _sent(state.before)
+        return Sealed(state.run, epoch, self._unit, now, before)
 
     def readable(self) -> Vector | None:
         """The model where this process may open it: the first one, or as a key holder."""
@@ -224,14 +227,13 @@ class SealedModel:
 
     def restore(self, tensors: Tensors) -> None:
         """Go on from what `tensors` gave."""
-        kept = {name: value.tobytes() for name, value in tensors.items() if "sealed." in name}
-        facts: Mapping[str, Any] = json.loads(kept["sealed.facts"])
+        facts: Mapping[str, Any] = json.loads(tensors["sealed.facts"].tobytes())
         age = None
         if "epoch" in facts:
             age = KeyAge(
                 epoch=facts["epoch"], since=facts["since"], members=tuple(facts["members"])
             )
-        now, before = kept["sealed.now"] or None, kept["sealed.before"] or None
+        now, before = (_kept(tensors[f"sealed.{name}"].tobytes()) for name in ("now", "before"))
         self._state = _State(facts["run"], age, now, before, facts["clipped"])
         self._fallback, self._round = self._state, facts["round"]
         # Silos mask a round of an epoch once, and the round after the last one may have begun.
@@ -283,13 +285,13 @@ class SealedModel:
         }
         asked = dict.fromkeys(nodes.values(), request)
         offers, failures = self._ask(list(asked), asked, OFFER, roster)
-        holders = self._state.age.members if self._state.now and self._state.age else tuple(offers)
+        carried = None if self._state.now is None else self.sealed
+        holders = self._state.age.members if carried and self._state.age else tuple(offers)
         offers = {name: answer for name, answer in offers.items() if answer.offer}
         elected = elect(self._identities, [name for name in offers if name in holders])
         # Silos elect for themselves, among all offers: only holders of the old model may precede.
         gathered = [o.offer for n, o in offers.items() if self._may_offer(n, elected) and o.offer]
         request = replace(request, offers=tuple(gathered))
-        carried = self.sealed if self._state.now else None
         made, refused = self._ask(
             [nodes[elected]], {nodes[elected]: replace(request, carried=carried)}, MAKE, roster
         )
@@ -301,8 +303,8 @@ class SealedModel:
         lost = {failure.silo for failure in not_taken}
         members = self._identities.ordered([elected, *(name for name in wraps if name not in lost)])
         self._without_key = set(nodes) - set(members)
-        now = made[elected].now or self._state.now
-        before = made[elected].before or (self._state.before if not carried else None)
+        now, before = _kept(made[elected].now), _kept(made[elected].before)
+        now = now or self._state.now
         age = KeyAge(epoch=epoch, since=round_, members=members)
         self._state = replace(self._state, age=age, now=now, before=before)
         self._fallback = self._state
@@ -322,6 +324,14 @@ class SealedModel:
 
     def _relay(self, roster: Roster) -> Relay:
         return Relay(self._grid, roster, self._experiment.round_timeout)
+
+
+def _kept(sum_: bytes | None) -> _Sum:
+    return paged_join([sum_]) if sum_ else None
+
+
+def _sent(sum_: _Sum) -> bytes | None:
+    return None if sum_ is None else bytes(sum_)
 
 
 def _weight_unit(roster: Roster) -> float:

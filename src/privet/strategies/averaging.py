@@ -80,6 +80,6 @@ class _MeanRound(Round):
         if self._sum.weight == 0:
             return self.weights, state
         mean = self._sum.over(self._sum.weight)
-        del self._sum  # it takes as much memory as two models
+        del self._sum  # it takes as much room as two models
         move, state = self.strategy.step.move(mean, state)
-        return self.weights + move, state
+        return self._moved(move), state

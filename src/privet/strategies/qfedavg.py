@@ -56,7 +56,7 @@ class _FairRound(Round):
         divisor = self._sum.weight + self._curvature / self._lr
         if not 0 < divisor < float("inf"):
             raise RoundSkipped(f"qfedavg: the losses to the power of q sum to {divisor}")
-        return self.weights + self._sum.over(divisor), {}
+        return self._moved(self._sum.over(divisor)), {}
 
 
 def _power(base: float, exponent: float) -> float:

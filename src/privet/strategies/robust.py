@@ -38,4 +38,4 @@ class _WholeRound(Round):
         self._vectors.append(update.vector)
 
     def _combine(self, silos: int) -> tuple[Vector, State]:  # noqa: ARG002
-        return self.weights + self.strategy.rule(self._vectors), {}
+        return self._moved(self.strategy.rule(self._vectors)), {}

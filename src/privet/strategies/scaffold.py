@@ -94,4 +94,4 @@ class _ScaffoldRound(Round):
         move = self.strategy.server_lr * self._updates.over(self._updates.weight)
         change = self._changes.over(silos)
         c = state[_SERVER] + change if state else change
-        return self.weights + move, {_SERVER: c}
+        return self._moved(move), {_SERVER: c}

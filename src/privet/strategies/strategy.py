@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privet.errors import ExperimentError, PrivetError
+from privet.paged import paged_zeros
 
 if TYPE_CHECKING:
     from torch import nn
@@ -200,6 +201,11 @@ class Round(ABC):
             raise RoundSkipped(f"{self.strategy.name}: the sum of the updates is out of range")
         self.strategy._state = state
         return weights
+
+    def _moved(self, move: Vector) -> Vector:
+        """The weights and `move` together, on disk where the model is large."""
+        moved: Vector = paged_zeros(move.shape, np.float32)
+        return np.add(self.weights, move, out=moved)
 
     @abstractmethod
     def _take(self, update: Update) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from privet.paged import paged_zeros
 from privet.strategies.strategy import Vector
 
 _BLOCK = 1 << 16
@@ -21,12 +22,13 @@ class WeightedSum:
     """The sum of weight * vector, and of the weights.
 
     Kept in float64: after n float32 updates the relative error is n * 2^-53 and the result is,
-    rounded to float32, that of exact arithmetic. It costs 8 bytes a parameter, once; products are
-    formed block by block so that no second vector of float64 appears.
+    rounded to float32, that of exact arithmetic. It costs 8 bytes a parameter, once, on disk where
+    the model is large; products are formed block by block so that no second vector of float64
+    appears.
     """
 
     def __init__(self, size: int) -> None:
-        self.vector = np.zeros(size, dtype=np.float64)
+        self.vector = paged_zeros(size, np.float64)
         self.weight = 0.0
 
     def add(self, vector: Vector, weight: float = 1.0) -> None:
@@ -38,5 +40,6 @@ class WeightedSum:
 
     def over(self, divisor: float) -> Vector:
         """The sum divided by `divisor`, rounded once to float32."""
-        quotient = np.empty(self.vector.shape, dtype=np.float32)
-        return np.divide(self.vector, divisor, out=quotient, casting="same_kind")
+        quotient: Vector = paged_zeros(self.vector.shape, np.float32)
+        np.divide(self.vector, divisor, out=quotient, casting="same_kind")
+        return quotient

@@ -53,7 +53,7 @@ def blobs(record: ArrayRecord) -> dict[str, bytes]:
     for name, array in record.items():
         if array.stype != _BLOB:
             raise ValueError(f"'{name}' is a {array.stype!r}, expected {_BLOB!r}")
-    return {name: array.data for name, array in record.items()}
+    return {name: bytes(array.data) for name, array in record.items()}
 
 
 def named(prefix: str, record: ConfigRecord) -> dict[str, bytes]:
@@ -79,7 +79,7 @@ def _array(vector: Vector) -> Array:
 
 def _vector(array: Array) -> Vector:
     header = _float32_header(tuple(array.shape))
-    if array.data.startswith(header):
+    if bytes(array.data[: len(header)]) == header:
         # numpy spends more time on parsing its own header than on the values behind it.
         values = np.frombuffer(array.data, dtype=np.float32, offset=len(header))
     else:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from privet.paged import paged_zeros
 from privet.privacy.encryption.errors import Malformed, Refused
 from privet.privacy.encryption.fixed_point import Integers
 from privet.privacy.encryption.packing import PACKED_PER_COEFFICIENT, add, lift, pack, unpack
@@ -25,7 +26,7 @@ class ResidueSum:
     """A running sum of uploads: 32 kB a chunk, and 64 bytes a chunk and client."""
 
     def __init__(self, chunks: int) -> None:
-        self._total = np.zeros((chunks, DEGREE), dtype=np.uint64)
+        self._total = paged_zeros((chunks, DEGREE), np.uint64)
         self._seeds: list[Bytes] = []
 
     def add(self, body: memoryview) -> None:

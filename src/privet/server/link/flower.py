@@ -67,6 +67,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 
 from privet.errors import PrivetError
+from privet.paged import paged_join
 from privet.parties.requests import Denied
 from privet.server.link.objects import ObjectsOnDisk
 from privet.wire.assembly import assemble
@@ -355,7 +356,7 @@ class LiveRun:
     def read(self, reply: Reply) -> Message:
         """The whole reply, which is then forgotten; an exception for one with parts missing."""
         try:
-            return assemble(reply.id, self._part)
+            return assemble(reply.id, self._part, join=paged_join)
         finally:
             for name in (reply.id, reply.to):
                 self._state.object_store.delete(name)
