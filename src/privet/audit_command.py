@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from rich.table import Table
 
-    from privet.privacy.audit.claims import Claim
+    from privet.privacy.audit.claims import Claim, Verdict
     from privet.simulations.audit import Report
+    from privet.simulations.deep.record import DeepOptions
 
 REPORT = "audit.json"
 _COLOURS = {"PASS": "green", "FAIL": "bold red", "UNKNOWN": "yellow"}
@@ -32,7 +34,11 @@ def audit(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help=f"Write {REPORT} into this folder.", show_default=False)
+        Path | None,
+        typer.Option(
+            help=f"Write {REPORT} into this folder, and a page of it, audit.html and audit.pdf.",
+            show_default=False,
+        ),
     ] = None,
     json: Annotated[
         Path | None, typer.Option(help="Write the report to this file.", show_default=False)
@@ -54,6 +60,15 @@ def audit(
         Path | None,
         typer.Option(help="Audit again what this report is about; is it still the same?"),
     ] = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Train each run's dearest silo many times; attack that.")
+    ] = False,
+    models: Annotated[
+        int | None, typer.Option(help="With --deep: how many models.  [default: 1000]")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="With --deep: of all that is random there.  [default: 0]")
+    ] = None,
 ) -> None:
     """Check what runs and ledgers claim: the record, the sums, budgets, what left. Exit 1 on FAIL.
 
@@ -62,7 +77,7 @@ def audit(
     from privet.errors import PrivetError
 
     if verify is not None:
-        if paths or out or json:
+        if paths or out or json or deep:
             raise PrivetError("--verify takes a report and nothing else")
         _verify(verify)
         return
@@ -70,7 +85,13 @@ def audit(
         raise PrivetError("privet audit needs a run folder, a ledger or an export")
     if out and json:
         raise PrivetError("--out and --json name two places for one report; keep one")
-    _audit(paths, out / REPORT if out else json, delta, policy, public_key or [])
+    wanted = _deep(deep, models, seed)
+    file = out / REPORT if out else json
+    verdict = _audit(paths, file, delta, policy, public_key or [], wanted)
+    if out:
+        _write_pages(out / REPORT)
+    if verdict == "FAIL":
+        raise typer.Exit(1)
 
 
 def _audit(
@@ -79,7 +100,8 @@ def _audit(
     delta: float,
     policy: Path | None,
     public_keys: Sequence[str],
-) -> None:
+    deep: DeepOptions | None,
+) -> Verdict:
     from privet.simulations.audit import audit as audit_paths
     from privet.simulations.audit.report import write
 
@@ -89,19 +111,31 @@ def _audit(
     for path in lists:
         keys |= _silos_of(path, keys)
     base = file.parent if file else Path()
-    report = audit_paths(evidence, base=base, delta=delta, policy=policy, keys=keys)
+    with _bar(deep) as watch:
+        report = audit_paths(
+            evidence, base=base, delta=delta, policy=policy, keys=keys, deep=deep, watch=watch
+        )
     _tell(report)
     if file:
         write(report, file)
         typer.echo(f"Report: {file}")
-    if report.verdict == "FAIL":
-        raise typer.Exit(1)
+    return report.verdict
+
+
+def _write_pages(file: Path) -> None:
+    from privet.simulations.audit.page import write_pages
+
+    pages = write_pages(file)
+    typer.echo(f"  page: {pages.html}")
+    typer.echo(f"  print: {pages.pdf}" if pages.pdf else f"  no PDF: {pages.no_pdf}")
 
 
 def _verify(file: Path) -> None:
     from privet.simulations.audit import verify_report
+    from privet.simulations.audit.report import read
 
-    found = verify_report(file)
+    with _bar(read(file).options.deep) as watch:
+        found = verify_report(file, watch=watch)
     if not found:
         typer.echo(f"{file}: an audit of the same files gives the same report.")
         return
@@ -113,6 +147,42 @@ def _verify(file: Path) -> None:
 
 
 _MOST_DIFFERENCES = 20
+
+
+def _deep(deep: bool, models: int | None, seed: int | None) -> DeepOptions | None:
+    from privet.errors import PrivetError
+    from privet.simulations.deep.record import FEWEST, DeepOptions
+
+    if not deep:
+        if models is not None or seed is not None:
+            raise PrivetError("--models and --seed are for --deep")
+        return None
+    if models is not None and models < FEWEST:
+        raise PrivetError(f"--models {models}: a deep audit needs {FEWEST} or more")
+    if seed is not None and not 0 <= seed < 2**63:
+        raise PrivetError(f"--seed {seed}: it must lie in [0, 2**63)")
+    standard = DeepOptions()
+    return DeepOptions(
+        standard.models if models is None else models, standard.seed if seed is None else seed
+    )
+
+
+@contextmanager
+def _bar(deep: DeepOptions | None) -> Iterator[Callable[[str, int], None]]:
+    """On a terminal: how many models of which run are done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Left
+
+    console = Console(stderr=True)
+    if deep is None or not console.is_terminal:
+        yield lambda _run, _done: None
+        return
+    columns = TextColumn("models"), MofNCompleteColumn(), BarColumn(bar_width=None)
+    run = TextColumn("{task.description}", markup=False)
+    with Progress(*columns, run, Left(compact=True), console=console, transient=True) as bar:
+        task = bar.add_task("", total=deep.models)
+        yield lambda run, done: bar.update(task, completed=done, description=run)
 
 
 def _keys(texts: Sequence[str]) -> dict[str, str]:

@@ -17,6 +17,7 @@ import typer.core
 
 import privet
 from privet.audit_command import audit
+from privet.compare_command import compare_
 from privet.errors import PrivetError
 from privet.health_command import health
 from privet.job_commands import cancel, fetch, logs, status, submit, watch
@@ -65,6 +66,7 @@ for command in (
     cli.command()(command)
 cli.command(name="try")(try_)
 cli.command(name="sweep")(sweep_)
+cli.command(name="compare")(compare_)
 
 
 class Engine(StrEnum):
@@ -126,6 +128,10 @@ def simulate(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last whole round in the run folder.")
     ] = False,
+    track: Annotated[
+        str | None,
+        typer.Option(metavar="TRACKER", help="mlflow, mlflow:URI, tensorboard or wandb."),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a JSON line a round, then the summary.")
@@ -137,7 +143,10 @@ def simulate(
         from privet.progress import choose_mode, progress
         from privet.simulations.prepare import prepare
         from privet.simulations.run import Execution, engine_warnings, run_prepared
+        from privet.simulations.tracking.asked import Tracking
+        from privet.simulations.tracking.following import both, tracked_run
 
+    tracking = None if track is None else Tracking.parse(track)
     experiment = Experiment.from_file(file, assignments(settings or []))
     folder = out or Path("runs") / file.stem
     loud = not (quiet or as_json)
@@ -150,9 +159,13 @@ def simulate(
         _introduce(prepared)
     execution = Execution(workers=workers, engine=engine.value, isolate=isolate, canaries=canaries)
     mode = choose_mode(quiet=quiet, as_json=as_json)
-    with _reporting(folder), progress(mode, rounds=experiment.rounds) as watch:
+    with (
+        tracked_run(tracking, experiment, folder=folder) as follow,
+        _reporting(folder),
+        progress(mode, rounds=experiment.rounds) as watch,
+    ):
         summary = run_prepared(
-            prepared, out=folder, execution=execution, resume=resume, watch=watch
+            prepared, out=folder, execution=execution, resume=resume, watch=both(watch, follow)
         )
     if as_json:
         typer.echo(json.dumps(summary))
@@ -163,12 +176,14 @@ def simulate(
 
 @cli.command()
 def report(
-    folder: Annotated[Path, typer.Argument(help="Run folder.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="Run or sweep folder.", show_default=False)],
 ) -> None:
-    """Write report.html and plots for a run folder, finished or not."""
-    from privet.simulations.report import write_report
-
-    if not (folder / "experiment.toml").exists():
+    """Write report.html and plots for the folder of a run or a sweep, finished or not."""
+    if (folder / "sweep.json").exists():
+        from privet.simulations.sweep_report import write_report
+    elif (folder / "experiment.toml").exists():
+        from privet.simulations.report import write_report
+    else:
         raise PrivetError(f"{folder} is not a run folder: it has no experiment.toml")
     typer.echo(f"Report: {write_report(folder)}")
 

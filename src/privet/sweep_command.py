@@ -57,6 +57,10 @@ def sweep_(
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep the cells that are done, run the others.")
     ] = False,
+    track: Annotated[
+        str | None,
+        typer.Option(metavar="TRACKER", help="mlflow, mlflow:URI, tensorboard or wandb."),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a JSON line for each cell.")
@@ -68,6 +72,8 @@ def sweep_(
     from privet.simulations.sweep.asked import Asked, runs_of
     from privet.simulations.sweep.progress import cell_progress
     from privet.simulations.sweep.run import sweep
+    from privet.simulations.sweep_report import write_report
+    from privet.simulations.tracking.sweeps import tracked_sweep
 
     experiment = Experiment.from_file(file, assignments(settings or []))
     asked = Asked.from_table(read_toml(file).get(SWEEP, {})).with_options(
@@ -76,35 +82,41 @@ def sweep_(
     if not asked.axes and not asked.cells:
         raise ExperimentError("nothing to sweep: give --epsilon, --axis or a table [sweep]")
     folder = out or Path("runs") / f"{file.stem}-sweep"
-    try:
-        with cell_progress(choose_mode(quiet=quiet, as_json=as_json)) as watch:
-            result = sweep(
-                experiment,
-                axes=asked.axes,
-                cells=asked.cells,
-                seeds=asked.seeds,
-                baselines=asked.baselines,
-                out=folder,
-                workers=workers,
-                engine=engine,
-                data_dir=data_dir,
-                resume=resume,
-                private_tuning=None if private_tuning is None else runs_of(private_tuning),
-                watch=watch,
-            )
-    except KeyboardInterrupt:
-        _interrupted(folder)
-        raise
+    with tracked_sweep(track, folder=folder) as tracking:
+        try:
+            with cell_progress(choose_mode(quiet=quiet, as_json=as_json)) as watch:
+                result = sweep(
+                    experiment,
+                    axes=asked.axes,
+                    cells=asked.cells,
+                    seeds=asked.seeds,
+                    baselines=asked.baselines,
+                    out=folder,
+                    workers=workers,
+                    engine=engine,
+                    data_dir=data_dir,
+                    resume=resume,
+                    private_tuning=None if private_tuning is None else runs_of(private_tuning),
+                    watch=watch,
+                    track=tracking,
+                )
+        except KeyboardInterrupt:
+            _interrupted(folder)
+            raise
+        page = write_report(folder)
     if not (quiet or as_json):
         _conclude(result, folder)
+        typer.echo(f"Report: {page}")
     if result.failed:
         raise typer.Exit(1)
 
 
 def _interrupted(folder: Path) -> None:
     from privet.simulations.sweep.store import SWEEP, read_sweep
+    from privet.simulations.sweep_report import write_report
 
     if (folder / SWEEP).exists():
+        write_report(folder)
         cells = read_sweep(folder).cells
         done = sum(cell.status == "done" for cell in cells)
         typer.secho(

@@ -31,6 +31,8 @@ from privet.simulations.ledger import complete_summary, simulated_ledger
 from privet.simulations.pool import WorkerPool
 from privet.simulations.prepare import Prepared, prepare
 from privet.simulations.silos import SILOS, describe_silos
+from privet.simulations.tracking.asked import Tracking
+from privet.simulations.tracking.following import both, tracked_run
 from privet.simulations.vectorised import Vectorised, chain_for, pays
 
 Engine = Literal["auto", "in-process", "vectorised", "ray"]
@@ -62,6 +64,7 @@ def simulate(
     execution: Execution | None = None,
     resume: bool = False,
     watch: Watch = look_away,
+    track: str | None = None,
 ) -> dict[str, Any]:
     """Run `experiment` and return the content of its `summary.json`.
 
@@ -69,13 +72,21 @@ def simulate(
     allowed. What they spend stands in the run folder's ledger, under their names.
 
     The result of an engine is bit-identical for every number of workers; engines differ by the
-    rounding of float32. `watch` is called with every entry of
-    the history. Raises PrivetError for settings or data that cannot run, before `out` is touched.
+    rounding of float32. `watch` is called with every entry of the history, and `track` names who is
+    told of it too: mlflow, tensorboard or wandb, perhaps with a colon and a place (see
+    `privet.simulations.tracking`). Raises PrivetError for settings or data that cannot run, before
+    `out` is touched.
     """
+    tracking = None if track is None else Tracking.parse(track)
     prepared = prepare(experiment, data_dir=data_dir, policy=policy)
-    return run_prepared(
-        prepared, out=out, execution=execution or Execution(), resume=resume, watch=watch
-    )
+    with tracked_run(tracking, experiment, folder=out) as follow:
+        return run_prepared(
+            prepared,
+            out=out,
+            execution=execution or Execution(),
+            resume=resume,
+            watch=both(watch, follow),
+        )
 
 
 def run_prepared(

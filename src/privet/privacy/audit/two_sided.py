@@ -91,29 +91,58 @@ def errors_at_best(inside: Floats, outside: Floats, *, assumes: str | None = Non
     """The errors of "a canary is in if its score is above t" on the second half of the runs.
 
     `inside` and `outside` are the scores of runs with and without the canary, in an order that
-    says nothing. The first half chooses t, for the largest bound (`gaussian_bound` if `assumes`
-    is GAUSSIAN), so that the counts on the second are those of a threshold that was fixed before.
-
-    Raises PrivacyError for fewer than two runs on either side and for a score that is no number.
+    says nothing. The first half chooses t (`best_threshold`), so that the counts on the second are
+    those of a threshold that was fixed before. Raises PrivacyError as `best_threshold` does.
     """
-    if np.isnan(inside).any() or np.isnan(outside).any():
-        raise PrivacyError("an attack needs scores that are numbers")
-    if min(len(inside), len(outside)) < 2:
-        raise PrivacyError("an attack needs at least two runs with the canary and two without")
     a, b = len(inside) // 2, len(outside) // 2
-    thresholds = np.unique(np.concatenate([inside[:a], outside[:b]]))
-    positives = b - np.searchsorted(np.sort(outside[:b]), thresholds, side="right")
-    negatives = np.searchsorted(np.sort(inside[:a]), thresholds, side="right")
+    chosen = best_threshold(inside[:a], outside[:b], assumes=assumes)
+    return errors_at(chosen.at, inside[a:], outside[b:])
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Scores above `at` are taken for runs with the canary. `rank` compares thresholds."""
+
+    at: float
+    rank: tuple[float, float]
+    """What it bounds on the runs that chose it; among equals, minus its share of errors."""
+
+
+def best_threshold(inside: Floats, outside: Floats, *, assumes: str | None = None) -> Threshold:
+    """The threshold with the largest bound (`gaussian_bound` if `assumes` is GAUSSIAN).
+
+    Its errors on the same runs bound nothing; count them on others. Raises PrivacyError without a
+    run on either side and for a score that is no number.
+    """
+    _check_numbers(inside, outside)
+    a, b = len(inside), len(outside)
+    if min(a, b) < 1:
+        raise PrivacyError("an attack needs at least two runs with the canary and two without")
+    thresholds = np.unique(np.concatenate([inside, outside]))
+    positives = b - np.searchsorted(np.sort(outside), thresholds, side="right")
+    negatives = np.searchsorted(np.sort(inside), thresholds, side="right")
     rates = _upper(positives, b, CONFIDENCE), _upper(negatives, a, CONFIDENCE)
     found = _mu(*rates) if assumes else _log_ratio(*rates, delta=0.0)
     # Of thresholds that bound nothing, the one that is wrong least often.
-    threshold = thresholds[np.lexsort([-(positives / b + negatives / a), found])[-1]]
+    right = -(positives / b + negatives / a)
+    best = np.lexsort([right, found])[-1]
+    return Threshold(float(thresholds[best]), (float(found[best]), float(right[best])))
+
+
+def errors_at(threshold: float, inside: Floats, outside: Floats) -> Errors:
+    """The errors of a threshold that these runs did not choose; PrivacyError as above."""
+    _check_numbers(inside, outside)
     return Errors(
-        false_positives=int((outside[b:] > threshold).sum()),
-        out=len(outside) - b,
-        false_negatives=int((inside[a:] <= threshold).sum()),
-        in_=len(inside) - a,
+        false_positives=int((outside > threshold).sum()),
+        out=len(outside),
+        false_negatives=int((inside <= threshold).sum()),
+        in_=len(inside),
     )
+
+
+def _check_numbers(*scores: Floats) -> None:
+    if any(np.isnan(each).any() for each in scores):
+        raise PrivacyError("an attack needs scores that are numbers")
 
 
 def _log_ratio(false_positive: Floats, false_negative: Floats, *, delta: float) -> Floats:

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import privet
@@ -30,8 +31,16 @@ from privet.simulations.audit.report import (
     differences,
     read,
 )
+from privet.simulations.deep.record import Deep, DeepOptions
 
 Check = Callable[[Evidence], Iterable[Claim]]
+Watch = Callable[[str, int], None]
+"""Hears, in a deep audit, of a run and of how many of its models are done."""
+
+
+def look_away(_run: str, _done: int) -> None:
+    """A Watch that does nothing."""
+
 
 CHECKS: tuple[Check, ...] = (
     record.claims,
@@ -45,6 +54,12 @@ CHECKS: tuple[Check, ...] = (
 
 _MOST_EXACT = 3
 """Runs up to which a person with several records is computed exactly, which takes seconds."""
+
+_OF_DEEP = (
+    "Deep: models were trained by privet as it is installed, with the settings that the ledger "
+    "charges, of the silo that claims most and with no other silo. It shows what this mechanism "
+    "gives away, not what the process that ran did.",
+)
 
 _ASSUMPTIONS = (
     "Epsilon is about one record: add-or-remove adjacency, each mechanism as its entry says. That "
@@ -71,12 +86,16 @@ def audit(
     keys: Mapping[str, str] | None = None,
     at: datetime | None = None,
     checks: Sequence[Check] = CHECKS,
+    deep: DeepOptions | None = None,
+    watch: Watch = look_away,
 ) -> Report:
     """Audit run folders, folders of them, ledgers and exports; nothing is written.
 
     The report names everything relative to `base`. `keys` are public keys by silo, `policy` takes
-    the place of the runs' own, `delta` is for what no run names one for, `at` is now.
-    Raises DataError for a path with nothing to audit, and PolicyError for a policy that is none.
+    the place of the runs' own, `delta` is for what no run names one for, `at` is now. With `deep`
+    every run is trained again, many times; `watch` hears how far that is.
+    Raises DataError for a path with nothing to audit (to train), PolicyError for a policy that is
+    none, and PrivacyError for too few models.
     """
     now = at or datetime.now(UTC)
     given = Policy.from_file(policy).for_everyone() if policy else None
@@ -96,12 +115,16 @@ def audit(
         for book in known:
             if book.sound:
                 claims += _made(book.subject, rules.claims_of_account, book, given)
+    if deep and not runs:
+        raise DataError("a deep audit trains runs again, and no path is a run or has one")
+    found = [_deeply(run, deep, watch) for run in _whole(runs)] if deep else []
+    claims += [claim for told, _ in found for claim in told]
     failed = any(claim.verdict == "FAIL" for claim in claims)
     return Report(
         schema=1,
         privet=privet.__version__,
         audited_at=now.isoformat(),
-        options=Options(delta, dict(keys or {}), _relative(policy, base) if policy else None),
+        options=Options(delta, dict(keys or {}), _relative(policy, base) if policy else None, deep),
         paths=tuple(_relative(path, base) for path in paths),
         verdict="FAIL" if failed else "PASS",
         files=tuple(_digests(folders, files, policy, base)),
@@ -109,12 +132,15 @@ def audit(
         sums=(*_sums_of_runs(runs, delta), *_sums_of_accounts(known, delta)),
         persons=tuple(_persons(runs, delta)),
         leaks=tuple(left for run in _whole(runs) for left in leaks.leaks(run)),
-        assumptions=_ASSUMPTIONS,
+        assumptions=(*_ASSUMPTIONS, *(_OF_DEEP if deep else ())),
+        deep=tuple(record for _, record in found if record),
     )
 
 
-def verify_report(path: Path) -> list[str]:
+def verify_report(path: Path, *, watch: Watch = look_away) -> list[str]:
     """Where an audit of the same files now differs from the report in `path`; empty: nowhere.
+
+    A deep one trains as long as it did, from the same seed.
 
     Raises DataError when the report cannot be read, or what it is about is gone.
     """
@@ -126,6 +152,8 @@ def verify_report(path: Path) -> list[str]:
         policy=base / told.options.policy if told.options.policy else None,
         keys=told.options.public_keys,
         at=datetime.fromisoformat(told.audited_at),
+        deep=told.options.deep,
+        watch=watch,
     )
     now = {file.path: file.sha256 for file in again.files}
     files = [f"the file {f.path}" for f in told.files if now.get(f.path) != f.sha256]
@@ -192,6 +220,16 @@ def _made(subject: str, check: Callable[..., Iterable[Claim]], *evidence: object
         told = f"{name}: {type(error).__name__}: {error}"[:300]
         statement = "Every check could be made."
         return [judged("record.checkable", subject, statement, faults=[told])]
+
+
+def _deeply(
+    run: Evidence, options: DeepOptions, watch: Watch
+) -> tuple[Sequence[Claim], Deep | None]:
+    """Torch and what trains with it is loaded by those who ask for this alone."""
+    from privet.simulations.deep.claims import deep_audit
+
+    watch(run.subject, 0)
+    return deep_audit(run, options, partial(watch, run.subject))
 
 
 def _whole(runs: Sequence[Evidence]) -> list[Evidence]:

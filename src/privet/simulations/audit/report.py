@@ -19,6 +19,7 @@ from pydantic import BeforeValidator, PlainSerializer, TypeAdapter, ValidationEr
 from privet.errors import DataError
 from privet.privacy.audit.claims import Claim, Verdict
 from privet.simulations.audit.leaks import Left
+from privet.simulations.deep.record import Deep, DeepOptions
 from privet.whole_file import replace_file
 
 SCHEMA = 1
@@ -60,6 +61,8 @@ class Options:
     """By silo, 64 hexadecimal digits."""
     policy: str | None
     """Path of the policy that was given in place of the runs' own."""
+    deep: DeepOptions | None = None
+    """Of a deep audit."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,8 @@ class Report:
     persons: tuple[Persons, ...]
     leaks: tuple[Left, ...]
     assumptions: tuple[str, ...]
+    deep: tuple[Deep, ...] = ()
+    """What a deep audit found, for each run that it could train again."""
 
 
 _REPORT = TypeAdapter(Report)

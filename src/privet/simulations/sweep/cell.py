@@ -13,12 +13,14 @@ from typing import Any
 from privet.errors import DataError, PrivacyError
 from privet.experiment import Experiment
 from privet.privacy.ledger import read_history
-from privet.server.app import look_away
 from privet.server.folder import RunFolder
+from privet.server.rounds import Watch
 from privet.simulations.ledger import LEDGER, settle
 from privet.simulations.prepare import prepare
 from privet.simulations.run import Engine, Execution, run_prepared
 from privet.simulations.sweep.results import Cell, cell_from_plain, to_plain
+from privet.simulations.tracking.line import Line
+from privet.simulations.tracking.sweeps import tracked_cell
 
 CELL = "cell.json"
 
@@ -34,20 +36,24 @@ class Job:
     data_dir: Path | None = None
 
 
-def run_cell(job: Job) -> Cell:
+def run_cell(job: Job, line: Line | None = None) -> Cell:
     """Run it and leave a finished run folder, which appears whole or not at all.
 
-    Raises whatever the run raises; its folder is then gone.
+    A tracker at the other end of `line` follows. Raises whatever the run raises; its folder is then
+    gone.
     """
+    with tracked_cell(line, job.cell, job.experiment, folder=job.folder) as watch:
+        return _run(job, watch)
+
+
+def _run(job: Job, watch: Watch) -> Cell:
     part = job.folder.with_name(f".{job.folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
         start = time.perf_counter()
         prepared = prepare(job.experiment, data_dir=job.data_dir)
         execution = Execution(workers=1, engine=job.engine)
-        summary = run_prepared(
-            prepared, out=part, execution=execution, resume=False, watch=look_away
-        )
+        summary = run_prepared(prepared, out=part, execution=execution, resume=False, watch=watch)
         _demand_agreement(summary)
         done = _outcome(job.cell, summary, RunFolder(part), seconds=time.perf_counter() - start)
         settle(part)

@@ -15,6 +15,8 @@ from privet.experiment import Experiment
 from privet.one_process import only_process
 from privet.privacy.accounting.tuning import RandomRuns
 from privet.simulations.run import Engine
+from privet.simulations.sweep.again import sweep_toml
+from privet.simulations.sweep.asked import Asked
 from privet.simulations.sweep.cell import Job, finished
 from privet.simulations.sweep.plan import Planned, Planner, baselines_of, grid, seeds_of
 from privet.simulations.sweep.results import SCHEMA, Axis, Cell, Settings, Sweep, Value
@@ -22,6 +24,7 @@ from privet.simulations.sweep.selection import choose, plan_selection
 from privet.simulations.sweep.statistics import compare, estimate
 from privet.simulations.sweep.store import CELLS, LOCK, Store
 from privet.simulations.sweep.workers import run_jobs
+from privet.simulations.tracking.sweeps import SweepTracking, tracked_sweep
 from privet.tasks.keeping import kept_tasks
 
 
@@ -59,6 +62,7 @@ def sweep(
     resume: bool = False,
     private_tuning: RandomRuns | None = None,
     watch: Watch | None = None,
+    track: str | SweepTracking | None = None,
 ) -> Sweep:
     """Run `experiment` at every combination of the axes' values, and at the listed `cells`.
 
@@ -83,6 +87,9 @@ def sweep(
     and `Sweep.selection` is the best with what it costs to release that one and nothing else
     (Papernot and Steinke 2022; see `privet.simulations.sweep.selection`). Every run has a seed of
     its own, and there are no baselines.
+
+    `track`: mlflow, tensorboard or wandb, perhaps with a colon and a place, is told of every round
+    of every cell (see `privet.simulations.tracking`).
 
     Raises PrivetError for settings that cannot be, and for a folder that holds a sweep already or
     is in use; KeyboardInterrupt leaves the results so far.
@@ -112,7 +119,7 @@ def sweep(
         planner.check(each)
     store = Store(out)
     before = store.open(resume=resume)
-    with kept_tasks(), only_process(out / LOCK):
+    with tracked_sweep(track, folder=out) as tracking, kept_tasks(), only_process(out / LOCK):
         begin = time.monotonic() - (before.seconds if before else 0.0)
         if private_tuning:
             planned, selection = plan_selection(planner, settings, private_tuning)
@@ -121,7 +128,17 @@ def sweep(
         else:
             planned = planner.plan(settings, record.seeds, record.baselines)
         record = replace(record, tried=_tried(before, planned))
-        return _run(_Progress(record, store, planned, begin), data_dir, watch or LookAway())
+        store.save_asked(sweep_toml(experiment, _asked(record, cells)))
+        progress = _Progress(record, store, planned, begin)
+        return _run(progress, data_dir, watch or LookAway(), tracking)
+
+
+def _asked(record: Sweep, cells: Sequence[Settings]) -> Asked:
+    """Private tuning draws seeds of its own and takes no baselines."""
+    axes = {axis.key: axis.values for axis in record.axes}
+    if record.selection:
+        return Asked(axes, cells)
+    return Asked(axes, cells, record.seeds, record.baselines or "none")
 
 
 def _tried(before: Sweep | None, planned: Sequence[Planned]) -> tuple[str, ...]:
@@ -174,19 +191,24 @@ class _Progress:
         return sweep
 
 
-def _run(progress: _Progress, data_dir: Path | None, watch: Watch) -> Sweep:
+def _run(
+    progress: _Progress, data_dir: Path | None, watch: Watch, tracking: SweepTracking | None
+) -> Sweep:
     record, store = progress.record, progress.store
     store.clear_away()
     progress.look()
     watch.begin(list(progress.cells.values()), workers=record.workers)
     store.save(progress.so_far())
+    if tracking:
+        tracking.begin(record, folder=store.folder)
     folder = store.folder.absolute() / CELLS
     jobs = [
         Job(each.cell, each.experiment, folder / each.cell.address, record.engine, data_dir)
         for each in progress.waiting()
     ]
     try:
-        for cell in run_jobs(jobs, workers=record.workers):
+        line = tracking.line if tracking else None
+        for cell in run_jobs(jobs, workers=record.workers, line=line):
             progress.note(cell)
             watch(cell)
     finally:

@@ -1,5 +1,6 @@
 """A sweep's folder.
 
+sweep.toml               what was asked for, as an experiment file that asks for the same again
 sweep.json               the results, rewritten as a whole as cells are done
 cells.csv, cells.parquet the same cells as a table, when the command ends
 cells/<address>/         a run folder for each cell that is done
@@ -17,6 +18,7 @@ from privet.simulations.sweep.results import Sweep, from_plain, to_plain
 from privet.whole_file import replace_file
 
 SWEEP = "sweep.json"
+AGAIN = "sweep.toml"
 CELLS = "cells"
 LOCK = ".lock"
 
@@ -59,6 +61,10 @@ class Store:
         """Remove what was left of cells that were cut off; nobody else may be at work here."""
         for part in (self.folder / CELLS).glob(".*.part"):
             shutil.rmtree(part, ignore_errors=True)
+
+    def save_asked(self, text: str) -> None:
+        """Replace what was asked for."""
+        replace_file(self.folder / AGAIN, text.encode())
 
     def save(self, sweep: Sweep) -> None:
         """Replace the results."""

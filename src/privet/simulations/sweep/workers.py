@@ -22,6 +22,7 @@ from typing import Any
 from privet.errors import PrivetError
 from privet.simulations.sweep.cell import Job, run_cell
 from privet.simulations.sweep.results import Cell
+from privet.simulations.tracking.line import Line
 from privet.tasks.keeping import kept_tasks
 
 _LONGEST_REASON = 300
@@ -34,14 +35,15 @@ class _Worker:
     job: Job | None = None
 
 
-def run_jobs(jobs: Sequence[Job], *, workers: int) -> Iterator[Cell]:
+def run_jobs(jobs: Sequence[Job], *, workers: int, line: Line | None = None) -> Iterator[Cell]:
     """Each cell as it is done or has failed, in the order of the clock.
 
+    A tracker at the other end of `line` is told of every round.
     When the caller stops listening, or is interrupted, all processes are ended.
     """
     waiting = list(reversed(jobs))
     _import_what_is_imported_late()
-    with _staff(min(workers, len(jobs))) as staff:
+    with _staff(min(workers, len(jobs)), line) as staff:
         for worker in staff:
             _give(worker, waiting)
         while busy := [worker for worker in staff if worker.job is not None]:
@@ -52,7 +54,7 @@ def run_jobs(jobs: Sequence[Job], *, workers: int) -> Iterator[Cell]:
                 cell = _take(worker) or _bury(worker, worker.job.cell)
                 if not worker.process.is_alive():
                     staff.remove(worker)
-                    staff.append(worker := _start())
+                    staff.append(worker := _start(line))
                 _give(worker, waiting)
                 yield cell
 
@@ -65,10 +67,10 @@ def _import_what_is_imported_late() -> None:
 
 
 @contextmanager
-def _staff(count: int) -> Iterator[list[_Worker]]:
+def _staff(count: int, line: Line | None) -> Iterator[list[_Worker]]:
     staff: list[_Worker] = []
     try:
-        staff.extend(_start() for _ in range(count))
+        staff.extend(_start(line) for _ in range(count))
         yield staff
     finally:
         for worker in staff:
@@ -77,11 +79,11 @@ def _staff(count: int) -> Iterator[list[_Worker]]:
             worker.pipe.close()
 
 
-def _start() -> _Worker:
+def _start(line: Line | None) -> _Worker:
     can_fork = "fork" in multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("fork" if can_fork else "spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, os.getpid()), daemon=True)
+    process = context.Process(target=_serve, args=(theirs, os.getpid(), line), daemon=True)
     process.start()
     theirs.close()
     return _Worker(process, ours)
@@ -111,7 +113,7 @@ def _bury(worker: _Worker, cell: Cell) -> Cell:
     return replace(cell, status="failed", reason=f"its process died with exit code {code}")
 
 
-def _serve(pipe: Connection, parent: int) -> None:
+def _serve(pipe: Connection, parent: int, line: Line | None) -> None:
     """A worker's life: run cells until the parent is gone."""
     import torch
 
@@ -120,7 +122,7 @@ def _serve(pipe: Connection, parent: int) -> None:
     torch.set_num_threads(1)
     with contextlib.suppress(EOFError, OSError), kept_tasks():
         while True:
-            pipe.send(_run(pipe.recv()))
+            pipe.send(_run(pipe.recv(), line))
 
 
 def _end_with(parent: int) -> None:
@@ -130,12 +132,12 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _run(job: Job) -> Cell:
+def _run(job: Job, line: Line | None) -> Cell:
     try:
-        return run_cell(job)
+        return run_cell(job, line)
     except PrivetError as error:
         reason = str(error)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
-    line = " ".join(reason.split())[:_LONGEST_REASON]
-    return replace(job.cell, status="failed", reason=line)
+    told = " ".join(reason.split())[:_LONGEST_REASON]
+    return replace(job.cell, status="failed", reason=told)

@@ -1,0 +1,167 @@
+"""The two charts of a comparison: accuracy by round, and accuracy against epsilon."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from privet.simulations.compare.entry import Entry
+from privet.simulations.report.charts import (
+    SIDE,
+    LineChart,
+    Series,
+    Tick,
+    finite,
+    hover,
+    line_chart,
+    nice_ticks,
+    silo_style,
+)
+from privet.simulations.report.formatting import bound
+
+_LEFT, _RIGHT = 5.0, 95.0
+_LANE = 92.0
+"""Where entries without epsilon stand, beside those with one."""
+_BEFORE_LANE = 78.0
+_CLOSE = 1.5
+"""Per cent: the width of a dot on a phone, nearly."""
+
+
+@dataclass(frozen=True)
+class Dot:
+    """An entry as a point with its interval: paths in a square of SIDE units."""
+
+    name: str
+    style: str
+    point: str
+    interval: str
+
+
+@dataclass(frozen=True)
+class Points:
+    """Accuracy upwards, epsilon to the right (logarithmic), none beyond it."""
+
+    description: str
+    dots: tuple[Dot, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    lane: bool
+    hover: str
+
+
+def curves(entries: Sequence[Entry]) -> LineChart | None:
+    """Accuracy by round, a line for each entry; None where nobody measured it."""
+    if not any(entry.curve for entry in entries):
+        return None
+    rounds = sorted({number for entry in entries for number in entry.curve})
+    return line_chart(
+        title="Accuracy by round",
+        rounds=rounds,
+        series=[
+            Series(entry.name, [entry.curve.get(n) for n in rounds], silo_style(i), sparse=True)
+            for i, entry in enumerate(entries)
+        ],
+    )
+
+
+def points(entries: Sequence[Entry]) -> Points | None:
+    """Accuracy against epsilon; None where no entry has an epsilon that can be drawn."""
+    styles = {entry.name: silo_style(index) for index, entry in enumerate(entries)}
+    shown = [e for e in entries if e.accuracy is not None and (_drawn(e) or not e.private)]
+    epsilons = sorted({entry.epsilon for entry in shown if entry.epsilon and _drawn(entry)})
+    if not epsilons:
+        return None
+    lane = any(not entry.private for entry in shown)
+    columns = _columns(epsilons, right=_BEFORE_LANE if lane else _RIGHT)
+    places = [columns[e.epsilon] if e.private and e.epsilon else _LANE for e in shown]
+    levels = nice_ticks(finite(end for entry in shown for end in _interval(entry)))
+    return Points(
+        description=f"Accuracy against epsilon of {len(shown)} entries; the table has the figures.",
+        dots=tuple(
+            _dot(e, x, levels, styles[e.name]) for e, x in zip(shown, _apart(places), strict=True)
+        ),
+        x_ticks=(
+            *_uncrowded([Tick(columns[epsilon], bound(epsilon)) for epsilon in epsilons]),
+            *([Tick(_LANE, "none")] if lane else []),
+        ),
+        y_ticks=tuple(Tick(_height(v, levels) * 100, _level(v, levels)) for v in levels),
+        lane=lane,
+        hover=_hover(shown, places, styles),
+    )
+
+
+def _drawn(entry: Entry) -> bool:
+    return entry.epsilon is not None and 0 < entry.epsilon < math.inf
+
+
+def _columns(epsilons: Sequence[float], *, right: float) -> dict[float, float]:
+    """In per cent from the left; a single one stands in the middle."""
+    low, high = math.log(epsilons[0]), math.log(epsilons[-1])
+    if high - low < 1e-9:
+        return dict.fromkeys(epsilons, (_LEFT + right) / 2)
+    scale = (right - _LEFT) / (high - low)
+    return {epsilon: _LEFT + (math.log(epsilon) - low) * scale for epsilon in epsilons}
+
+
+def _apart(places: Sequence[float]) -> list[float]:
+    """Places beside each other where several would be one."""
+    moved = []
+    for index, place in enumerate(places):
+        near = [i for i, other in enumerate(places) if abs(other - place) < _CLOSE]
+        moved.append(place + _CLOSE * (near.index(index) - (len(near) - 1) / 2))
+    return moved
+
+
+def _uncrowded(ticks: Sequence[Tick]) -> list[Tick]:
+    kept: list[Tick] = []
+    for tick in ticks:
+        if not kept or tick.at - kept[-1].at > 9:
+            kept.append(tick)
+    return kept
+
+
+def _interval(entry: Entry) -> tuple[float, float]:
+    half = entry.half_width or 0.0
+    mean = entry.accuracy or 0.0
+    return mean - half, mean + half
+
+
+def _height(value: float, levels: Sequence[float]) -> float:
+    return (value - levels[0]) / (levels[-1] - levels[0])
+
+
+def _level(value: float, levels: Sequence[float]) -> str:
+    decimals = max(0, -math.floor(math.log10(levels[1] - levels[0]) + 1e-9))
+    return f"{value:.{decimals}f}"
+
+
+def _dot(entry: Entry, place: float, levels: Sequence[float], style: str) -> Dot:
+    x = place / 100 * SIDE
+    low, high = (f"{(1 - _height(end, levels)) * SIDE:.5g}" for end in _interval(entry))
+    middle = f"{(1 - _height(entry.accuracy or 0.0, levels)) * SIDE:.5g}"
+    interval = f"M{x:.5g} {low}V{high}" if entry.half_width else ""
+    return Dot(entry.name, style, f"M{x:.5g} {middle}h0", interval)
+
+
+def _hover(shown: Sequence[Entry], places: Sequence[float], styles: dict[str, str]) -> str:
+    at = sorted(set(places))
+    by_place = {x: [e for e, place in zip(shown, places, strict=True) if place == x] for x in at}
+    heads = [
+        f"epsilon {bound(of[0].epsilon)}" if of[0].private else "no differential privacy"
+        for of in by_place.values()
+    ]
+    drawn = list(zip(shown, places, strict=True))
+    texts = [[_told(entry) if place == x else None for x in at] for entry, place in drawn]
+    return hover(
+        at=at,
+        heads=heads,
+        names=[entry.name for entry in shown],
+        styles=[styles[entry.name] for entry in shown],
+        texts=texts,
+    )
+
+
+def _told(entry: Entry) -> str:
+    interval = f" ± {entry.half_width:.3f}" if entry.half_width else ""
+    return f"{entry.accuracy:.3f}{interval}"

@@ -1,0 +1,67 @@
+"""A sweep as a tracker follows it: its cells, and a run of its own that they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from privet.experiment import Experiment
+from privet.server.app import look_away
+from privet.server.rounds import Watch
+from privet.simulations.sweep.results import Cell, Sweep, to_plain
+from privet.simulations.sweep.words import title
+from privet.simulations.tracking.asked import Tracking
+from privet.simulations.tracking.figures import About, flat
+from privet.simulations.tracking.following import REPORT, ended, followed
+from privet.simulations.tracking.line import Line, open_line
+
+_SWEEP = "sweep"
+_FILES = ("sweep.json", "cells.csv", REPORT)
+
+
+@contextmanager
+def tracked_cell(
+    line: Line | None, cell: Cell, experiment: Experiment, *, folder: Path
+) -> Iterator[Watch]:
+    """A watch for a cell, in the process that runs it; without a line it watches nothing."""
+    if line is None:
+        yield look_away
+        return
+    settings = flat(experiment.model_dump(exclude_none=True)) if cell.kind == "federated" else {}
+    own = {"kind": cell.kind, "seed": cell.seed} | ({"silo": cell.silo} if cell.silo else {})
+    about = About(f"{title(cell)}, seed {cell.seed}", {**settings, **cell.settings, **own}, _SWEEP)
+    with followed(line, cell.address, about, folder) as watch:
+        yield watch
+
+
+@dataclass(frozen=True)
+class SweepTracking:
+    """A sweep's own run, which its cells belong to, and the line that they speak on."""
+
+    line: Line
+
+    def begin(self, sweep: Sweep, *, folder: Path) -> None:
+        """Say what is swept."""
+        axes = {f"axis.{axis.key}": to_plain(axis.values) for axis in sweep.axes}
+        settings = flat(sweep.experiment) | axes | {"seeds": list(sweep.seeds)}
+        self.line.say("begin", _SWEEP, About(folder.absolute().name, settings, cells=True))
+
+
+@contextmanager
+def tracked_sweep(
+    track: str | SweepTracking | None, *, folder: Path
+) -> Iterator[SweepTracking | None]:
+    """What `sweep` takes as `track`; one that is open already stays open.
+
+    At the end the results and, if there is one, the report are passed on.
+    """
+    if track is None or isinstance(track, SweepTracking):
+        yield track
+        return
+    with (
+        open_line(Tracking.parse(track), folder) as line,
+        ended(line, _SWEEP, [folder / name for name in _FILES]),
+    ):
+        yield SweepTracking(line)

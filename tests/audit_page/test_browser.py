@@ -1,0 +1,186 @@
+"""The page in Chromium: nothing breaks, nothing is loaded, its figures are those of the audit."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+
+from audit_page.conftest import Audited
+from privet.privacy.audit.claims import Claim
+from privet.simulations.audit.page import write_pages
+from privet.simulations.audit.report import write
+
+NAMES = (
+    "<script>window.hacked = 1</script>",
+    "</style><img src=x onerror='window.hacked = 1'>",
+    "silo-" + "x" * 300,
+    "\u202egnorw",
+    '{{ 7 * 7 }} & "quoted"',
+)
+pytestmark = pytest.mark.browser
+
+
+def visit(
+    driver: webdriver.Chrome, page: Path, *, width: int = 1280, dark: bool = False
+) -> webdriver.Chrome:
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+    for log in ("browser", "performance"):
+        driver.get_log(log)  # what belongs to the page before
+    driver.get(page.as_uri())
+    return driver
+
+
+def requests(driver: webdriver.Chrome) -> list[str]:
+    """Everything the page asked for."""
+    events = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
+    return [
+        event["params"]["request"]["url"]
+        for event in events
+        if event["method"] == "Network.requestWillBeSent"
+    ]
+
+
+def brightness(colour: str) -> float:
+    red, green, blue = (float(part) for part in colour.split("(")[1].rstrip(")").split(",")[:3])
+    return (red + green + blue) / 3
+
+
+@pytest.fixture(scope="session")
+def hostile(honest: Audited, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The honest report with names that would like to be more than names."""
+    report, folder = honest.report, tmp_path_factory.mktemp("hostile")
+    claims = [Claim("record.chain", name, name, "FAIL", (name,) * 2) for name in NAMES]
+    sums = [dataclasses.replace(report.sums[0], silo=n, subject=n, by_hand=n) for n in NAMES]
+    leaks = [dataclasses.replace(report.leaks[0], silo=n, field=n, protection=n) for n in NAMES]
+    changed = dataclasses.replace(
+        report,
+        verdict="FAIL",
+        claims=(*claims, *report.claims),
+        sums=tuple(sums),
+        leaks=tuple(leaks),
+        paths=NAMES,
+        audited_at=NAMES[0],
+    )
+    write(changed, folder / "audit.json")
+    return write_pages(folder / "audit.json").html
+
+
+@pytest.fixture
+def page(request: pytest.FixtureRequest, hostile: Path) -> Path:
+    if request.param == "hostile":
+        return hostile
+    return Path(request.getfixturevalue(request.param).out / "audit.html")
+
+
+every_page = pytest.mark.parametrize("page", ["honest", "spoilt", "hostile"], indirect=True)
+
+
+@every_page
+def test_no_console_message_and_no_request(page: Path, chromium: webdriver.Chrome) -> None:
+    visit(chromium, page)
+    assert chromium.get_log("browser") == []
+    assert [url for url in requests(chromium) if not url.startswith("data:")] == [page.as_uri()]
+
+
+@every_page
+@pytest.mark.parametrize("width", [360, 768, 1280])
+def test_nothing_scrolls_sideways(page: Path, width: int, chromium: webdriver.Chrome) -> None:
+    visit(chromium, page, width=width)
+    for folded in chromium.find_elements(By.TAG_NAME, "details"):
+        chromium.execute_script("arguments[0].open = true", folded)
+    assert chromium.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+def test_dark_is_dark_and_light_is_light(honest: Audited, chromium: webdriver.Chrome) -> None:
+    for dark in (False, True):
+        visit(chromium, honest.out / "audit.html", dark=dark)
+        body = chromium.find_element(By.TAG_NAME, "body")
+        paper = brightness(body.value_of_css_property("background-color"))
+        label = chromium.find_element(By.CSS_SELECTOR, ".drawn text.name")
+        ink = brightness(label.value_of_css_property("fill"))
+        assert (paper < 40 and ink > 200) if dark else (paper > 240 and ink < 60)
+
+
+def test_the_verdict_and_what_fails_are_seen_at_once(
+    spoilt: Audited, chromium: webdriver.Chrome
+) -> None:
+    visit(chromium, spoilt.out / "audit.html", width=360)
+    stamp = chromium.find_element(By.CSS_SELECTOR, ".stamp")
+    assert stamp.is_displayed()
+    assert stamp.rect["y"] + stamp.rect["height"] < 800
+    said = stamp.text
+    assert said.startswith("FAIL")
+    assert "the epsilon that was claimed is not what the ledger's entries give" in said
+    alarms = " ".join(each.text for each in chromium.find_elements(By.CSS_SELECTOR, ".alarms li"))
+    rows = chromium.find_elements(By.CSS_SELECTOR, ".claims tr.fail")
+    failed = [claim for claim in spoilt.report.claims if claim.verdict == "FAIL"]
+    assert len(rows) == len(failed)
+    for claim, row in zip(failed, rows, strict=True):
+        assert claim.evidence[0] in alarms
+        assert all(line in row.text for line in claim.evidence)
+
+
+def test_every_claim_is_on_the_page_once(honest: Audited, chromium: webdriver.Chrome) -> None:
+    visit(chromium, honest.out / "audit.html")
+    count = 0
+    for row in chromium.find_elements(By.CSS_SELECTOR, ".claims tbody tr"):
+        subjects = row.find_elements(By.CSS_SELECTOR, ".of")
+        count += sum(len(str(each.get_attribute("innerText")).split(", ")) for each in subjects)
+    assert count == len(honest.report.claims)
+
+
+def test_figures_are_the_reports(honest: Audited, chromium: webdriver.Chrome) -> None:
+    visit(chromium, honest.out / "audit.html")
+    digest = hashlib.sha256((honest.out / "audit.json").read_bytes()).hexdigest()
+    assert chromium.find_element(By.CSS_SELECTOR, ".digest").text == digest
+    programs = chromium.find_elements(By.CSS_SELECTOR, ".recipe pre")
+    shown = {str(each.get_attribute("textContent")).strip() for each in programs}
+    assert shown == {each.by_hand.strip() for each in honest.report.sums}
+    rows = chromium.find_elements(By.CSS_SELECTOR, "header table.silos tbody tr")
+    most = max(honest.report.sums, key=lambda each: each.epsilon)
+    spent, left = (float(rows[0].find_elements(By.TAG_NAME, "td")[at].text) for at in (3, 6))
+    assert most.epsilon <= spent < most.epsilon + 0.01
+    assert 8.0 - most.epsilon - 0.001 < left <= 8.0 - most.epsilon
+
+
+def test_canaries_are_drawn(honest: Audited, chromium: webdriver.Chrome) -> None:
+    for width in (360, 1280):
+        visit(chromium, honest.out / "audit.html", width=width)
+        drawn = chromium.find_elements(By.CSS_SELECTOR, "#canaries .drawn > svg")
+        assert len(drawn) == 3
+        for each in drawn:
+            assert each.rect["width"] > 250
+            assert each.find_elements(By.TAG_NAME, "path")
+        claims = drawn[0].find_elements(By.CSS_SELECTOR, "path.claim")
+        shown = drawn[0].find_elements(By.CSS_SELECTOR, "path.dot")
+        assert len(claims) == len(shown) == 5
+        for claim, bound in zip(claims, shown, strict=True):
+            assert bound.rect["x"] < claim.rect["x"]
+
+
+def test_names_stay_names(hostile: Path, chromium: webdriver.Chrome) -> None:
+    visit(chromium, hostile)
+    assert chromium.execute_script("return window.hacked === undefined")
+    assert chromium.find_elements(By.CSS_SELECTOR, "script, img") == []
+    text = str(chromium.find_element(By.TAG_NAME, "body").get_attribute("textContent"))
+    assert all(name in text for name in NAMES)
+
+
+def test_the_policy_stops_a_script_that_got_in(
+    honest: Audited, tmp_path: Path, chromium: webdriver.Chrome
+) -> None:
+    page = (honest.out / "audit.html").read_text()
+    got_in = tmp_path / "audit.html"
+    got_in.write_text(page.replace("</main>", "<script>window.hacked = 1</script></main>"))
+    visit(chromium, got_in)
+    assert chromium.execute_script("return window.hacked === undefined")
+    assert chromium.get_log("browser") != []

@@ -1,0 +1,35 @@
+"""A small experiment for trackers, and what its history says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from privet import Experiment
+from privet.simulations.tracking.figures import figures
+
+TINY = Experiment.from_mapping(
+    {
+        "task": "digits",
+        "rounds": 3,
+        "seed": 3,
+        "federation": {"silos": 3},
+        "training": {"batch_size": 64, "lr": 0.5},
+        "privacy": {"epsilon": 4.0},
+        "evaluation": {"every": 2},
+    }
+)
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+
+
+def by_round(folder: Path) -> dict[str, dict[int, float]]:
+    """By figure and round, what a tracker should have been told of a run."""
+    found: dict[str, dict[int, float]] = {}
+    for entry in history(folder):
+        for name, value in figures(entry).items():
+            found.setdefault(name, {})[entry["round"]] = value
+    return found
