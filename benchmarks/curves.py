@@ -98,9 +98,8 @@ def write_table(path: Path) -> None:
 
 
 def show(name: str, result: Sweep) -> None:
-    print(
-        f"\n### {name}\n\n| setting | epsilon | accuracy | worst silo | seeds |\n|---|---|---|---|---|"
-    )
+    print(f"\n### {name}\n")
+    print("| setting | epsilon | accuracy | worst silo | seeds |\n|---|---|---|---|---|")
     for each in result.estimates:
         epsilon = "-" if each.epsilon is None else f"{each.epsilon:.2f}"
         print(

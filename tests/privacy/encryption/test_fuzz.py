@@ -6,6 +6,7 @@ change within a ciphertext's noise, or another spelling of the same compressed b
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
 
@@ -22,7 +23,8 @@ from privet.privacy.encryption import (
 )
 from privet.privacy.encryption.protobuf import fields
 
-CASES = pytest.mark.parametrize("cases", [1500, pytest.param(20_000, marks=pytest.mark.slow)])
+MANY = int(os.environ.get("PRIVET_FUZZ", "6000"))
+CASES = pytest.mark.parametrize("cases", [1500, pytest.param(MANY, marks=pytest.mark.slow)])
 CIPHERS = pytest.mark.parametrize("name", ["default", "compact", "documented", "ckks"])
 SECONDS = 900
 
