@@ -92,7 +92,16 @@ class SealedModel:
         self._upload_bytes = 0
 
     def prepare(self, round_: int, roster: Roster) -> list[Failure]:
-        """A new key where one is due; silos that could not be given it are named."""
+        """A new key where one is due; silos that could not be given it are named.
+
+        Raises ExperimentError for more silos than one sum can hold, before any of them trains.
+        """
+        most = self._cipher.facts.max_clients
+        if len(roster) > most:
+            raise ExperimentError(
+                f"encryption.profile = '{self._encryption.profile}' adds up at most {most} silos; "
+                f"the federation has {len(roster)}"
+            )
         self._unit = _weight_unit(roster)
         due = rotation(
             self._state.age,
