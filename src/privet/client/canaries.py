@@ -1,7 +1,7 @@
-"""A simulated silo's canaries, and the file in which what is seen of them is kept for the audit.
+"""A silo's canaries, and the file in which what is seen of them is kept for the audit.
 
 The node's own configuration asks for them (`canaries`, how many coordinates, and `canaries-dir`), a
-job cannot. Real silos have none.
+job cannot.
 """
 
 from __future__ import annotations
@@ -18,12 +18,17 @@ from privet.randomness import numpy_generator, stream
 
 
 def canaries_of(silo: Silo, context: Context) -> Canaries | None:
-    """The silo's canaries, each in or out by a fair coin of the seed's, once for all rounds."""
+    """The silo's canaries, each in or out by a fair coin, the same in all rounds of a job.
+
+    Coins follow from the seed, and on a real silo from the job and its name: the block never leaves
+    the silo, so there is nobody to be kept from guessing them.
+    """
     count = int(context.node_config.get("canaries", 0))
-    if silo.seed is None or count == 0:
+    if count == 0:
         return None
-    coins = numpy_generator(stream(silo.seed, "canaries", silo.index)).random(count)
-    return Canaries(coins < 0.5)
+    own = stream(0, "canaries", str(context.node_config.get("job")), silo.name)
+    belongs_to = own if silo.seed is None else stream(silo.seed, "canaries", silo.index)
+    return Canaries(numpy_generator(belongs_to).random(count) < 0.5)
 
 
 def keep_trace(
@@ -32,4 +37,5 @@ def keep_trace(
     """Write down what a round's training made of the canaries."""
     folder = Path(str(context.node_config["canaries-dir"]))
     sighting = Sighting(silo.name, round_, plan, canaries.inserted, trace.sampled, trace.gradients)
-    add_sighting(folder / f"silo-{silo.index}.jsonl", sighting)
+    name = silo.name if silo.seed is None else f"silo-{silo.index}"
+    add_sighting(folder / f"{name}.jsonl", sighting)

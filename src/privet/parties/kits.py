@@ -157,6 +157,8 @@ class SiloKit(_Kit):
     models: FilePath = Path("models")
     state: FilePath = Path("state")
     """Folder of what the silo must remember besides its ledger."""
+    canaries: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """Coordinates for canaries beside every model that is trained with DP-SGD, for the audit."""
     share: Share | None = None
     """"0/3": the first third of a public data set, for trying out."""
     health: OptionalAddress = "127.0.0.1:9402"

@@ -10,6 +10,7 @@ from typing import Any
 from privet.parties import Parties, SiloKit
 from privet.parties.jobs import ORDER_KEY, read_order
 from privet.parties.requests import Denied
+from privet.privacy.audit.canary_files import CANARIES
 
 ALLOWED = frozenset({ORDER_KEY})
 """Nothing else of what a server says about a run is listened to."""
@@ -57,6 +58,8 @@ def node_config(kit: SiloKit, job: Job, *, roster: Path) -> dict[str, Any]:
         "keys": str(kit.keys),
         "models": str(kit.models),
         "roster": str(roster),
+        "canaries": kit.canaries,
+        "canaries-dir": str(kit.state / CANARIES / job.id),
     }
     if kit.data_dir is not None:
         config["data-dir"] = str(kit.data_dir)
