@@ -35,8 +35,8 @@ from privet.privacy.mechanisms import Canaries, DpSgd, SeededNoise
 from privet.privacy.mechanisms.together import Descent, Row, chain_of, train_rows
 from privet.randomness import numpy_generator, stream
 from privet.simulations.audit import evidence
-from privet.simulations.deep.claims import deep_audit
-from privet.simulations.deep.record import DeepOptions
+from privet.simulations.audit.deep.claims import deep_audit
+from privet.simulations.audit.deep.record import DeepOptions
 from privet.simulations.run import Engine
 
 sys.path.append(str(Path(__file__).parent.parent / "tests"))

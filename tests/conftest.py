@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 settings.register_profile("suite", deadline=None, derandomize=True, print_blob=True)
@@ -25,3 +30,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Chrome]:
+    """One browser for all tests of a process; `browser.visit` opens a page in it."""
+    from browser import opened
+
+    with opened() as found:
+        yield found

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,23 @@ def test_rooms_depend_one_way(room: str) -> None:
             assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
 
 
+def _rooms_within(room: str) -> dict[str, set[str]]:
+    """What each folder and module of a room imports of the others, inside of functions too."""
+    inside = ROOT / room
+    names = {path.stem for path in inside.iterdir() if path.suffix == ".py" or path.is_dir()}
+    found: dict[str, set[str]] = {name: set() for name in names}
+    for path in inside.rglob("*.py"):
+        own = path.relative_to(inside).with_suffix("").parts[0]
+        parts = (module.split(".") for module in _imports(path))
+        found[own] |= {part[2] for part in parts if part[:2] == ["privet", room] and part[2:]}
+    return {name: imported & names - {name} for name, imported in found.items()}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_within_a_room_import_no_cycle(room: str) -> None:
+    TopologicalSorter(_rooms_within(room)).prepare()  # a CycleError names the cycle
+
+
 def test_the_links_at_the_root_lead_to_the_rooms() -> None:
     checkout = ROOT.parent.parent
     if not (checkout / "pyproject.toml").exists():
@@ -76,6 +95,28 @@ def test_light_commands_load_no_heavy_library(code: str) -> None:
     heavy = "torch flwr matplotlib opacus sklearn scipy pandas dp_accounting tenseal datasets"
     probe = f"{code}\nimport sys\nprint(*set({heavy.split()!r}) & set(sys.modules), sep=',')"
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1].strip() == ""
+
+
+def test_a_plain_run_loads_neither_a_compiler_nor_an_accountant(tmp_path: Path) -> None:
+    heavy = "torch._dynamo sympy dp_accounting scipy.stats scipy.signal opacus tenseal pandas"
+    probe = (
+        "import sys\nfrom privet.cli import main\n"
+        "for engine in ('in-process', 'vectorised'):\n"
+        "    try: main(['simulate', 'run.toml', '-q', '--engine', engine, '--out', engine])\n"
+        "    except SystemExit as end: assert not end.code\n"
+        f"print(*set({heavy.split()!r}) & set(sys.modules), sep=',')"
+    )
+    settings = 'task = "toy_tasks:Tiny"\nrounds = 1\nfederation.silos = 4\n'
+    (tmp_path / "run.toml").write_text(settings)
+    done = subprocess.run(
+        [sys.executable, "-c", probe],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+    )
     assert done.stdout.splitlines()[-1].strip() == ""
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from privet.privacy.audit.claims import Claim, Verdict
     from privet.simulations.audit import Report
-    from privet.simulations.deep.record import DeepOptions
+    from privet.simulations.audit.deep.record import DeepOptions
 
 REPORT = "audit.json"
 _COLOURS = {"PASS": "green", "FAIL": "bold red", "UNKNOWN": "yellow"}
@@ -151,7 +151,7 @@ _MOST_DIFFERENCES = 20
 
 def _deep(deep: bool, models: int | None, seed: int | None) -> DeepOptions | None:
     from privet.errors import PrivetError
-    from privet.simulations.deep.record import FEWEST, DeepOptions
+    from privet.simulations.audit.deep.record import FEWEST, DeepOptions
 
     if not deep:
         if models is not None or seed is not None:

@@ -9,6 +9,7 @@ clients and no two rounds ever share noise. On a real silo noise does not come f
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,8 +37,12 @@ def coin(seed: int, *names: int | str) -> float:
 
 
 def _digest(*names: int | str) -> bytes:
-    label = "/".join(f"{type(name).__name__}:{len(str(name))}:{name}" for name in names)
-    return hashlib.sha256(label.encode()).digest()
+    return hashlib.sha256("/".join(map(_label, names)).encode()).digest()
+
+
+@lru_cache(maxsize=4096, typed=True)
+def _label(name: int | str) -> str:
+    return f"{type(name).__name__}:{len(str(name))}:{name}"
 
 
 def numpy_generator(sequence: np.random.SeedSequence) -> np.random.Generator:

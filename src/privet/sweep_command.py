@@ -72,8 +72,8 @@ def sweep_(
     from privet.simulations.sweep.asked import Asked, runs_of
     from privet.simulations.sweep.progress import cell_progress
     from privet.simulations.sweep.run import sweep
+    from privet.simulations.sweep.tracked import tracked_sweep
     from privet.simulations.sweep_report import write_report
-    from privet.simulations.tracking.sweeps import tracked_sweep
 
     experiment = Experiment.from_file(file, assignments(settings or []))
     asked = Asked.from_table(read_toml(file).get(SWEEP, {})).with_options(

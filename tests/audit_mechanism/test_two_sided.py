@@ -12,8 +12,9 @@ from privet.errors import PrivacyError
 from privet.privacy.audit.two_sided import (
     GAUSSIAN,
     Errors,
+    best_threshold,
     clopper_pearson_bound,
-    errors_at_best,
+    errors_at,
     gaussian_bound,
     gaussian_epsilon,
     roc,
@@ -58,6 +59,13 @@ def test_randomised_response_is_refuted_no_more_often_than_promised() -> None:
     assert refuted <= stats.binom.isf(1e-3, 1000, 0.05)
 
 
+def errors_of_second_half(inside: np.ndarray, outside: np.ndarray, assumes: str) -> Errors:
+    """Of the threshold that the first half chooses."""
+    a, b = len(inside) // 2, len(outside) // 2
+    threshold = best_threshold(inside[:a], outside[:b], assumes=assumes)
+    return errors_at(threshold.at, inside[a:], outside[b:])
+
+
 @pytest.mark.parametrize("mu", [0.5, 1.0, 3.0])
 def test_a_gaussian_is_bounded_below_its_epsilon_and_near_it(mu: float) -> None:
     """Balle & Wang 2018: what the threshold attack at every t says is an equality."""
@@ -67,7 +75,7 @@ def test_a_gaussian_is_bounded_below_its_epsilon_and_near_it(mu: float) -> None:
     assert hockey.max() == pytest.approx(1e-5, rel=1e-3)
     rng = np.random.default_rng(1)
     inside, outside = mu + rng.standard_normal(20_000), rng.standard_normal(20_000)
-    errors = errors_at_best(inside, outside, assumes=GAUSSIAN)
+    errors = errors_of_second_half(inside, outside, GAUSSIAN)
     found = gaussian_bound(errors, delta=1e-5)
     assert found.assumes == GAUSSIAN
     assert 0.8 * true < found.epsilon < true
@@ -80,7 +88,7 @@ def test_the_gaussian_bound_keeps_its_confidence() -> None:
     for seed in range(300):
         rng = np.random.default_rng(seed)
         inside, outside = mu + rng.standard_normal(200), rng.standard_normal(200)
-        errors = errors_at_best(inside, outside, assumes=GAUSSIAN)
+        errors = errors_of_second_half(inside, outside, GAUSSIAN)
         refuted += gaussian_bound(errors, delta=1e-5).refutes(true)
     assert refuted <= stats.binom.isf(1e-3, 300, 0.05)
 
@@ -91,18 +99,18 @@ def test_no_difference_costs_no_epsilon() -> None:
     assert gaussian_epsilon(1e-7, 1e-5) == 0.0
 
 
-def test_the_threshold_comes_from_the_first_half_alone() -> None:
-    inside, outside = np.array([5.0, 6.0, 1.0, 8.0]), np.array([1.0, 2.0, 7.0, 0.0])
-    found = errors_at_best(inside, outside)  # 2 parts the first halves
-    assert (found.false_positives, found.out) == (1, 2)
-    assert (found.false_negatives, found.in_) == (1, 2)
+def test_a_threshold_and_its_errors_by_hand() -> None:
+    threshold = best_threshold(np.array([5.0, 6.0]), np.array([1.0, 2.0]))
+    assert threshold.at == 2.0
+    found = errors_at(threshold.at, np.array([1.0, 8.0]), np.array([7.0, 0.0]))
+    assert found == Errors(false_positives=1, out=2, false_negatives=1, in_=2)
 
 
 def test_too_few_runs_are_refused() -> None:
     with pytest.raises(PrivacyError, match="two runs"):
-        errors_at_best(np.zeros(1), np.zeros(5))
+        best_threshold(np.zeros(0), np.zeros(5))
     with pytest.raises(PrivacyError, match="that are numbers"):
-        errors_at_best(np.zeros(5), np.array([0.0, 1.0, np.nan]))
+        errors_at(0.0, np.zeros(5), np.array([0.0, 1.0, np.nan]))
 
 
 def test_a_roc_curve_by_hand() -> None:

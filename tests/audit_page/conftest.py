@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 
 from audit.conftest import EXPERIMENT, POLICY
 from audit.planted import history, summary
 from privet import Execution, Experiment, simulate
 from privet.cli import main
 from privet.simulations.audit.report import Report, read
-
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars")
 
 
 @dataclass(frozen=True)
@@ -76,20 +71,3 @@ def spoilt(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Audited:
     summary(run, lambda told: told["epsilon"].update(max=1.0))
     code, said = run_command(run, "--out", folder / "report")
     return Audited(folder, folder / "report", said, code)
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[webdriver.Chrome]:
-    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (browser and driver):
-        pytest.skip("chromium and chromedriver are not installed")
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    for flag in FLAGS:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    opened = webdriver.Chrome(options=options, service=Service(driver))
-    try:
-        yield opened
-    finally:
-        opened.quit()

@@ -70,7 +70,7 @@ def page_of(report: Report, base: Path) -> str:
     return render(report, base=base, digest=DIGEST)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_report_can_be_said(honest: Audited, data: st.DataObject) -> None:
     report = dataclasses.replace(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,14 +54,16 @@ def trained(setup: Experiment, examples: Examples, **arguments: object):
     return weights, train(work)
 
 
-def test_plain_training_equals_a_loop_over_the_same_batches() -> None:
-    setup = experiment(**{"training.batch_size": 4, "training.epochs": 2, "training.momentum": 0.9})
+@pytest.mark.parametrize("drag", [{}, {"momentum": 0.9}, {"momentum": 0.9, "weight_decay": 0.1}])
+def test_plain_training_is_to_the_bit_a_loop_with_torchs_sgd(drag: dict[str, float]) -> None:
+    settings = {"batch_size": 4, "epochs": 2, **drag}
+    setup = experiment(**{f"training.{name}": value for name, value in settings.items()})
     examples = points(10)
     weights, result = trained(setup, examples)
     flat = FlatModel(Line().model())
     flat.load(weights)
     model = flat.module
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, **drag)  # type: ignore[arg-type]
     rng = numpy_generator(stream(1, "batches"))
     for _ in range(2):
         order = torch.from_numpy(rng.permutation(10))
@@ -70,7 +73,7 @@ def test_plain_training_equals_a_loop_over_the_same_batches() -> None:
                 model(examples.inputs[batch]), examples.targets[batch]
             ).backward()
             optimizer.step()
-    np.testing.assert_allclose(weights + result.update, flat.vector(), atol=1e-6)
+    np.testing.assert_array_equal(result.update, flat.vector() - weights)
     assert result.steps == 6
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from privet import Execution, Experiment, simulate
 from privet.privacy.audit.claims import Claim
 from privet.simulations.audit import evidence
-from privet.simulations.deep.claims import deep_audit
-from privet.simulations.deep.record import Deep, DeepOptions
+from privet.simulations.audit.deep.claims import deep_audit
+from privet.simulations.audit.deep.record import Deep, DeepOptions
 
 Claims = tuple[Claim, Claim]
 

@@ -18,8 +18,8 @@ from privet.privacy.audit.sightings import Floats
 from privet.privacy.mechanisms import DpSgd, SeededNoise, privatise
 from privet.privacy.mechanisms.together import Descent, chain_of
 from privet.randomness import numpy_generator, stream
-from privet.simulations.deep.canaries import LOUDNESS, worst_case
-from privet.simulations.deep.training import Case, Round, Seen, coins, train_many
+from privet.simulations.audit.deep.canaries import LOUDNESS, worst_case
+from privet.simulations.audit.deep.training import Case, Round, Seen, coins, train_many
 from privet.strategies import load_strategy
 from privet.tasks import Examples
 from privet.vectors import FlatModel

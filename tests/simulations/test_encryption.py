@@ -118,7 +118,7 @@ def test_a_strategy_that_looks_at_updates_is_refused_beforehand(
 
 def test_more_silos_than_a_sum_holds_are_refused_before_they_train(tmp_path: Path) -> None:
     many = experiment(encryption__profile="compact", federation__silos=17)
-    with pytest.raises(PrivetError, match="'compact' adds up at most 16 silos.* has 17"):
+    with pytest.raises(PrivetError, match=r"'compact' adds up at most 16 silos.* has 17"):
         simulate(many, out=tmp_path / "run")
     (first,) = history(tmp_path / "run")
     assert first["round"] == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import doctest
 import hashlib
 import json
 import math
@@ -17,8 +16,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import report_samples as samples
 from privet.errors import DataError
@@ -26,9 +23,9 @@ from privet.experiment import Experiment
 from privet.privacy.accounting.events import plain_event
 from privet.privacy.ledger import read_history
 from privet.privacy.policy import Policy, explain
-from privet.simulations.report import formatting, write_report
+from privet.simulations.pages import formatting
+from privet.simulations.report import write_report
 from privet.simulations.report.books import read_books
-from privet.simulations.report.charts import nice_ticks
 from privet.simulations.report.page import render
 from privet.simulations.report.read import read_run
 from privet.simulations.run import simulate
@@ -430,37 +427,6 @@ def test_pictures_and_tables_can_be_read_aloud(name: str, tmp_path: Path) -> Non
 def test_matplotlib_is_imported_only_to_draw() -> None:
     code = "import sys, privet.simulations.report; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_examples_in_the_docstrings() -> None:
-    outcome = doctest.testmod(formatting)
-    assert outcome.attempted >= 9
-    assert outcome.failed == 0
-
-
-@given(st.floats(min_value=1e-9, max_value=1e9))
-def test_a_printed_bound_is_never_below_the_value(value: float) -> None:
-    printed = float(formatting.bound(value))
-    assert value <= printed <= value * 1.0101
-
-
-@given(st.lists(st.floats(-1e12, 1e12), min_size=1, max_size=20))
-def test_ticks_enclose_what_is_drawn(values: list[float]) -> None:
-    ticks = nice_ticks(values)
-    slack = 1e-6 * (ticks[-1] - ticks[0])
-    assert 2 <= len(ticks) <= 12
-    assert ticks[0] <= min(values) + slack
-    assert ticks[-1] >= max(values) - slack
-    assert ticks == sorted(set(ticks))
-
-
-@given(st.sets(st.integers(0, 300), min_size=1, max_size=60))
-def test_spans_say_exactly_the_numbers(numbers: set[int]) -> None:
-    told: set[int] = set()
-    for part in formatting.spans(numbers).split(", "):
-        first, _, last = part.partition("–")
-        told |= set(range(int(first), int(last or first) + 1))
-    assert told == numbers
 
 
 def test_what_a_task_says_of_its_data_stands_among_the_assumptions(tmp_path: Path) -> None:

@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
 import report_samples as samples
+from browser import brightness, requests, visit
 from privet.simulations.report import write_report
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
-)
 SAMPLES = {
     "privacy": samples.with_privacy,
     "no-privacy": samples.without_privacy,
@@ -46,63 +31,13 @@ SAMPLES = {
     "hostile-sealed": samples.hostile_sealed,
 }
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(
-        not (CHROMIUM and DRIVER), reason="chromium and chromedriver are not installed"
-    ),
-]
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[webdriver.Chrome]:
-    assert CHROMIUM
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in FLAGS:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    try:
-        yield driver
-    finally:
-        driver.quit()
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("runs")
     return {name: write_report(make().write(folder / name)) for name, make in SAMPLES.items()}
-
-
-def visit(
-    driver: webdriver.Chrome, page: Path, *, width: int = 1280, dark: bool = False
-) -> webdriver.Chrome:
-    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
-    for log in ("browser", "performance"):
-        driver.get_log(log)  # what belongs to the page before
-    driver.get(page.as_uri())
-    return driver
-
-
-def requests(driver: webdriver.Chrome) -> list[str]:
-    """Everything the page asked for."""
-    events: list[dict[str, Any]] = [
-        json.loads(entry["message"])["message"] for entry in driver.get_log("performance")
-    ]
-    return [
-        event["params"]["request"]["url"]
-        for event in events
-        if event["method"] == "Network.requestWillBeSent"
-    ]
-
-
-def brightness(colour: str) -> float:
-    red, green, blue = (float(part) for part in colour.split("(")[1].rstrip(")").split(",")[:3])
-    return (red + green + blue) / 3
 
 
 def tip(plot: WebElement) -> str:
@@ -115,8 +50,7 @@ def test_no_console_message_and_no_request(
 ) -> None:
     visit(chromium, pages[name])
     assert chromium.get_log("browser") == []
-    asked = [url for url in requests(chromium) if not url.startswith("data:")]
-    assert asked == [pages[name].as_uri()]
+    assert requests(chromium) == [pages[name].as_uri()]
 
 
 @pytest.mark.parametrize("width", [360, 768, 1280])

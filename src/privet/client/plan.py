@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from dp_accounting import DpEvent
-
 from privet.errors import DataError
 from privet.experiment import Experiment, Privacy
 from privet.privacy.accounting import noise_multiplier_for, plain_event
+from privet.privacy.dp_events import DpEvent
 from privet.privacy.mechanisms import DpSgd, local_steps, sampling_rate
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from privet.client.plan import LocalPlan
 from privet.experiment import Training
@@ -73,13 +73,13 @@ def train(work: LocalTraining) -> Trained:
     flat = work.model()
     flat.load(work.weights)
     model = flat.module.train()
-    optimizer = _optimizer(model, work.training, lr=work.lr)
-    if (correct := work.correction) is not None:
-        parameters = list(model.parameters())
-        optimizer.register_step_pre_hook(lambda *_: correct(parameters))
     # Unlike torch.manual_seed, this does not walk the stack for CUDA's sake.
     torch.default_generator.manual_seed(work.chance)
     mechanism = work.plan.mechanism
+    if mechanism is None and work.training.optimizer == "sgd":
+        losses = _descend(model, _Sgd(model, work), work, work.batches())
+        return Trained(flat.vector() - work.weights, work.plan.steps, loss=float(np.mean(losses)))
+    optimizer = _optimizer(model, work)
     if mechanism is None:
         losses = _descend(model, optimizer, work, work.batches())
         update = flat.vector() - work.weights
@@ -95,7 +95,7 @@ def train(work: LocalTraining) -> Trained:
 
 def _descend(
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer | _Sgd,
     work: LocalTraining,
     batches: Iterable[np.ndarray],
 ) -> list[float]:
@@ -121,12 +121,46 @@ def _epochs(n_records: int, plan: LocalPlan, rng: np.random.Generator) -> Iterat
             left -= 1
 
 
-def _optimizer(model: nn.Module, training: Training, *, lr: float) -> torch.optim.Optimizer:
-    if training.optimizer == "adam":
-        return torch.optim.Adam(model.parameters(), lr=lr, weight_decay=training.weight_decay)
-    return torch.optim.SGD(
-        model.parameters(),
-        lr=lr,
-        momentum=training.momentum,
-        weight_decay=training.weight_decay,
+def _optimizer(model: nn.Module, work: LocalTraining) -> torch.optim.Optimizer:
+    parameters, training = list(model.parameters()), work.training
+    drag = training.weight_decay
+    optimizer = (
+        torch.optim.Adam(parameters, lr=work.lr, weight_decay=drag)
+        if training.optimizer == "adam"
+        else torch.optim.SGD(parameters, lr=work.lr, momentum=training.momentum, weight_decay=drag)
     )
+    if (correct := work.correction) is not None:
+        optimizer.register_step_pre_hook(lambda *_: correct(parameters))
+    return optimizer
+
+
+class _Sgd:
+    """torch.optim.SGD to the last bit; that one imports torch.compile, which takes a second."""
+
+    def __init__(self, model: nn.Module, work: LocalTraining) -> None:
+        self._parameters = list(model.parameters())
+        self._velocities: dict[nn.Parameter, Tensor] = {}
+        self._work = work
+
+    def zero_grad(self) -> None:
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        if self._work.correction is not None:
+            self._work.correction(self._parameters)
+        for parameter in self._parameters:
+            if parameter.grad is not None:
+                parameter.add_(self._slope(parameter, parameter.grad), alpha=-self._work.lr)
+
+    def _slope(self, parameter: nn.Parameter, slope: Tensor) -> Tensor:
+        training = self._work.training
+        if training.weight_decay:
+            slope = slope.add(parameter, alpha=training.weight_decay)
+        if not training.momentum:
+            return slope
+        velocity = self._velocities.get(parameter)
+        slope = slope.clone() if velocity is None else velocity.mul_(training.momentum).add_(slope)
+        self._velocities[parameter] = slope
+        return slope

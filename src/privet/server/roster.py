@@ -85,6 +85,8 @@ class Roster:
     @property
     def willing(self) -> tuple[str, ...]:
         """Those whose last answer was no refusal, and that were not given up."""
+        if not (self._unwilling or self._unusable):
+            return self.names
         return tuple(
             name for name in self.names if name not in self._unwilling and not self._given_up(name)
         )
@@ -99,8 +101,8 @@ class Roster:
         return [
             node
             for node, silo in self._silos.items()
-            if not self._given_up(silo.silo)
-            and (rate >= 1 or coin(seed, "participation", silo.index, round_) < rate)
+            if (rate >= 1 or coin(seed, "participation", silo.index, round_) < rate)
+            and not self._given_up(silo.silo)
         ]
 
     def noise_floor(self) -> float | None:

@@ -78,7 +78,8 @@ class InProcessGrid(Grid):
     ) -> None:
         """`isolate` serialises every message exactly as Flower's wire does."""
         self._executor = executor
-        self._states = {node: RecordDict() for node in node_ids(silos)}
+        self._nodes = node_ids(silos)
+        self._states: dict[int, RecordDict] = {}  # of the nodes that keep something
         self._run = Run.create_empty(run_id)
         self._isolate = isolate
         self._pushed: dict[str, Message] = {}
@@ -107,7 +108,7 @@ class InProcessGrid(Grid):
 
     def get_node_ids(self) -> Iterable[int]:
         """All nodes; none ever leaves."""
-        return list(self._states)
+        return list(self._nodes)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Queue messages; they are answered when they are pulled."""
@@ -137,8 +138,7 @@ class InProcessGrid(Grid):
         """What silos remember between rounds, as vectors named `node/record/key`."""
         return {
             f"{node}/{name}/{key}": array.numpy()
-            for node, state in self._states.items()
-            if state  # most silos keep nothing
+            for node, state in sorted(self._states.items())
             for name, record in state.array_records.items()
             for key, array in record.items()
         }
@@ -147,15 +147,21 @@ class InProcessGrid(Grid):
         """Restore what `save` gave."""
         for path, vector in vectors.items():
             node, name, key = path.split("/", 2)
-            records = self._states[int(node)].array_records
-            record = records.get(name, ArrayRecord())
+            state = self._states.setdefault(int(node), RecordDict())
+            record = state.array_records.get(name, ArrayRecord())
             record[key] = Array(vector)
-            self._states[int(node)][name] = record
+            state[name] = record
 
     def _answer(self, messages: Iterable[Message]) -> Iterator[Message]:
-        for reply, state in self._executor.answers(messages, self._states.__getitem__):
-            self._states[reply.metadata.src_node_id] = state
+        for reply, state in self._executor.answers(messages, self._state):
+            if state:
+                self._states[reply.metadata.src_node_id] = state
+            else:
+                self._states.pop(reply.metadata.src_node_id, None)
             yield over_the_wire(reply) if self._isolate else reply
+
+    def _state(self, node: int) -> RecordDict:
+        return self._states.get(node) or RecordDict()
 
     def _stamp(self, message: Message) -> Message:
         """The message as a node receives it, with an id as the SuperLink would give it."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -30,17 +33,29 @@ def run_on_ray(prepared: Prepared, hosting: Hosting, house: House, *, workers: i
 
     logging.getLogger("flwr").setLevel(logging.ERROR)  # its progress would mix with ours
     outcome = _Outcome()
-    run_simulation(
-        server_app=_server(prepared, hosting, outcome),
-        client_app=simulated_client_app(prepared.experiment, house),
-        num_supernodes=len(prepared.place.silos),
-        backend_config={
-            "init_args": {"num_cpus": workers},
-            "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
-        },
-    )
+    with _path_kept(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # Ray's, on accelerators
+        run_simulation(
+            server_app=_server(prepared, hosting, outcome),
+            client_app=simulated_client_app(prepared.experiment, house),
+            num_supernodes=len(prepared.place.silos),
+            backend_config={
+                "init_args": {"num_cpus": workers, "log_to_driver": False},
+                "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+            },
+        )
     if outcome.error is not None:
         raise outcome.error
+
+
+@contextmanager
+def _path_kept() -> Iterator[None]:
+    """Flower lengthens PYTHONPATH with every run of a process, until Ray cannot be started."""
+    before = os.environ.get("PYTHONPATH", "")
+    try:
+        yield
+    finally:
+        os.environ["PYTHONPATH"] = before
 
 
 class _Outcome:

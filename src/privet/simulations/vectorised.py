@@ -7,10 +7,9 @@ together`). The same batches and the same noise give the same model, but for rou
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
 
 import numpy as np
@@ -104,12 +103,14 @@ def _train_together(chain: Chain, works: Sequence[LocalTraining]) -> list[Outcom
 
 
 def _row(work: LocalTraining) -> Row:
-    unused = replace(work, draws=copy.deepcopy(work.draws))  # it may still have to train alone
+    unused = work.draws.bit_generator.state
+    batches = list(work.batches())
+    work.draws.bit_generator.state = unused  # it may still have to train alone
     return Row(
         work.weights,
         work.examples.inputs,
         work.examples.targets,
-        list(unused.batches()),
+        batches,
         work.lr,
         plan=work.plan.mechanism,
         noise=work.noise() if work.plan.mechanism else None,

@@ -51,7 +51,7 @@ def _released(runs: RandomRuns, run: np.ndarray) -> np.ndarray:
 def _divergence(p: np.ndarray, q: np.ndarray, order: float) -> float:
     keep = p > 0
     terms = order * np.log(p[keep]) + (1 - order) * np.log(q[keep])
-    return float(logsumexp(terms) / (order - 1))
+    return max(0.0, float(logsumexp(terms) / (order - 1)))  # rounding may go below
 
 
 def _both_ways(p: np.ndarray, q: np.ndarray, order: float) -> tuple[float, float]:
@@ -77,6 +77,14 @@ def test_the_exact_release_costs_no_more(
     best = _released(runs, first), _released(runs, second)
     exact = np.array([max(_both_ways(*best, order)) for order in orders])
     assert np.all(exact <= selection_rdp(run, runs, orders=orders) + 1e-9)
+
+
+@pytest.mark.parametrize("tiny", [0.0, 1e-300, 1e-17, 1e-15])
+@pytest.mark.parametrize("law", LAWS)
+def test_a_run_that_costs_next_to_nothing_has_a_bound(law: str, tiny: float) -> None:
+    orders = np.array([1.5, 2.0, 32.0])
+    bound = selection_rdp(np.full(3, tiny), RandomRuns(law, 2.0), orders=orders)
+    assert np.isfinite(bound).all()
 
 
 def test_the_bound_is_not_far_above_an_exact_release() -> None:

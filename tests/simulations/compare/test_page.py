@@ -3,43 +3,20 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 import report_samples as samples
+from browser import requests, visit
 from privet.simulations.compare import compare
 from privet.simulations.compare.page import render, write
+from privet.simulations.compare.rows import to_csv
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(
-        not (CHROMIUM and DRIVER), reason="chromium and chromedriver are not installed"
-    ),
-]
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[webdriver.Chrome]:
-    assert CHROMIUM
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    try:
-        yield driver
-    finally:
-        driver.quit()
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
@@ -55,25 +32,15 @@ def page(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("width", [360, 1200])
 def test_it_opens_without_a_fault(chromium: webdriver.Chrome, page: Path, width: int) -> None:
-    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
-    chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    for log in ("browser", "performance"):
-        chromium.get_log(log)
-    chromium.get(page.as_uri())
+    visit(chromium, page, width=width)
     assert chromium.get_log("browser") == []
-    events = [json.loads(entry["message"])["message"] for entry in chromium.get_log("performance")]
-    urls = [
-        event["params"]["request"]["url"]
-        for event in events
-        if event["method"] == "Network.requestWillBeSent"
-    ]
-    assert [url for url in urls if not url.startswith("data:")] == [page.as_uri()]
+    assert requests(chromium) == [page.as_uri()]
     assert chromium.execute_script("return window.hacked") is None
     assert chromium.execute_script("return document.documentElement.scrollWidth") <= width
 
 
 def test_every_entry_is_in_the_table_and_the_chart(chromium: webdriver.Chrome, page: Path) -> None:
-    chromium.get(page.as_uri())
+    visit(chromium, page)
     rows = chromium.find_elements(By.CSS_SELECTOR, "#figures tbody tr")
     curves = chromium.find_elements(By.CSS_SELECTOR, "#charts figure:first-of-type .curve")
     dots = chromium.find_elements(By.CSS_SELECTOR, "#charts .point")
@@ -83,7 +50,7 @@ def test_every_entry_is_in_the_table_and_the_chart(chromium: webdriver.Chrome, p
 
 
 def test_values_are_read_with_the_keys(chromium: webdriver.Chrome, page: Path) -> None:
-    chromium.get(page.as_uri())
+    visit(chromium, page)
     rounds, epsilons = chromium.find_elements(By.CSS_SELECTOR, ".plot")
     rounds.send_keys(Keys.ARROW_RIGHT)
     assert "Round 0" in str(rounds.find_element(By.CSS_SELECTOR, ".tip").get_attribute("innerText"))
@@ -96,3 +63,10 @@ def test_values_are_read_with_the_keys(chromium: webdriver.Chrome, page: Path) -
 def test_the_same_folders_give_the_same_bytes(folders: Path) -> None:
     pages = [render(compare([folders / "avg-3", folders / "fast"])) for _ in range(2)]
     assert pages[0] == pages[1]
+
+
+def test_where_folders_lie_is_told_nobody(folders: Path) -> None:
+    found = compare([folders / "avg-3", folders / "cut"])
+    assert "cut: unfinished" in " ".join(found.warnings)
+    for told in (render(found), to_csv(found), json.dumps(found.to_plain())):
+        assert str(folders) not in told

@@ -131,6 +131,17 @@ def _words(differences: tuple[float, ...]) -> str:
     return comparison.words
 
 
+def test_words_count_the_comparisons_that_were_tested() -> None:
+    cells = [
+        _cell({"privacy.epsilon": budget}, seed, 0.5 + 0.01 * budget + 0.001 * seed * budget)
+        for budget, seeds in ((4, 3), (8, 3), (16, 1))
+        for seed in range(seeds)
+    ]
+    found = compare(cells, estimate(cells), (Axis("privacy.epsilon", (4, 8, 16)),))
+    assert [each.p is None for each in found] == [False, True]
+    assert "Holm over 1 comparison)" in found[0].words
+
+
 def test_the_outcome_in_words() -> None:
     assert _words((0.01, 0.012, 0.011)).startswith(
         "epsilon 8 is better than epsilon 4 by 0.0110 +- 0.0025 over 3 seeds (paired t, p = 0.0027"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,10 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select
 
+import browser
 import sweep_samples as samples
 from privet.simulations.sweep.results import Axis, Sweep
-from privet.simulations.sweep_report import write_report
+from privet.simulations.sweep_report.page import render
 
 MANY = Axis("training.batch_size", (8, 16, 32, 64, 128, 256, 512))
 SAMPLES: Mapping[str, Sweep] = {
@@ -38,31 +38,17 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Without the pictures, which take longer than all the rest."""
     folder = tmp_path_factory.mktemp("sweeps")
-    return {
-        name: write_report(samples.write(sweep, folder / name.replace(" ", "-")))
-        for name, sweep in SAMPLES.items()
-    }
+    found = {name: folder / f"{name.replace(' ', '-')}.html" for name in SAMPLES}
+    for name, page in found.items():
+        page.write_text(render(SAMPLES[name], again="sweep.toml"), encoding="utf-8")
+    return found
 
 
-def visit(
-    driver: webdriver.Chrome,
-    page: Path,
-    *,
-    width: int = 1280,
-    dark: bool = False,
-    scripts: bool = True,
-) -> WebElement:
+def visit(chromium: webdriver.Chrome, page: Path, **how: Any) -> WebElement:
     """Open the page; return what is on it."""
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
-    driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": not scripts})
-    for log in ("browser", "performance"):
-        driver.get_log(log)
-    driver.get(page.as_uri())
-    return driver.find_element(By.TAG_NAME, "body")
+    return browser.visit(chromium, page, **how).find_element(By.TAG_NAME, "body")
 
 
 def shown(body: WebElement, what: str) -> list[WebElement]:
@@ -104,15 +90,7 @@ def test_nothing_is_loaded_nothing_breaks_and_nothing_scrolls_sideways(
     assert chromium.execute_script("return window.hacked === undefined")
     assert body.find_elements(By.TAG_NAME, "img") == []
     assert chromium.get_log("browser") == []
-    events: list[Any] = [
-        json.loads(entry["message"])["message"] for entry in chromium.get_log("performance")
-    ]
-    asked = [
-        event["params"]["request"]["url"]
-        for event in events
-        if event["method"] == "Network.requestWillBeSent"
-    ]
-    assert [url for url in asked if not url.startswith("data:")] == [pages[name].as_uri()]
+    assert browser.requests(chromium) == [pages[name].as_uri()]
 
 
 @pytest.mark.parametrize("name", DRAWN)
@@ -151,7 +129,6 @@ def test_the_script_draws_what_stands_there_without_it(
                 body.find_element(By.ID, "series").text,
             )
         )
-    visit(chromium, pages["plain"])  # with scripts again
     without, with_it = drawn
     assert with_it[0] == pytest.approx(without[0], abs=0.6)
     assert with_it[1] == pytest.approx(without[1], abs=0.6)
@@ -382,4 +359,3 @@ def test_paper_shows_the_chart_and_every_table_without_controls(
     assert all(each.get_attribute("open") for each in body.find_elements(By.TAG_NAME, "details"))
     rows = body.find_elements(By.CSS_SELECTOR, ".cells tbody tr")
     assert len([row for row in rows if row.is_displayed()]) == len(SAMPLES["plain"].cells)
-    chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})

@@ -20,11 +20,12 @@ import sweep_samples as samples
 from privet.cli import main
 from privet.simulations.sweep.results import Axis, Cell, Comparison, Estimate, Selection, Sweep
 from privet.simulations.sweep_report import write_report
-from privet.simulations.sweep_report.heights import quantities, rounds_to, targets
+from privet.simulations.sweep_report.heights import accuracies, rounds_to
 from privet.simulations.sweep_report.marks import marks
 from privet.simulations.sweep_report.marks import settings as settings_of
 from privet.simulations.sweep_report.page import render
 from privet.simulations.sweep_report.places import views
+from privet.simulations.sweep_report.targets import targets
 
 TEXTS = st.text(max_size=12) | st.sampled_from([*samples.HOSTILE, "<!--", "</script>", "\x00"])
 KEYS = st.sampled_from(
@@ -192,7 +193,7 @@ def test_larger_numbers_stand_further_right_and_only_what_has_none_in_the_lane(
 def test_higher_values_stand_higher_and_never_is_on_top(sweep: Sweep) -> None:
     found = settings_of(sweep)
     shown = marks(found)
-    for quantity in [*quantities(shown, found, ()), rounds_to(0.5, shown, found)]:
+    for quantity in [*accuracies(shown, found), rounds_to(0.5, shown, found)]:
         known = [
             (point.value, at)
             for point, at in zip(quantity.points, quantity.at, strict=True)

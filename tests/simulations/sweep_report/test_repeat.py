@@ -103,10 +103,11 @@ def repeated(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
     ("file", "options"),
     [
         (FILE, ("--engine", "in-process", "--set", "training.momentum=0.5")),
-        (
+        pytest.param(
             FILE.replace("seeds = 2\n", "").replace('baselines = ["pooled"]', "")
             + "[privacy]\nepsilon = 4.0\n",
             ("--private-tuning", "geometric:2"),
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -7,12 +7,11 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from dp_accounting import DpEvent
-
 from privet.client.plan import LocalPlan
 from privet.client.silo import Silo
 from privet.errors import PrivetError
 from privet.experiment import Experiment
+from privet.privacy.dp_events import DpEvent
 from privet.privacy.policy import MetricRule
 from privet.tasks import Examples
 

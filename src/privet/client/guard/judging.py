@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from dp_accounting import DpEvent
-
 from privet.client.guard.asking import Asking
 from privet.client.guard.door import Refused
 from privet.client.guard.size import telling
 from privet.client.plan import LocalPlan
 from privet.experiment import Experiment
+from privet.privacy.dp_events import DpEvent
 from privet.privacy.ledger import Forecast, History, Limit, Projection, fitting_noise, forecast
 from privet.privacy.ledger.costs import event_text, parts_of
 from privet.privacy.policy import Decision, Policy, Request

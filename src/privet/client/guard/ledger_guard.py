@@ -7,9 +7,6 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import dp_accounting as dpa
-from dp_accounting import DpEvent
-
 from privet.client.guard.asking import Asking
 from privet.client.guard.books import Books
 from privet.client.guard.door import Admission, Leave, Refused
@@ -26,6 +23,7 @@ from privet.client.silo import Silo
 from privet.errors import PrivetError
 from privet.experiment import Experiment
 from privet.privacy.accounting import gaussian_event
+from privet.privacy.dp_events import DpEvent, dpa
 from privet.privacy.ledger import (
     BudgetExceeded,
     Ledger,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from scipy.optimize import brentq
-from scipy.special import log_ndtr, ndtr
+import scipy
 
 from privet.errors import PrivacyError
 from privet.privacy.accounting.losses import losses_of
@@ -134,11 +133,11 @@ def _central_limit_guess(epsilon: float, delta: float, sampling_rate: float, ste
     Dong, Roth & Su 2022 (arXiv 1905.02383), Corollary 5.4: mu = q sqrt(T (exp(1 / sigma^2) - 1)).
     It under-estimates the noise, which does not matter where the search starts.
     """
-    mu = float(brentq(lambda mu: _gaussian_delta(mu, epsilon) - delta, 1e-9, 200.0))
+    mu = float(scipy.optimize.brentq(lambda mu: _gaussian_delta(mu, epsilon) - delta, 1e-9, 200.0))
     return 1 / math.sqrt(math.log1p((mu / sampling_rate) ** 2 / steps))
 
 
 def _gaussian_delta(mu: float, epsilon: float) -> float:
     """Delta of mu-Gaussian DP at `epsilon` (Balle & Wang 2018, Theorem 8)."""
-    second = math.exp(min(epsilon + log_ndtr(-epsilon / mu - mu / 2), 0.0))
-    return float(ndtr(-epsilon / mu + mu / 2)) - second
+    second = math.exp(min(epsilon + scipy.special.log_ndtr(-epsilon / mu - mu / 2), 0.0))
+    return float(scipy.special.ndtr(-epsilon / mu + mu / 2)) - second

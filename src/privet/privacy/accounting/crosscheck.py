@@ -14,12 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from dp_accounting import DpEvent
-from dp_accounting.rdp import RdpAccountant
 
 from privet.privacy.accounting.events import dp_sgd_event
 from privet.privacy.accounting.segments import Segment, merged
 from privet.privacy.accounting.spending import epsilon
+from privet.privacy.dp_events import DpEvent
 from privet.privacy.quiet import no_absl_warnings, untouched_root_logger
 
 PRV_SEGMENTS = 5
@@ -90,6 +89,8 @@ def _disagreements(pld: float, rdp: float, prv: float | None) -> list[str]:
 
 
 def _rdp(parts: list[Segment], delta: float) -> float:
+    from dp_accounting.rdp import RdpAccountant
+
     accountant = RdpAccountant()
     with no_absl_warnings():
         for part in parts:

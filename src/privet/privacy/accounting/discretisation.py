@@ -14,11 +14,12 @@ follow from one evaluation. The tests hold the masses against dp-accounting's.
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
 
 from privet.errors import PrivacyError
 
@@ -26,8 +27,6 @@ SMALLEST_RATE = 1e-50
 """Rarer sampling has to be counted as this rare, which is pessimistic."""
 
 _LARGEST = 700.0
-_REACH = -float(ndtri(0.5 * math.exp(-50)))
-"""How many standard deviations of noise the grid covers on either side, as in dp-accounting."""
 
 _Floats = NDArray[np.float64]
 
@@ -65,12 +64,18 @@ def sampled_gaussian(
 
 
 def _largest_loss(sigma: float) -> float:
-    """The loss without sampling when the noise is _REACH standard deviations off."""
-    return (0.5 / sigma + _REACH) / sigma
+    """The loss without sampling when the noise is `_reach` standard deviations off."""
+    return (0.5 / sigma + _reach()) / sigma
+
+
+@cache
+def _reach() -> float:
+    """How many standard deviations of noise the grid covers on either side, as in dp-accounting."""
+    return -float(scipy.special.ndtri(0.5 * math.exp(-50)))
 
 
 def _covered(sigma: float, rate: float, grid: float) -> tuple[int, int]:
-    """Grid indices around the losses of removing that noise within _REACH causes, and around 0.
+    """Grid indices around the losses of removing that noise within `_reach` causes, and around 0.
 
     Any range around 0 would be valid: losses below it are moved up, those above it to infinity.
     """
@@ -90,7 +95,8 @@ def _excess(losses: _Floats, sigma: float, rate: float) -> _Floats:
     # The cut, against overflow, can only enlarge the excess, which falls on both sides of 0.
     plain = np.clip(_unsampled(losses, rate), -_LARGEST, _LARGEST)
     size = np.abs(plain)
-    below, beyond = ndtr(0.5 / sigma - size * sigma), ndtr(-0.5 / sigma - size * sigma)
+    below = scipy.special.ndtr(0.5 / sigma - size * sigma)
+    beyond = scipy.special.ndtr(-0.5 / sigma - size * sigma)
     unsampled: _Floats = np.maximum(below - np.exp(size) * beyond, 0.0)
     return rate * np.exp(np.minimum(plain, 0.0)) * unsampled
 

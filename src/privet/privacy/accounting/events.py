@@ -13,10 +13,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import dp_accounting as dpa
-from dp_accounting import DpEvent
-
 from privet.errors import PrivacyError
+from privet.privacy.dp_events import DpEvent, dpa
 
 VERSION = 1
 _DEEPEST = 16

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import fft, signal
 
 from privet.privacy.accounting.discretisation import SMALLEST_RATE, sampled_gaussian
 from privet.privacy.accounting.segments import Segment
@@ -47,7 +47,7 @@ class Losses:
 
     def compose(self, other: Losses) -> Losses:
         """The loss of both mechanisms, with tails of 1e-15 moved up (pessimistic)."""
-        masses = np.maximum(signal.fftconvolve(self.masses, other.masses), 0.0)
+        masses = np.maximum(scipy.signal.fftconvolve(self.masses, other.masses), 0.0)
         infinity = self.infinity + other.infinity - self.infinity * other.infinity
         return _cut(Losses(self.lower + other.lower, masses, infinity))
 
@@ -128,9 +128,9 @@ class _Step:
         low, high = self._bounds(steps)
         if (high - low) * GRID / self.fine > LARGEST_LOSS:
             return None
-        size = fft.next_fast_len(max(high - low + 1, self.losses.masses.size), real=True)
-        spectrum = fft.rfft(self.losses.masses, size) ** steps
-        masses = np.roll(fft.irfft(spectrum, size), -low)[: high - low + 1]
+        size = scipy.fft.next_fast_len(max(high - low + 1, self.losses.masses.size), real=True)
+        spectrum = scipy.fft.rfft(self.losses.masses, size) ** steps
+        masses = np.roll(scipy.fft.irfft(spectrum, size), -low)[: high - low + 1]
         infinity = _TAIL - math.expm1(steps * math.log1p(-self.losses.infinity))
         whole = Losses(self.losses.lower * steps + low, np.maximum(masses, 0.0), infinity)
         return _coarsened(_cut(whole), self.fine)
@@ -218,5 +218,5 @@ def _cut(losses: Losses) -> Losses:
 def _suffix_sums(masses: _Floats, grid: float) -> tuple[_Floats, _Floats]:
     """For each k: the mass from k on, and that mass weighted by exp(-(loss - loss_k))."""
     plain = np.cumsum(masses[::-1])[::-1]
-    weighted = signal.lfilter([1.0], [1.0, -math.exp(-grid)], masses[::-1])[::-1]
+    weighted = scipy.signal.lfilter([1.0], [1.0, -math.exp(-grid)], masses[::-1])[::-1]
     return plain, weighted

@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-import dp_accounting as dpa
-from dp_accounting import DpEvent
-
 from privet.errors import PrivacyError
+from privet.privacy.dp_events import DpEvent, dpa
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from dp_accounting import DpEvent
-
 from privet.errors import PrivacyError
 from privet.privacy.accounting.losses import NOTHING, Pair, losses_of
 from privet.privacy.accounting.segments import Segment, segments
+from privet.privacy.dp_events import DpEvent
 
 SMALLEST_DELTA = 1e-12
 """Below it the rounding of the convolutions is no longer small against delta."""

@@ -105,6 +105,7 @@ def rdp_epsilon(curve: Curve, *, delta: float) -> float:
 def _delta_hat(run: Curve, orders: Curve) -> Curve:
     """Delta of one run at the largest epsilon that Theorem 6 allows for each order."""
     allowed = np.log1p(1 / (orders - 1))
+    run = np.maximum(run, 1e-15)  # dp-accounting raises where exp(-run) rounds to 1
     with no_absl_warnings():
         found = [float(renyi.compute_delta(orders, run, epsilon)[0]) for epsilon in allowed]
     return np.array(found)

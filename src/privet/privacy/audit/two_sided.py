@@ -87,18 +87,6 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
     return float(brentq(excess, 0.0, mu * mu / 2 + mu * 40))
 
 
-def errors_at_best(inside: Floats, outside: Floats, *, assumes: str | None = None) -> Errors:
-    """The errors of "a canary is in if its score is above t" on the second half of the runs.
-
-    `inside` and `outside` are the scores of runs with and without the canary, in an order that
-    says nothing. The first half chooses t (`best_threshold`), so that the counts on the second are
-    those of a threshold that was fixed before. Raises PrivacyError as `best_threshold` does.
-    """
-    a, b = len(inside) // 2, len(outside) // 2
-    chosen = best_threshold(inside[:a], outside[:b], assumes=assumes)
-    return errors_at(chosen.at, inside[a:], outside[b:])
-
-
 @dataclass(frozen=True)
 class Threshold:
     """Scores above `at` are taken for runs with the canary. `rank` compares thresholds."""

@@ -6,11 +6,10 @@ import json
 from collections.abc import Sequence
 from functools import lru_cache
 
-from dp_accounting import DpEvent
-
 from privet.errors import PrivacyError
 from privet.privacy.accounting import decode_event, encode_event
 from privet.privacy.accounting.segments import Segment, merged
+from privet.privacy.dp_events import DpEvent
 from privet.privacy.ledger.entries import canonical
 
 

@@ -6,10 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import dp_accounting as dpa
-from dp_accounting import DpEvent
-
 from privet.privacy.accounting.calibration import raised_noise
+from privet.privacy.dp_events import DpEvent, dpa
 from privet.privacy.ledger.limits import Projection
 
 Project = Callable[[DpEvent], Sequence[Projection]]

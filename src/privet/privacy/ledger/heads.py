@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from privet.privacy.ledger.entries import Entry, canonical
@@ -75,8 +76,7 @@ def read_beacon(ledger: Path) -> Beacon:
     """The beacon of `ledger`; LedgerError when it is missing or is not what was written."""
     path = beacon_path(ledger)
     try:
-        content = path.read_bytes()
-        beacon = Beacon(**json.loads(content))
+        beacon, as_written = _parsed(path.read_bytes())
     except FileNotFoundError:
         raise LedgerError(
             f"{path} is missing: without it a ledger that lost its end looks whole; "
@@ -86,9 +86,16 @@ def read_beacon(ledger: Path) -> Beacon:
         raise LedgerError(f"{path} cannot be read ({error.strerror})") from None
     except (ValueError, TypeError, RecursionError):
         raise LedgerError(f"{path} is damaged: it is no signed head") from None
-    if content != _text(beacon) or not isinstance(beacon.sequence, int):
+    if not as_written:
         raise LedgerError(f"{path} is damaged: it is not what was written")
     return beacon
+
+
+@lru_cache(maxsize=4)
+def _parsed(content: bytes) -> tuple[Beacon, bool]:
+    """The beacon in a file, and whether the file holds just that."""
+    beacon = Beacon(**json.loads(content))
+    return beacon, content == _text(beacon) and isinstance(beacon.sequence, int)
 
 
 def prepare_beacon(ledger: Path, beacon: Beacon) -> Path:

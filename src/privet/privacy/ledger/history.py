@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from dp_accounting import DpEvent
-
 from privet.errors import PrivacyError
 from privet.privacy.accounting.segments import Segment
+from privet.privacy.dp_events import DpEvent
 from privet.privacy.ledger.composition import epsilon_of
 from privet.privacy.ledger.costs import covers, event_of, parts_of
 from privet.privacy.ledger.entries import KINDS, START, Entry

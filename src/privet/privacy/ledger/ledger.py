@@ -7,8 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
-from dp_accounting import DpEvent
-
+from privet.privacy.dp_events import DpEvent
 from privet.privacy.ledger import creation, database
 from privet.privacy.ledger.clock import Clock, utc_now, written
 from privet.privacy.ledger.costs import covers, event_text, parts_of

@@ -14,8 +14,7 @@ from enum import Enum
 from types import TracebackType
 from typing import Literal, NoReturn, Protocol, TypeVar
 
-from dp_accounting import DpEvent
-
+from privet.privacy.dp_events import DpEvent
 from privet.privacy.ledger.costs import event_of
 from privet.privacy.ledger.entries import Entry
 from privet.privacy.ledger.errors import LedgerError, LedgerRefusal

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from dp_accounting import DpEvent
 from torch import Tensor
 
 from privet.privacy.accounting import gaussian_event
+from privet.privacy.dp_events import DpEvent
 from privet.privacy.mechanisms.noise import NoiseSource
 
 

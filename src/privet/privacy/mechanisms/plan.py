@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from dp_accounting import DpEvent
 from numpy.typing import NDArray
 
 from privet.errors import PrivacyError
 from privet.privacy.accounting import dp_sgd_event
+from privet.privacy.dp_events import DpEvent
 from privet.privacy.mechanisms.sampling import local_steps, poisson_batches, sampling_rate
 
 

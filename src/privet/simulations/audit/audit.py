@@ -20,6 +20,7 @@ from privet.privacy.ledger import Charge
 from privet.privacy.ledger.composition import epsilon_of
 from privet.privacy.policy import Policy
 from privet.simulations.audit import canaries, evidence, leaks, record, rules, sealed, sums
+from privet.simulations.audit.deep.record import Deep, DeepOptions
 from privet.simulations.audit.evidence import Evidence
 from privet.simulations.audit.report import (
     File,
@@ -31,7 +32,6 @@ from privet.simulations.audit.report import (
     differences,
     read,
 )
-from privet.simulations.deep.record import Deep, DeepOptions
 
 Check = Callable[[Evidence], Iterable[Claim]]
 Watch = Callable[[str, int], None]
@@ -226,7 +226,7 @@ def _deeply(
     run: Evidence, options: DeepOptions, watch: Watch
 ) -> tuple[Sequence[Claim], Deep | None]:
     """Torch and what trains with it is loaded by those who ask for this alone."""
-    from privet.simulations.deep.claims import deep_audit
+    from privet.simulations.audit.deep.claims import deep_audit
 
     watch(run.subject, 0)
     return deep_audit(run, options, partial(watch, run.subject))

@@ -18,8 +18,8 @@ from pydantic import BeforeValidator, PlainSerializer, TypeAdapter, ValidationEr
 
 from privet.errors import DataError
 from privet.privacy.audit.claims import Claim, Verdict
+from privet.simulations.audit.deep.record import Deep, DeepOptions
 from privet.simulations.audit.leaks import Left
-from privet.simulations.deep.record import Deep, DeepOptions
 from privet.whole_file import replace_file
 
 SCHEMA = 1

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from privet.simulations.compare.entry import Entry
-from privet.simulations.report.formatting import listed
+from privet.simulations.pages.formatting import NOTHING, listed
 
-ABSENT = "–"
 _SPEAKS_FOR = {
     "privacy": ("privacy.epsilon", "privacy.noise_multiplier"),
     "encryption": ("encryption.scheme",),
@@ -38,7 +37,7 @@ def shown(entry: Entry, key: str) -> str:
         return f"{value:g}" if isinstance(value, float) else str(value)
     table = key.partition(".")[0]
     without = table in _SPEAKS_FOR and not _has(entry, table)
-    return "none" if without and entry.kind == "federated" else ABSENT
+    return "none" if without and entry.kind == "federated" else NOTHING
 
 
 def warnings(entries: Sequence[Entry]) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ class Entry:
 
     name: str
     source: str
-    """The folder, as it was given."""
+    """The folder, as it is called beside the others."""
     kind: Kind
     task: str
     settings: Mapping[str, Scalar | tuple[Scalar, ...]]

@@ -8,8 +8,8 @@ from itertools import combinations
 from statistics import fmean
 
 from privet.simulations.compare.entry import Entry
-from privet.simulations.report.formatting import listed
-from privet.simulations.sweep.statistics import LEVEL, Paired, half_width, holm, paired
+from privet.simulations.pages.formatting import listed
+from privet.simulations.sweep.statistics import Paired, half_width, holm, outcome_of, paired
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,12 @@ class Group:
 
     @property
     def name(self) -> str:
+        """Of its entries, the first three."""
         return listed([entry.name for entry in self.entries], most=3)
 
     @property
     def sources(self) -> frozenset[str]:
+        """The folders that it is out of."""
         return frozenset(entry.source for entry in self.entries)
 
     @property
@@ -36,6 +38,7 @@ class Group:
 
     @property
     def swept(self) -> frozenset[str]:
+        """The keys that any of its sweeps varied."""
         return frozenset(key for entry in self.entries for key in entry.swept)
 
 
@@ -126,10 +129,4 @@ def _words(first: Group, second: Group, test: Paired, p_holm: float | None, fami
         return f"{pair}: {test.difference:+.4f} with one seed, which shows nothing: no claim"
     if p_holm is None:
         return f"{pair}: {test.difference:+.4f} with each of {test.seeds} seeds: no test fits"
-    tests = f"{family} comparison{'s' if family > 1 else ''}"
-    how = f"over {test.seeds} seeds (paired t, p = {p_holm:.2g}, Holm over {tests})"
-    if p_holm >= LEVEL:
-        return f"{pair}: no difference shown {how}"
-    better, worse = (second, first) if test.difference > 0 else (first, second)
-    size = f"{abs(test.difference):.4f} +- {test.half_width or 0:.4f}"
-    return f"{better.name} is better than {worse.name} by {size} {how}"
+    return outcome_of(first.name, second.name, test, p_holm, family=family)

@@ -7,18 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from privet.simulations.compare.entry import Entry
-from privet.simulations.report.charts import (
-    SIDE,
-    LineChart,
-    Series,
-    Tick,
-    finite,
-    hover,
-    line_chart,
-    nice_ticks,
-    silo_style,
-)
-from privet.simulations.report.formatting import bound
+from privet.simulations.pages.charts import SIDE, LineChart, Series, hover, line_chart, silo_style
+from privet.simulations.pages.formatting import bound
+from privet.simulations.pages.scales import Scale, Tick, finite, nice_ticks, ticks
 
 _LEFT, _RIGHT = 5.0, 95.0
 _LANE = 92.0
@@ -73,19 +64,21 @@ def points(entries: Sequence[Entry]) -> Points | None:
     if not epsilons:
         return None
     lane = any(not entry.private for entry in shown)
-    columns = _columns(epsilons, right=_BEFORE_LANE if lane else _RIGHT)
-    places = [columns[e.epsilon] if e.private and e.epsilon else _LANE for e in shown]
+    right = _BEFORE_LANE if lane else _RIGHT
+    column = Scale(epsilons[0], epsilons[-1], _LEFT, right, logarithmic=True)
+    places = [column(e.epsilon) if e.private and e.epsilon else _LANE for e in shown]
     levels = nice_ticks(finite(end for entry in shown for end in _interval(entry)))
+    heights = Scale(levels[0], levels[-1], 0.0, 100.0)
     return Points(
         description=f"Accuracy against epsilon of {len(shown)} entries; the table has the figures.",
         dots=tuple(
-            _dot(e, x, levels, styles[e.name]) for e, x in zip(shown, _apart(places), strict=True)
+            _dot(e, x, heights, styles[e.name]) for e, x in zip(shown, _apart(places), strict=True)
         ),
         x_ticks=(
-            *_uncrowded([Tick(columns[epsilon], bound(epsilon)) for epsilon in epsilons]),
+            *_uncrowded([Tick(column(epsilon), bound(epsilon)) for epsilon in epsilons]),
             *([Tick(_LANE, "none")] if lane else []),
         ),
-        y_ticks=tuple(Tick(_height(v, levels) * 100, _level(v, levels)) for v in levels),
+        y_ticks=ticks(levels, heights),
         lane=lane,
         hover=_hover(shown, places, styles),
     )
@@ -93,15 +86,6 @@ def points(entries: Sequence[Entry]) -> Points | None:
 
 def _drawn(entry: Entry) -> bool:
     return entry.epsilon is not None and 0 < entry.epsilon < math.inf
-
-
-def _columns(epsilons: Sequence[float], *, right: float) -> dict[float, float]:
-    """In per cent from the left; a single one stands in the middle."""
-    low, high = math.log(epsilons[0]), math.log(epsilons[-1])
-    if high - low < 1e-9:
-        return dict.fromkeys(epsilons, (_LEFT + right) / 2)
-    scale = (right - _LEFT) / (high - low)
-    return {epsilon: _LEFT + (math.log(epsilon) - low) * scale for epsilon in epsilons}
 
 
 def _apart(places: Sequence[float]) -> list[float]:
@@ -124,24 +108,15 @@ def _uncrowded(ticks: Sequence[Tick]) -> list[Tick]:
 def _interval(entry: Entry) -> tuple[float, float]:
     half = entry.half_width or 0.0
     mean = entry.accuracy or 0.0
-    return mean - half, mean + half
+    return max(mean - half, 0.0), min(mean + half, 1.0)
 
 
-def _height(value: float, levels: Sequence[float]) -> float:
-    return (value - levels[0]) / (levels[-1] - levels[0])
-
-
-def _level(value: float, levels: Sequence[float]) -> str:
-    decimals = max(0, -math.floor(math.log10(levels[1] - levels[0]) + 1e-9))
-    return f"{value:.{decimals}f}"
-
-
-def _dot(entry: Entry, place: float, levels: Sequence[float], style: str) -> Dot:
-    x = place / 100 * SIDE
-    low, high = (f"{(1 - _height(end, levels)) * SIDE:.5g}" for end in _interval(entry))
-    middle = f"{(1 - _height(entry.accuracy or 0.0, levels)) * SIDE:.5g}"
-    interval = f"M{x:.5g} {low}V{high}" if entry.half_width else ""
-    return Dot(entry.name, style, f"M{x:.5g} {middle}h0", interval)
+def _dot(entry: Entry, place: float, heights: Scale, style: str) -> Dot:
+    ends = (*_interval(entry), entry.accuracy or 0.0)
+    low, high, middle = (f"{(1 - heights(end) / 100) * SIDE:.5g}" for end in ends)
+    x = f"{place / 100 * SIDE:.5g}"
+    interval = f"M{x} {low}V{high}" if entry.half_width else ""
+    return Dot(entry.name, style, f"M{x} {middle}h0", interval)
 
 
 def _hover(shown: Sequence[Entry], places: Sequence[float], styles: dict[str, str]) -> str:

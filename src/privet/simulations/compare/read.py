@@ -10,7 +10,8 @@ from statistics import fmean
 from typing import Any
 
 from privet.errors import DataError
-from privet.simulations.compare.entry import Entry, Records, Scalar
+from privet.simulations.compare.entry import Entry, Records
+from privet.simulations.dotted import dotted
 from privet.simulations.ledger import LEDGER, settle
 from privet.simulations.report.curves import own_means
 from privet.simulations.report.read import read_run
@@ -26,7 +27,7 @@ _RUN = "experiment.toml"
 def read_entries(folder: Path, *, name: str, target: float | None) -> list[Entry]:
     """One entry for a run, one for each setting of a sweep; DataError for any other folder.
 
-    `name` is what the folder is called beside the others.
+    `name` is what the folder is called beside the others; where it lies is told nobody.
     """
     if (folder / SWEEP).exists():
         entries = list(_of_sweep(folder, name, read_sweep(folder), target))
@@ -47,7 +48,7 @@ def _of_run(folder: Path, name: str, target: float | None) -> Entry:
     curve = _curve([e.accuracy for e in run.rounds] if tested else own_means(run, "accuracy"), run)
     return Entry(
         name=name,
-        source=str(folder),
+        source=name,
         kind="federated",
         **_of_both(run),
         swept=(),
@@ -73,7 +74,7 @@ def _of_sweep(folder: Path, name: str, sweep: Sweep, target: float | None) -> It
         run = _named_as_asked(_run(folder / CELLS / cells[0].address), sweep, estimate)
         entry = _of_estimate(estimate, cells, run, target)
         remarks = (remark,) if unfinished else ()
-        yield replace(entry, name=f"{name}: {entry.name}", source=str(folder), remarks=remarks)
+        yield replace(entry, name=f"{name}: {entry.name}", source=name, remarks=remarks)
 
 
 def _named_as_asked(run: Run, sweep: Sweep, estimate: Estimate) -> Run:
@@ -114,7 +115,11 @@ def _of_estimate(
 
 def _of_both(run: Run) -> dict[str, Any]:
     """What a run says of itself and of others that differ from it in the seed alone."""
-    settings = {key: value for key, value in _flat(run.settings) if key != "seed"}
+    settings = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in dotted(run.settings).items()
+        if key != "seed"
+    }
     privacy = run.section("privacy")
     measured = run.measured
     ways = {ways.get("accuracy") for ways in measured[1].released.values()} if measured else set()
@@ -149,16 +154,6 @@ def _cells(sweep: Sweep, estimate: Estimate) -> list[Cell]:
         if (cell.kind, cell.settings) == (estimate.kind, estimate.settings)
         and cell.seed in estimate.seeds
     ]
-
-
-def _flat(
-    table: Mapping[str, Any], prefix: str = ""
-) -> Iterator[tuple[str, Scalar | tuple[Scalar, ...]]]:
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", tuple(value) if isinstance(value, list) else value
 
 
 def _records(run: Run) -> Records:

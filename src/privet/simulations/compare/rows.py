@@ -7,9 +7,9 @@ import io
 from collections.abc import Iterator, Sequence
 
 from privet.simulations.compare.comparison import Comparison
-from privet.simulations.compare.differences import ABSENT, shown
+from privet.simulations.compare.differences import shown
 from privet.simulations.compare.entry import Entry
-from privet.simulations.report.formatting import bound, duration, scientific, size, spans
+from privet.simulations.pages.formatting import NOTHING, bound, duration, scientific, size, spans
 
 
 def headings(comparison: Comparison) -> tuple[str, ...]:
@@ -85,13 +85,13 @@ def _deltas(comparison: Comparison) -> list[float]:
 
 def _traffic(entry: Entry) -> str:
     if entry.bytes_up is None or entry.bytes_down is None:
-        return ABSENT
+        return NOTHING
     return size(entry.bytes_up + entry.bytes_down)
 
 
 def _accuracy(entry: Entry) -> str:
     if entry.accuracy is None:
-        return ABSENT
+        return NOTHING
     interval = "" if entry.half_width is None else f" ± {entry.half_width:.4f}"
     return f"{entry.accuracy:.4f}{interval}"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from privet.simulations.report.formatting import bound, counted, scientific
+from privet.simulations.pages.formatting import bound, counted, scientific
 from privet.simulations.report.measured import left_the_silos
 from privet.simulations.report.run import CrossChecks, Guarantee, Run
 

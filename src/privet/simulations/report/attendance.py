@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from privet.simulations.report.charts import SIDE, Tick, hover, nice_ticks
+from privet.simulations.pages.charts import SIDE, hover
+from privet.simulations.pages.formatting import counted, listed, shortened
+from privet.simulations.pages.scales import Tick, nice_ticks
 from privet.simulations.report.curves import natural
-from privet.simulations.report.formatting import counted, listed, shortened
 from privet.simulations.report.run import Round, Run
 from privet.simulations.report.void import is_void
 

@@ -5,14 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from privet.simulations.report.charts import (
-    LineChart,
-    Series,
-    Values,
-    finite,
-    line_chart,
-    silo_style,
-)
+from privet.simulations.pages.charts import LineChart, Series, Values, line_chart, silo_style
+from privet.simulations.pages.scales import finite
 from privet.simulations.report.run import Round, Run
 
 OWN_RECORDS = "silos’ own records, mean"

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from itertools import accumulate
 from statistics import median
 
-from privet.simulations.report.charts import SIDE, Tick, hover, nice_ticks
+from privet.simulations.pages.charts import SIDE, hover
+from privet.simulations.pages.formatting import counted
+from privet.simulations.pages.scales import Tick, nice_ticks
 from privet.simulations.report.curves import natural
-from privet.simulations.report.formatting import counted
 from privet.simulations.report.run import Run, Silo
 
 ROWS = 30

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from privet.simulations.report.formatting import NOTHING, counted, decimal
+from privet.simulations.pages.formatting import NOTHING, counted, decimal
 from privet.simulations.report.run import Run
 from privet.simulations.report.sealing import Outcome, Sealing
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from privet.simulations.report.formatting import counted
+from privet.simulations.pages.formatting import counted
 from privet.simulations.report.measured import left_the_silos
 from privet.simulations.report.run import Run
 from privet.simulations.report.verdict import is_private

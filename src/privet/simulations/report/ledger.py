@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from privet.privacy.ledger import History
+from privet.simulations.pages.formatting import bound, counted, in_rounds, listed
 from privet.simulations.report.accounts import Account, Charged, accounts, told
 from privet.simulations.report.books import MOST_SIGNATURES, Books
 from privet.simulations.report.curves import FEW, in_order
-from privet.simulations.report.formatting import bound, counted, in_rounds, listed
 from privet.simulations.report.run import Run
 
 APART = 12

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from privet.simulations.pages.formatting import NOTHING, counted, decimal, listed
 from privet.simulations.report.curves import in_order
-from privet.simulations.report.formatting import NOTHING, counted, decimal, listed
 from privet.simulations.report.run import Measured, Run
 
 _WAYS = {

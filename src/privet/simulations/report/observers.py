@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from privet.simulations.report.formatting import bound, counted
+from privet.simulations.pages.formatting import bound, counted
 from privet.simulations.report.leaks import besides, counts, sends_loss, uncovered
 from privet.simulations.report.run import Run
 from privet.simulations.report.sealing import Sealing

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
+from privet.simulations.pages.formatting import bound, counted, decimal, duration, scientific, size
+from privet.simulations.pages.page import CHARTS, Page
 from privet.simulations.report.assumptions import assumptions, checks_sentence
 from privet.simulations.report.attendance import attendance
 from privet.simulations.report.curves import FEW, accuracy_chart, epsilon_chart, loss_chart
 from privet.simulations.report.distribution import distribution
 from privet.simulations.report.encryption import encryption
-from privet.simulations.report.formatting import bound, counted, decimal, duration, scientific, size
 from privet.simulations.report.ledger import ledger
 from privet.simulations.report.measured import evaluation
 from privet.simulations.report.observers import observers
@@ -38,8 +33,10 @@ _SUMS = ", encrypted from the first sum on; messages about keys and masks not co
 _UPLOADS = ", encrypted; messages about keys and masks not counted"
 
 
-@dataclass(frozen=True)
-class Figure:
+_PAGE = Page(_HERE / "report.html.jinja", styles=(_HERE / "report.css",), scripts=(CHARTS,))
+
+
+class Figure(NamedTuple):
     """A number of the header or of the cost table."""
 
     name: str
@@ -48,82 +45,41 @@ class Figure:
 
 
 def render(run: Run) -> str:
-    """The whole page. Every text of the run is escaped; the only script is the page's own.
-
-    A content security policy names that script by its hash, so even markup that slipped through
-    could neither run nor load anything.
-    """
-    script = _asset("report.js")
+    """The whole page."""
     books = ledger(run)
-    charts = {"accuracy": accuracy_chart(run), "loss": loss_chart(run)}
-    return (
-        _environment()
-        .get_template("report.html.jinja")
-        .render(
-            run=run,
-            style=Markup(_asset("report.css")),  # noqa: S704 - our own file
-            script=Markup(script),  # noqa: S704 - our own file
-            policy=_policy(script),
-            title=f"{run.settings.get('task', 'unnamed task')}",
-            subtitle=_subtitle(run),
-            verdict=verdict(run),
-            meaning=meaning(run),
-            alarms=alarms(run, books),
-            headline=tuple(_headline(run)),
-            private=is_private(run),
-            guarantee=finite_guarantee(run),
-            checks=checks_sentence(run, run.guarantee) if run.guarantee else None,
-            **charts,
-            own_line=any(chart and chart.has("own") for chart in charts.values()),
-            epsilon=epsilon_chart(run) if finite_guarantee(run) else None,
-            few=FEW,
-            evaluation=evaluation(run),
-            ledger=books,
-            distribution=distribution(run),
-            attendance=attendance(run),
-            failures=failures(run),
-            refusals=refusals(run),
-            skipped=tuple(
-                (entry.number, entry.skipped)
-                for entry in run.trained
-                if entry.skipped and not is_void(run, entry)
-            ),
-            voids=voids(run),
-            encryption=encryption(run),
-            observers=observers(run),
-            assumptions=assumptions(run),
-            costs=tuple(_costs(run)),
-        )
-    )
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "bound": bound,
-        "decimal": decimal,
-        "scientific": scientific,
-        "counted": counted,
-    }
-    return environment
-
-
-def _asset(name: str) -> str:
-    return (_HERE / name).read_text(encoding="utf-8")
-
-
-def _policy(script: str) -> str:
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return (
-        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
+    accuracy, loss = accuracy_chart(run), loss_chart(run)
+    return _PAGE.render(
+        run=run,
+        title=f"{run.settings.get('task', 'unnamed task')}",
+        subtitle=_subtitle(run),
+        verdict=verdict(run),
+        meaning=meaning(run),
+        alarms=alarms(run, books),
+        figures=tuple(_headline(run)),
+        private=is_private(run),
+        guarantee=finite_guarantee(run),
+        checks=checks_sentence(run, run.guarantee) if run.guarantee else None,
+        accuracy=accuracy,
+        loss=loss,
+        own_line=any(chart and chart.has("own") for chart in (accuracy, loss)),
+        epsilon=epsilon_chart(run) if finite_guarantee(run) else None,
+        few=FEW,
+        evaluation=evaluation(run),
+        ledger=books,
+        distribution=distribution(run),
+        attendance=attendance(run),
+        failures=failures(run),
+        refusals=refusals(run),
+        skipped=tuple(
+            (entry.number, entry.skipped)
+            for entry in run.trained
+            if entry.skipped and not is_void(run, entry)
+        ),
+        voids=voids(run),
+        encryption=encryption(run),
+        observers=observers(run),
+        assumptions=assumptions(run),
+        costs=tuple(_costs(run)),
     )
 
 

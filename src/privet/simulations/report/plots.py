@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from privet.simulations.pages.formatting import scientific
+from privet.simulations.pages.plotting import COLOURS, INK, drawing, in_legend, saved
 from privet.simulations.report.curves import (
     FEW,
     OWN_RECORDS,
@@ -16,17 +17,15 @@ from privet.simulations.report.curves import (
     without_kept,
 )
 from privet.simulations.report.distribution import ROWS, label_table, ramp
-from privet.simulations.report.formatting import scientific
 from privet.simulations.report.run import Run
 from privet.simulations.report.verdict import finite_guarantee
+from privet.whole_file import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _ACCENT = "#1c6b45"
-_INK = "#1a211d"
-_COLOURS = ("#0067a3", "#c04a08", "#7d46a8", "#8f6a00", "#b8336f", "#55626d")
 _DASHES = ("-", "--", ":")
 _LONGEST_NAME = 24
 
@@ -36,20 +35,8 @@ def write_plots(run: Run, folder: Path) -> tuple[Path, ...]:
 
     Matplotlib is imported here and not before: reading or rendering a run does not need it.
     """
-    import matplotlib as mpl
-
     folder.mkdir(exist_ok=True)
-    settings: dict[Any, Any] = {
-        "text.parse_math": False,  # silo names may hold $ signs
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "grid.color": "#e6e9e6",
-        "axes.axisbelow": True,
-        "legend.frameon": False,
-    }
-    with mpl.rc_context(settings), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a glyph that the font lacks
+    with drawing():
         figures = {
             "accuracy": _learning(run),
             "epsilon": _epsilon(run),
@@ -61,10 +48,7 @@ def write_plots(run: Run, folder: Path) -> tuple[Path, ...]:
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    replace_file(path, saved(figure, "png", dpi=110))
     return path
 
 
@@ -100,7 +84,7 @@ def _own_line(axis: Axes, rounds: Sequence[int], values: Sequence[float | None])
     if not places:
         return
     x, y = zip(*places, strict=True)
-    axis.plot(x, y, color=_INK, linestyle="--", marker=_dot(x), label=OWN_RECORDS)
+    axis.plot(x, y, color=INK, linestyle="--", marker=_dot(x), label=OWN_RECORDS)
     axis.legend(fontsize="small")
 
 
@@ -120,7 +104,7 @@ def _epsilon(run: Run) -> Figure | None:
     axis.plot(rounds, highest, color=_ACCENT, linewidth=2.2, label="highest", marker=_dot(rounds))
     target = target_epsilon(run)
     if target is not None:
-        axis.axhline(target, color=_INK, linestyle="--", linewidth=1, label=f"target {target:g}")
+        axis.axhline(target, color=INK, linestyle="--", linewidth=1, label=f"target {target:g}")
     axis.set(title=f"Epsilon spent, delta {scientific(promise.delta)}", xlabel="round")
     axis.set_ylim(bottom=0)
     axis.legend(fontsize="small", ncols=2)
@@ -135,8 +119,8 @@ def _silo_lines(axis: Axes, run: Run, names: Sequence[str]) -> None:
             _gaps([entry.silo_epsilon.get(name) for entry in run.rounds]),
             label=_short(name),
             linewidth=1,
-            color=_COLOURS[index % len(_COLOURS)],
-            linestyle=_DASHES[index // len(_COLOURS) % len(_DASHES)],
+            color=COLOURS[index % len(COLOURS)],
+            linestyle=_DASHES[index // len(COLOURS) % len(_DASHES)],
         )
 
 
@@ -185,6 +169,4 @@ def _dot(rounds: Sequence[int]) -> str | None:
 
 
 def _short(name: str) -> str:
-    """Matplotlib leaves labels that begin with an underscore out of the legend."""
-    shown = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
-    return f" {shown}" if shown.startswith("_") else shown
+    return in_legend(name, most=_LONGEST_NAME)

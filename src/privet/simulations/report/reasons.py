@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from privet.simulations.pages.formatting import counted, in_rounds, shortened
 from privet.simulations.report.curves import natural
-from privet.simulations.report.formatting import counted, in_rounds, shortened
 from privet.simulations.report.run import Failure, Run
 
 MOST = 50

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from privet.simulations.report.formatting import shortened
+from privet.simulations.pages.formatting import shortened
 from privet.simulations.report.values import clean, count, number
 
 LENGTH = 120

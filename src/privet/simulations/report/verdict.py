@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from privet.simulations.report.curves import target_epsilon
-from privet.simulations.report.formatting import (
+from privet.simulations.pages.formatting import (
     bound,
     counted,
     decimal,
@@ -14,6 +13,7 @@ from privet.simulations.report.formatting import (
     scientific,
     shortened,
 )
+from privet.simulations.report.curves import target_epsilon
 from privet.simulations.report.ledger import Ledger
 from privet.simulations.report.run import Guarantee, Run
 from privet.simulations.report.void import notices

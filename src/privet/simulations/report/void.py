@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from privet.simulations.pages.formatting import counted, in_rounds, listed, shortened
 from privet.simulations.report.curves import in_order
-from privet.simulations.report.formatting import counted, in_rounds, listed, shortened
 from privet.simulations.report.run import DECRYPT_STAGE, KEYS_STAGE, Round, Run
 
 LENGTH = 200

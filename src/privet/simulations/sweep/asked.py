@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from privet.errors import ExperimentError, nearest
 from privet.experiment import toml_value
 from privet.privacy.accounting.tuning import Law, RandomRuns
+from privet.simulations.dotted import dotted
 from privet.simulations.sweep.results import Settings, Value
 
 
@@ -37,7 +38,8 @@ class Asked:
                 raise ExperimentError(
                     f"unknown key 'sweep.{key}'.{nearest(key, known)} Known: {', '.join(known)}"
                 )
-        axes = dict(_flat(_of("sweep.axes", table.get("axes", {}), dict)))
+        # TOML reads an unquoted dotted key as tables.
+        axes = dotted(_of("sweep.axes", table.get("axes", {}), dict))
         cells = [_cell(each) for each in _of("sweep.cells", table.get("cells", []), list)]
         seeds, baselines = table.get("seeds"), table.get("baselines")
         if baselines is not None:
@@ -103,18 +105,9 @@ def _seeds(text: str) -> int | list[int]:
 
 
 def _cell(raw: Any) -> Settings:
-    settings = dict(_flat(_of("sweep.cells", raw, dict)))
+    settings = dotted(_of("sweep.cells", raw, dict))
     _values("sweep.cells", list(settings.values()))
     return settings
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested tables as dotted keys: TOML reads an unquoted dotted key as tables."""
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _values(where: str, values: Sequence[Any]) -> Sequence[Value]:

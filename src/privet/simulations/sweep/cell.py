@@ -19,8 +19,8 @@ from privet.simulations.ledger import LEDGER, settle
 from privet.simulations.prepare import prepare
 from privet.simulations.run import Engine, Execution, run_prepared
 from privet.simulations.sweep.results import Cell, cell_from_plain, to_plain
+from privet.simulations.sweep.tracked import tracked_cell
 from privet.simulations.tracking.line import Line
-from privet.simulations.tracking.sweeps import tracked_cell
 
 CELL = "cell.json"
 

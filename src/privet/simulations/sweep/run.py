@@ -23,8 +23,8 @@ from privet.simulations.sweep.results import SCHEMA, Axis, Cell, Settings, Sweep
 from privet.simulations.sweep.selection import choose, plan_selection
 from privet.simulations.sweep.statistics import compare, estimate
 from privet.simulations.sweep.store import CELLS, LOCK, Store
+from privet.simulations.sweep.tracked import SweepTracking, tracked_sweep
 from privet.simulations.sweep.workers import run_jobs
-from privet.simulations.tracking.sweeps import SweepTracking, tracked_sweep
 from privet.tasks.keeping import kept_tasks
 
 

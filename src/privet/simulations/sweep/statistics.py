@@ -73,8 +73,9 @@ def compare(
         for first, second, _ in pairs
     ]
     corrected = holm([test.p for test in tests])
+    family = sum(p is not None for p in corrected)
     return [
-        _comparison(pair, test, p, estimates, len(tests))
+        _comparison(pair, test, p, estimates, family)
         for pair, test, p in zip(pairs, tests, corrected, strict=True)
     ]
 
@@ -128,6 +129,17 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
         highest = max(highest, min(1.0, (len(known) - rank) * p))
         corrected[place] = highest
     return corrected
+
+
+def outcome_of(first: str, second: str, test: Paired, p_holm: float, *, family: int) -> str:
+    """A test, one of `family`, as a sentence: below LEVEL a difference is claimed."""
+    tests = f"{family} comparison{'s' if family > 1 else ''}"
+    how = f"over {test.seeds} seeds (paired t, p = {p_holm:.2g}, Holm over {tests})"
+    if p_holm >= LEVEL:
+        return f"{first} against {second}: no difference shown {how}"
+    better, worse = (second, first) if (test.difference or 0) > 0 else (first, second)
+    size = f"{abs(test.difference or 0):.4f} +- {test.half_width or 0:.4f}"
+    return f"{better} is better than {worse} by {size} {how}"
 
 
 def _groups(cells: Iterable[Cell]) -> list[_Group]:
@@ -200,7 +212,7 @@ def _with_alone(estimates: Sequence[Estimate]) -> Iterator[_Pair]:
 
 
 def _comparison(
-    pair: _Pair, test: Paired, p_holm: float | None, estimates: Sequence[Estimate], count: int
+    pair: _Pair, test: Paired, p_holm: float | None, estimates: Sequence[Estimate], family: int
 ) -> Comparison:
     first, second, key = pair
     one, two = _names(estimates[first], estimates[second], key)
@@ -213,7 +225,7 @@ def _comparison(
         test.half_width,
         test.p,
         p_holm,
-        words=_words(one, two, test, p_holm, count),
+        words=_words(one, two, test, p_holm, family),
     )
 
 
@@ -226,16 +238,10 @@ def _names(first: Estimate, second: Estimate, key: str | None) -> tuple[str, str
     return one, two
 
 
-def _words(first: str, second: str, test: Paired, p_holm: float | None, count: int) -> str:
+def _words(first: str, second: str, test: Paired, p_holm: float | None, family: int) -> str:
     if test.difference is None:
         return f"{first} against {second}: no seed in common"
     if p_holm is None:
         seeds = "one seed" if test.seeds == 1 else f"each of {test.seeds} seeds, without spread"
         return f"{first} against {second}: {test.difference:+.4f} with {seeds}: no test is possible"
-    family = f"{count} comparison{'s' if count > 1 else ''}"
-    how = f"over {test.seeds} seeds (paired t, p = {p_holm:.2g}, Holm over {family})"
-    if p_holm >= LEVEL:
-        return f"{first} against {second}: no difference shown {how}"
-    better, worse = (second, first) if test.difference > 0 else (first, second)
-    size = f"{abs(test.difference):.4f} +- {test.half_width or 0:.4f}"
-    return f"{better} is better than {worse} by {size} {how}"
+    return outcome_of(first, second, test, p_holm, family=family)

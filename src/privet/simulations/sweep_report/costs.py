@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from privet.simulations.report.formatting import NOTHING, duration, size
+from privet.simulations.pages.formatting import NOTHING, duration, size
 from privet.simulations.sweep.results import Cell
 from privet.simulations.sweep.words import title
 from privet.simulations.sweep_report.heights import Quantity

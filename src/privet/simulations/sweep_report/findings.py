@@ -1,14 +1,13 @@
-"""What the sweep shows, in words: the comparisons first, then how to read the rest."""
+"""What the sweep shows, in a sentence or two."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from privet.simulations.report.formatting import bound, counted, duration, listed, scientific
-from privet.simulations.sweep.results import Cell, Comparison, Estimate, Selection, Settings, Sweep
-from privet.simulations.sweep.statistics import LEVEL
-from privet.simulations.sweep.words import described, findings, title
+from privet.simulations.pages.formatting import bound, counted, plus_minus, scientific
+from privet.simulations.sweep.results import Cell, Estimate, Selection, Settings, Sweep
+from privet.simulations.sweep.words import described, findings
+from privet.simulations.sweep_report.comparisons import compared
 from privet.simulations.sweep_report.marks import asked_text
 
 
@@ -21,47 +20,11 @@ class Verdict:
     private: bool
 
 
-@dataclass(frozen=True)
-class Failures:
-    """A reason and the cells that failed for it."""
-
-    reason: str
-    times: int
-    where: str
-
-
-@dataclass(frozen=True)
-class Compared:
-    """The comparisons by what came of them, as sentences."""
-
-    shown: tuple[str, ...]
-    not_shown: tuple[str, ...]
-    not_tested: tuple[str, ...]
-
-
-def compared(sweep: Sweep) -> Compared:
-    """In the order of the sweep."""
-    by: dict[str, list[str]] = {"shown": [], "not shown": [], "not tested": []}
-    for each in sweep.comparisons:
-        by[outcome(each)].append(plus_minus(each.words))
-    return Compared(tuple(by["shown"]), tuple(by["not shown"]), tuple(by["not tested"]))
-
-
-def is_private(of: Estimate | Cell) -> bool:
-    """Whether it has a budget or spent one."""
-    return of.asked_epsilon is not None or of.epsilon is not None
-
-
-def outcome(comparison: Comparison) -> str:
-    """Whether it claims a difference: "shown", "not shown" or "not tested"."""
-    if comparison.p_holm is None:
-        return "not tested"
-    return "shown" if comparison.p_holm < LEVEL else "not shown"
-
-
 def verdict(sweep: Sweep) -> Verdict:
     """How many differences are real, and accuracy at the ends of the budgets."""
-    private = any(is_private(each) for each in sweep.estimates) or any(map(is_private, sweep.cells))
+    private = any(_is_private(each) for each in sweep.estimates) or any(
+        map(_is_private, sweep.cells)
+    )
     if not sweep.estimates:
         return Verdict(_nothing(sweep), "", private)
     if sweep.selection:
@@ -76,46 +39,8 @@ def advice(sweep: Sweep) -> tuple[str, ...]:
     return tuple(plus_minus(line) for line in findings(alone))
 
 
-def alarms(sweep: Sweep) -> Iterator[tuple[str, bool]]:
-    """What spoils the picture, and whether that is grave."""
-    waiting = sum(cell.status == "waiting" for cell in sweep.cells)
-    if waiting:
-        yield (
-            f"Not finished: {counted(waiting, 'cell')} of {len(sweep.cells):,} "
-            f"{'waits' if waiting == 1 else 'wait'}. Settings without a whole seed are left out.",
-            False,
-        )
-    if sweep.failed:
-        yield f"{counted(len(sweep.failed), 'cell')} of {len(sweep.cells):,} failed.", True
-    if sweep.selection:
-        yield "This page tells the other results too: it is not for release.", False
-    if {len(each.seeds) for each in sweep.estimates} == {1} and sweep.selection is None:
-        yield "One seed: no intervals, and differences between settings show nothing.", False
-
-
-def failures(sweep: Sweep) -> tuple[Failures, ...]:
-    """By reason, in the order in which they come first."""
-    found: dict[str, list[str]] = {}
-    for cell in sweep.failed:
-        where = f"{title(cell)}, seed {cell.seed}"
-        found.setdefault(cell.reason or "unknown", []).append(where)
-    return tuple(
-        Failures(reason, len(where), listed(where, most=8)) for reason, where in found.items()
-    )
-
-
-def headline(sweep: Sweep) -> Iterator[tuple[str, str, str]]:
-    """Figures: name, value, note."""
-    done = sum(cell.status == "done" for cell in sweep.cells)
-    yield "Cells done", f"{done:,}", f"of {len(sweep.cells):,}"
-    yield "Settings tried", f"{len(sweep.tried):,}", "on these data, in this folder"
-    yield "Seeds", f"{len(sweep.seeds):,}", "" if len(sweep.seeds) > 1 else "no intervals"
-    yield "Time", duration(sweep.seconds), f"{counted(sweep.workers, 'cell')} at a time"
-
-
-def plus_minus(text: str) -> str:
-    """The sign in place of what a terminal shows."""
-    return text.replace("+-", "±")
+def _is_private(of: Estimate | Cell) -> bool:
+    return of.asked_epsilon is not None or of.epsilon is not None
 
 
 def _release(selection: Selection) -> tuple[str, str]:
@@ -137,28 +62,25 @@ def _nothing(sweep: Sweep) -> str:
 
 
 def _differences(sweep: Sweep) -> str:
-    tested = [each for each in sweep.comparisons if each.p_holm is not None]
+    tested = [each for each in compared(sweep) if each.outcome != "not tested"]
     if not tested:
         means = counted(len(sweep.estimates), "setting")
         return f"Accuracy of {means}; no difference can be tested."
-    real = sum(outcome(each) == "shown" for each in tested)
-    seeds = max(each.seeds for each in tested)
-    if real == len(tested):
-        return (
-            f"All {real} differences are real, over {counted(seeds, 'seed')}."
-            if real > 1
-            else (f"The one difference is real, over {counted(seeds, 'seed')}.")
-        )
-    verb = "is" if real == 1 else "are"
-    start = (
-        f"{real} of {counted(len(tested), 'difference')} {verb} real"
-        if real
-        else (f"None of {counted(len(tested), 'difference')} is real")
-    )
+    real = sum(each.outcome == "shown" for each in tested)
     rest = len(tested) - real
-    return (
-        f"{start}, {rest} {'is' if rest == 1 else 'are'} not shown over {counted(seeds, 'seed')}."
-    )
+    over = f"over {counted(max(each.of.seeds for each in tested), 'seed')}"
+    if len(tested) == 1:
+        return f"The one difference is {'real,' if real else 'not shown'} {over}."
+    if not rest:
+        return f"All {real} differences are real, {over}."
+    if not real:
+        return f"None of {rest} differences is shown {over}."
+    said = f"{real} of {len(tested)} differences {_be(real)} real"
+    return f"{said}, {rest} {_be(rest)} not shown {over}."
+
+
+def _be(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def _course(sweep: Sweep) -> str:

@@ -6,19 +6,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from privet.simulations.report.charts import Tick, finite, nice_ticks
-from privet.simulations.report.formatting import NOTHING
-from privet.simulations.sweep.results import Cell, Sweep
+from privet.simulations.pages.formatting import NOTHING
+from privet.simulations.pages.scales import Scale, Tick, finite, nice_ticks, ticks
+from privet.simulations.sweep.results import Cell
 from privet.simulations.sweep.statistics import half_width
 from privet.simulations.sweep_report.marks import Mark, Setting
 
-SHARES = (0.5, 0.8, 0.9, 0.95, 0.98, 1.0)
-"""Targets that can be chosen, of the best mean."""
-DEFAULT = SHARES.index(0.95)
 _BELOW_LANE = 86.0
 _LANE = 95.0
 
-Combine = Callable[[Sequence[float]], float]
+_Combine = Callable[[Sequence[float]], float]
 
 
 @dataclass(frozen=True)
@@ -28,16 +25,6 @@ class Point:
     value: float | None
     half: float | None
     text: str
-
-
-@dataclass(frozen=True)
-class Targets:
-    """Levels of accuracy, each a share of the best mean, rounded so that they can be said."""
-
-    best: float
-    private: bool
-    """Whether `best` is the best with privacy, or of all there is."""
-    levels: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -54,25 +41,13 @@ class Quantity:
     """Where marks stand that never reach the target, above a broken axis."""
 
 
-def targets(sweep: Sweep) -> Targets | None:
-    """From the best mean of a federation with privacy, else of any estimate; None without any."""
-    private = [each.mean for each in sweep.estimates if each.epsilon is not None]
-    means = finite(private) or finite(each.mean for each in sweep.estimates)
-    if not means:
-        return None
-    best = max(means)
-    return Targets(best, bool(finite(private)), tuple(round(best * share, 3) for share in SHARES))
-
-
-def quantities(
-    marks: Sequence[Mark], settings: Sequence[Setting], levels: Sequence[float]
-) -> list[Quantity]:
-    """Mean accuracy, the worst silo where it is known, then rounds to each of the `levels`."""
+def accuracies(marks: Sequence[Mark], settings: Sequence[Setting]) -> list[Quantity]:
+    """Mean accuracy, and that of the worst silo where it is known."""
     found = [_quantity("Mean accuracy", [_accuracy(mark) for mark in marks])]
     worst = _points(marks, settings, _worst, min, _decimals)
     if any(point.value is not None for point in worst):
         found.append(_quantity("Accuracy of the worst silo", worst))
-    return found + [rounds_to(level, marks, settings) for level in levels]
+    return found
 
 
 def rounds_to(level: float, marks: Sequence[Mark], settings: Sequence[Setting]) -> Quantity:
@@ -100,7 +75,7 @@ def _points(
     marks: Sequence[Mark],
     settings: Sequence[Setting],
     measure: Callable[[Cell], float | None],
-    combine: Combine,
+    combine: _Combine,
     write: Callable[[float], str],
 ) -> list[Point]:
     """Of a cell, its own; of an estimate, the mean over seeds of what its cells combine to."""
@@ -134,30 +109,24 @@ def _quantity(label: str, points: Sequence[Point], *, counts: bool = False) -> Q
     edges = [edge for point in points for edge in _ends(point) if edge is not None]
     levels = nice_ticks([0.0, *edges] if counts else [min(max(edge, 0.0), 1.0) for edge in edges])
     lane = any(point.value == math.inf for point in points)
-    scale = _Scale(levels[0], levels[-1], _BELOW_LANE if lane else 100.0)
+    scale = Scale(levels[0], levels[-1], 0.0, _BELOW_LANE if lane else 100.0)
+    ends = [_ends(point) if point.half else (None, None) for point in points]
     return Quantity(
         label,
         tuple(points),
-        at=tuple(scale.at(point.value) for point in points),
-        low=tuple(scale.at(_ends(point)[0]) if point.half else None for point in points),
-        high=tuple(scale.at(_ends(point)[1]) if point.half else None for point in points),
-        ticks=tuple(Tick(scale.at(v) or 0.0, text) for v, text in _written(levels)),
+        at=tuple(_at(scale, point.value) for point in points),
+        low=tuple(_at(scale, low) for low, _ in ends),
+        high=tuple(_at(scale, high) for _, high in ends),
+        ticks=ticks(levels, scale),
         lane=Tick(_LANE, "never") if lane else None,
     )
 
 
-@dataclass(frozen=True)
-class _Scale:
-    low: float
-    high: float
-    top: float
-
-    def at(self, value: float | None) -> float | None:
-        """In per cent; what lies outside stands at the edge."""
-        if value is None or value == math.inf:
-            return value and _LANE
-        share = (value - self.low) / (self.high - self.low)
-        return round(self.top * min(max(share, 0.0), 1.0), 3)
+def _at(scale: Scale, value: float | None) -> float | None:
+    """In per cent; what lies outside stands at the edge."""
+    if value is None:
+        return None
+    return _LANE if value == math.inf else round(scale(value), 3)
 
 
 def _ends(point: Point) -> tuple[float | None, float | None]:
@@ -165,16 +134,6 @@ def _ends(point: Point) -> tuple[float | None, float | None]:
     if point.value is None or not math.isfinite(point.value):
         return None, None
     return point.value - (point.half or 0.0), point.value + (point.half or 0.0)
-
-
-def _written(levels: Sequence[float]) -> list[tuple[float, str]]:
-    """Levels with as many decimals as the one that needs most."""
-    short = [f"{level:.6g}" for level in levels]
-    decimals = max(len(text.partition(".")[2]) for text in short)
-    plain = not any("e" in text for text in short)
-    return [
-        (v, f"{v:.{decimals}f}" if plain else text) for v, text in zip(levels, short, strict=True)
-    ]
 
 
 def _worst(cell: Cell) -> float | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from privet.simulations.report.formatting import NOTHING, bound, duration, scientific
+from privet.simulations.pages.formatting import NOTHING, bound, duration, scientific
 from privet.simulations.sweep.results import Cell, Estimate, Kind, Settings, Sweep
 from privet.simulations.sweep.words import title
 
-Row = tuple[str, str]
+_Row = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Mark:
         """The setting, and of a cell its seed."""
         return title(self.of) + (f", seed {self.cell.seed}" if self.cell else "")
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[_Row]:
         """What is read beside the mark's height."""
         return _of_cell(self.of) if isinstance(self.of, Cell) else _of_estimate(self.of)
 
@@ -85,19 +85,19 @@ def _key(kind: Kind, values: Settings) -> str:
     return repr((kind, sorted(values.items())))
 
 
-def _of_estimate(of: Estimate) -> list[Row]:
+def _of_estimate(of: Estimate) -> list[_Row]:
     rows = [("seeds", ", ".join(map(str, of.seeds)) or NOTHING), *_privacy(of)]
     if of.lowest is not None and of.highest is not None:
         rows.append(("worst and best silo", f"{of.lowest:.4f}, {of.highest:.4f}"))
     return rows
 
 
-def _of_cell(of: Cell) -> list[Row]:
+def _of_cell(of: Cell) -> list[_Row]:
     delta = [("delta", scientific(of.delta))] if of.delta is not None else []
     return [*_privacy(of), *delta, ("time", duration(of.seconds))]
 
 
-def _privacy(of: Estimate | Cell) -> list[Row]:
+def _privacy(of: Estimate | Cell) -> list[_Row]:
     if of.asked_epsilon is None and of.epsilon is None:
         return [("privacy", "none")]
     return [("epsilon asked", asked_text(of)), ("epsilon by the ledger", spent_text(of))]

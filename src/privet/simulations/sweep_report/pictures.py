@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from privet.simulations.report.charts import STYLES
+from privet.simulations.pages.charts import STYLES
+from privet.simulations.pages.plotting import COLOURS, INK, MUTED, drawing, in_legend, saved
 from privet.simulations.sweep.results import Sweep
-from privet.simulations.sweep_report.heights import Point, quantities
+from privet.simulations.sweep_report.heights import Point, accuracies
 from privet.simulations.sweep_report.marks import Mark, marks, settings
 from privet.simulations.sweep_report.places import View, views
 from privet.whole_file import replace_file
@@ -19,51 +18,21 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_INK, _MUTED = "#1a211d", "#59645d"
-_COLOURS = ("#0067a3", "#c04a08", "#7d46a8", "#8f6a00", "#b8336f", "#55626d")
 _MARKERS = "osD^vP"
 _LONGEST_NAME = 40
-_SETTINGS: dict[Any, Any] = {
-    "text.parse_math": False,  # names may hold $ signs
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "grid.color": "#e6e9e6",
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "svg.hashsalt": "privet",  # the same results give the same bytes
-}
 
 
 def write_pictures(sweep: Sweep, folder: Path) -> tuple[str, ...]:
-    """Write the page's chart as it is first shown; return the names, none without an accuracy.
-
-    Matplotlib is imported here and not before.
-    """
+    """Write the page's chart as it is first shown; return the names, none without an accuracy."""
     found = settings(sweep)
     shown = marks(found)
     if not shown:
         return ()
-    import matplotlib as mpl
-
-    with mpl.rc_context(_SETTINGS), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a glyph that the font lacks
-        points = quantities(shown, found, ())[0].points
-        figure = _figure(views(sweep, shown)[0], shown, points)
-        for kind in ("png", "svg"):
-            replace_file(folder / f"accuracy.{kind}", _saved(figure, kind))
+    with drawing():
+        figure = _figure(views(sweep, shown)[0], shown, accuracies(shown, found)[0].points)
+        replace_file(folder / "accuracy.png", saved(figure, "png", dpi=200))
+        replace_file(folder / "accuracy.svg", saved(figure, "svg", dpi=200))
     return "accuracy.png", "accuracy.svg"
-
-
-def _saved(figure: Figure, kind: str) -> bytes:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    FigureCanvasAgg(figure)
-    into = io.BytesIO()
-    metadata = {"Date": None} if kind == "svg" else {"Software": None}
-    figure.savefig(into, format=kind, dpi=200, metadata=metadata)
-    return into.getvalue()
 
 
 def _figure(view: View, shown: Sequence[Mark], points: Sequence[Point]) -> Figure:
@@ -72,6 +41,7 @@ def _figure(view: View, shown: Sequence[Mark], points: Sequence[Point]) -> Figur
 
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axis = figure.subplots()
+    axis.grid(visible=False, axis="x")
     axis.set(xlim=(0, 100), xlabel=view.label or "setting", ylabel="accuracy")
     ticks = [*view.scale.ticks, *([view.lane] if view.lane else [])]
     axis.set_xticks([tick.at for tick in ticks], [tick.text for tick in ticks])
@@ -96,7 +66,12 @@ def _series(
     halves = [points[i].half or 0.0 for i in means]
     look: dict[str, Any] = {"color": colour, "markersize": 5, "elinewidth": 1.4}
     axis.errorbar(
-        x[1], y[1], yerr=halves, fmt=marker, label=_short(view.names[series].name), **look
+        x[1],
+        y[1],
+        yerr=halves,
+        fmt=marker,
+        label=in_legend(view.names[series].name, most=_LONGEST_NAME),
+        **look,
     )
     for a, b in view.joins:
         if a in means and b in means:
@@ -110,7 +85,7 @@ def _look(style: str) -> tuple[str, str]:
     """Colour and marker for the classes of the style sheet."""
     words = style.split()
     shades = [int(word[1:]) for word in words if word[0] == "s" and word[1:].isdigit()]
-    colour = _COLOURS[shades[0] % STYLES] if shades else _MUTED if "alone" in words else _INK
+    colour = COLOURS[shades[0] % STYLES] if shades else MUTED if "alone" in words else INK
     dash = next((int(word[4:]) for word in words if word.startswith("dash")), 0)
     marker = "_" if "alone" in words else "*" if "pooled" in words else _MARKERS[dash]
     return colour, marker
@@ -123,7 +98,7 @@ def _break(axis: Axes) -> None:
             [place - 0.5, place + 0.5],
             [-0.02, 0.02],
             transform=axis.get_xaxis_transform(),
-            color=_INK,
+            color=INK,
             linewidth=1,
             clip_on=False,
         )
@@ -138,9 +113,3 @@ def _legend(figure: Figure, axis: Axes, count: int) -> None:
             ncols=columns,
             fontsize="small",
         )
-
-
-def _short(name: str) -> str:
-    """Matplotlib leaves labels that begin with an underscore out of the legend."""
-    shown = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
-    return f" {shown}" if shown.startswith("_") else shown

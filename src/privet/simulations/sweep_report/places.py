@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from privet.simulations.report.charts import STYLES, Tick, nice_ticks
+from privet.simulations.pages.charts import silo_style
+from privet.simulations.pages.scales import Scale, Tick, nice_ticks
 from privet.simulations.sweep.results import Cell, Estimate, Settings, Sweep, Value
 from privet.simulations.sweep.words import described, title
 from privet.simulations.sweep_report.marks import Mark
@@ -35,7 +36,7 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Scale:
+class Places:
     """`at`: of each mark, in per cent from the left."""
 
     at: tuple[float, ...]
@@ -54,14 +55,14 @@ class View:
     """Pairs of estimates that a line joins: neighbours of one series along a numeric axis."""
     across: tuple[int, ...]
     """Estimates of baselines in the lane: drawn as a level from side to side as well."""
-    linear: Scale
-    log: Scale | None
+    linear: Places
+    log: Places | None
     """None where it makes no sense: texts, a single value, values that are not positive."""
     starts_log: bool
     lane: Tick | None
 
     @property
-    def scale(self) -> Scale:
+    def scale(self) -> Places:
         """The one that is shown first."""
         return self.log if self.log and self.starts_log else self.linear
 
@@ -165,8 +166,7 @@ def _series(marks: Sequence[Mark], key: str) -> tuple[tuple[Series, ...], tuple[
     shades: dict[str, str] = {}
     for of in rests:
         if of.kind == "federated":
-            i = len(shades)
-            shades.setdefault(described(of.settings), f"s{i % STYLES} dash{i // STYLES % 3}")
+            shades.setdefault(described(of.settings), silo_style(len(shades)))
     styles = {(of.kind != "federated", title(of)): _style(of, shades) for of in rests}
     order = sorted(styles, key=lambda each: each[0])
     places = [order.index((of.kind != "federated", title(of))) for of in rests]
@@ -223,22 +223,24 @@ class _Layout:
         """The numbers that have a place on the axis, by size."""
         return sorted({number for number in self.numbers if math.isfinite(number)})
 
-    def scale(self, *, log: bool) -> Scale:
+    def scale(self, *, log: bool) -> Places:
         finite = self.finite
         levels = _levels(finite, self.asked, log=log) if self.exact else finite
         if self.texts is not None:
             levels = [float(place) for place in range(len(self.texts))]
         edges = [finite[0] / _APART, finite[-1] * _APART] if self.exact and _near(finite) else []
-        axis = _Axis.over([*finite, *levels, *edges], log=log, lane=math.inf in self.numbers)
+        reach = [*finite, *levels, *edges] or [0.0]
+        right = _BEFORE_LANE if math.inf in self.numbers else _RIGHT
+        axis = Scale(min(reach), max(reach), _LEFT, right, logarithmic=log)
         names = self.texts or [f"{level:.4g}" for level in levels]
-        ticks = (Tick(round(axis.at(v), 3), text) for v, text in zip(levels, names, strict=True))
-        return Scale(tuple(self._spread(axis)), tuple(_apart(ticks)))
+        ticks = (Tick(round(axis(v), 3), text) for v, text in zip(levels, names, strict=True))
+        return Places(tuple(self._spread(axis)), tuple(_apart(ticks)))
 
-    def _spread(self, axis: _Axis) -> Iterator[float]:
+    def _spread(self, axis: Scale) -> Iterator[float]:
         beside = {lane: self._beside(lane=lane) for lane in (False, True)}
         for number, series in zip(self.numbers, self.series, strict=True):
             lane = number == math.inf
-            yield round((_LANE if lane else axis.at(number)) + beside[lane][series], 3)
+            yield round((_LANE if lane else axis(number)) + beside[lane][series], 3)
 
     def _beside(self, *, lane: bool) -> dict[int, float]:
         """By series, how far beside its number it stands."""
@@ -251,30 +253,6 @@ class _Layout:
             series: (rank - (len(there) - 1) / 2) * step
             for rank, series in enumerate(sorted(there))
         }
-
-
-@dataclass(frozen=True)
-class _Axis:
-    low: float
-    high: float
-    right: float
-    log: bool
-
-    @classmethod
-    def over(cls, values: Sequence[float], *, log: bool, lane: bool) -> _Axis:
-        right = _BEFORE_LANE if lane else _RIGHT
-        low, high = (min(values), max(values)) if values else (0.0, 0.0)
-        return cls(low, high, right, log)
-
-    def at(self, value: float) -> float:
-        """In per cent from the left; the middle, when there is one value only."""
-        if self.low == self.high:
-            return (_LEFT + self.right) / 2
-        low, high, here = self.low, self.high, value
-        if self.log:
-            low, high, here = math.log(low), math.log(high), math.log(value)
-        half = high / 2 - low / 2  # halves: the difference of two numbers may be none
-        return _LEFT + (self.right - _LEFT) * (here / 2 - low / 2) / half
 
 
 def _levels(values: Sequence[float], asked: Sequence[float], *, log: bool) -> list[float]:

@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from privet.simulations.report.charts import Tick, hover, nice_ticks
-from privet.simulations.report.formatting import counted
+from privet.simulations.pages.charts import hover
+from privet.simulations.pages.formatting import counted
+from privet.simulations.pages.scales import Scale, Tick, nice_ticks, ticks
 from privet.simulations.sweep.results import Cell
 from privet.simulations.sweep.words import title
 from privet.simulations.sweep_report.marks import Setting
@@ -44,18 +45,11 @@ def spread(settings: Sequence[Setting]) -> Spread | None:
     known = [(name, silos) for name, silos in found if silos]
     if not known:
         return None
-    ticks = nice_ticks([value for _, silos in known for _, value in silos])
-    low, high = ticks[0], ticks[-1]
-
-    def at(value: float) -> float:
-        return round(100 * (value - low) / (high - low), 3)
-
+    levels = nice_ticks([value for _, silos in known for _, value in silos])
+    scale = Scale(levels[0], levels[-1], 0.0, 100.0)
     return Spread(
-        tuple(
-            _row(name, silos, [at(value) for _, value in silos], at(_mean(silos)))
-            for name, silos in known
-        ),
-        tuple(Tick(at(level), f"{level:.4g}") for level in ticks),
+        tuple(_row(name, silos, scale) for name, silos in known),
+        ticks(levels, scale),
         _told(known),
         len(found) - len(known),
     )
@@ -85,12 +79,13 @@ def _mean(silos: _Known) -> float:
     return math.fsum(value for _, value in silos) / len(silos)
 
 
-def _row(name: str, silos: _Known, at: Sequence[float], mean_at: float) -> Silos:
+def _row(name: str, silos: _Known, scale: Scale) -> Silos:
     worst, best = silos[0], silos[-1]
+    at = tuple(round(scale(value), 3) for _, value in silos)
     return Silos(
         name,
-        tuple(at),
-        mean_at,
+        at,
+        round(scale(_mean(silos)), 3),
         worst=f"{worst[1]:.3f}",
         mean=f"{_mean(silos):.3f}",
         best=f"{best[1]:.3f}",

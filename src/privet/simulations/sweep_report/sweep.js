@@ -121,14 +121,9 @@ if (document.getElementById("data")) {
     drawn[index].classList.add("on");
     const rows = [[height().label, height().texts[index]], ...marks[index].rows];
     tip.replaceChildren(make("strong", "", marks[index].name), ...rows.map((each) => row(...each)));
-    tip.style.left = "0px";
     const isHigh = height().at[index] > 50;
     Object.assign(tip.style, { top: isHigh ? "auto" : ".4rem", bottom: isHigh ? ".4rem" : "auto" });
-    const box = plot.getBoundingClientRect();
-    const x = (scale().at[index] / 100) * box.width;
-    const beside = x > box.width / 2 ? x - tip.offsetWidth - 14 : x + 14;
-    const room = document.documentElement.clientWidth - 8 - box.left - tip.offsetWidth;
-    tip.style.left = `${Math.max(8 - box.left, Math.min(beside, room))}px`;
+    placeTip(tip, plot, scale().at[index]);
   };
 
   const nearest = (event) => {

@@ -24,21 +24,6 @@ def figures(entry: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in _found(entry) if value is not None}
 
 
-def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted keys.
-
-    >>> flat({"rounds": 2, "training": {"lr": 0.5}})
-    {'rounds': 2, 'training.lr': 0.5}
-    """
-    found: dict[str, Any] = {}
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
-
-
 def _found(entry: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:
     yield "accuracy", entry["accuracy"]
     yield "loss", entry["loss"]

@@ -11,8 +11,9 @@ from privet.experiment import Experiment
 from privet.server.app import look_away
 from privet.server.folder import SUMMARY
 from privet.server.rounds import Watch
+from privet.simulations.dotted import dotted
 from privet.simulations.tracking.asked import Tracking
-from privet.simulations.tracking.figures import About, figures, flat
+from privet.simulations.tracking.figures import About, figures
 from privet.simulations.tracking.line import Line, open_line
 from privet.simulations.tracking.tracker import Status
 
@@ -30,7 +31,7 @@ def tracked_run(
     if tracking is None:
         yield look_away
         return
-    about = About(folder.absolute().name, flat(experiment.model_dump(exclude_none=True)))
+    about = About(folder.absolute().name, dotted(experiment.model_dump(exclude_none=True)))
     with open_line(tracking, folder) as line, followed(line, "run", about, folder) as watch:
         yield watch
 

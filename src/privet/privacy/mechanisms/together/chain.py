@@ -75,8 +75,8 @@ class Chain:
         with torch.enable_grad():
             outputs, layers = self._forward(inputs, parameters)
             mean = loss(outputs.flatten(0, 1), targets.flatten(0, 1))
-        examples = mean.new_tensor(outputs.shape[0] * outputs.shape[1])
-        gradients = torch.autograd.grad(mean, [seen.backprops for seen in layers], examples)
+            total = mean * float(outputs.shape[0] * outputs.shape[1])
+        gradients = torch.autograd.grad(total, [seen.backprops for seen in layers])
         for seen, gradient in zip(layers, gradients, strict=True):
             seen.backprops = gradient
         return outputs.detach(), layers

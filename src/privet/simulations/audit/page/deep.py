@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from privet.simulations.audit.deep.record import Deep
 from privet.simulations.audit.page.roc import Roc
 from privet.simulations.audit.report import Report
-from privet.simulations.deep.record import Deep
 
 _OBSERVERS = {"updates": "the silo's updates", "model": "the last model alone"}
 

@@ -6,10 +6,11 @@ colours for the same names.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from privet.simulations.pages.scales import Scale
 
 WIDTH = 420.0
 
@@ -27,6 +28,8 @@ class Mark:
 
 @dataclass(frozen=True)
 class Label:
+    """A text beside `x` at `y`."""
+
     x: float
     y: float
     text: str
@@ -45,33 +48,6 @@ class Picture:
     labels: tuple[Label, ...]
     legend: tuple[tuple[str, str], ...] = ()
     """Styles, and what they stand for."""
-
-
-@dataclass(frozen=True)
-class Scale:
-    """From values between `low` and `high` to places between `start` and `end`; clipped."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-    logarithmic: bool = False
-
-    def __call__(self, value: float) -> float:
-        """Where a value lies; one that is not finite, at the end that it is nearer to."""
-        low, high, at = map(self._transformed, (self.low, self.high, value))
-        share = min(1.0, max(0.0, (at - low) / (high - low))) if at == at else 0.0
-        return self.start + share * (self.end - self.start)
-
-    def _transformed(self, value: float) -> float:
-        return math.log10(max(value, self.low)) if self.logarithmic else value
-
-
-def decades(low: float, high: float) -> list[float]:
-    """The powers of ten from `low` to `high`, of long ranges every second or third."""
-    first, last = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9)
-    step = math.ceil((last - first + 1) / 7)
-    return [10.0**power for power in range(last, first - 1, -step)][::-1]
 
 
 def dot(x: float, y: float, style: str, title: str = "", *, radius: float = 4.0) -> Mark:

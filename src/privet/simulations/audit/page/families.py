@@ -49,6 +49,8 @@ class Group:
 
 @dataclass(frozen=True)
 class Family:
+    """The claims that look at one thing."""
+
     name: str
     title: str
     groups: tuple[Group, ...]

@@ -7,19 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from privet.privacy.audit.conformance import Check, Conformance
-from privet.simulations.audit.page.drawing import (
-    WIDTH,
-    Label,
-    Mark,
-    Picture,
-    Scale,
-    decades,
-    dot,
-    grid,
-    line,
-)
-from privet.simulations.report.charts import nice_ticks
-from privet.simulations.report.formatting import bound, decimal, scientific, shortened
+from privet.simulations.audit.page.drawing import WIDTH, Label, Mark, Picture, dot, grid, line
+from privet.simulations.pages.formatting import bound, decimal, scientific, shortened
+from privet.simulations.pages.scales import Scale, decades, nice_ticks
 
 _NAMES, _RIGHT, _TOP, _ROW = 148.0, WIDTH - 14, 6.0, 19.0
 _MOST_ROWS = 24

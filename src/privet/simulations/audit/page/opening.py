@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from privet.privacy.policy.rules import Budget
 from privet.simulations.audit.page.facts import Files, Run
-from privet.simulations.report.formatting import bound, counted, listed, scientific
+from privet.simulations.pages.formatting import bound, counted, listed, scientific
 
 FAR = 50.0
 """An epsilon beyond which a factor of odds says nothing to anybody."""

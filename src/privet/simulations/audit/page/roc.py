@@ -11,22 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.stats import beta
 
-from privet.simulations.audit.page.drawing import (
-    WIDTH,
-    Label,
-    Mark,
-    Picture,
-    Scale,
-    area,
-    decades,
-    line,
-)
-from privet.simulations.report.formatting import scientific
-
-Floats = NDArray[np.float64]
+from privet.privacy.audit.sightings import Floats
+from privet.simulations.audit.page.drawing import WIDTH, Label, Mark, Picture, area, line
+from privet.simulations.pages.formatting import scientific
+from privet.simulations.pages.scales import Scale, decades
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, WIDTH - 12, 10.0, 300.0
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import ROUND_FLOOR, Decimal
 
 from privet.errors import PrivetError
 from privet.privacy.accounting.segments import Segment
@@ -15,7 +13,7 @@ from privet.privacy.ledger.composition import epsilon_of
 from privet.privacy.policy import Policy
 from privet.simulations.audit.page.facts import Files, Run
 from privet.simulations.audit.report import Persons, Report, Somebody, Sum
-from privet.simulations.report.formatting import bound
+from privet.simulations.pages.formatting import NOTHING, bound
 
 
 @dataclass(frozen=True)
@@ -35,15 +33,6 @@ class Balance:
     budget_delta: float | None
     left: float | None
     """Of the budget; None where it is not known what was spent over that life."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A program that prints an epsilon, and the sums that it is of."""
-
-    program: str
-    epsilon: float
-    of: tuple[str, ...]
 
 
 def balances(files: Files) -> tuple[Balance, ...]:
@@ -98,39 +87,14 @@ def _at(found: Sum, delta: float) -> float | None:
         return None
 
 
-def rounded_down(value: float | None) -> str:
-    """What is left, with three decimals at most: what is printed is there.
-
-    >>> rounded_down(4.9999), rounded_down(math.inf), rounded_down(None)
-    ('4.999', 'no limit', '–')
-    """
-    if value is None or math.isnan(value):
-        return "–"
-    if math.isinf(value):
-        return "no limit"
-    if value >= 1e9:
-        return f"{value:.3g}"
-    return f"{Decimal(repr(value)).quantize(Decimal('0.001'), rounding=ROUND_FLOOR).normalize():f}"
-
-
-def recipes(report: Report) -> tuple[Recipe, ...]:
-    """The programs of all sums, equal ones once, the largest epsilon first."""
-    found: dict[str, list[Sum]] = {}
-    for each in dearest(report.sums):
-        found.setdefault(each.by_hand, []).append(each)
-    return tuple(
-        Recipe(program, same[0].epsilon, tuple(f"{s.silo} ({s.subject})" for s in same))
-        for program, same in found.items()
-    )
-
-
 def deltas(report: Report) -> tuple[str, ...]:
     """The deltas that any sum has an epsilon at, the largest first."""
     known = {delta for each in report.sums for delta in each.by_delta}
-    return tuple(sorted(known, key=_number, reverse=True))
+    return tuple(sorted(known, key=number_of, reverse=True))
 
 
-def _number(text: str) -> float:
+def number_of(text: str) -> float:
+    """What a text says; 0 where it is no number."""
     try:
         return float(text)
     except ValueError:
@@ -148,36 +112,4 @@ def person_cells(persons: Persons) -> tuple[str, ...]:
 
 def _somebody(found: Sequence[Somebody], times: int) -> str:
     same = [each for each in found if each.times == times]
-    return bound(same[0].epsilon) if same else "–"
-
-
-_FIGURES = re.compile(
-    r"(?P<silo>.*): PLD (?P<pld>[^ ,;]+)(, RDP (?P<rdp>[^ ,;]+))?(, PRV (?P<prv>[^ ,;]+))?"
-    r"(; (?P<note>.*))?",
-    re.DOTALL,
-)
-
-
-@dataclass(frozen=True)
-class Accountants:
-    """What the three say of one silo's entries, as its claim quotes them."""
-
-    subject: str
-    silo: str
-    pld: str
-    rdp: str | None
-    prv: str | None
-    note: str | None
-
-
-def accountants(report: Report) -> tuple[Accountants, ...]:
-    """From the evidence of `sum.accountants`, the largest first; faults stand among the claims."""
-    lines = [
-        (claim.subject, found)
-        for claim in report.claims
-        if claim.id == "sum.accountants"
-        for line in claim.evidence
-        if (found := _FIGURES.fullmatch(line))
-    ]
-    told = [Accountants(subject, **found.groupdict()) for subject, found in lines]
-    return tuple(sorted(told, key=lambda each: -_number(each.pld)))
+    return bound(same[0].epsilon) if same else NOTHING

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from privet.privacy.audit.claims import Claim
 from privet.simulations.audit.report import Report
-from privet.simulations.report.formatting import counted, listed
+from privet.simulations.pages.formatting import counted, listed
 
 FAILURES = {
     "record.chain": "a ledger was damaged, changed or cut off",

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from privet.errors import PrivacyError
-from privet.privacy.accounting.segments import Segment
 from privet.privacy.audit.sightings import Floats, Mask
 from privet.privacy.audit.two_sided import (
     GAUSSIAN,
@@ -25,15 +24,9 @@ from privet.privacy.audit.two_sided import (
     gaussian_bound,
     roc,
 )
-from privet.privacy.ledger.composition import epsilon_of
-from privet.simulations.deep.record import Allowed, Bound, Curve, Observer, Score
-from privet.simulations.deep.training import Seen
-
-CERTAINTY = 0.99
-"""Confidence of the two error rates that are held against all that the claim allows."""
-
-_DELTAS = np.concatenate([np.logspace(-10, -2, 81), np.linspace(0.02, 0.98, 49)])
-_DIGITS = 6
+from privet.simulations.audit.deep.profile import rounded
+from privet.simulations.audit.deep.record import Bound, Curve, Observer, Score
+from privet.simulations.audit.deep.training import Seen
 
 
 @dataclass(frozen=True)
@@ -51,43 +44,6 @@ class Attack:
         """Scores of the models with the canary and of those without, in a part of all."""
         scores, inserted = self.scores[part], self.inserted[part]
         return scores[inserted], scores[~inserted]
-
-
-@dataclass(frozen=True)
-class Profile:
-    """Every (epsilon, delta) that mechanisms promise together, at a few deltas."""
-
-    points: tuple[tuple[float, float], ...]
-
-    @classmethod
-    def of(cls, parts: Sequence[Segment]) -> Profile:
-        """Of the (sampled) Gaussian mechanisms `parts`, composed."""
-        return cls(tuple((epsilon_of(parts, delta=float(d)), float(d)) for d in _DELTAS))
-
-    def allows(self, errors: Errors) -> bool:
-        """Whether the errors' rates are possible at all (Kairouz, Oh & Viswanath 2015).
-
-        For mechanisms that keep the promise, the answer is no with probability 1 % at most.
-        """
-        false_positive, false_negative = errors.upper(CERTAINTY)
-        return 1 - false_negative <= self.largest(false_positive)
-
-    def largest(self, false_positive: float) -> float:
-        """The largest true-positive rate at a false-positive rate above 0."""
-        found = 1.0
-        for epsilon, delta in self.points:
-            if math.isfinite(epsilon):
-                one = math.exp(epsilon) * false_positive + delta
-                other = 1 - (1 - false_positive - delta) * math.exp(-epsilon)
-                found = min(found, one, other)
-        return found
-
-    def curve(self) -> Allowed:
-        """`largest`, to draw."""
-        rates = np.concatenate([np.logspace(-4, 0, 121), np.linspace(0.01, 1, 100)])
-        rates = np.unique(rates.round(_DIGITS))
-        allowed = np.array([self.largest(float(rate)) for rate in rates])
-        return Allowed(_rounded(rates), _rounded(allowed))
 
 
 @dataclass(frozen=True)
@@ -146,7 +102,7 @@ def curve_of(attack: Attack) -> Curve:
     false, true = roc(*attack.sides(_second(attack)))
     last = np.append(np.diff(false) > 0, True)
     return Curve(
-        attack.observer, attack.canary, attack.score, _rounded(false[last]), _rounded(true[last])
+        attack.observer, attack.canary, attack.score, rounded(false[last]), rounded(true[last])
     )
 
 
@@ -190,7 +146,3 @@ def _first(attack: Attack) -> slice:
 
 def _second(attack: Attack) -> slice:
     return slice(len(attack.scores) // 2, None)
-
-
-def _rounded(values: Floats) -> tuple[float, ...]:
-    return tuple(round(float(value), _DIGITS) for value in values)

@@ -25,12 +25,12 @@ from privet.privacy.audit.sightings import Floats, Mask
 from privet.privacy.mechanisms import DpSgd, SeededNoise
 from privet.privacy.mechanisms.together import Chain, Descent, Row, train_rows
 from privet.randomness import numpy_generator, stream
-from privet.simulations.deep.canaries import Canary, Loss
+from privet.simulations.audit.deep.canaries import Canary, Loss
 from privet.strategies.strategy import RoundSkipped, Strategy, Update
 from privet.tasks import Examples
 from privet.vectors import Vector
 
-AT_ONCE = 50
+_AT_ONCE = 50
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def train_many(case: Case, inserted: Mask, *, seed: int, watch: Callable[[int], 
     and of cores.
     """
     models = range(len(inserted))
-    groups = [models[first : first + AT_ONCE] for first in models[::AT_ONCE]]
+    groups = [models[first : first + _AT_ONCE] for first in models[::_AT_ONCE]]
     done, parts = 0, []
     with one_thread(), ThreadPoolExecutor(os.cpu_count(), "deep") as pool:
         train = partial(_train_group, case, inserted, seed)

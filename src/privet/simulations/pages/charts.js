@@ -1,5 +1,15 @@
 "use strict";
 
+// Put a tip beside a place, in per cent from the left, and within the window at any width.
+const placeTip = (tip, plot, percent) => {
+  tip.style.left = "0px";
+  const box = plot.getBoundingClientRect();
+  const x = (percent / 100) * box.width;
+  const beside = percent > 50 ? x - tip.offsetWidth - 13 : x + 13;
+  const room = document.documentElement.clientWidth - 8 - box.left - tip.offsetWidth;
+  tip.style.left = `${Math.max(8 - box.left, Math.min(beside, room))}px`;
+};
+
 // A pointer, a finger or the arrow keys read the values of a chart at the nearest column.
 for (const plot of document.querySelectorAll("[data-hover]")) {
   const { at, heads, names, styles, texts } = JSON.parse(plot.dataset.hover);
@@ -32,17 +42,7 @@ for (const plot of document.querySelectorAll("[data-hover]")) {
     tip.replaceChildren(head, ...rows);
     tip.hidden = cross.hidden = false;
     cross.style.left = `${at[index]}%`;
-    place(at[index]);
-  };
-
-  // Beside the column, and within the window at any width.
-  const place = (percent) => {
-    tip.style.left = "0px";
-    const box = plot.getBoundingClientRect();
-    const x = (percent / 100) * box.width;
-    const beside = percent > 50 ? x - tip.offsetWidth - 12 : x + 12;
-    const room = document.documentElement.clientWidth - 8 - box.left - tip.offsetWidth;
-    tip.style.left = `${Math.max(8 - box.left, Math.min(beside, room))}px`;
+    placeTip(tip, plot, at[index]);
   };
 
   const hide = () => {

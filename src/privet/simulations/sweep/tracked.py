@@ -10,10 +10,11 @@ from pathlib import Path
 from privet.experiment import Experiment
 from privet.server.app import look_away
 from privet.server.rounds import Watch
+from privet.simulations.dotted import dotted
 from privet.simulations.sweep.results import Cell, Sweep, to_plain
 from privet.simulations.sweep.words import title
 from privet.simulations.tracking.asked import Tracking
-from privet.simulations.tracking.figures import About, flat
+from privet.simulations.tracking.figures import About
 from privet.simulations.tracking.following import REPORT, ended, followed
 from privet.simulations.tracking.line import Line, open_line
 
@@ -29,7 +30,7 @@ def tracked_cell(
     if line is None:
         yield look_away
         return
-    settings = flat(experiment.model_dump(exclude_none=True)) if cell.kind == "federated" else {}
+    settings = dotted(experiment.model_dump(exclude_none=True)) if cell.kind == "federated" else {}
     own = {"kind": cell.kind, "seed": cell.seed} | ({"silo": cell.silo} if cell.silo else {})
     about = About(f"{title(cell)}, seed {cell.seed}", {**settings, **cell.settings, **own}, _SWEEP)
     with followed(line, cell.address, about, folder) as watch:
@@ -45,7 +46,7 @@ class SweepTracking:
     def begin(self, sweep: Sweep, *, folder: Path) -> None:
         """Say what is swept."""
         axes = {f"axis.{axis.key}": to_plain(axis.values) for axis in sweep.axes}
-        settings = flat(sweep.experiment) | axes | {"seeds": list(sweep.seeds)}
+        settings = dotted(sweep.experiment) | axes | {"seeds": list(sweep.seeds)}
         self.line.say("begin", _SWEEP, About(folder.absolute().name, settings, cells=True))
 
 

@@ -16,9 +16,9 @@ from privet.privacy.mechanisms import DpSgd
 from privet.privacy.mechanisms.together import Descent, NotTogether
 from privet.server.app import initial_model
 from privet.server.rounds import learning_rate
+from privet.simulations.audit.deep.canaries import worst_case
+from privet.simulations.audit.deep.training import Case, Round
 from privet.simulations.audit.evidence import Bill, Evidence
-from privet.simulations.deep.canaries import worst_case
-from privet.simulations.deep.training import Case, Round
 from privet.simulations.vectorised import chain_for
 from privet.strategies import load_strategy
 from privet.strategies.strategy import Strategy

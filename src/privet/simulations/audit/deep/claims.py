@@ -9,18 +9,17 @@ from dataclasses import dataclass
 from privet.errors import PrivacyError, PrivetError
 from privet.privacy.accounting.segments import Segment
 from privet.privacy.audit.claims import Claim, judged, unknown
-from privet.simulations.audit.evidence import Evidence
-from privet.simulations.deep.attacks import (
-    CERTAINTY,
+from privet.simulations.audit.deep.attacks import (
     Finding,
-    Profile,
     attacks_on,
     best_of,
     curve_of,
 )
-from privet.simulations.deep.case import case_of, dearest
-from privet.simulations.deep.record import FEWEST, Deep, DeepOptions, Observer
-from privet.simulations.deep.training import Case, Seen, coins, train_many
+from privet.simulations.audit.deep.case import case_of, dearest
+from privet.simulations.audit.deep.profile import CERTAINTY, Profile
+from privet.simulations.audit.deep.record import FEWEST, Deep, DeepOptions, Observer
+from privet.simulations.audit.deep.training import Case, Seen, coins, train_many
+from privet.simulations.audit.evidence import Evidence
 
 _OBSERVERS: dict[Observer, str] = {
     "updates": "the silo's updates, as the server gets them,",
@@ -108,6 +107,7 @@ class _Told:
         return f"mechanism.deep-{self.observer}", self.subject, statement
 
     def unknown(self, why: str) -> Claim:
+        """That it cannot be decided, and why."""
         return unknown(*self.words, why)
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from privet.simulations.report.formatting import decimal
+from privet.simulations.pages.formatting import decimal
+from privet.simulations.pages.scales import Scale, Tick, finite, nice_ticks, ticks
 
 SIDE = 1000
 STYLES = 6
@@ -32,15 +33,9 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Tick:
-    """`at` is in per cent from the left or from the bottom."""
-
-    at: float
-    text: str
-
-
-@dataclass(frozen=True)
 class Curve:
+    """A series as a path."""
+
     name: str
     path: str
     style: str
@@ -84,23 +79,23 @@ def line_chart(
     """
     edges = [*(band or ()), [target, 0.0 if zero else None]]
     values = [value for values in (*(line.values for line in series), *edges) for value in values]
-    ticks = nice_ticks(finite(values))
-    columns = _spread(rounds)
-    low, high = ticks[0], ticks[-1]
-    heights = {line.name: _scaled(line.values, low=low, high=high) for line in series}
+    levels = nice_ticks(finite(values))
+    scale, columns = Scale(levels[0], levels[-1], 0.0, 100.0), _spread(rounds)
     return LineChart(
         title=title,
         description=_description(title, rounds, series),
         x_ticks=_round_ticks(rounds),
-        y_ticks=tuple(Tick(100 * (v - low) / (high - low), _tick_text(v, ticks)) for v in ticks),
+        y_ticks=ticks(levels, scale),
         curves=tuple(
-            Curve(line.name, _line(columns, heights[line.name], sparse=line.sparse), line.style)
+            Curve(
+                line.name,
+                _line(columns, _heights(line.values, scale), sparse=line.sparse),
+                line.style,
+            )
             for line in series
         ),
-        band=_ribbon(columns, *(_scaled(edge, low=low, high=high) for edge in band))
-        if band
-        else None,
-        target=Tick(100 * (target - low) / (high - low), f"{target:g}") if target else None,
+        band=_ribbon(columns, *(_heights(edge, scale) for edge in band)) if band else None,
+        target=Tick(scale(target), f"{target:g}") if target else None,
         hover=hover(
             at=[column * 100 for column in columns],
             heads=[f"Round {number}" for number in rounds],
@@ -130,35 +125,18 @@ def hover(
     return json.dumps(content, separators=(",", ":"))
 
 
-def nice_ticks(values: Sequence[float], *, wanted: int = 5) -> list[float]:
-    """At least two round levels (1, 2 or 5 times a power of ten apart) that enclose `values`."""
-    low, high = (min(values), max(values)) if values else (0.0, 1.0)
-    if high - low <= 1e-12 * max(abs(high), abs(low)):
-        pad = abs(high) / 10 or 0.5
-        low, high = low - pad, high + pad
-    raw = (high - low) / wanted
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(power * factor for factor in (1, 2, 5, 10) if raw <= power * factor * (1 + 1e-9))
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [index * step for index in range(first, last + 1)]
-
-
-def finite(values: Iterable[float | None]) -> list[float]:
-    """The values that can be drawn."""
-    return [value for value in values if value is not None and math.isfinite(value)]
-
-
 def _spread(rounds: Sequence[int]) -> list[float]:
     """Where each round lies between the first (0) and the last (1)."""
     first, last = (rounds[0], rounds[-1]) if rounds else (0, 0)
     return [(number - first) / max(last - first, 1) for number in rounds]
 
 
-def _scaled(values: Values, *, low: float, high: float) -> list[float | None]:
-    """Heights between 0 and 1; None where there is nothing to draw."""
+def _heights(values: Values, scale: Scale) -> list[float | None]:
+    """Between 0 and 1; None where there is nothing to draw."""
+    known = (value is not None and math.isfinite(value) for value in values)
     return [
-        (value - low) / (high - low) if value is not None and math.isfinite(value) else None
-        for value in values
+        scale(value or 0.0) / 100 if is_known else None
+        for value, is_known in zip(values, known, strict=True)
     ]
 
 
@@ -171,14 +149,6 @@ def _round_ticks(rounds: Sequence[int]) -> tuple[Tick, ...]:
     crowded = (last - first) / 12
     kept = [n for n in inside if n in (first, last) or first + crowded < n < last - crowded]
     return tuple(Tick(100 * (n - first) / max(last - first, 1), str(n)) for n in kept)
-
-
-def _tick_text(value: float, ticks: Sequence[float]) -> str:
-    step = ticks[1] - ticks[0]
-    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
-    if decimals > 4 or abs(ticks[-1]) >= 1e6:
-        return f"{value:.2g}"
-    return f"{value:.{decimals}f}" if abs(value) > step / 2 else "0"
 
 
 def _line(columns: Sequence[float], heights: Sequence[float | None], *, sparse: bool) -> str:

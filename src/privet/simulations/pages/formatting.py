@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from decimal import ROUND_CEILING, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from itertools import pairwise
 
 NOTHING = "–"
+_LONGEST = 16
+"""Digits that a bound may have before it becomes 1.24e30."""
 
 
 def bound(value: float | None) -> str:
     """An upper bound with three significant digits, rounded up: what is printed stays true.
 
-    >>> bound(3.981), bound(3.99), bound(0.01234), bound(math.inf), bound(None)
-    ('3.99', '3.99', '0.0124', 'infinite', 'unknown')
+    >>> bound(3.981), bound(0.01234), bound(1.2341e30), bound(math.inf), bound(None)
+    ('3.99', '0.0124', '1.24e30', 'infinite', 'unknown')
     """
     if value is None or math.isnan(value):
         return "unknown"
@@ -23,8 +25,31 @@ def bound(value: float | None) -> str:
     exact = Decimal(repr(value))
     if not exact:
         return "0"
-    step = Decimal(1).scaleb(min(exact.adjusted() - 2, 0))
-    return f"{exact.quantize(step, rounding=ROUND_CEILING):f}"
+    power = exact.adjusted()
+    if power < _LONGEST:
+        return f"{_rounded(exact, min(power - 2, 0), ROUND_CEILING):f}"
+    return scientific(_rounded(exact, power - 2, ROUND_CEILING))
+
+
+def left(value: float | None) -> str:
+    """What is left of a budget, with three decimals at most, rounded down: it is there.
+
+    >>> left(4.9999), left(1.2399e30), left(math.inf), left(None)
+    ('4.999', '1.23e30', 'no limit', '–')
+    """
+    if value is None or math.isnan(value):
+        return NOTHING
+    if math.isinf(value):
+        return "no limit"
+    exact = Decimal(repr(value))
+    if exact.adjusted() < _LONGEST:
+        return f"{_rounded(exact, -3, ROUND_FLOOR).normalize():f}"
+    return scientific(_rounded(exact, exact.adjusted() - 2, ROUND_FLOOR))
+
+
+def _rounded(exact: Decimal, power: int, way: str) -> Decimal:
+    """To a multiple of a power of ten."""
+    return exact.quantize(Decimal(1).scaleb(power), rounding=way)
 
 
 def decimal(value: float | None, *, digits: int = 3) -> str:
@@ -40,7 +65,7 @@ def decimal(value: float | None, *, digits: int = 3) -> str:
     return f"{value:,.{digits}f}"
 
 
-def scientific(value: float | None) -> str:
+def scientific(value: float | Decimal | None) -> str:
     """As few characters as possible without losing the size.
 
     >>> scientific(1e-5), scientific(0.001), scientific(2.5e9)
@@ -130,3 +155,11 @@ def shortened(text: str, length: int) -> str:
     ('silo', 'silo …')
     """
     return text if len(text) <= length else f"{text[:length]} …"
+
+
+def plus_minus(text: str) -> str:
+    """
+    >>> plus_minus("0.91 +- 0.02")
+    '0.91 ± 0.02'
+    """
+    return text.replace("+-", "±")
