@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from privet.errors import ExperimentError
@@ -115,6 +116,7 @@ options = st.dictionaries(
 )
 
 
+@example(rounds=1, seed=0, lr=1.0, data={"far": math.inf, "near": -math.inf})
 @given(
     rounds=st.integers(1, 10**6),
     seed=st.integers(0, 2**63 - 1),

@@ -38,7 +38,9 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=False, ser_json_inf_nan="constants"
+    )
 
 
 class Federation(_Settings):
@@ -79,7 +81,7 @@ class Training(_Settings):
 class Strategy(BaseModel):
     """Name of an aggregation rule and its own options (see `privet strategies`)."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", ser_json_inf_nan="constants")
     name: str = "fedavg"
 
     @property
