@@ -23,7 +23,7 @@ from privet.privacy.encryption import (
 )
 from privet.privacy.encryption.protobuf import fields
 
-MANY = int(os.environ.get("PRIVET_FUZZ", "6000"))
+MANY = int(os.environ.get("PRIVET_FUZZ", "3000"))
 CASES = pytest.mark.parametrize("cases", [1500, pytest.param(MANY, marks=pytest.mark.slow)])
 CIPHERS = pytest.mark.parametrize("name", ["default", "compact", "documented", "ckks"])
 SECONDS = 900
