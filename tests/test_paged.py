@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from privet.paged import LARGE, paged_join, paged_zeros
+from privet.strategies import Update
+from privet.strategies.averaging import FedAvg
 
 
 @given(st.lists(st.binary(max_size=50), max_size=5))
@@ -59,3 +63,34 @@ def test_a_full_disk_is_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     array = paged_zeros(LARGE, np.uint8)
     array[-1] = 3
     assert array.sum() == 3
+
+
+def test_a_system_without_fallocate_has_arrays_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "posix_fallocate")
+    assert paged_zeros(LARGE, np.uint8).sum() == 0
+
+
+def test_a_round_of_a_large_model_takes_no_memory_for_sum_and_result() -> None:
+    now = np.ones(LARGE // 4, np.float32)
+    tracemalloc.start()
+    round_ = FedAvg().open(now)
+    for weight in (1.0, 3.0):
+        round_.add(Update(now, weight))
+    result = round_.close(round=1, silos=2)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (result == 2).all()
+    assert most < now.nbytes / 4
+
+
+def test_servers_and_silos_send_arrays_in_small_pieces() -> None:
+    code = (
+        "from pathlib import Path; import privet.node_commands as commands\n"
+        "try: commands.{role}(Path('nowhere'))\nexcept Exception: pass\n"
+        "from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE as size\n"
+        "print(size == commands.PIECE)"
+    )
+    for role in ("server", "silo"):
+        command = [sys.executable, "-c", code.format(role=role)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert done.stdout.split() == ["True"]

@@ -19,11 +19,11 @@ def paged_zeros(shape: int | tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     """Zeros, as numpy makes them; large ones lie in a file without a name.
 
     The file is in the system's temporary folder (TMPDIR), only this process can reach it, and it is
-    gone with the array. On a full disk the array is in memory after all.
+    gone with the array. On a full disk, and on macOS, the array is in memory after all.
     """
     kind = np.dtype(dtype)
     size = int(np.prod(shape)) * kind.itemsize
-    if size >= LARGE:
+    if size >= LARGE and hasattr(os, "posix_fallocate"):
         try:
             return np.frombuffer(_mapped(size), dtype=kind).reshape(shape)
         except OSError:
