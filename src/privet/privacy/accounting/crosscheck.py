@@ -12,6 +12,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -62,7 +63,7 @@ def cross_check(events: Sequence[DpEvent], *, delta: float) -> CrossChecks:
     Raises PrivacyError for a delta outside [1e-12, 1).
     """
     figure = epsilon(events, delta=delta)
-    parts = merged(events)
+    parts = tuple(merged(events))
     if not parts or math.isinf(figure):
         note = "nothing was spent" if not parts else "unbounded: there is nothing to compare"
         return CrossChecks(figure, figure, None, notes=(note,))
@@ -88,7 +89,8 @@ def _disagreements(pld: float, rdp: float, prv: float | None) -> list[str]:
     return problems
 
 
-def _rdp(parts: list[Segment], delta: float) -> float:
+@lru_cache(maxsize=256)
+def _rdp(parts: tuple[Segment, ...], delta: float) -> float:
     from dp_accounting.rdp import RdpAccountant
 
     accountant = RdpAccountant()
@@ -104,7 +106,7 @@ def _event(part: Segment) -> DpEvent:
     )
 
 
-def _why_no_prv(parts: list[Segment], figure: float) -> str | None:
+def _why_no_prv(parts: tuple[Segment, ...], figure: float) -> str | None:
     if len(parts) > PRV_SEGMENTS:
         return f"{len(parts)} distinct mechanisms (more than {PRV_SEGMENTS} are slow)"
     if sum(part.steps for part in parts) > PRV_STEPS:
@@ -114,7 +116,8 @@ def _why_no_prv(parts: list[Segment], figure: float) -> str | None:
     return None
 
 
-def _prv(parts: list[Segment], delta: float) -> float | None:
+@lru_cache(maxsize=256)
+def _prv(parts: tuple[Segment, ...], delta: float) -> float | None:
     """Opacus' PRV upper bound, or None when its numerics fail (it then raises all sorts)."""
     with untouched_root_logger():
         from opacus.accountants import PRVAccountant

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 
 from privet.privacy.accounting import CrossChecks, cross_check, dp_sgd_event
 from privet.privacy.accounting.segments import Segment
@@ -159,7 +158,6 @@ def _accountants(run: Evidence) -> Claim:
     return judged("sum.accountants", run.subject, statement, faults=faults, notes=notes)
 
 
-@lru_cache(maxsize=256)
 def _checked(parts: tuple[Segment, ...], delta: float) -> CrossChecks:
     events = [
         dp_sgd_event(
