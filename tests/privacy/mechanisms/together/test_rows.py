@@ -197,6 +197,17 @@ def test_adam_is_torchs_adam() -> None:
     compare("mlp", rows, Descent("adam", weight_decay=0.1))
 
 
+@pytest.mark.parametrize("rate", [0.9, 1.0])
+def test_large_batches_are_left_where_they_are(rate: float) -> None:
+    """All records of a row, or nearly all; the records stay as they were."""
+    weights, n = FlatModel(built("normalised")).vector(), 200_000
+    plan = DpSgd(1.0, 0.5, sampling_rate=rate, steps=2, batch_size=int(rate * n))
+    rows = [private_row(weights, silo, n, plan) for silo in range(2)]
+    before = [row.inputs.clone() for row in rows]
+    compare("normalised", rows, Descent())
+    assert all(torch.equal(row.inputs, was) for row, was in zip(rows, before, strict=True))
+
+
 def pull(weights: Vector, layout: Callable[[], nn.Module], strength: float) -> Any:
     origin = FlatModel(layout())
     origin.load(weights)

@@ -24,6 +24,9 @@ from privet.vectors import Vector
 
 Correction = Callable[[list[nn.Parameter]], None]
 
+_LARGE = 2**20
+"""Numbers in a batch from which a row goes alone: the copies then cost more than the calls."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -69,12 +72,23 @@ def train_rows(chain: Chain, rows: Sequence[Row], loss: Loss, *, descent: Descen
     """
     for row in rows:
         _check(row, private=rows[0].plan is not None, block=_width(rows[0]))
+    if len(rows) > 1 and max(map(_largest, rows)) > _LARGE:
+        return [_together(chain, [row], loss, descent)[0] for row in rows]
+    return _together(chain, rows, loss, descent)
+
+
+def _together(chain: Chain, rows: Sequence[Row], loss: Loss, descent: Descent) -> list[Outcome]:
     # The longest come first, so that those which still train are always the first.
     order = sorted(range(len(rows)), key=lambda place: -len(rows[place].batches))
     stack = _Stack(chain, [rows[place] for place in order], loss, descent)
     for number, noise in enumerate(stack.noise()):
         stack.step(number, noise)
     return [stack.outcome(order.index(place)) for place in range(len(rows))]
+
+
+def _largest(row: Row) -> int:
+    """Numbers in the inputs of the row's largest batch."""
+    return max(map(len, row.batches), default=0) * math.prod(row.inputs.shape[1:])
 
 
 def _width(row: Row) -> int:
@@ -229,8 +243,11 @@ def _padded(
     """Inputs (K, B, ...), targets (K, B), and which of them were taken, a mask (K, B).
 
     B is the size of the largest batch; others are filled up with the first record, which then
-    counts for nothing.
+    counts for nothing. One row's batch of all its records is not copied.
     """
+    if len(rows) == 1 and _everything(rows[0], batches[0]):
+        everyone = torch.ones(1, len(batches[0]), dtype=torch.bool)
+        return rows[0].inputs.unsqueeze(0), rows[0].targets.unsqueeze(0), everyone
     longest = max(map(len, batches))
     indices = np.zeros((len(rows), longest), dtype=np.int64)
     for place, batch in enumerate(batches):
@@ -243,6 +260,11 @@ def _padded(
         torch.index_select(row.targets, 0, chosen[place], out=targets[place])
     counts = torch.tensor([len(batch) for batch in batches])
     return inputs, targets, torch.arange(longest) < counts.unsqueeze(1)
+
+
+def _everything(row: Row, batch: NDArray[np.int64]) -> bool:
+    whole = len(batch) == len(row.inputs)
+    return whole and np.array_equal(np.sort(batch), np.arange(len(batch)))
 
 
 def _coordinates(row: Row, canaries: NDArray[np.int64]) -> NDArray[np.int64]:
