@@ -10,15 +10,16 @@ block depends on no record at all. The block never leaves with an update.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from privet.privacy.mechanisms.gradients import DenseGradients, Gradients, Sums
+from privet.privacy.mechanisms.gradients import Gradients, Sums
 
 LOUDNESS = 1000.0
 """A canary's gradient in clip norms: one that is not clipped, or not by itself, stands out."""
@@ -34,7 +35,7 @@ class Canaries:
         """How many coordinates."""
         return len(self.inserted)
 
-    @property
+    @cached_property
     def coordinates(self) -> NDArray[np.int64]:
         """Of each canary record its coordinate."""
         return np.flatnonzero(self.inserted)
@@ -81,14 +82,12 @@ class CanaryBlock:
             self._sampled = self._canaries.coordinates[canaries]
             yield records
 
-    def join(self, records: Sequence[Gradients], count: int, *, clip: float) -> list[Gradients]:
-        """The gradients of the step's `count` records and its canaries as one batch."""
-        if (more := len(self._sampled)) == 0:
-            return list(records)
-        values = torch.zeros(more, len(self._canaries))
-        values[torch.arange(more), torch.from_numpy(self._sampled)] = LOUDNESS * clip
-        own = DenseGradients(self.parameter, values)
-        return [*(_Among(part, 0, more) for part in records), _Among(own, count, 0)]
+    def gradients(self, *, clip: float) -> list[Gradients]:
+        """Those of the step's canaries; none when none was sampled."""
+        if len(self._sampled) == 0:
+            return []
+        lengths = torch.full((len(self._sampled),), LOUDNESS * clip)
+        return [_Songs(self.parameter, torch.from_numpy(self._sampled), lengths)]
 
     def look(self) -> None:
         """Keep what the optimizer is about to step on."""
@@ -104,24 +103,21 @@ def split(batch: NDArray[np.int64], n_records: int) -> tuple[NDArray[np.int64], 
 
 
 @dataclass
-class _Among:
-    """Gradients of some examples among others, before and behind, that have none here."""
+class _Songs:
+    """The gradients of n canaries: on one coordinate each, and as long as `lengths` says."""
 
-    part: Gradients
-    before: int
-    behind: int
+    parameter: nn.Parameter
+    coordinates: Tensor
+    lengths: Tensor
 
     def __len__(self) -> int:
-        return self.before + len(self.part) + self.behind
+        return len(self.lengths)
 
     def squared_norms(self) -> Tensor:
-        return nn.functional.pad(self.part.squared_norms(), (self.before, self.behind))
+        return self.lengths.square()
 
     def drop(self, examples: Tensor) -> None:
-        self.part.drop(self._own(examples))
+        self.lengths[examples] = 0.0
 
     def add_weighted(self, weights: Tensor, into: Sums) -> None:
-        self.part.add_weighted(self._own(weights), into)
-
-    def _own(self, values: Tensor) -> Tensor:
-        return values[self.before : self.before + len(self.part)]
+        into[self.parameter].index_add_(0, self.coordinates, weights * self.lengths)

@@ -113,12 +113,10 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
         if self.ran >= self._plan.steps:
             raise PrivacyError(f"step {self.ran + 1} of a plan of {self._plan.steps}")
 
-    def _collect(self) -> list[Gradients]:
-        """The gradients of all examples of the batch, canaries among them."""
-        gradients = self._model.collect()
-        if self._block is None:
-            return gradients
-        return self._block.join(gradients, self._model.batch or 0, clip=self._plan.clip)
+    def _collect(self) -> list[list[Gradients]]:
+        """The gradients of the batch's records and those of its canaries, if there are any."""
+        canaries = self._block.gradients(clip=self._plan.clip) if self._block else []
+        return [group for group in (self._model.collect(), canaries) if group]
 
     def _drawn_noise(self) -> Tensor:
         """Noise for all parameters in one vector, float32."""
@@ -130,17 +128,25 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
         parts = torch.split(total, [parameter.numel() for parameter in self.params])
         return {p: part.view_as(p) for p, part in zip(self.params, parts, strict=True)}
 
-    def _add_clipped(self, gradients: list[Gradients], sums: Sums) -> None:
-        if not gradients:
+    def _add_clipped(self, groups: list[list[Gradients]], sums: Sums) -> None:
+        """Each group is of other examples; all examples are clipped in one call."""
+        if not groups:
             return
+        sizes = [len(group[0]) for group in groups]
         with torch.no_grad():
-            norms = torch.stack([part.squared_norms() for part in gradients]).sum(0).sqrt_()
+            norms = torch.cat([_norms(group) for group in groups])
             lost = ~norms.isfinite()
             if lost.any():
                 self.nonfinite += int(lost.sum())
-                for part in gradients:
-                    part.drop(lost)
+                for group, examples in zip(groups, torch.split(lost, sizes), strict=True):
+                    for part in group:
+                        part.drop(examples)
                 norms = torch.where(lost, 0.0, norms)
             factors = clip_factors(norms, self._plan.clip)
-            for part in gradients:
-                part.add_weighted(factors, sums)
+            for group, weights in zip(groups, torch.split(factors, sizes), strict=True):
+                for part in group:
+                    part.add_weighted(weights, sums)
+
+
+def _norms(parts: list[Gradients]) -> Tensor:
+    return torch.stack([part.squared_norms() for part in parts]).sum(0).sqrt_()
