@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -97,28 +98,17 @@ def audit(
     Raises DataError for a path with nothing to audit (to train), PolicyError for a policy that is
     none, and PrivacyError for too few models.
     """
-    now = at or datetime.now(UTC)
-    given = Policy.from_file(policy).for_everyone() if policy else None
-    folders, files = _found(paths)
-    named = {path: _relative(path, base) for path in (*folders, *files)}
-    shelf = [accounts.read_account(f, subject=named[f], keys=keys or {}) for f in files]
-    known = accounts.longest(shelf)
-    runs, own = [], []
-    for folder in folders:
-        book = evidence.read_own(folder, subject=named[folder], keys=keys or {})
-        own += [book] if book else []
-        runs.append(
-            evidence.read_run(folder, subject=named[folder], others=known, own=book, policy=given)
-        )
-    claims = [*_of_accounts([*own, *shelf], now), *_of_runs(runs, checks)]
-    if given is not None:
-        for book in known:
-            if book.sound:
-                claims += _made(book.subject, rules.claims_of_account, book, given)
-    if deep and not runs:
+    now, found = at or datetime.now(UTC), _gathered(paths, base, policy, keys or {})
+    if deep and not found.runs:
         raise DataError("a deep audit trains runs again, and no path is a run or has one")
-    found = [_deeply(run, deep, watch) for run in _whole(runs)] if deep else []
-    claims += [claim for told, _ in found for claim in told]
+    runs = _whole(found.runs)
+    deeply = [_deeply(run, deep, watch) for run in runs] if deep else []
+    claims = [
+        *_of_accounts(found.books, now),
+        *_of_runs(found.runs, checks),
+        *_of_policy(found),
+        *(claim for told, _ in deeply for claim in told),
+    ]
     failed = any(claim.verdict == "FAIL" for claim in claims)
     return Report(
         schema=1,
@@ -127,13 +117,13 @@ def audit(
         options=Options(delta, dict(keys or {}), _relative(policy, base) if policy else None, deep),
         paths=tuple(_relative(path, base) for path in paths),
         verdict="FAIL" if failed else "PASS",
-        files=tuple(_digests(folders, files, policy, base)),
+        files=tuple(_digests(found.files, base)),
         claims=tuple(claims),
-        sums=(*_sums_of_runs(runs, delta), *_sums_of_accounts(known, delta)),
+        sums=(*_sums_of_runs(runs, delta), *_sums_of_accounts(found.known, delta)),
         persons=tuple(_persons(runs, delta)),
-        leaks=tuple(left for run in _whole(runs) for left in leaks.leaks(run)),
+        leaks=tuple(left for run in runs for left in leaks.leaks(run)),
         assumptions=(*_ASSUMPTIONS, *(_OF_DEEP if deep else ())),
-        deep=tuple(record for _, record in found if record),
+        deep=tuple(record for _, record in deeply if record),
     )
 
 
@@ -160,6 +150,44 @@ def verify_report(path: Path, *, watch: Watch = look_away) -> list[str]:
     return files + [each for each in differences(told, again) if not each.startswith("files[")]
 
 
+@dataclass(frozen=True)
+class _Given:
+    """What the paths hold."""
+
+    runs: list[Evidence]
+    books: list[Account]
+    """The ledgers of those runs, then ledgers and exports by themselves."""
+    known: list[Account]
+    """Of ledgers and exports by themselves the longest of each."""
+    policy: Policy | None
+    files: list[Path]
+    """Everything that was looked at."""
+
+
+def _gathered(
+    paths: Sequence[Path], base: Path, policy: Path | None, keys: Mapping[str, str]
+) -> _Given:
+    given = Policy.from_file(policy).for_everyone() if policy else None
+    folders, files = _found(paths)
+    named = {path: _relative(path, base) for path in (*folders, *files)}
+    shelf = [accounts.read_account(f, subject=named[f], keys=keys) for f in files]
+    known = accounts.longest(shelf)
+    own = {f: evidence.read_own(f, subject=named[f], keys=keys) for f in folders}
+    runs = [
+        evidence.read_run(f, subject=named[f], others=known, own=own[f], policy=given)
+        for f in folders
+    ]
+    looked_at = [each for folder in folders for each in evidence.files_of(folder)]
+    looked_at += [each for file in files for each in accounts.files_of(file)]
+    return _Given(
+        runs=runs,
+        books=[*filter(None, own.values()), *shelf],
+        known=known,
+        policy=given,
+        files=[*looked_at, *([policy] if policy else [])],
+    )
+
+
 def _found(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """Run folders, and ledgers and exports outside of them, each once."""
     folders: dict[Path, None] = {}
@@ -184,12 +212,8 @@ def _relative(path: Path, base: Path) -> str:
     return Path(os.path.relpath(path.resolve(), base.resolve())).as_posix()
 
 
-def _digests(
-    folders: Sequence[Path], files: Sequence[Path], policy: Path | None, base: Path
-) -> Iterator[File]:
-    looked_at = [each for folder in folders for each in evidence.files_of(folder)]
-    looked_at += [each for file in files for each in accounts.files_of(file)]
-    for path in [*looked_at, *([policy] if policy else [])]:
+def _digests(files: Sequence[Path], base: Path) -> Iterator[File]:
+    for path in files:
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         yield File(_relative(path, base), digest, path.stat().st_size)
@@ -209,6 +233,13 @@ def _of_runs(runs: Sequence[Evidence], checks: Sequence[Check]) -> Iterator[Clai
         yield judged("record.readable", run.subject, statement, faults=faults)
         for check in checks if run.fault is None else ():
             yield from _made(run.subject, check, run)
+
+
+def _of_policy(found: _Given) -> Iterator[Claim]:
+    """Ledgers by themselves against the policy that was given; runs have met it already."""
+    for book in found.known if found.policy else ():
+        if book.sound:
+            yield from _made(book.subject, rules.claims_of_account, book, found.policy)
 
 
 def _made(subject: str, check: Callable[..., Iterable[Claim]], *evidence: object) -> list[Claim]:
