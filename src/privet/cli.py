@@ -140,7 +140,7 @@ def simulate(
     """Run a whole federation on this machine."""
     with _importing("privet.simulations.run"):
         from privet.experiment import SWEEP, Experiment, assignments, read_toml
-        from privet.progress import choose_mode, progress
+        from privet.progress import choose_mode, progress, spinner
         from privet.simulations.prepare import prepare
         from privet.simulations.run import Execution, engine_warnings, run_prepared
         from privet.simulations.tracking.asked import Tracking
@@ -152,13 +152,14 @@ def simulate(
     loud = not (quiet or as_json)
     if loud and SWEEP in read_toml(file):
         typer.echo("The table [sweep] is for privet sweep: this is one run.")
-    prepared = prepare(experiment, data_dir=data_dir, policy=policy, requester=requester)
+    mode = choose_mode(quiet=quiet, as_json=as_json)
+    with spinner(mode, f"preparing {experiment.task}"):
+        prepared = prepare(experiment, data_dir=data_dir, policy=policy, requester=requester)
     if not quiet:
         _warn([*prepared.warnings, *engine_warnings(prepared, engine.value)])
     if loud:
         _introduce(prepared)
     execution = Execution(workers=workers, engine=engine.value, isolate=isolate, canaries=canaries)
-    mode = choose_mode(quiet=quiet, as_json=as_json)
     with (
         tracked_run(tracking, experiment, folder=folder) as follow,
         _reporting(folder),

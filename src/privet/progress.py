@@ -27,6 +27,18 @@ def progress(mode: Mode, *, rounds: int) -> Iterator[Watch]:
         yield lambda _: None
 
 
+@contextmanager
+def spinner(mode: Mode, what: str) -> Iterator[None]:
+    """On a terminal, `what` is being done while the context is open; nothing stays behind."""
+    if mode != "bar":
+        yield
+        return
+    from rich.console import Console
+
+    with Console().status(what):
+        yield
+
+
 def choose_mode(*, quiet: bool, as_json: bool) -> Mode:
     """A bar on a terminal and plain lines elsewhere, unless something else was asked for."""
     if quiet:

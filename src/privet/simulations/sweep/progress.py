@@ -103,6 +103,7 @@ class _Bar:
 
     def __enter__(self) -> _Bar:
         self._bar.start()
+        self._task = self._bar.add_task("reading the data", total=None)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -110,7 +111,7 @@ class _Bar:
 
     def begin(self, cells: Sequence[Cell], *, workers: int) -> None:
         self._tally.begin(cells, workers=workers)
-        self._task = self._bar.add_task("starting", total=self._tally.total)
+        self._bar.update(self._task, total=self._tally.total)
         self._show()
 
     def __call__(self, cell: Cell) -> None:
