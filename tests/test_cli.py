@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -52,7 +54,7 @@ def test_a_simulation_prints_figures_and_leaves_a_whole_run_folder(
     assert "round 3/3" in done.stdout
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         "experiment.toml", "history.jsonl", "silos.json", "summary.json", "report.html",
-        "model.safetensors", "checkpoint.safetensors", "plots",
+        "model.safetensors", "checkpoint.safetensors",
         "ledger.sqlite", "ledger.key", "ledger.sqlite.head", "ledger.sqlite.lock",
     }  # fmt: skip
     assert "wit" not in done.stderr  # no library's warnings
@@ -64,6 +66,31 @@ def test_json_output_is_one_document_a_line(file: Path, tmp_path: Path) -> None:
     assert [line.get("round") for line in lines[:4]] == [0, 1, 2, 3]
     assert lines[4]["schema"] == 1
     assert len(lines) == 5
+
+
+def test_on_a_terminal_it_moves_from_the_start(file: Path, tmp_path: Path) -> None:
+    leader, follower = pty.openpty()
+    command = [
+        sys.executable,
+        "-m",
+        "privet",
+        "simulate",
+        str(file),
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    with subprocess.Popen(
+        command, stdout=follower, stderr=follower, env={**os.environ, "TERM": "xterm"}
+    ) as process:
+        os.close(follower)
+        shown = b""
+        with suppress(OSError):  # Linux says so at the end of a terminal
+            while some := os.read(leader, 65536):
+                shown += some
+    os.close(leader)
+    assert process.returncode == 0
+    assert b"preparing digits" in shown
+    assert shown.index(b"preparing digits") < shown.index(b"3/3")
 
 
 def test_quiet_is_quiet(file: Path, tmp_path: Path) -> None:

@@ -181,12 +181,16 @@ def report(
 ) -> None:
     """Write report.html and plots for the folder of a run or a sweep, finished or not."""
     if (folder / "sweep.json").exists():
-        from privet.simulations.sweep_report import write_report
+        from privet.simulations import sweep_report
+
+        page = sweep_report.write_report(folder)
     elif (folder / "experiment.toml").exists():
-        from privet.simulations.report import write_report
+        from privet.simulations import report as run_report
+
+        page = run_report.write_report(folder, plots=True)
     else:
         raise PrivetError(f"{folder} is not a run folder: it has no experiment.toml")
-    typer.echo(f"Report: {write_report(folder)}")
+    typer.echo(f"Report: {page}")
 
 
 @cli.command()

@@ -102,7 +102,7 @@ def test_the_verdict_says_quality_and_guarantee_in_words(tmp_path: Path) -> None
 
 def test_what_is_written(tmp_path: Path) -> None:
     sample = samples.with_privacy()
-    path = write_report(sample.write(tmp_path))
+    path = write_report(sample.write(tmp_path), plots=True)
     assert path == tmp_path / "report.html"
     assert path.read_text(encoding="utf-8") == page_of(sample, tmp_path).source
     pictures = sorted((tmp_path / "plots").iterdir())
@@ -111,10 +111,24 @@ def test_what_is_written(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.part"))
 
 
+def test_pictures_are_made_when_asked_for_and_kept_up_to_date(tmp_path: Path) -> None:
+    folder = samples.with_privacy().write(tmp_path)
+    write_report(folder)
+    assert not (folder / "plots").exists()
+    write_report(folder, plots=True)
+    picture = folder / "plots" / "accuracy.png"
+    before = picture.read_bytes()
+    lines = (folder / "history.jsonl").read_text().splitlines(keepends=True)
+    (folder / "history.jsonl").write_text("".join(lines[:-1]))
+    write_report(folder)
+    assert picture.read_bytes() != before
+
+
 def test_the_same_folder_gives_the_same_bytes(tmp_path: Path) -> None:
     sample = samples.with_privacy()
     first, second = (sample.write(tmp_path / name) for name in ("a", "b"))
-    assert write_report(first).read_bytes() == write_report(second).read_bytes()
+    one, two = (write_report(folder, plots=True).read_bytes() for folder in (first, second))
+    assert one == two
     for picture in ("accuracy", "epsilon", "silos"):
         name = f"plots/{picture}.png"
         assert (first / name).read_bytes() == (second / name).read_bytes()
@@ -122,7 +136,7 @@ def test_the_same_folder_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_without_privacy_the_page_says_so_and_draws_no_epsilon(tmp_path: Path) -> None:
     page = page_of(samples.without_privacy(), tmp_path)
-    write_report(tmp_path)
+    write_report(tmp_path, plots=True)
     assert "No privacy guarantee." in page.text
     assert "The experiment has no [privacy] section: no noise was added" in page.text
     assert "Epsilon spent" not in page.text
@@ -184,7 +198,7 @@ def test_a_run_without_a_single_round_still_has_a_page(tmp_path: Path) -> None:
     assert "no finite epsilon" in page.text
     (tmp_path / "history.jsonl").unlink()
     (tmp_path / "silos.json").unlink()
-    write_report(tmp_path)
+    write_report(tmp_path, plots=True)
     assert "No privacy guarantee" in (tmp_path / "report.html").read_text(encoding="utf-8")
     assert list((tmp_path / "plots").iterdir()) == []
 
@@ -210,7 +224,7 @@ def test_a_broken_line_in_the_middle_is_an_error_that_names_it(tmp_path: Path) -
     lines[3] = lines[3][:40]
     history.write_text("\n".join(lines) + "\n")
     with pytest.raises(DataError, match=r"history\.jsonl, line 4"):
-        write_report(tmp_path)
+        write_report(tmp_path, plots=True)
     assert not (tmp_path / "report.html").exists()
 
 
@@ -239,7 +253,7 @@ def test_an_unreadable_file_is_named(
     else:
         (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match=re.escape(message)):
-        write_report(tmp_path)
+        write_report(tmp_path, plots=True)
 
 
 @pytest.mark.parametrize("largest", [math.inf, math.nan, None])
@@ -250,7 +264,7 @@ def test_an_epsilon_that_is_no_number_is_no_guarantee(
     assert sample.summary is not None
     sample.summary["epsilon"]["max"] = largest
     page = page_of(sample, tmp_path)
-    write_report(tmp_path)
+    write_report(tmp_path, plots=True)
     assert "No privacy guarantee: no finite epsilon was computed." in page.text
     assert "are protected with epsilon" not in page.text
     assert not (tmp_path / "plots" / "epsilon.png").exists()
@@ -263,7 +277,7 @@ def test_a_diverged_run_leaves_gaps_and_says_so(tmp_path: Path) -> None:
         entry["loss"], entry["accuracy"] = math.nan, None
     sample.summary["loss"] = math.nan
     page = page_of(sample, tmp_path)
-    write_report(tmp_path)  # the pictures bear it too
+    write_report(tmp_path, plots=True)  # the pictures bear it too
     assert "training diverged" in page.text
     assert not any("nan" in path for path in page.having("d"))
 
@@ -274,7 +288,7 @@ def test_nothing_measured(tmp_path: Path) -> None:
     for entry in (*sample.history, sample.summary):
         entry["loss"] = entry["accuracy"] = None
     page = page_of(sample, tmp_path)
-    write_report(tmp_path)
+    write_report(tmp_path, plots=True)
     assert "Nothing was measured: there were no held-out records." in page.text
     assert not (tmp_path / "plots" / "accuracy.png").exists()
 
@@ -323,7 +337,7 @@ def test_the_policy_allows_the_page_s_own_script_only(name: str, tmp_path: Path)
 
 def test_hostile_names_and_reasons_stay_text(tmp_path: Path) -> None:
     page = page_of(samples.hostile(), tmp_path)
-    write_report(tmp_path)
+    write_report(tmp_path, plots=True)
     assert {tag for tag, _ in page.elements}.isdisjoint({"img", "b", "iframe", "object"})
     assert not any(name.startswith("on") for _, attrs in page.elements for name in attrs)
     assert "<script>window.hacked=1</script>" in page.text
@@ -685,7 +699,7 @@ def test_the_mean_on_own_records_stands_alone_without_held_out_records(tmp_path:
     for entry in (*sample.history, sample.summary):
         entry["loss"] = entry["accuracy"] = None
     page = page_of(sample, tmp_path)
-    write_report(tmp_path)
+    write_report(tmp_path, plots=True)
     assert "Accuracy 0.560 on the silos’ own held-out records after 6 rounds." in page.text
     assert "Accuracy 0.560 on the silos’ own records" in page.text
     accuracy = json.loads(page.having("data-hover")[0])
@@ -767,7 +781,7 @@ def test_silos_that_keep_their_account_have_no_curve_and_the_page_says_why(
     tmp_path: Path,
 ) -> None:
     page = page_of(samples.kept(), tmp_path)
-    write_report(tmp_path)
+    write_report(tmp_path, plots=True)
     assert "4 silos keep the account of each round, because it would tell how many" in page.text
     assert "Epsilon spent" not in page.text
     assert "Each silo’s records are protected with epsilon ≤ 3.99" in page.text
@@ -787,7 +801,7 @@ def test_a_single_silo_that_keeps_its_account_leaves_the_others_their_lines(
         }
         entry["events"]["silo-0"] = None
     page = page_of(sample, tmp_path)
-    write_report(tmp_path)
+    write_report(tmp_path, plots=True)
     (epsilon,) = [
         chart
         for chart in map(json.loads, page.having("data-hover"))
@@ -832,7 +846,7 @@ def test_an_epsilon_above_the_target_is_explained_by_evaluations(tmp_path: Path)
 
 def test_hostile_text_in_the_new_sections_stays_text(tmp_path: Path) -> None:
     page = page_of(samples.hostile_guarded(), tmp_path)
-    write_report(tmp_path)
+    write_report(tmp_path, plots=True)
     assert {tag for tag, _ in page.elements}.isdisjoint({"img", "b", "u", "iframe"})
     assert not any(name.startswith("on") for _, attrs in page.elements for name in attrs)
     assert "<b>share</b> left <i>odd</i> the silo" in page.text

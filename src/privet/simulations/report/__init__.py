@@ -15,13 +15,17 @@ from privet.whole_file import replace_file
 
 __all__ = ["write_report"]
 
+PLOTS = "plots"
 
-def write_report(folder: Path) -> Path:
-    """Write `report.html` and `plots/*.png` into the run folder; return the path of the page.
 
-    The page is one file that loads nothing: no script, font or picture from elsewhere. The same
-    folder gives the same bytes. A torn last line of `history.jsonl` is left out; without
-    `summary.json` the page says after which round the run was interrupted.
+def write_report(folder: Path, *, plots: bool = False) -> Path:
+    """Write `report.html` into the run folder; return its path.
+
+    The page is one file that loads nothing: no script, font or picture from elsewhere. With `plots`
+    its charts are written as `plots/*.png` as well; where there are some already they are always
+    written again, so that they never show another state. The same folder gives the same bytes. A
+    torn last line of `history.jsonl` is left out; without `summary.json` the page says after which
+    round the run was interrupted.
 
     Raises:
         DataError: `folder` has no `experiment.toml`, or one of its files cannot be read.
@@ -29,5 +33,6 @@ def write_report(folder: Path) -> Path:
     run = read_run(folder)
     page = folder / "report.html"
     replace_file(page, render(run).encode())
-    write_plots(run, folder / "plots")
+    if plots or (folder / PLOTS).exists():
+        write_plots(run, folder / PLOTS)
     return page
