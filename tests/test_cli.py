@@ -206,6 +206,7 @@ def test_report_can_be_written_again(file: Path, tmp_path: Path) -> None:
     done = privet("report", tmp_path / "run")
     assert done.returncode == 0
     assert (tmp_path / "run" / "report.html").exists()
+    assert (tmp_path / "run" / "plots" / "accuracy.png").exists()
     refused = privet("report", tmp_path / "nothing")
     assert refused.returncode == 2
     assert "is not a run folder" in refused.stderr

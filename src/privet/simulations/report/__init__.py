@@ -15,7 +15,7 @@ from privet.whole_file import replace_file
 
 __all__ = ["write_report"]
 
-PLOTS = "plots"
+_PLOTS = "plots"
 
 
 def write_report(folder: Path, *, plots: bool = False) -> Path:
@@ -33,6 +33,6 @@ def write_report(folder: Path, *, plots: bool = False) -> Path:
     run = read_run(folder)
     page = folder / "report.html"
     replace_file(page, render(run).encode())
-    if plots or (folder / PLOTS).exists():
-        write_plots(run, folder / PLOTS)
+    if plots or (folder / _PLOTS).exists():
+        write_plots(run, folder / _PLOTS)
     return page
