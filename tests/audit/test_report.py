@@ -85,6 +85,16 @@ def test_verify_finds_what_changed(run: Path, capsys: pytest.CaptureFixture[str]
     assert "verdict" in told
 
 
+def test_verify_finds_another_policy(run: Path) -> None:
+    """Even one that changes no verdict: the report names what the run was held against."""
+    policy, file = run.parent / "theirs.toml", run.parent / "audit.json"
+    shutil.copyfile(run / "policy.toml", policy)
+    assert run_command(run, "--policy", policy, "--json", file) == 0
+    assert verify_report(file) == []
+    policy.write_text(policy.read_text() + "# looked through again\n")
+    assert verify_report(file) == ["the file theirs.toml"]
+
+
 def test_a_report_that_was_edited_is_found(run: Path) -> None:
     file = run.parent / "audit.json"
     run_command(run, "--json", file)
