@@ -20,7 +20,7 @@ from typing import Any
 
 from privet import Execution, Experiment, simulate
 from privet.experiment import assignments
-from privet.server.folder import RunFolder
+from privet.record.folder import RunFolder
 
 
 @dataclass(frozen=True)

@@ -25,18 +25,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from privet import Execution, Experiment, simulate
+from privet.audit import evidence
+from privet.audit.conformance import Conformance, conformance
+from privet.audit.deep.claims import deep_audit
+from privet.audit.deep.record import DeepOptions
+from privet.audit.one_run import View, one_run_bound, score
 from privet.privacy.accounting import noise_multiplier_for
-from privet.privacy.audit.canary_files import CANARIES, read_sightings
-from privet.privacy.audit.conformance import Conformance, conformance
-from privet.privacy.audit.one_run import one_run_bound
-from privet.privacy.audit.scores import View, score
-from privet.privacy.audit.sightings import Sighting
 from privet.privacy.mechanisms import Canaries, DpSgd, SeededNoise
+from privet.privacy.mechanisms.sightings import CANARIES, Sighting, read_sightings
 from privet.privacy.mechanisms.together import Descent, Row, chain_of, train_rows
 from privet.randomness import numpy_generator, stream
-from privet.simulations.audit import evidence
-from privet.simulations.audit.deep.claims import deep_audit
-from privet.simulations.audit.deep.record import DeepOptions
 from privet.simulations.run import Engine
 
 sys.path.append(str(Path(__file__).parent.parent / "tests"))

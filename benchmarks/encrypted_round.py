@@ -63,7 +63,7 @@ class Pictures:
 
 def run(way: str, rounds: int) -> None:
     from privet import Experiment, simulate
-    from privet.server.folder import RunFolder
+    from privet.record.folder import RunFolder
 
     sys.modules["encrypted_round"] = sys.modules["__main__"]
     base = {"task": "encrypted_round:Pictures", "rounds": rounds}

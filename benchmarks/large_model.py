@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 if TYPE_CHECKING:
-    from privet.remote import Desk
+    from privet.deployment import Desk
 
 MODEL_MB = 100.0
 POLICY = """\
@@ -50,7 +50,7 @@ LARGE, SMALL = "large_task:Large", "large_task:Small"
 
 def run(*, encrypted: bool, rounds: int) -> None:
     from privet.client.guard import code_hash
-    from privet.trial import SERVER, Trial
+    from privet.deployment.trial import SERVER, Trial
 
     settings: dict[str, Any] = {
         "rounds": rounds,

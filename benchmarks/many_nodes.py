@@ -32,13 +32,13 @@ import numpy as np
 from flwr.app import Message
 
 from privet import Experiment
-from privet.client.node.connection import Connection, RunOver, Stopped
-from privet.parties import SiloKit
-from privet.parties.requests import Signing
+from privet.deployment import Desk, follow
+from privet.deployment.parties import SiloKit
+from privet.deployment.parties.requests import Signing
+from privet.deployment.provision import Project, provision
+from privet.deployment.silo.connection import Connection, RunOver, Stopped
+from privet.deployment.trial import ADMIN, SERVER, Trial, free_port
 from privet.privacy.ledger import SiloKey
-from privet.provision import Project, provision
-from privet.remote import Desk, follow
-from privet.trial import ADMIN, SERVER, Trial, free_port
 from privet.wire import ENROL, Enrolment, TrainReply, TrainRequest
 
 PROCESSES = 2

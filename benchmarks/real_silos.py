@@ -27,9 +27,9 @@ from safetensors.numpy import load_file
 from stock_flower import StockFlower
 
 from privet import Experiment
-from privet.remote import follow
-from privet.server.folder import MODEL, RunFolder
-from privet.trial import Trial
+from privet.deployment import follow
+from privet.deployment.trial import Trial
+from privet.record.folder import MODEL, RunFolder
 
 SLOWEST, LEAST_RATIO = 1.5, 5.0
 Entries = list[dict[str, Any]]

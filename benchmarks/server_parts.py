@@ -27,14 +27,14 @@ from flwr.supercore.inflatable.inflatable_object import (
 from many_nodes import provisioned
 from sqlalchemy import event
 
-from privet.parties import PartiesFile, ServerKit, SiloKit
-from privet.parties.requests import SIGNATURE, Checking, Signing
+from privet.deployment.parties import PartiesFile, ServerKit, SiloKit
+from privet.deployment.parties.requests import SIGNATURE, Checking, Signing
+from privet.deployment.server.flower import HEARTBEAT, Link, LiveRun
+from privet.deployment.server.membership import Membership
+from privet.deployment.trial import SERVER
 from privet.privacy.ledger import SiloKey
-from privet.server.link.flower import HEARTBEAT, Link, LiveRun
-from privet.server.link.membership import Membership
-from privet.trial import SERVER
 from privet.wire import TrainReply, TrainRequest
-from privet.wire.assembly import assemble
+from privet.wire.transport import assemble
 
 PARAMETERS = 4_810
 SIGNATURES = 2_000

@@ -18,10 +18,10 @@ from typing import Any
 from cryptography.hazmat.primitives import serialization
 
 from privet import Experiment
-from privet.client.node.orders import Job, node_config
-from privet.parties import AdminKit, PartiesFile, ServerKit, SiloKit
-from privet.server.folder import SUMMARY
-from privet.trial import ADMIN, SERVER, Trial, free_port
+from privet.deployment.parties import AdminKit, PartiesFile, ServerKit, SiloKit
+from privet.deployment.silo.orders import OrderedJob, node_config
+from privet.deployment.trial import ADMIN, SERVER, Trial, free_port
+from privet.record.folder import SUMMARY
 
 PATIENCE = 600.0
 _APP = """\
@@ -166,7 +166,7 @@ class StockFlower:
 
     def _start_node(self, name: str) -> None:
         kit = SiloKit.from_folder(self.trial.kit(name))
-        nobody = Job(id="", requester=ADMIN, number=0, run_config={})
+        nobody = OrderedJob(id="", requester=ADMIN, number=0, run_config={})
         config = node_config(kit, nobody, roster=self._roster())
         del config["job"]  # the run's number
         self._start(

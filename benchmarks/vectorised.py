@@ -80,7 +80,7 @@ def ours(silos: Silos, *, private: bool, together: bool) -> Callable[[], None]:
     from privet import Examples
     from privet.client.plan import LocalPlan
     from privet.client.training import LocalTraining, train
-    from privet.experiment import Training
+    from privet.experiment import TrainingSettings
     from privet.privacy.mechanisms import DpSgd, SeededNoise
     from privet.privacy.mechanisms.together import chain_of
     from privet.randomness import numpy_generator, stream
@@ -98,7 +98,7 @@ def ours(silos: Silos, *, private: bool, together: bool) -> Callable[[], None]:
             Examples(*silos[silo]),
             weights,
             plan=LocalPlan(STEPS, BATCH, plan if private else None),
-            training=Training(),
+            training=TrainingSettings(),
             lr=LR,
             noise=partial(SeededNoise, stream(1, "noise", silo)),
             draws=numpy_generator(stream(1, "batches", silo)),

@@ -24,22 +24,29 @@ from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIG
 from flwr.supercore.date import now
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
 
-from privet.client.node.connection import Connection
-from privet.parties import AdminKit, Parties, PartiesFile, Party, ServerKit, SiloKit, load_parties
-from privet.parties.requests import Checking, Signing
-from privet.parties.transport import client
+from privet.deployment.parties import (
+    AdminKit,
+    Parties,
+    PartiesFile,
+    Party,
+    ServerKit,
+    SiloKit,
+    load_parties,
+)
+from privet.deployment.parties.requests import Checking, Signing
+from privet.deployment.parties.transport import client
+from privet.deployment.provision import Project, provision
+from privet.deployment.server.flower import Link
+from privet.deployment.server.gate import Gate
+from privet.deployment.server.grid import LinkGrid, Notifier
+from privet.deployment.server.jobs import JobStore
+from privet.deployment.server.membership import Membership
+from privet.deployment.server.routes import application
+from privet.deployment.server.runner import Runner
+from privet.deployment.server.serving import listener
+from privet.deployment.silo.connection import Connection
+from privet.deployment.trial import free_port
 from privet.privacy.ledger import Ledger, SiloKey
-from privet.provision import Project, provision
-from privet.server.link.bells import Bells
-from privet.server.link.flower import Link
-from privet.server.link.gate import Gate
-from privet.server.link.grid import LinkGrid
-from privet.server.link.jobs import JobStore
-from privet.server.link.membership import Membership
-from privet.server.link.routes import application
-from privet.server.link.runner import Runner
-from privet.server.link.serving import listener
-from privet.trial import free_port
 
 HOST = "127.0.0.1"
 SILOS = ("north", "south", "west", "late", "gone")
@@ -156,7 +163,7 @@ class GateProject:
     def serving(self) -> Iterator[LiveServer]:
         kit = self.server_kit()
         kit.state.mkdir(exist_ok=True)
-        link, bells = Link(kit.state / "link.sqlite"), Bells()
+        link, bells = Link(kit.state / "link.sqlite"), Notifier()
         members = Membership(
             PartiesFile(kit.parties, project_key=kit.project_key), link, folder=kit.state
         )
@@ -189,7 +196,7 @@ class GateProject:
 @dataclass
 class LiveServer:
     link: Link
-    bells: Bells
+    bells: Notifier
     members: Membership
     store: JobStore
 

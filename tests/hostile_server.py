@@ -43,11 +43,11 @@ from flwr.supercore.inflatable.inflatable_object import (
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
-from privet.parties import ServerKit
+from privet.deployment.parties import ServerKit
+from privet.deployment.trial import free_port
 from privet.simulations.grid import assume_identity
-from privet.trial import free_port
 from privet.wire import Failure
-from privet.wire.parts import ANSWER, HEAD, NEXT, pack, unpack
+from privet.wire.transport import ANSWER, HEAD, NEXT, pack, unpack
 
 NODE = 77
 _FLEET = "/v1/fleet/"

@@ -13,10 +13,10 @@ from flwr.app import Context, Message, RecordDict
 from gate_project import GateProject
 from hostile_server import HostileServer
 from privet.client.app import app
-from privet.client.node.connection import Connection
-from privet.client.node.serving import _Silo
-from privet.client.node.worker import Work, Worker
-from privet.parties import SiloKit
+from privet.deployment.parties import SiloKit
+from privet.deployment.silo.connection import Connection
+from privet.deployment.silo.serving import _Silo
+from privet.deployment.silo.worker import Work, Worker
 from privet.privacy.ledger import Entry, Ledger
 
 POLICY = """

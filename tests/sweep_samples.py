@@ -8,18 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from privet.simulations.sweep.plan import grid
-from privet.simulations.sweep.results import (
-    Axis,
-    Cell,
-    Kind,
-    Selection,
-    Settings,
-    Sweep,
-    Value,
-    to_plain,
-)
-from privet.simulations.sweep.statistics import compare, estimate
+from privet.sweep.plan import grid
+from privet.sweep.results import Axis, Cell, Kind, Selection, Settings, Sweep, Value, to_plain
+from privet.sweep.statistics import compare, estimate
 
 BUDGETS = Axis("privacy.epsilon", (1, 4, math.inf))
 RATES = Axis("training.lr", (0.1, 1.0))

@@ -85,7 +85,7 @@ def test_a_round_of_a_large_model_takes_no_memory_for_sum_and_result() -> None:
 
 def test_servers_and_silos_send_arrays_in_small_pieces() -> None:
     code = (
-        "from pathlib import Path; import privet.node_commands as commands\n"
+        "from pathlib import Path; import privet.commands.deployment as commands\n"
         "try: commands.{role}(Path('nowhere'))\nexcept Exception: pass\n"
         "from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE as size\n"
         "print(size == commands.PIECE)"

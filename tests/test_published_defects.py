@@ -17,7 +17,7 @@ from privet import Experiment, simulate
 from privet.client.app import app
 from privet.privacy.accounting import decode_event, dp_sgd_event, epsilon
 from privet.privacy.ledger import Ledger, SiloKey
-from privet.server.folder import RunFolder
+from privet.record.folder import RunFolder
 from privet.simulations.grid import assume_identity
 from privet.vectors import FlatModel
 from privet.wire import EvaluateReply, EvaluateRequest, TrainReply, TrainRequest

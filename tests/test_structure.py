@@ -86,9 +86,9 @@ def test_the_links_at_the_root_lead_to_the_rooms() -> None:
     "code",
     [
         "import privet",
-        "from privet.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass",
-        "from privet.cli import main\ntry: main(['tasks'])\nexcept SystemExit: pass",
-        "from privet.cli import main\ntry: main(['strategies'])\nexcept SystemExit: pass",
+        "from privet.commands.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass",
+        "from privet.commands.cli import main\ntry: main(['tasks'])\nexcept SystemExit: pass",
+        "from privet.commands.cli import main\ntry: main(['strategies'])\nexcept SystemExit: pass",
     ],
 )
 def test_light_commands_load_no_heavy_library(code: str) -> None:
@@ -101,7 +101,7 @@ def test_light_commands_load_no_heavy_library(code: str) -> None:
 def test_a_plain_run_loads_neither_a_compiler_nor_an_accountant(tmp_path: Path) -> None:
     heavy = "torch._dynamo sympy dp_accounting scipy.stats scipy.signal opacus tenseal pandas"
     probe = (
-        "import sys\nfrom privet.cli import main\n"
+        "import sys\nfrom privet.commands.cli import main\n"
         "for engine in ('in-process', 'vectorised'):\n"
         "    try: main(['simulate', 'run.toml', '-q', '--engine', engine, '--out', engine])\n"
         "    except SystemExit as end: assert not end.code\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from privet import Experiment
-from privet.simulations.tracking.figures import figures
+from privet.tracking.tracker import figures
 
 TINY = Experiment.from_mapping(
     {

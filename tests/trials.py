@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from privet import Experiment
-from privet.trial import SERVER, Trial
+from privet.deployment.trial import SERVER, Trial
 
 OVER = ("finished", "failed", "cancelled")
 UNFINISHED = (".*", "*.part", "*.tmp", "*.new", "*.draft", "*.offer", "unanswered.message")

@@ -1,5 +1,5 @@
 """python -m privet"""
 
-from privet.cli import main
+from privet.commands.cli import main
 
 main()

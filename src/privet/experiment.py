@@ -13,6 +13,8 @@
 
 Unknown keys and impossible values are refused before any data is read. The same settings travel in
 a Flower run config, whole under the key `experiment` or flattened to dotted keys.
+
+Nested settings by dotted keys.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ class _Settings(BaseModel):
     )
 
 
-class Federation(_Settings):
+class FederationSettings(_Settings):
     """Who holds which records, and who answers in a round."""
 
     silos: Count | None = None
@@ -63,7 +65,7 @@ class Federation(_Settings):
     """The run ends early when fewer silos than this are willing to go on."""
 
 
-class Training(_Settings):
+class TrainingSettings(_Settings):
     """One silo's local training in one round."""
 
     epochs: Count = 1
@@ -78,7 +80,7 @@ class Training(_Settings):
     """Learning rate over the rounds; `cosine` falls from `lr` to nearly zero."""
 
 
-class Strategy(BaseModel):
+class StrategySettings(BaseModel):
     """Name of an aggregation rule and its own options (see `privet strategies`)."""
 
     model_config = ConfigDict(frozen=True, extra="allow", ser_json_inf_nan="constants")
@@ -90,7 +92,7 @@ class Strategy(BaseModel):
         return dict(self.model_extra or {})
 
 
-class Privacy(_Settings):
+class PrivacySettings(_Settings):
     """Record-level differential privacy: exactly one of `epsilon` and `noise_multiplier`."""
 
     unit: Literal["record"] = "record"
@@ -116,7 +118,7 @@ class Privacy(_Settings):
         return self
 
 
-class Encryption(_Settings):
+class EncryptionSettings(_Settings):
     """Updates that only their sum can be seen of: silos encrypt, the server adds, silos decrypt."""
 
     scheme: Literal["bfv", "ckks"] = "bfv"
@@ -135,7 +137,7 @@ class Encryption(_Settings):
     """Rounds that one key serves; unset: the whole run, unless silos change or a sum is spoilt."""
 
 
-class Evaluation(_Settings):
+class EvaluationSettings(_Settings):
     """Measuring the global model on the silos' own records, as far as their policies let it out."""
 
     every: Count = 1
@@ -156,13 +158,13 @@ class Experiment(_Settings):
     """Seconds to wait for the replies of a round."""
     data: dict[str, Any] = Field(default_factory=dict)
     """Options of the task, such as `file` and `target` of a table."""
-    federation: Federation = Federation()
-    training: Training = Training()
-    strategy: Strategy = Strategy()
-    privacy: Privacy | None = None
-    encryption: Encryption | None = None
+    federation: FederationSettings = FederationSettings()
+    training: TrainingSettings = TrainingSettings()
+    strategy: StrategySettings = StrategySettings()
+    privacy: PrivacySettings | None = None
+    encryption: EncryptionSettings | None = None
     """Unset: the server sees every update."""
-    evaluation: Evaluation | None = None
+    evaluation: EvaluationSettings | None = None
     """Unset: silos are trained on, not evaluated on."""
 
     @model_validator(mode="before")
@@ -333,11 +335,26 @@ def _one_line(error: ValidationError) -> str:
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     tables: dict[str, type[BaseModel]] = {
-        "federation": Federation,
-        "training": Training,
-        "privacy": Privacy,
-        "encryption": Encryption,
-        "evaluation": Evaluation,
+        "federation": FederationSettings,
+        "training": TrainingSettings,
+        "privacy": PrivacySettings,
+        "encryption": EncryptionSettings,
+        "evaluation": EvaluationSettings,
     }
     model = tables.get(str(location[0]), Experiment) if len(location) > 1 else Experiment
     return list(model.model_fields)
+
+
+def dotted(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Everything in the table and its tables, in order.
+
+    >>> dotted({"rounds": 2, "training": {"lr": 0.5}})
+    {'rounds': 2, 'training.lr': 0.5}
+    """
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            found |= dotted(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found

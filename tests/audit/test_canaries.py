@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from audit_mechanism.planted import planted
+from audit.mechanism.planted import planted
 from privet import Execution, Experiment, simulate
-from privet.privacy.audit.canary_files import CANARIES
-from privet.simulations.audit import Report, audit, verify_report
-from privet.simulations.audit.report import write
+from privet.audit import Report, audit, verify_report
+from privet.audit.report import write
+from privet.privacy.mechanisms.sightings import CANARIES
 
 SETTINGS = {
     "task": "digits",

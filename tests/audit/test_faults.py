@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from audit.planted import Row, history, rewritten, summary
+from privet.audit import Report, audit
 from privet.privacy.accounting import decode_event, dp_sgd_event, encode_event
 from privet.privacy.accounting.spending import epsilon
 from privet.privacy.ledger import Ledger, SiloKey, export
 from privet.privacy.ledger.costs import event_text
-from privet.simulations.audit import Report, audit
 
 
 def audited(*paths: Path, **options: object) -> Report:

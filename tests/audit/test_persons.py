@@ -10,8 +10,8 @@ from dp_accounting.pld import PLDAccountant
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from privet.audit.persons import DELTAS, TIMES, by_delta, in_one_silo, in_silos
 from privet.privacy.accounting.segments import Segment
-from privet.privacy.audit.persons import DELTAS, TIMES, by_delta, in_one_silo, in_silos
 from privet.privacy.ledger.composition import epsilon_of
 
 DELTA = 1e-5

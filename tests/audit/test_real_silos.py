@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from privet.audit import audit
+from privet.deployment.trial import SERVER, Trial
 from privet.privacy.ledger import SiloKey
-from privet.simulations.audit import audit
-from privet.trial import SERVER, Trial
 from trials import OVER, PRIVATE, begun
 
 

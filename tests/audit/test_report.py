@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audit.planted import history
-from privet.cli import main
+from privet.audit import CHECKS, Report, audit, verify_report
+from privet.audit.report import SCHEMA_FILE, read, schema_text, to_json, write
+from privet.commands.cli import main
+from privet.deployment.trial import Trial
 from privet.errors import DataError
 from privet.privacy.ledger import Ledger, SiloKey, export, read_history
 from privet.privacy.ledger.costs import event_of
 from privet.privacy.ledger.fingerprint import Fingerprint
-from privet.simulations.audit import CHECKS, Report, audit, verify_report
-from privet.simulations.audit.report import SCHEMA_FILE, read, schema_text, to_json, write
-from privet.trial import Trial
 
 
 def run_command(*arguments: object) -> int:

@@ -23,10 +23,10 @@ import torch
 from safetensors.numpy import load_file
 
 from privet import Experiment, simulate
+from privet.deployment.admin import AdminClient, NoAnswer
+from privet.deployment.trial import SERVER, SILOS, Trial
 from privet.privacy.ledger import SiloKey, read_history, verify
-from privet.remote import Desk, NoAnswer
 from privet.tasks import load_task
-from privet.trial import SERVER, SILOS, Trial
 from trials import OVER, PLAIN, PRIVATE, begun, history, leftovers
 
 pytestmark = pytest.mark.slow
@@ -80,7 +80,7 @@ class Reaper:
     """Victims of the same moment."""
     kills: int = 0
 
-    def reap(self, desk: Desk) -> None:
+    def reap(self, desk: AdminClient) -> None:
         """All kills, each moment's after the job has come further since the one before."""
         while self.kills < KILLS:
             before = self.round(desk)
@@ -105,7 +105,7 @@ class Reaper:
                 child.kill()
         self.kills += 1
 
-    def round(self, desk: Desk, *, least: int = 0) -> int:
+    def round(self, desk: AdminClient, *, least: int = 0) -> int:
         """The job's last round, once it is `least` or more."""
         end = time.monotonic() + PATIENCE
         told: dict[str, Any] = {}

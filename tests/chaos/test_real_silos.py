@@ -14,14 +14,14 @@ from safetensors.numpy import load_file
 
 from failing_wire import Wire
 from privet import Experiment, simulate
+from privet.deployment.admin import AdminClient, NoAnswer
+from privet.deployment.trial import SERVER, Trial
 from privet.privacy.accounting.segments import merged
 from privet.privacy.ledger import Ledger, SiloKey, verify
-from privet.remote import Desk, NoAnswer
-from privet.trial import SERVER, Trial
 from trials import OVER, PLAIN, PRIVATE, begun, history, leftovers
 
 
-def wait(desk: Desk, job: str, done: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+def wait(desk: AdminClient, job: str, done: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     """The job, once `done` says yes, and whether or not the server answers all the time."""
     end = time.monotonic() + 150
     while time.monotonic() < end:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from privet import Examples, Experiment
 from privet.client.plan import plan_round
 from privet.client.training import LocalTraining, train
-from privet.experiment import Training
+from privet.experiment import TrainingSettings
 from privet.privacy.mechanisms import SeededNoise
 from privet.randomness import numpy_generator, stream
 from privet.vectors import FlatModel
@@ -142,7 +142,7 @@ def test_with_and_without_privacy_the_same_number_of_steps_is_planned(
     n: int, batch_size: int, epochs: int, steps: int | None
 ) -> None:
     length = {"epochs": epochs} if steps is None else {"steps": steps}
-    training = Training(batch_size=batch_size, **length)
+    training = TrainingSettings(batch_size=batch_size, **length)
     plain = Experiment(task="unused", training=training)
     private = plain.with_settings({"privacy.noise_multiplier": 1.0})
     one, other = plan_round(plain, n_records=n), plan_round(private, n_records=n)

@@ -8,7 +8,7 @@ from flwr.clientapp import ClientApp
 
 from privet.errors import ExperimentError
 from privet.experiment import Experiment
-from privet.server.roster import Absent, enrol, invite
+from privet.server.cohort import Absent, enrol, invite
 from privet.simulations.grid import InProcessGrid, Sequential, contexts
 from privet.wire import Enrolment, Failure
 
@@ -42,19 +42,19 @@ def experiment(least: int) -> Experiment:
 @pytest.mark.parametrize("stage", ["restart", "worker", "transport"])
 def test_a_silo_that_ended_while_it_enrolled_is_asked_again(stage: str) -> None:
     nodes = Nodes(stage)
-    roster, failures = enrol(nodes, experiment(1))
+    cohort, failures = enrol(nodes, experiment(1))
     assert [failure.stage for failure in failures] == [stage]
     nodes.stage = None
-    assert invite(nodes, experiment(1), roster) == []
-    assert roster.names == ("silo-0", "silo-1")
+    assert invite(nodes, experiment(1), cohort) == []
+    assert cohort.names == ("silo-0", "silo-1")
 
 
 @pytest.mark.parametrize("stage", ["data", "plan"])
 def test_a_silo_that_cannot_take_part_is_not(stage: str) -> None:
     nodes = Nodes(stage)
-    roster, _ = enrol(nodes, experiment(1))
+    cohort, _ = enrol(nodes, experiment(1))
     nodes.stage = None
-    invite(nodes, experiment(1), roster)
+    invite(nodes, experiment(1), cohort)
     assert nodes.asked == [0, 1]
 
 

@@ -13,9 +13,9 @@ from flwr.clientapp import ClientApp
 from safetensors.numpy import load_file
 
 from privet.privacy.accounting import dp_sgd_event, encode_event
+from privet.record.folder import RunFolder
 from privet.server.app import Hosting, look_away, server_app
-from privet.server.folder import RunFolder
-from privet.server.roster import Seat, Seats
+from privet.server.cohort import Seat, Seats
 from privet.simulations.grid import SERVER_NODE, InProcessGrid, Sequential, contexts
 from privet.wire import Enrolment, TrainReply, TrainRequest
 

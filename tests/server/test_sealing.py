@@ -16,11 +16,10 @@ from privet import Experiment, PrivetError
 from privet.privacy.encryption import SecretKey, Tampered, make_cipher, read_header
 from privet.privacy.encryption.keys import RunKey, Session, load_roster, make_offer
 from privet.privacy.ledger import SiloKey
+from privet.record.folder import RunFolder
 from privet.server.app import Hosting, look_away, server_app
-from privet.server.folder import RunFolder
-from privet.simulations.apps import House, simulated_client_app
+from privet.simulations.apps import SimulatedKeys, SimulatedSilos, simulated_client_app
 from privet.simulations.grid import SERVER_NODE, InProcessGrid, Sequential, contexts
-from privet.simulations.keys import KeyHouse
 from privet.simulations.ledger import simulated_ledger
 from privet.wire import CONSENT, MAKE, TAKE, KeyRequest
 from privet.wire.records import blob
@@ -78,11 +77,11 @@ def run(
     node: dict[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     out.mkdir(exist_ok=True)
-    keys = KeyHouse(out / "keys", names)
+    keys = SimulatedKeys(out / "keys", names)
     keys.make()
     assert experiment.encryption is not None
     with simulated_ledger(out) as books:
-        house = House(names=names, ledger=books.ledger, key=books.key, keys=keys)
+        house = SimulatedSilos(names=names, ledger=books.ledger, key=books.key, keys=keys)
         silos = contexts(len(names), run_id=5, run_config={}, node_config=node or {})
         executor = Sequential(simulated_client_app(experiment, house), silos)
         hosting = Hosting(

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 from privet import Execution, Experiment, PrivetError, simulate
 from privet.privacy.encryption.keys import RunKey, Session, load_roster
-from privet.server.folder import RunFolder
+from privet.record.folder import RunFolder
 
 
 def experiment(**settings: Any) -> Experiment:

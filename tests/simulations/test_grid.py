@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 
 from privet.simulations.grid import (
     Asked,
+    BatchedTraining,
     Executor,
     InProcessGrid,
     Sequential,
-    Together,
     contexts,
     in_groups,
 )
@@ -89,7 +89,7 @@ def grid_of(
     workers: int,
     isolate: bool = False,
     limit: float = 60,
-    together: Together | None = None,
+    together: BatchedTraining | None = None,
 ) -> Iterator[InProcessGrid]:
     nodes = contexts(silos, run_id=RUN, run_config={}, node_config={})
     executor: Executor = Sequential(app, nodes, together)
@@ -116,7 +116,7 @@ def requests(grid: InProcessGrid) -> list[Message]:
 @pytest.mark.parametrize("workers", [1, 2, 3])
 @pytest.mark.parametrize("together", [None, Hand(double)], ids=["alone", "together"])
 def test_every_silo_answers_for_itself_in_order(
-    workers: int, isolate: bool, together: Together | None
+    workers: int, isolate: bool, together: BatchedTraining | None
 ) -> None:
     app = app_that(double)
     with grid_of(app, silos=7, workers=workers, isolate=isolate, together=together) as grid:

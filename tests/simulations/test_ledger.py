@@ -17,7 +17,7 @@ import pytest
 
 from privet import Execution, Experiment, simulate
 from privet.privacy.ledger import History, read_history, verify
-from privet.server.folder import RunFolder
+from privet.record.folder import RunFolder
 
 POLICY = """
 version = 1

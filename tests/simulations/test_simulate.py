@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 
 from privet import Execution, Experiment, PrivetError, simulate
 from privet.privacy.accounting import decode_event, epsilon
-from privet.server.folder import RunFolder
+from privet.record.folder import RunFolder
 from privet.simulations.prepare import prepare
 
 

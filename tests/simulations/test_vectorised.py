@@ -12,9 +12,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from privet import Execution, Experiment, simulate
-from privet.cli import main
+from privet.commands.cli import main
 from privet.privacy.ledger import read_history, verify
-from privet.server.folder import RunFolder
+from privet.record.folder import RunFolder
 from privet.simulations import vectorised
 from privet.simulations.run import Engine
 

@@ -17,11 +17,10 @@ from flwr.clientapp.typing import Mod
 from flwr.common.constant import ErrorCode
 
 from privet.client import key_messages, mask_messages
-from privet.client.canaries import canaries_of, keep_trace
-from privet.client.evaluation import measure, metric_names
-from privet.client.guard import Admission, Guard, open_guard
+from privet.client.evaluation import canaries_of, keep_trace, measure, metric_names
+from privet.client.guard import Guard, TrainingPermit, open_guard
 from privet.client.plan import plan_round
-from privet.client.received import Received, receive
+from privet.client.sealed import Received, receive
 from privet.client.silo import Silo, open_silo
 from privet.client.training import LocalTraining, Trained, train
 from privet.errors import PrivetError
@@ -158,7 +157,7 @@ def _train(
     request: TrainRequest,
     received: Received,
     context: Context,
-    admitted: Admission,
+    admitted: TrainingPermit,
     start: float,
 ) -> Generator[LocalTraining, Train, TrainReply]:
     weights = received.now

@@ -1,17 +1,27 @@
-"""How good the global model is on a silo's own records, and what of it may leave."""
+"""How good the global model is on a silo's own records, and what of it may leave.
+
+A silo's canaries, and the file in which what is seen of them is kept for the audit.
+
+The node's own configuration asks for them (`canaries`, how many coordinates, and `canaries-dir`), a
+job cannot.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from flwr.app import Context
 from torch import Tensor
 
-from privet.client.guard import Leave
+from privet.client.guard import EvaluationPermit
 from privet.client.silo import Silo
 from privet.privacy.accounting import encode_event
-from privet.privacy.mechanisms import NoisyShare
+from privet.privacy.mechanisms import Canaries, CanaryTrace, DpSgd, NoisyShare
+from privet.privacy.mechanisms.sightings import Sighting, add_sighting
 from privet.privacy.policy import MetricRule
+from privet.randomness import numpy_generator, stream
 from privet.tasks import Examples, Task
 from privet.vectors import Vector
 from privet.wire import EvaluateReply
@@ -28,7 +38,7 @@ def metric_names(silo: Silo) -> tuple[str, ...]:
     return (_LOSS, *silo.task.metrics(outputs, torch.zeros_like(silo.examples.targets[:1])))
 
 
-def measure(silo: Silo, round_: int, weights: Vector, leave: Leave) -> EvaluateReply:
+def measure(silo: Silo, round_: int, weights: Vector, leave: EvaluationPermit) -> EvaluateReply:
     """The metrics of the model on the records that `leave` opens, each as its rule says.
 
     Nothing is computed where every metric is withheld.
@@ -81,3 +91,27 @@ def _value(task: Task, name: str, outputs: Tensor, targets: Tensor) -> float:
     if name == _LOSS:
         return float(task.loss(outputs, targets))
     return task.metrics(outputs, targets)[name]
+
+
+def canaries_of(silo: Silo, context: Context) -> Canaries | None:
+    """The silo's canaries, each in or out by a fair coin, the same in all rounds of a job.
+
+    Coins follow from the seed, and on a real silo from the job and its name: the block never leaves
+    the silo, so there is nobody to be kept from guessing them.
+    """
+    count = int(context.node_config.get("canaries", 0))
+    if count == 0:
+        return None
+    own = stream(0, "canaries", str(context.node_config.get("job")), silo.name)
+    belongs_to = own if silo.seed is None else stream(silo.seed, "canaries", silo.index)
+    return Canaries(numpy_generator(belongs_to).random(count) < 0.5)
+
+
+def keep_trace(
+    silo: Silo, context: Context, round_: int, plan: DpSgd, canaries: Canaries, trace: CanaryTrace
+) -> None:
+    """Write down what a round's training made of the canaries."""
+    folder = Path(str(context.node_config["canaries-dir"]))
+    sighting = Sighting(silo.name, round_, plan, canaries.inserted, trace.sampled, trace.gradients)
+    name = silo.name if silo.seed is None else f"silo-{silo.index}"
+    add_sighting(folder / f"{name}.jsonl", sighting)

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from privet.client.keyring import Keyring, cipher_of, open_keyring, secret_of
 from privet.client.sealed import KeyHolder
 from privet.errors import ExperimentError
-from privet.experiment import Encryption, Experiment
+from privet.experiment import EncryptionSettings, Experiment
 from privet.privacy.encryption.keys import Session
 from privet.randomness import numpy_generator, stream
 from privet.vectors import FlatModel, Vector
@@ -92,7 +92,7 @@ def _write_model(path: Path, vector: Vector, context: Context, experiment: Exper
 
 def _opened(
     message: Message, context: Context, experiment: Experiment
-) -> tuple[KeyRequest, Keyring, Session, Encryption]:
+) -> tuple[KeyRequest, Keyring, Session, EncryptionSettings]:
     if experiment.encryption is None:
         raise ExperimentError("the job has no [encryption], so there is no key to make")
     keyring = open_keyring(context)

@@ -15,7 +15,7 @@ from pathlib import Path
 from flwr.app import Context
 
 from privet.errors import PrivetError
-from privet.experiment import Encryption
+from privet.experiment import EncryptionSettings
 from privet.privacy.encryption import Cipher, SecretKey, make_cipher
 from privet.privacy.encryption.keys import (
     Roster,
@@ -125,7 +125,7 @@ def open_keyring(context: Context) -> Keyring:
     )
 
 
-def cipher_of(encryption: Encryption) -> Cipher:
+def cipher_of(encryption: EncryptionSettings) -> Cipher:
     """The cipher that the settings name, tried out once in a process."""
     return _cipher(encryption.scheme, encryption.profile)
 

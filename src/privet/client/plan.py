@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from privet.errors import DataError
-from privet.experiment import Experiment, Privacy
+from privet.experiment import Experiment, PrivacySettings
 from privet.privacy.accounting import noise_multiplier_for, plain_event
 from privet.privacy.dp_events import DpEvent
 from privet.privacy.mechanisms import DpSgd, local_steps, sampling_rate
@@ -56,7 +56,7 @@ def plan_round(
     return LocalPlan(steps=steps, batch_size=batch_size, mechanism=mechanism)
 
 
-def needed_noise(privacy: Privacy, *, sampling_rate: float, total_steps: int) -> float:
+def needed_noise(privacy: PrivacySettings, *, sampling_rate: float, total_steps: int) -> float:
     """The noise multiplier that was set, or the one that meets the target over `total_steps`.
 
     A silo's coins are not counted as amplification: it is calibrated for being asked every round.

@@ -18,20 +18,20 @@ import torch
 from flwr.app import Context
 from torch import nn
 
-from privet.data_folder import data_folder
 from privet.errors import DataError
-from privet.experiment import Experiment, Federation
+from privet.experiment import Experiment, FederationSettings
 from privet.privacy.ledger import Fingerprint, fingerprint_of
 from privet.privacy.mechanisms import NoiseSource, SeededNoise, SystemNoise
 from privet.randomness import stream
 from privet.tasks import Examples, Task, check_examples, load_task
+from privet.tasks.files import data_folder
 from privet.tasks.partitions import partition
 from privet.vectors import FlatModel
 
 DEFAULT_SILOS = 10
 
 
-class Bench:
+class ModelCache:
     """One model that a process's silos train one after the other.
 
     Making a model anew draws initial weights that are then thrown away, which takes as long as
@@ -60,7 +60,7 @@ class Place:
     names: tuple[str, ...]
     silos: tuple[Examples, ...]
     """To train on: views into one tensor; one silo outside a simulation."""
-    bench: Bench
+    bench: ModelCache
     held_out: tuple[Examples, ...] = ()
     """To evaluate on, a part for each silo; empty without [evaluation]."""
     _fingerprints: dict[int, Fingerprint] = field(default_factory=dict, repr=False)
@@ -174,7 +174,7 @@ def _place(
     task_name: str,
     model: str | None,
     options: str,
-    federation: Federation | None,
+    federation: FederationSettings | None,
     holdout: float,
     seed: int,
     data_dir: Path | None,
@@ -206,7 +206,7 @@ def _held_apart(
     A record is held out or not by itself (a hash of its content under the seed), so that one more
     or one less moves no other: neighbours stay neighbours.
     """
-    bench = Bench(task.model())
+    bench = ModelCache(task.model())
     if holdout == 0:
         return Place(task, names, silos, bench)
     chosen = [_coins(silo, seed) < holdout for silo in silos]
@@ -230,7 +230,7 @@ def _coins(examples: Examples, seed: int) -> np.ndarray:
     return np.frombuffer(b"".join(digests), dtype="<u8") / 2.0**64
 
 
-def _is_natural(federation: Federation, examples: Examples) -> bool:
+def _is_natural(federation: FederationSettings, examples: Examples) -> bool:
     if federation.partition is None:
         return examples.silo is not None and federation.silos is None
     return federation.partition == "natural"

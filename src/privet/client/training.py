@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from privet.client.plan import LocalPlan
-from privet.experiment import Training
+from privet.experiment import TrainingSettings
 from privet.privacy.mechanisms import Canaries, CanaryBlock, CanaryTrace, NoiseSource, privatise
 from privet.tasks import Examples, Task
 from privet.vectors import FlatModel, Vector
@@ -29,7 +29,7 @@ class LocalTraining:
     weights: Vector
     """To start from, shape (d,)."""
     plan: LocalPlan
-    training: Training
+    training: TrainingSettings
     lr: float
     noise: Callable[[], NoiseSource]
     draws: np.random.Generator

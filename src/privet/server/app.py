@@ -14,22 +14,22 @@ from flwr.app import Context
 from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 
-from privet.data_folder import data_folder
 from privet.errors import ExperimentError
 from privet.experiment import Experiment
 from privet.privacy.encryption import make_cipher
 from privet.privacy.encryption.keys import load_roster
 from privet.progress import describe
 from privet.randomness import stream, torch_seed
+from privet.record.folder import SUMMARY, RunFolder
+from privet.server.cohort import Seats
 from privet.server.evaluation import Evaluator
-from privet.server.folder import SUMMARY, RunFolder
 from privet.server.models import ClearModel, GlobalModel
-from privet.server.roster import Seats
-from privet.server.rounds import Coordinator, Memory, Watch
+from privet.server.rounds import Coordinator, SiloMemory, Watch
 from privet.server.sealing import OpenModel, SealedModel
 from privet.server.summary import summarise
 from privet.strategies import Strategy, load_strategy
 from privet.tasks import Task, load_task
+from privet.tasks.files import data_folder
 from privet.vectors import FlatModel
 
 
@@ -51,7 +51,7 @@ class Hosting:
     data_dir: Path | None = None
     resume: bool = False
     watch: Watch = log_line
-    memory: Memory | None = None
+    memory: SiloMemory | None = None
     roster: Path | None = None
     """With encryption: the silos' identity keys. Unset: the run config's `roster`."""
     seats: Seats | None = None

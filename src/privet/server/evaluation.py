@@ -16,7 +16,7 @@ _BATCH = 512
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Scores:
     """Loss and metrics on the test records, and for each natural silo's own test records."""
 
     loss: float
@@ -39,13 +39,13 @@ class Evaluator:
         self._test = test
         self._model = FlatModel(task.model().eval())
 
-    def __call__(self, weights: Vector) -> Evaluation:
+    def __call__(self, weights: Vector) -> Scores:
         """Evaluate `weights`, shape (d,)."""
         self._model.load(weights)
         outputs = self._outputs()
         everything = self._measure(outputs, self._test.targets)
         loss = everything.pop("loss")
-        return Evaluation(loss, everything, self._by_silo(outputs))
+        return Scores(loss, everything, self._by_silo(outputs))
 
     def _outputs(self) -> Tensor:
         with torch.no_grad():

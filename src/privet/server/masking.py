@@ -2,22 +2,66 @@
 
 The server learns the survivors' sum of masks and takes it out of a sum that is encrypted all the
 same. What silos that side with it could see is in `privet.privacy.encryption.masks`.
+
+Messages between silos that the server carries: asked one by one, answers by silo.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
 
 from privet.errors import PrivetError
-from privet.experiment import Encryption
+from privet.experiment import EncryptionSettings
 from privet.privacy.encryption import Adder
 from privet.privacy.encryption.keys import Session
 from privet.privacy.encryption.masks import MaskError, MaskPlan, correction, least_threshold
-from privet.server.relay import Relay, read_all
+from privet.server.cohort import Cohort
 from privet.wire import ADVERT, CONSENT, MASKS, REVEAL, SHARE, Failure, MaskAnswer, MaskRequest
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Relay:
+    """A grid with the names of its nodes."""
+
+    grid: Grid
+    cohort: Cohort
+    timeout: float
+
+    def replies(
+        self, messages: Iterable[Message], failures: list[Failure]
+    ) -> Iterator[tuple[str, RecordDict]]:
+        """What each silo answered; those that did not are added to `failures`."""
+        messages = list(messages)
+        if not messages:  # Flower's own grid does not take an empty list
+            return
+        for reply in self.grid.send_and_receive(messages, timeout=self.timeout):
+            silo = self.cohort.name(reply.metadata.src_node_id)
+            if reply.has_error():
+                failures.append(Failure.parse(reply.error.reason, silo=silo))
+            else:
+                yield silo, reply.content
+
+
+def read_all(
+    replies: Iterable[tuple[str, RecordDict]],
+    read: Callable[[RecordDict], T],
+    failures: list[Failure],
+) -> Iterator[tuple[str, T]]:
+    """`replies` as `read` reads them; whatever a peer sends, the others go on."""
+    for silo, content in replies:
+        try:
+            answer = read(content)
+        except Exception as error:
+            failures.append(Failure(silo, "keys", f"unusable reply: {error}"))
+        else:
+            yield silo, answer
 
 
 class MaskedRound:
@@ -27,7 +71,7 @@ class MaskedRound:
         self,
         relay: Relay,
         *,
-        encryption: Encryption,
+        encryption: EncryptionSettings,
         session: Session,
         round_: int,
         count: int,
@@ -47,7 +91,7 @@ class MaskedRound:
         A silo that falls out meanwhile makes the others begin again without it. None when too few
         are left to mask.
         """
-        nodes = {self._relay.roster.name(node): node for node in asked}
+        nodes = {self._relay.cohort.name(node): node for node in asked}
         while True:
             before = len(failures)
             if not self._try_to_deal(nodes, failures):

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from flwr.app import ConfigRecord
 
-from privet.server.roster import Roster
+from privet.server.cohort import Cohort
 from privet.strategies import Round, RoundSkipped, Strategy, Update
 from privet.vectors import Vector
 from privet.wire import Failure, Sealed, TrainReply
@@ -19,11 +19,11 @@ Tensors = Mapping[str, np.ndarray]
 class GlobalModel(Protocol):
     """What the rounds ask of it. One round is `prepare`, `open`, `add` for each reply, `close`."""
 
-    def prepare(self, round_: int, roster: Roster) -> list[Failure]:
+    def prepare(self, round_: int, cohort: Cohort) -> list[Failure]:
         """Whatever silos need beforehand; who could not be given it."""
 
     def open(
-        self, round_: int, *, lr: float, asked: list[int], roster: Roster, failures: list[Failure]
+        self, round_: int, *, lr: float, asked: list[int], cohort: Cohort, failures: list[Failure]
     ) -> list[int]:
         """Begin a round, in which silos train with learning rate `lr`: the nodes that can."""
 
@@ -50,7 +50,7 @@ class GlobalModel(Protocol):
     def readable(self) -> Vector | None:
         """The model, shape (d,), where this process may read it."""
 
-    def finish(self, roster: Roster) -> list[Failure]:
+    def finish(self, cohort: Cohort) -> list[Failure]:
         """After the last round; silos that could not write the model down are named."""
 
     def tensors(self) -> dict[str, np.ndarray]:
@@ -73,7 +73,7 @@ class ClearModel:
         self._weights = weights
         self._round: Round | None = None
 
-    def prepare(self, round_: int, roster: Roster) -> list[Failure]:  # noqa: ARG002
+    def prepare(self, round_: int, cohort: Cohort) -> list[Failure]:  # noqa: ARG002
         """Nothing to prepare."""
         return []
 
@@ -83,7 +83,7 @@ class ClearModel:
         *,
         lr: float,
         asked: list[int],
-        roster: Roster,  # noqa: ARG002
+        cohort: Cohort,  # noqa: ARG002
         failures: list[Failure],  # noqa: ARG002
     ) -> list[int]:
         """Begin a round of the strategy's."""
@@ -115,7 +115,7 @@ class ClearModel:
         """Every silo can."""
         return True
 
-    def finish(self, roster: Roster) -> list[Failure]:  # noqa: ARG002
+    def finish(self, cohort: Cohort) -> list[Failure]:  # noqa: ARG002
         """The server writes the model itself."""
         return []
 

@@ -13,21 +13,21 @@ from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from privet.experiment import Experiment
+from privet.record.folder import Checkpoint, RunFolder
 from privet.server.accounts import Accounts
-from privet.server.evaluation import Evaluation
-from privet.server.folder import Checkpoint, RunFolder
+from privet.server.cohort import Cohort, Seats, enrol, invite
+from privet.server.evaluation import Scores
 from privet.server.models import GlobalModel, under
-from privet.server.roster import Roster, Seats, enrol, invite
 from privet.server.tally import Measurements, Tally
 from privet.strategies import Strategy
 from privet.vectors import Vector
 from privet.wire import MASKS, EvaluateRequest, Failure, TrainRequest, payload_bytes
 
-Evaluate = Callable[[Vector], Evaluation]
+Evaluate = Callable[[Vector], Scores]
 Watch = Callable[[Mapping[str, Any]], None]
 
 
-class Memory(Protocol):
+class SiloMemory(Protocol):
     """What silos keep between rounds, where the coordinator's host also hosts the silos."""
 
     def save(self) -> dict[str, Vector]:
@@ -38,7 +38,7 @@ class Memory(Protocol):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunOutcome:
     """What a finished run amounts to."""
 
     weights: Vector | None
@@ -64,7 +64,7 @@ class Coordinator:
         folder: RunFolder,
         evaluate: Evaluate | None,
         watch: Watch,
-        memory: Memory | None = None,
+        memory: SiloMemory | None = None,
         seats: Seats | None = None,
     ) -> None:
         self._seats = seats
@@ -79,49 +79,49 @@ class Coordinator:
         privacy = experiment.privacy
         self._accounts = Accounts(delta=privacy.delta) if privacy else None
 
-    def run(self, checkpoint: Checkpoint | None) -> Outcome:
+    def run(self, checkpoint: Checkpoint | None) -> RunOutcome:
         """All rounds, or those after `checkpoint`.
 
         It ends early, with the model so far, when too few silos are willing to go on.
         """
-        roster, absent = enrol(self._grid, self._experiment, self._seats)
-        self._strategy.check_silos(len(roster))
+        cohort, absent = enrol(self._grid, self._experiment, self._seats)
+        self._strategy.check_silos(len(cohort))
         first = 1
         if checkpoint is None:
-            entry = self._entry(0, Tally(failures=absent), roster)
-            entry["affordable"] = {each.silo: each.rounds for each in roster if each.rounds}
+            entry = self._entry(0, Tally(failures=absent), cohort)
+            entry["affordable"] = {each.silo: each.rounds for each in cohort if each.rounds}
             self._note(entry)
         else:
             first = checkpoint.round + 1
-            self._restore(checkpoint, roster)
+            self._restore(checkpoint, cohort)
         stopped = None
         for round_ in range(first, self._experiment.rounds + 1):
-            if stopped := roster.too_few():
+            if stopped := cohort.too_few():
                 break
-            self._round(round_, roster)
-        self._model.finish(roster)
-        return Outcome(
+            self._round(round_, cohort)
+        self._model.finish(cohort)
+        return RunOutcome(
             self._model.readable(),
             self._folder.history(),
             self._accounts,
-            roster.names,
+            cohort.names,
             encryption=self._model.describe(),
             stopped=stopped,
         )
 
-    def _round(self, round_: int, roster: Roster) -> None:
+    def _round(self, round_: int, cohort: Cohort) -> None:
         start = time.perf_counter()
-        late = invite(self._grid, self._experiment, roster, self._seats)
-        tally = Tally(failures=late + self._model.prepare(round_, roster))
-        asked = [node for node in roster.draw(round_) if self._model.admits(roster.name(node))]
+        late = invite(self._grid, self._experiment, cohort, self._seats)
+        tally = Tally(failures=late + self._model.prepare(round_, cohort))
+        asked = [node for node in cohort.draw(round_) if self._model.admits(cohort.name(node))]
         lr = learning_rate(self._experiment, round_)
-        asked = self._model.open(round_, lr=lr, asked=asked, roster=roster, failures=tally.failures)
-        self._collect(asked, round_, lr, tally, roster)
+        asked = self._model.open(round_, lr=lr, asked=asked, cohort=cohort, failures=tally.failures)
+        self._collect(asked, round_, lr, tally, cohort)
         trained = time.perf_counter()
-        skipped = self._model.close(round_, silos=len(roster), failures=tally.failures)
+        skipped = self._model.close(round_, silos=len(cohort), failures=tally.failures)
         tally.aggregation += time.perf_counter() - trained
-        measured = self._measure(round_, roster)
-        entry = self._entry(round_, tally, roster, measured)
+        measured = self._measure(round_, cohort)
+        entry = self._entry(round_, tally, cohort, measured)
         if skipped:
             entry["skipped"] = skipped
         entry["bytes"] = {"down": tally.down, "up": tally.up}
@@ -130,29 +130,29 @@ class Coordinator:
             "training": trained - start,
             "aggregation": tally.aggregation,
         }
-        given_up = roster.learn(entry)
+        given_up = cohort.learn(entry)
         entry["failures"] += [vars(failure) for failure in given_up]
         self._note(entry)
 
     def _collect(
-        self, asked: list[int], round_: int, lr: float, tally: Tally, roster: Roster
+        self, asked: list[int], round_: int, lr: float, tally: Tally, cohort: Cohort
     ) -> None:
         silent = dict.fromkeys(asked)
         for reply in self._ask(
-            asked, self._requests(asked, round_, lr, tally, roster), round_, MessageType.TRAIN
+            asked, self._requests(asked, round_, lr, tally, cohort), round_, MessageType.TRAIN
         ):
             arrived = time.perf_counter()
             silent.pop(reply.metadata.src_node_id, None)
-            tally.take(reply, roster.name(reply.metadata.src_node_id), self._model.add)
+            tally.take(reply, cohort.name(reply.metadata.src_node_id), self._model.add)
             tally.aggregation += time.perf_counter() - arrived
             del reply  # before the next one is read
         tally.failures += [
-            Failure(roster.name(node), "transport", "no reply within round_timeout")
+            Failure(cohort.name(node), "transport", "no reply within round_timeout")
             for node in silent
         ]
 
     def _requests(
-        self, asked: list[int], round_: int, lr: float, tally: Tally, roster: Roster
+        self, asked: list[int], round_: int, lr: float, tally: Tally, cohort: Cohort
     ) -> Iterator[RecordDict]:
         """What each node gets. Nothing else holds it: a model takes memory."""
         request = TrainRequest(
@@ -160,14 +160,14 @@ class Coordinator:
             lr=lr,
             weights=self._model.weights,
             extras=self._strategy.broadcast(),
-            noise_multiplier=roster.noise_floor(),
+            noise_multiplier=cohort.noise_floor(),
             sealed=self._model.sealed,
         ).to_records()
         tally.down = len(asked) * payload_bytes(request)
         for node in asked:
-            yield self._addressed(request, roster.name(node))
+            yield self._addressed(request, cohort.name(node))
 
-    def _measure(self, round_: int, roster: Roster) -> Measurements | None:
+    def _measure(self, round_: int, cohort: Cohort) -> Measurements | None:
         """What the silos say of the new model, in the rounds that have an evaluation."""
         evaluation = self._experiment.evaluation
         if evaluation is None or (round_ % evaluation.every and round_ < self._experiment.rounds):
@@ -175,9 +175,9 @@ class Coordinator:
         measured = Measurements()
         model = self._model
         request = EvaluateRequest(round_, model.weights, model.sealed).to_records()
-        nodes = [node for node in roster.nodes if model.admits(roster.name(node))]
+        nodes = [node for node in cohort.nodes if model.admits(cohort.name(node))]
         for reply in self._ask(nodes, repeat(request), round_, MessageType.EVALUATE):
-            measured.take(reply, roster.name(reply.metadata.src_node_id))
+            measured.take(reply, cohort.name(reply.metadata.src_node_id))
         return measured
 
     def _addressed(self, request: RecordDict, silo: str) -> RecordDict:
@@ -200,7 +200,7 @@ class Coordinator:
         self,
         round_: int,
         tally: Tally,
-        roster: Roster,
+        cohort: Cohort,
         measured: Measurements | None = None,
     ) -> dict[str, Any]:
         start = time.perf_counter()
@@ -222,7 +222,7 @@ class Coordinator:
             "seconds": {"evaluation": evaluated - start},
         }
         self._charge(entry)
-        entry["epsilon"] = self._accounts.entry(roster.names) if self._accounts else None
+        entry["epsilon"] = self._accounts.entry(cohort.names) if self._accounts else None
         return entry
 
     def _charge(self, entry: Mapping[str, Any]) -> None:
@@ -240,13 +240,13 @@ class Coordinator:
         self._folder.save_checkpoint(entry["round"], tensors)
         self._watch(entry)
 
-    def _restore(self, checkpoint: Checkpoint, roster: Roster) -> None:
+    def _restore(self, checkpoint: Checkpoint, cohort: Cohort) -> None:
         self._model.restore(checkpoint.tensors)
         if self._memory is not None:
             self._memory.load(under("silo.", checkpoint.tensors))
         for entry in self._folder.history():
             self._charge(entry)
-            roster.learn(entry)
+            cohort.learn(entry)
             self._watch(entry)
 
 

@@ -14,21 +14,13 @@ from flwr.app import ConfigRecord, Message
 from flwr.serverapp import Grid
 
 from privet.errors import ExperimentError
-from privet.experiment import Encryption, Experiment
+from privet.experiment import EncryptionSettings, Experiment
 from privet.paged import paged_join
 from privet.privacy.encryption import Adder, Cipher, read_header
-from privet.privacy.encryption.keys import (
-    KeyAge,
-    Session,
-    elect,
-    rotation,
-    verify_upload,
-)
-from privet.privacy.encryption.keys import Roster as Identities
-from privet.server.masking import MaskedRound
+from privet.privacy.encryption.keys import KeyAge, Roster, Session, elect, rotation, verify_upload
+from privet.server.cohort import Cohort
+from privet.server.masking import MaskedRound, Relay, read_all
 from privet.server.models import Tensors
-from privet.server.relay import Relay, read_all
-from privet.server.roster import Roster
 from privet.vectors import Vector
 from privet.wire import KEEP, MAKE, OFFER, TAKE, Failure, KeyAnswer, KeyRequest, Sealed, TrainReply
 
@@ -67,14 +59,14 @@ class SealedModel:
         weights: Vector,
         *,
         cipher: Cipher,
-        identities: Identities,
+        identities: Roster,
         two_models: bool = False,
         open_model: OpenModel | None = None,
     ) -> None:
         """`two_models`: send the model before the last one as well, for a rule with momentum."""
         assert experiment.encryption is not None
         self._grid, self._experiment = grid, experiment
-        self._encryption: Encryption = experiment.encryption
+        self._encryption: EncryptionSettings = experiment.encryption
         self._cipher, self._identities = cipher, identities
         self._open_model = open_model
         self._public: Vector | None = weights
@@ -91,28 +83,28 @@ class SealedModel:
         self._masked: MaskedRound | None = None
         self._upload_bytes = 0
 
-    def prepare(self, round_: int, roster: Roster) -> list[Failure]:
+    def prepare(self, round_: int, cohort: Cohort) -> list[Failure]:
         """A new key where one is due; silos that could not be given it are named.
 
         Raises ExperimentError for more silos than one sum can hold, before any of them trains.
         """
         most = self._cipher.facts.max_clients
-        if len(roster) > most:
+        if len(cohort) > most:
             raise ExperimentError(
                 f"encryption.profile = '{self._encryption.profile}' adds up at most {most} silos; "
-                f"the federation has {len(roster)}"
+                f"the federation has {len(cohort)}"
             )
-        self._unit = _weight_unit(roster)
+        self._unit = _weight_unit(cohort)
         due = rotation(
             self._state.age,
             round=round_,
-            present=[name for name in roster.willing if name not in self._without_key],
+            present=[name for name in cohort.willing if name not in self._without_key],
             tags_failed=self._spoilt,
             every=self._encryption.rotate_every or 2**40,
         )
         if due is None:
             return []
-        failures = self._distribute(due.epoch, round_, roster)
+        failures = self._distribute(due.epoch, round_, cohort)
         self._spoilt = False
         return failures
 
@@ -122,7 +114,7 @@ class SealedModel:
         *,
         lr: float,  # noqa: ARG002 - silos know it
         asked: list[int],
-        roster: Roster,
+        cohort: Cohort,
         failures: list[Failure],
     ) -> list[int]:
         """Begin a round with an empty sum; with masks, after shares were dealt."""
@@ -130,7 +122,7 @@ class SealedModel:
         if not self._encryption.pairwise_masks:
             return asked
         self._masked = MaskedRound(
-            self._relay(roster),
+            self._relay(cohort),
             encryption=self._encryption,
             session=self._session,
             round_=round_,
@@ -203,14 +195,14 @@ class SealedModel:
         sealed = self.sealed
         return self._open_model(sealed) if self._open_model and sealed else None
 
-    def finish(self, roster: Roster) -> list[Failure]:
+    def finish(self, cohort: Cohort) -> list[Failure]:
         """Have the silos write the final model down; those that could not are named."""
         sealed = self.sealed
         if sealed is None or sealed.now is None:
             return []
         request = KeyRequest(sealed.run, sealed.epoch, self._round, carried=sealed)
-        holders = [node for node in roster.nodes if self.admits(roster.name(node))]
-        return self._ask(holders, dict.fromkeys(holders, request), KEEP, roster)[1]
+        holders = [node for node in cohort.nodes if self.admits(cohort.name(node))]
+        return self._ask(holders, dict.fromkeys(holders, request), KEEP, cohort)[1]
 
     def tensors(self) -> dict[str, np.ndarray]:
         """The sums, as bytes, and what is public about the key."""
@@ -286,14 +278,14 @@ class SealedModel:
             self._sums[terms.clamp] = self._cipher.adder(terms)
         return self._sums[terms.clamp]
 
-    def _distribute(self, epoch: int, round_: int, roster: Roster) -> list[Failure]:
+    def _distribute(self, epoch: int, round_: int, cohort: Cohort) -> list[Failure]:
         """Relay offers to the elected silo and its wrapped keys to the others."""
         request = KeyRequest(self._state.run, epoch, round_)
         nodes = {
-            name: node for node in roster.nodes if (name := roster.name(node)) in roster.willing
+            name: node for node in cohort.nodes if (name := cohort.name(node)) in cohort.willing
         }
         asked = dict.fromkeys(nodes.values(), request)
-        offers, failures = self._ask(list(asked), asked, OFFER, roster)
+        offers, failures = self._ask(list(asked), asked, OFFER, cohort)
         carried = None if self._state.now is None else self.sealed
         holders = self._state.age.members if carried and self._state.age else tuple(offers)
         offers = {name: answer for name, answer in offers.items() if answer.offer}
@@ -302,13 +294,13 @@ class SealedModel:
         gathered = [o.offer for n, o in offers.items() if self._may_offer(n, elected) and o.offer]
         request = replace(request, offers=tuple(gathered))
         made, refused = self._ask(
-            [nodes[elected]], {nodes[elected]: replace(request, carried=carried)}, MAKE, roster
+            [nodes[elected]], {nodes[elected]: replace(request, carried=carried)}, MAKE, cohort
         )
         if elected not in made:
             raise ExperimentError(f"no key could be made: {refused[0].reason}")
         wraps = {n: w for n, w in made[elected].wraps.items() if n in nodes}
         letters = {nodes[name]: replace(request, wrapped=wrap) for name, wrap in wraps.items()}
-        not_taken = self._ask(list(letters), letters, TAKE, roster)[1]
+        not_taken = self._ask(list(letters), letters, TAKE, cohort)[1]
         lost = {failure.silo for failure in not_taken}
         members = self._identities.ordered([elected, *(name for name in wraps if name not in lost)])
         self._without_key = set(nodes) - set(members)
@@ -323,16 +315,16 @@ class SealedModel:
         return self._identities.place(name) >= self._identities.place(elected)
 
     def _ask(
-        self, nodes: list[int], requests: Mapping[int, KeyRequest], kind: str, roster: Roster
+        self, nodes: list[int], requests: Mapping[int, KeyRequest], kind: str, cohort: Cohort
     ) -> tuple[dict[str, KeyAnswer], list[Failure]]:
         """Answers by silo, and who failed."""
         messages = [Message(requests[node].to_records(), node, kind) for node in nodes]
         failures: list[Failure] = []
-        replies = self._relay(roster).replies(messages, failures)
+        replies = self._relay(cohort).replies(messages, failures)
         return dict(read_all(replies, KeyAnswer.from_records, failures)), failures
 
-    def _relay(self, roster: Roster) -> Relay:
-        return Relay(self._grid, roster, self._experiment.round_timeout)
+    def _relay(self, cohort: Cohort) -> Relay:
+        return Relay(self._grid, cohort, self._experiment.round_timeout)
 
 
 def _kept(sum_: bytes | None) -> _Sum:
@@ -343,7 +335,7 @@ def _sent(sum_: _Sum) -> bytes | None:
     return None if sum_ is None else bytes(sum_)
 
 
-def _weight_unit(roster: Roster) -> float:
+def _weight_unit(cohort: Cohort) -> float:
     """One over the records of the largest silo; 1 where silos all count the same."""
-    counts = [silo.records for silo in roster if silo.records]
+    counts = [silo.records for silo in cohort if silo.records]
     return 1.0 / max(counts) if counts else 1.0

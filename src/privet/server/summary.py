@@ -7,13 +7,13 @@ from typing import Any
 
 from privet.experiment import Experiment
 from privet.server.accounts import Accounts
-from privet.server.rounds import Outcome
+from privet.server.rounds import RunOutcome
 
 SCHEMA = 1
 ACCOUNTANT = "PLD, grid 1e-3, add-or-remove-one-record adjacency"
 
 
-def summarise(experiment: Experiment, outcome: Outcome, *, seconds: float) -> dict[str, Any]:
+def summarise(experiment: Experiment, outcome: RunOutcome, *, seconds: float) -> dict[str, Any]:
     """Absent parts are null. `seconds` is the wall time of this process's part of the run."""
     last = outcome.entries[-1]
     updates = sum(len(entry["participants"]) for entry in outcome.entries)

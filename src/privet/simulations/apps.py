@@ -1,7 +1,11 @@
-"""The apps of a simulation: the very ClientApp of a real silo, told that it is simulated."""
+"""The apps of a simulation: the very ClientApp of a real silo, told that it is simulated.
+
+Identities, a roster and key folders for simulated silos, and the host as one more key holder.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,15 +16,75 @@ from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import ErrorCode
 
 from privet.client.app import Halves, client_app, train_in_halves
-from privet.experiment import Experiment
+from privet.client.keyring import Keyring
+from privet.client.sealed import KeyHolder
+from privet.errors import ExperimentError
+from privet.experiment import EncryptionSettings, Experiment
+from privet.privacy.encryption.keys import Member, Roster, load_roster
+from privet.privacy.ledger import SiloKey
 from privet.randomness import numpy_generator, stream
 from privet.server.tally import DROPOUT_STAGE
-from privet.simulations.keys import KeyHouse
-from privet.wire import Failure
+from privet.vectors import Vector
+from privet.wire import Failure, Sealed
+
+KEYS = "keys"
 
 
 @dataclass(frozen=True)
-class House:
+class SimulatedKeys:
+    """The folder in which every simulated silo has its keys, and the roster of them all."""
+
+    folder: Path
+    names: tuple[str, ...]
+
+    @property
+    def roster(self) -> Path:
+        """The file that silos and server trust."""
+        return self.folder / "roster.toml"
+
+    def node_config(self, place: int) -> dict[str, str]:
+        """What the node of the silo at `place` is told of its keys."""
+        name = self.names[place]
+        return {
+            "name": name,
+            "roster": str(self.roster),
+            "identity": str(self._identity(name)),
+            "keys": str(self.folder / name),
+        }
+
+    def opener(self, encryption: EncryptionSettings) -> Callable[[Sealed], Vector]:
+        """Reads a sealed model with the keys of whichever silo holds the epoch's."""
+
+        def opened(sealed: Sealed) -> Vector:
+            for name in self.names:
+                keyring = Keyring(
+                    name, load_roster(self.roster), self._identity(name), self.folder / name
+                )
+                if keyring.holds(sealed.run, sealed.epoch):
+                    return KeyHolder.of(keyring, encryption, sealed).models(sealed, None)[0]
+            raise ExperimentError(f"no silo holds the key of epoch {sealed.epoch}")
+
+        return opened
+
+    def make(self) -> None:
+        """Identities and roster, unless they are there already."""
+        if self.roster.exists():
+            return
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        members = []
+        for name in self.names:
+            (self.folder / name).mkdir(mode=0o700, exist_ok=True)
+            path = self._identity(name)
+            identity = SiloKey.load(path) if path.exists() else SiloKey.create(path)
+            members.append(Member(name, identity.public))
+        self.roster.write_text(Roster(tuple(members)).to_toml(), encoding="utf-8")
+
+    def _identity(self, name: str) -> Path:
+        return self.folder / name / "identity.key"
+
+
+@dataclass(frozen=True)
+class SimulatedSilos:
     """What the simulated silos of a run share, as node configurations of real ones would say."""
 
     names: tuple[str, ...]
@@ -30,7 +94,7 @@ class House:
     policy: Path | None = None
     """Unset: everything is allowed."""
     requester: str = "simulation"
-    keys: KeyHouse | None = None
+    keys: SimulatedKeys | None = None
     """With encryption."""
     data_dir: Path | None = None
     canaries: int = 0
@@ -56,7 +120,7 @@ class House:
         }
 
 
-def simulated_client_app(experiment: Experiment, house: House) -> ClientApp:
+def simulated_client_app(experiment: Experiment, house: SimulatedSilos) -> ClientApp:
     """A ClientApp with seeded randomness, simulated dropout, and this experiment's settings.
 
     A mod can do this because it runs at the silo; a job's own settings never can.
@@ -70,7 +134,7 @@ def simulated_client_app(experiment: Experiment, house: House) -> ClientApp:
 
 
 def simulated_training(
-    message: Message, context: Context, *, experiment: Experiment, house: House
+    message: Message, context: Context, *, experiment: Experiment, house: SimulatedSilos
 ) -> Halves:
     """What that ClientApp does with a train message, stopping where the training can begin."""
     inner = _told(context, run_config=experiment.to_run_config(), house=house)
@@ -86,12 +150,12 @@ def _simulated(
     call_next: ClientAppCallable,
     *,
     run_config: dict[str, str],
-    house: House,
+    house: SimulatedSilos,
 ) -> Message:
     return call_next(message, _told(context, run_config=run_config, house=house))
 
 
-def _told(context: Context, *, run_config: dict[str, str], house: House) -> Context:
+def _told(context: Context, *, run_config: dict[str, str], house: SimulatedSilos) -> Context:
     """A copy, as Flower refuses a changed run config; the state stays the silo's own object."""
     place = int(context.node_config["partition-id"])
     node_config = {**context.node_config, **house.node_config(place)}

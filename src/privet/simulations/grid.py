@@ -59,7 +59,7 @@ class Executor(Protocol):
         """Give back the processes."""
 
 
-class Together(Protocol):
+class BatchedTraining(Protocol):
     """Answers train messages of several silos at once."""
 
     @property
@@ -208,7 +208,7 @@ def failed(message: Message, context: Context, reason: str, *, stage: str) -> Me
 
 
 def answer(
-    client_app: ClientApp, together: Together | None, asked: Sequence[Asked]
+    client_app: ClientApp, together: BatchedTraining | None, asked: Sequence[Asked]
 ) -> list[Message]:
     """The replies to one of the groups that `in_groups` makes."""
     if together is None or len(asked) == 1:
@@ -220,7 +220,9 @@ def answer(
         return [failed(message, context, reason, stage="app") for message, context in asked]
 
 
-def in_groups(messages: Iterable[Message], together: Together | None) -> Iterator[list[Message]]:
+def in_groups(
+    messages: Iterable[Message], together: BatchedTraining | None
+) -> Iterator[list[Message]]:
     """Messages that are answered at once: trainings of different silos, anything else by itself.
 
     The groups follow from the messages alone, so results do not depend on who answers which.
@@ -254,7 +256,7 @@ class Sequential:
         self,
         client_app: ClientApp,
         silos: Mapping[int, Context],
-        together: Together | None = None,
+        together: BatchedTraining | None = None,
     ) -> None:
         self._client_app = client_app
         self._contexts = silos

@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from privet.client.guard import Books
+from privet.client.guard import LedgerFiles
 from privet.privacy.ledger import Ledger, SiloKey, read_history
-from privet.server.folder import SUMMARY, RunFolder
+from privet.record.folder import SUMMARY, RunFolder
 
 LEDGER = "ledger.sqlite"
 KEY = "ledger.key"
 
 
 @contextmanager
-def simulated_ledger(folder: Path) -> Iterator[Books]:
+def simulated_ledger(folder: Path) -> Iterator[LedgerFiles]:
     """The run folder's ledger, made if there is none, whole and signed when the block ends."""
     books = _books(folder)
     if not books.key.exists():
@@ -39,9 +39,9 @@ def settle(folder: Path) -> None:
         books.close_simulated()
 
 
-def _books(folder: Path) -> Books:
+def _books(folder: Path) -> LedgerFiles:
     folder = folder.absolute()
-    return Books(folder / LEDGER, folder / KEY, simulated=True)
+    return LedgerFiles(folder / LEDGER, folder / KEY, simulated=True)
 
 
 def complete_summary(folder: RunFolder) -> None:

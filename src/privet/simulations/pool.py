@@ -21,7 +21,7 @@ from multiprocessing.process import BaseProcess
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from privet.simulations.grid import Together, answer, assume_identity, failed, in_groups
+from privet.simulations.grid import BatchedTraining, answer, assume_identity, failed, in_groups
 
 _Answer = tuple[Message, RecordDict]
 
@@ -44,7 +44,7 @@ class WorkerPool:
         *,
         workers: int,
         time_limit: float,
-        together: Together | None = None,
+        together: BatchedTraining | None = None,
     ) -> None:
         """`time_limit` in seconds for one message, or for a group that trains `together`.
 
@@ -175,7 +175,7 @@ class WorkerPool:
 def _serve(
     pipe: Connection,
     make_client_app: Callable[[], ClientApp],
-    together: Together | None,
+    together: BatchedTraining | None,
     silos: dict[int, Context],
     inherited: list[Connection],
 ) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from privet.client.plan import LocalPlan, plan_round
 from privet.client.silo import Place, open_place
-from privet.data_folder import data_folder
 from privet.experiment import Experiment
 from privet.privacy.mechanisms import check_model
 from privet.privacy.policy import Policy
 from privet.server.app import check
+from privet.tasks.files import data_folder
 
 
 @dataclass(frozen=True)

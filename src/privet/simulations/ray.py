@@ -14,11 +14,13 @@ from flwr.serverapp import Grid, ServerApp
 
 from privet.errors import ExperimentError
 from privet.server.app import Hosting, run
-from privet.simulations.apps import House, simulated_client_app
+from privet.simulations.apps import SimulatedSilos, simulated_client_app
 from privet.simulations.prepare import Prepared
 
 
-def run_on_ray(prepared: Prepared, hosting: Hosting, house: House, *, workers: int) -> None:
+def run_on_ray(
+    prepared: Prepared, hosting: Hosting, house: SimulatedSilos, *, workers: int
+) -> None:
     """Run with one CPU a silo and `workers` CPUs in all; ExperimentError when Ray is missing."""
     try:
         import ray  # noqa: F401

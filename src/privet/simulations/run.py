@@ -1,24 +1,38 @@
-"""One simulated run, from settings to a finished run folder."""
+"""One simulated run, from settings to a finished run folder.
+
+What a simulation knows of its silos, for the report: `silos.json`.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from flwr.app import Context, RecordDict
+from torch import Tensor
 
+from privet.client.plan import LocalPlan
+from privet.client.silo import Place
 from privet.experiment import Experiment
 from privet.one_thread import one_thread
-from privet.privacy.audit.canary_files import CANARIES
+from privet.privacy.mechanisms.sightings import CANARIES
 from privet.privacy.mechanisms.together import NotTogether
+from privet.record.folder import SUMMARY, RunFolder
 from privet.server.app import Hosting, look_away, server_app
-from privet.server.folder import SUMMARY, RunFolder
 from privet.server.rounds import Watch
-from privet.simulations.apps import House, simulated_client_app, simulated_training
+from privet.simulations.apps import (
+    KEYS,
+    SimulatedKeys,
+    SimulatedSilos,
+    simulated_client_app,
+    simulated_training,
+)
 from privet.simulations.grid import (
     SERVER_NODE,
     Executor,
@@ -26,14 +40,53 @@ from privet.simulations.grid import (
     Sequential,
     contexts,
 )
-from privet.simulations.keys import KEYS, KeyHouse
 from privet.simulations.ledger import complete_summary, simulated_ledger
 from privet.simulations.pool import WorkerPool
 from privet.simulations.prepare import Prepared, prepare
-from privet.simulations.silos import SILOS, describe_silos
-from privet.simulations.tracking.asked import Tracking
-from privet.simulations.tracking.following import both, tracked_run
 from privet.simulations.vectorised import Vectorised, chain_for, pays
+from privet.tracking.following import both, tracked_run
+from privet.tracking.tracker import Tracking
+
+SILOS = "silos.json"
+
+_MOST_LABELS = 100
+
+
+def describe_silos(place: Place, plans: Sequence[LocalPlan]) -> dict[str, Any]:
+    """Sizes, labels and plans of the silos. Labels are left out when there are too many."""
+    targets = torch.cat([silo.targets for silo in place.silos])
+    labels = None if targets.is_floating_point() else torch.unique(targets).tolist()
+    if labels is not None and len(labels) > _MOST_LABELS:
+        labels = None
+    test = place.task.test_data()
+    return {
+        "silos": [
+            {
+                "name": name,
+                "records": len(silo),
+                "labels": None if labels is None else _count(silo.targets, labels),
+                **_describe_plan(plan),
+            }
+            for name, silo, plan in zip(place.names, place.silos, plans, strict=True)
+        ],
+        "labels": None if labels is None else [str(label) for label in labels],
+        "test_records": None if test is None else len(test),
+        "notes": list(getattr(place.task, "notes", ())),
+    }
+
+
+def _count(targets: Tensor, labels: Sequence[int]) -> dict[str, int]:
+    return {str(label): int((targets == label).sum()) for label in labels}
+
+
+def _describe_plan(plan: LocalPlan) -> dict[str, Any]:
+    mechanism = plan.mechanism
+    return {
+        "sampling_rate": mechanism.sampling_rate if mechanism else None,
+        "steps_per_round": plan.steps,
+        "noise_multiplier": mechanism.noise_multiplier if mechanism else None,
+    }
+
 
 Engine = Literal["auto", "in-process", "vectorised", "ray"]
 POLICY = "policy.toml"
@@ -74,7 +127,7 @@ def simulate(
     The result of an engine is bit-identical for every number of workers; engines differ by the
     rounding of float32. `watch` is called with every entry of the history, and `track` names who is
     told of it too: mlflow, tensorboard or wandb, perhaps with a colon and a place (see
-    `privet.simulations.tracking`). Raises PrivetError for settings or data that cannot run, before
+    `privet.tracking`). Raises PrivetError for settings or data that cannot run, before
     `out` is touched.
     """
     tracking = None if track is None else Tracking.parse(track)
@@ -102,7 +155,7 @@ def run_prepared(
         opener = keys.opener(prepared.experiment.encryption)
         hosting = replace(hosting, roster=keys.roster, open_model=opener)
     with one_thread(), simulated_ledger(out) as books:
-        house = House(
+        house = SimulatedSilos(
             names=prepared.place.names,
             ledger=books.ledger,
             key=books.key,
@@ -123,10 +176,10 @@ def run_prepared(
     return dict(json.loads((out / SUMMARY).read_text(encoding="utf-8")))
 
 
-def _keys(prepared: Prepared, out: Path) -> KeyHouse | None:
+def _keys(prepared: Prepared, out: Path) -> SimulatedKeys | None:
     if prepared.experiment.encryption is None:
         return None
-    keys = KeyHouse(out.absolute() / KEYS, prepared.place.names)
+    keys = SimulatedKeys(out.absolute() / KEYS, prepared.place.names)
     keys.make()
     return keys
 
@@ -151,7 +204,7 @@ def engine_warnings(prepared: Prepared, engine: Engine) -> list[str]:
     return []
 
 
-def _together(prepared: Prepared, house: House, engine: Engine) -> Vectorised | None:
+def _together(prepared: Prepared, house: SimulatedSilos, engine: Engine) -> Vectorised | None:
     """What trains silos together; None where they train one by one."""
     if engine == "in-process" or (engine == "auto" and not pays(prepared)):
         return None
@@ -164,7 +217,7 @@ def _together(prepared: Prepared, house: House, engine: Engine) -> Vectorised | 
 
 
 def _run_in_process(
-    prepared: Prepared, hosting: Hosting, house: House, execution: Execution
+    prepared: Prepared, hosting: Hosting, house: SimulatedSilos, execution: Execution
 ) -> None:
     experiment, run_id = prepared.experiment, prepared.run_id
     silos = contexts(

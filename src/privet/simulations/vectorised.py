@@ -22,8 +22,8 @@ from privet.client.training import LocalTraining, Trained, train
 from privet.privacy.mechanisms.together import (
     Chain,
     Descent,
-    Outcome,
     Row,
+    RowResult,
     chain_of,
     check_loss,
     train_rows,
@@ -96,7 +96,7 @@ def _tell_once(warning: str) -> None:
     _log.warning(warning)
 
 
-def _train_together(chain: Chain, works: Sequence[LocalTraining]) -> list[Outcome]:
+def _train_together(chain: Chain, works: Sequence[LocalTraining]) -> list[RowResult]:
     training = works[0].training
     descent = Descent(training.optimizer, training.momentum, training.weight_decay)
     return train_rows(chain, [_row(work) for work in works], works[0].task.loss, descent=descent)
@@ -119,7 +119,7 @@ def _row(work: LocalTraining) -> Row:
     )
 
 
-def _trained(work: LocalTraining, outcome: Outcome) -> Trained:
+def _trained(work: LocalTraining, outcome: RowResult) -> Trained:
     loss = float(np.mean(outcome.losses)) if outcome.losses else None
     return Trained(
         outcome.update,

@@ -29,7 +29,7 @@ class Option:
 
 
 @dataclass(frozen=True)
-class Entry:
+class StrategyEntry:
     """A strategy in one line, its options with their defaults, and how to build it."""
 
     summary: str
@@ -151,16 +151,16 @@ def _bulyan(*, byzantine: int) -> Strategy:
     return Robust(name="bulyan", rule=rule, fewest=4 * byzantine + 3)
 
 
-STRATEGIES: Mapping[str, Entry] = {
-    "fedavg": Entry(
+STRATEGIES: Mapping[str, StrategyEntry] = {
+    "fedavg": StrategyEntry(
         "mean of the updates, by numbers of records", {"weighting": _WEIGHTING}, FedAvg
     ),
-    "fedprox": Entry(
+    "fedprox": StrategyEntry(
         "fedavg whose silos are held close to the global model",
         {"proximal_mu": _not_negative(0.01), "weighting": _WEIGHTING},
         FedProx,
     ),
-    "fedavgm": Entry(
+    "fedavgm": StrategyEntry(
         "fedavg with momentum on the server",
         {
             "server_lr": _above_zero(1.0),
@@ -169,30 +169,30 @@ STRATEGIES: Mapping[str, Entry] = {
         },
         _fedavgm,
     ),
-    "fedadam": Entry(
+    "fedadam": StrategyEntry(
         "Adam on the server", _adaptive(server_lr=0.01, beta_1=0.9, beta_2=0.99), _fedadam
     ),
-    "fedyogi": Entry(
+    "fedyogi": StrategyEntry(
         "Yogi on the server", _adaptive(server_lr=0.01, beta_1=0.9, beta_2=0.99), _fedyogi
     ),
-    "fedadagrad": Entry(
+    "fedadagrad": StrategyEntry(
         "Adagrad on the server", _adaptive(server_lr=0.1, beta_1=0.0, beta_2=None), _fedadagrad
     ),
-    "qfedavg": Entry(
+    "qfedavg": StrategyEntry(
         "fairer: silos with a larger loss count more (sends losses in the clear)",
         {"q": _number(0.1, "in [0, 100]", lambda value: 0 <= value <= 100)},
         QFedAvg,
     ),
-    "fedmedian": Entry("robust: middle value of each coordinate", {}, _fedmedian),
-    "trimmed-mean": Entry(
+    "fedmedian": StrategyEntry("robust: middle value of each coordinate", {}, _fedmedian),
+    "trimmed-mean": StrategyEntry(
         "robust: mean of each coordinate without its extremes",
         {"fraction": _number(0.2, "in [0, 0.5)", lambda value: 0 <= value < 0.5)},
         _trimmed_mean,
     ),
-    "krum": Entry(
+    "krum": StrategyEntry(
         "robust: the one update nearest to its neighbours", {"byzantine": _BYZANTINE}, _krum
     ),
-    "multikrum": Entry(
+    "multikrum": StrategyEntry(
         "robust: mean of the updates that Krum rates best",
         {
             "byzantine": _BYZANTINE,
@@ -200,10 +200,10 @@ STRATEGIES: Mapping[str, Entry] = {
         },
         _multikrum,
     ),
-    "bulyan": Entry(
+    "bulyan": StrategyEntry(
         "robust: Krum's choice, then a mean around its median", {"byzantine": _BYZANTINE}, _bulyan
     ),
-    "scaffold": Entry(
+    "scaffold": StrategyEntry(
         "control variates against the drift of uneven silos",
         {"server_lr": _above_zero(1.0)},
         Scaffold,

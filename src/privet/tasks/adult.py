@@ -11,10 +11,9 @@ import torch
 from torch import nn
 
 from privet.errors import DataError, ExperimentError, nearest
-from privet.tasks.classification import Classification
 from privet.tasks.columns import one_hot
 from privet.tasks.files import data_file, read_bytes
-from privet.tasks.models import linear, mlp, named_model
+from privet.tasks.models import Classification, linear, mlp, named_model
 from privet.tasks.task import Examples
 
 _EDUCATION = (

@@ -20,7 +20,7 @@ MISSING = "(missing)"
 
 
 @dataclass(frozen=True)
-class Scale:
+class Standardiser:
     """`(x - centre) / spread`, one of each for every numeric column, then clipped to `limit`.
 
     `limit` is 1 for a public range and infinite for statistics.
@@ -37,7 +37,7 @@ class Scale:
 
 def scale_of(
     values: Numbers, names: Sequence[str], ranges: Mapping[str, tuple[float, float]]
-) -> Scale:
+) -> Standardiser:
     """Public `ranges` to [-1, 1]; columns without one by mean and deviation of `values` (n, k).
 
     NaN values count for nothing. A column that is constant or all missing has spread 1.
@@ -52,7 +52,7 @@ def scale_of(
             limit[i] = np.inf
             centre[i] = present.mean() if len(present) else 0.0
             spread[i] = (present.std() if len(present) else 0.0) or 1.0
-    return Scale(centre, spread, limit)
+    return Standardiser(centre, spread, limit)
 
 
 def filled(values: Numbers, *, indicators: bool) -> Numbers:

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from privet.tasks.classification import Classification
-from privet.tasks.models import cnn_8, linear, mlp, named_model
+from privet.tasks.models import Classification, cnn_8, linear, mlp, named_model
 from privet.tasks.task import Examples
 
 # Round figures near the mean and deviation of ink on paper, fixed here and not taken from the

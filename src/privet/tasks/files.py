@@ -1,8 +1,12 @@
-"""Finding data files in the data folder, and saying what to do when they are not there."""
+"""Finding data files in the data folder, and saying what to do when they are not there.
+
+Where this machine keeps data sets.
+"""
 
 from __future__ import annotations
 
 import gzip
+import os
 import zlib
 from pathlib import Path
 
@@ -35,3 +39,12 @@ def read_bytes(path: Path) -> bytes:
         return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
+
+
+VARIABLE = "PRIVET_DATA"
+
+
+def data_folder(configured: object | None = None) -> Path | None:
+    """The folder that was configured, else the one in PRIVET_DATA, else none."""
+    folder = configured or os.environ.get(VARIABLE)
+    return Path(str(folder)).expanduser() if folder else None

@@ -17,9 +17,8 @@ import torch
 from torch import nn
 
 from privet.errors import DataError, ExperimentError, nearest
-from privet.tasks.classification import Classification
 from privet.tasks.files import data_file
-from privet.tasks.models import linear, mlp, named_model
+from privet.tasks.models import Classification, linear, mlp, named_model
 from privet.tasks.task import Examples
 
 HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")

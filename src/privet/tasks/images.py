@@ -12,9 +12,8 @@ import torch
 from torch import nn
 
 from privet.errors import DataError
-from privet.tasks.classification import Classification
 from privet.tasks.files import data_file, read_bytes
-from privet.tasks.models import cnn_28, linear, mlp, named_model
+from privet.tasks.models import Classification, cnn_28, linear, mlp, named_model
 from privet.tasks.scattering import CHANNELS, scattering_features
 from privet.tasks.task import Examples
 

@@ -4,13 +4,16 @@ No BatchNorm, which mixes the examples of a batch. Without normalisation tanh su
 better than ReLU (Papernot et al. 2021, "Tempered Sigmoid Activations for Deep Learning with
 Differential Privacy"); after GroupNorm ReLU does. Initial weights come from torch's global
 generator.
+
+Loss and accuracy of a classifier, shared by the built-in tasks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from privet.errors import ExperimentError, nearest
 
@@ -63,3 +66,20 @@ def _normalised(convolution: nn.Conv2d) -> list[nn.Module]:
     """A convolution, GroupNorm in four groups, ReLU, and overlapping 2x2 maxima."""
     norm = nn.GroupNorm(4, convolution.out_channels)
     return [convolution, norm, nn.ReLU(), nn.MaxPool2d(2, stride=1)]
+
+
+class Classification:
+    """Cross entropy and accuracy for outputs (n, classes) and int64 targets (n,)."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a privacy figure for this task leaves out; nothing here."""
+        return ()
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross entropy over the batch, in nats."""
+        return F.cross_entropy(outputs, targets)
+
+    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+        """ "accuracy": the share of examples whose largest output is their class."""
+        return {"accuracy": (outputs.argmax(dim=1) == targets).float().mean().item()}

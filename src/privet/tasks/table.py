@@ -13,12 +13,10 @@ from torch import nn
 
 from privet.errors import DataError
 from privet.randomness import numpy_generator, stream
-from privet.tasks.classification import Classification
-from privet.tasks.columns import Scale, in_order, scale_of
+from privet.tasks.columns import Standardiser, in_order, scale_of
 from privet.tasks.frames import Frame, read_frame
-from privet.tasks.models import linear, mlp, named_model
-from privet.tasks.table_layout import Layout, Rows
-from privet.tasks.table_options import TableOptions
+from privet.tasks.models import Classification, linear, mlp, named_model
+from privet.tasks.table_layout import Layout, Rows, TableOptions
 from privet.tasks.task import Examples
 
 _HIDDEN = 32
@@ -141,7 +139,7 @@ class Table(Classification):
         return self._layout.read(frame, silo=frame.path.stem if self._options.files else None)
 
     def _encoded(
-        self, rows: Rows, scales: Mapping[str | None, Scale], names: tuple[str, ...]
+        self, rows: Rows, scales: Mapping[str | None, Standardiser], names: tuple[str, ...]
     ) -> Examples:
         """`rows` as examples, each scaled as its own silo is."""
         inputs = np.zeros((len(rows), self._layout.width), dtype=np.float32)
@@ -154,7 +152,7 @@ class Table(Classification):
         silo = np.array([names.index(name) for name in rows.silo], dtype=np.int64)
         return replace(examples, silo=silo, silo_names=names)
 
-    def _scale(self, silo: str | None, scales: Mapping[str | None, Scale]) -> Scale:
+    def _scale(self, silo: str | None, scales: Mapping[str | None, Standardiser]) -> Standardiser:
         """How rows of `silo` are scaled; rows of `test_file` need not belong to one."""
         if silo in scales:
             return scales[silo]

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from privet.privacy.encryption import (
     EncryptionError,
     Malformed,
-    Refused,
     TooFewClients,
+    UploadRefused,
     make_cipher,
     read_header,
 )
@@ -158,7 +158,7 @@ def test_the_server_refuses_what_does_not_belong(rounds, name):
         ((round_.with_terms(run="x").encrypt(np.ones(10), client="b"), "b"), "run='x'"),
         ((other.encrypt(np.ones(10), client="b"), "b"), "'b' uses another cipher"),
     ]:
-        with pytest.raises(Refused, match=complaint):
+        with pytest.raises(UploadRefused, match=complaint):
             adder.add(refused[0], client=refused[1])
     with pytest.raises(Malformed, match="a sum is no upload"):
         adder.add(before, client="b")
@@ -176,7 +176,7 @@ def test_the_server_refuses_one_client_too_many(rounds, name):
     for number in range(most):
         client = f"{number:03}"
         adder.add(round_.encrypt([0.5], client=client, seed=number), client=client)
-    with pytest.raises(Refused, match=f"would be client {most + 1}"):
+    with pytest.raises(UploadRefused, match=f"would be client {most + 1}"):
         adder.add(round_.encrypt([0.5], client="z"), client="z")
     opened = round_.open(adder.to_bytes(), at_least=most)
     assert len(opened.clients) == most

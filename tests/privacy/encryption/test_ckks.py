@@ -9,8 +9,8 @@ import tenseal.sealapi as sealapi
 import zstandard
 
 from privet.privacy.encryption.ckks import GRID, Words, _rounded
-from privet.privacy.encryption.protobuf import fields
-from privet.privacy.encryption.scratch import Scratch
+from privet.privacy.encryption.documented import fields
+from privet.privacy.encryption.seal import Scratch
 
 DEGREE, PRIMES, SCALE = 8192, [60, 40, 40], 2.0**40
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from privet.privacy.encryption.cipher import documented_bfv
-from privet.privacy.encryption.packing import coefficients_to_digits, digits_to_coefficients
 from privet.privacy.encryption.parameters import DEGREE, PROFILES, TAG_MODULUS, TAGS
-from privet.privacy.encryption.seeded import SeededBackend
+from privet.privacy.encryption.residues import coefficients_to_digits, digits_to_coefficients
+from privet.privacy.encryption.seal import SeededBackend
 
 RNG = np.random.default_rng(0)
 

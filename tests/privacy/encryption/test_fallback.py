@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from privet.privacy.encryption import Refused, Terms, make_cipher, seal
+from privet.privacy.encryption import Terms, UploadRefused, make_cipher, seal
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_the_two_layouts_are_never_mixed(fallback, seeded):
         client="a",
         rng=np.random.default_rng(0),
     )
-    with pytest.raises(Refused, match="another cipher or other parameters"):
+    with pytest.raises(UploadRefused, match="another cipher or other parameters"):
         seeded.adder(terms).add(upload.data, client="a")
 
 

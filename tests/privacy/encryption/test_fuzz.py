@@ -16,12 +16,12 @@ import pytest
 from privet.privacy.encryption import (
     EncryptionError,
     Malformed,
-    Refused,
     SecretKey,
     Tampered,
+    UploadRefused,
     read_header,
 )
-from privet.privacy.encryption.protobuf import fields
+from privet.privacy.encryption.documented import fields
 
 MANY = int(os.environ.get("PRIVET_FUZZ", "3000"))
 CASES = pytest.mark.parametrize("cases", [1500, pytest.param(MANY, marks=pytest.mark.slow)])
@@ -90,7 +90,7 @@ def test_uploads(honest, forked, name, cases):
         before = adder.to_bytes()
         try:
             adder.add(data, client="a")
-        except (Malformed, Refused):
+        except (Malformed, UploadRefused):
             return "refused" if adder.to_bytes() == before else "REFUSED BUT ADDED"
         try:
             opened = round_.open(adder.to_bytes())

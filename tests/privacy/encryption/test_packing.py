@@ -6,14 +6,14 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from privet.privacy.encryption.packing import (
+from privet.privacy.encryption.parameters import MODULUS
+from privet.privacy.encryption.residues import (
     add,
     coefficients_to_digits,
     digits_to_coefficients,
     pack,
     unpack,
 )
-from privet.privacy.encryption.parameters import MODULUS
 
 residues = st.lists(st.integers(0, 2**60 - 1), min_size=16, max_size=64).map(
     lambda found: np.array(found[: len(found) // 16 * 16], dtype=np.uint64)

@@ -10,7 +10,6 @@ import pytest
 import tenseal.sealapi as sealapi
 
 from privet.privacy.encryption import seal
-from privet.privacy.encryption.packing import add
 from privet.privacy.encryption.parameters import (
     COMPACT,
     DEFAULT,
@@ -19,7 +18,8 @@ from privet.privacy.encryption.parameters import (
     NOISE_PER_CLIENT,
     PROFILES,
 )
-from privet.privacy.encryption.scratch import Scratch
+from privet.privacy.encryption.residues import add
+from privet.privacy.encryption.seal import Scratch
 
 profiles = pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from privet.privacy.encryption import EncryptionError, SecretKey
-from privet.privacy.encryption.secret import _START
+from privet.privacy.encryption.keys.secret import _START
 
 
 @pytest.fixture(params=["default", "documented", "ckks"])

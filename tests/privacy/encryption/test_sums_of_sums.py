@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from privet.privacy.encryption.header import assembled, read_header
-from privet.privacy.encryption.packing import add, pack, unpack
 from privet.privacy.encryption.parameters import MODULUS
-from privet.privacy.encryption.residues import read_frames
+from privet.privacy.encryption.residues import add, pack, read_frames, unpack
 
 
 def together(one: bytes, other: bytes) -> bytes:

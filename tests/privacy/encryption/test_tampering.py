@@ -12,14 +12,13 @@ import tenseal as ts
 from privet.privacy.encryption import (
     Header,
     Malformed,
-    Refused,
     Tampered,
+    UploadRefused,
     documented,
     read_header,
 )
-from privet.privacy.encryption.packing import add, lift, pack, unpack
 from privet.privacy.encryption.parameters import DEGREE, MODULUS, TAG_MODULUS
-from privet.privacy.encryption.residues import C0_BYTES, SEED_BYTES
+from privet.privacy.encryption.residues import C0_BYTES, SEED_BYTES, add, lift, pack, unpack
 
 SIZE = 20_000  # three chunks
 TEXT = "the encrypted sum is not what its clients sent, or the key is another"
@@ -149,7 +148,7 @@ def test_the_server_itself_refuses_an_upload_under_two_names(rounds, uploads):
     adder = round_.cipher.adder(round_.terms)
     adder.add(uploads("default")["a"], client="a")
     before = adder.to_bytes()
-    with pytest.raises(Refused, match="repeats a ciphertext"):
+    with pytest.raises(UploadRefused, match="repeats a ciphertext"):
         adder.add(renamed(uploads("default")["a"], clients=("z",)), client="z")
     assert adder.to_bytes() == before
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from privet.commands.ledger import ledger_cli
 from privet.errors import PrivetError
-from privet.ledger_commands import ledger_cli
 from privet.privacy.accounting import dp_sgd_event, epsilon
 from privet.privacy.ledger import Ledger, LedgerError, LedgerRefusal, SiloKey, verify
 
@@ -81,7 +81,7 @@ def test_export_and_verify_against_it(used, path, key, my_key, tmp_path):
 
 def test_the_commands_load_nothing_heavy():
     heavy = "torch flwr matplotlib opacus sklearn scipy pandas dp_accounting numpy"
-    probe = f"import privet.ledger_commands, sys; print(*set({heavy.split()!r}) & set(sys.modules))"
+    probe = f"import privet.commands.ledger, sys; print(*set({heavy.split()!r}) & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
 

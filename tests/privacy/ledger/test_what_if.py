@@ -11,9 +11,9 @@ from torch import nn
 from typer.testing import CliRunner
 
 from privet.client.app import app
-from privet.client.guard import Refused
+from privet.client.guard import RefusedByPolicy
+from privet.commands.ledger import ledger_cli
 from privet.experiment import Experiment
-from privet.ledger_commands import ledger_cli
 from privet.privacy.ledger import Ledger, SiloKey
 from privet.simulations.grid import assume_identity
 from privet.vectors import FlatModel
@@ -104,4 +104,4 @@ def test_it_tells_the_noise_that_would_fit(tmp_path: Path, file: Path) -> None:
 def test_a_job_that_the_policy_forbids_is_refused_with_the_rule(tmp_path: Path, file: Path) -> None:
     node = holder(tmp_path, noise=3.0)
     assert "smallest_noise_multiplier" in str(what_if(node, file).exception)
-    assert isinstance(what_if(node, file).exception, Refused)
+    assert isinstance(what_if(node, file).exception, RefusedByPolicy)

@@ -8,7 +8,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from privet.policy_commands import policy_cli
+from privet.commands.policy import policy_cli
 from privet.privacy.policy import Policy, PolicyError, explain, starting_policy
 
 

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 import privet
-from privet.ledger_commands import ledger_cli
+from privet.commands.ledger import ledger_cli
 from privet.privacy.ledger import Ledger, SiloKey
 from privet.privacy.policy import starting_policy
 

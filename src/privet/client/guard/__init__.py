@@ -12,20 +12,27 @@ from pathlib import Path
 
 from flwr.app import Context
 
-from privet.client.guard.asking import Asking, code_hash
-from privet.client.guard.books import Books
-from privet.client.guard.door import Admission, Guard, Leave, Refused, Unguarded
-from privet.client.guard.judging import Prospect, what_if
-from privet.client.guard.ledger_guard import LedgerGuard
+from privet.client.guard.guard import LedgerFiles, LedgerGuard
+from privet.client.guard.judging import (
+    Asking,
+    EvaluationPermit,
+    Guard,
+    Prospect,
+    RefusedByPolicy,
+    TrainingPermit,
+    Unguarded,
+    code_hash,
+    what_if,
+)
 
 __all__ = [
-    "Admission",
     "Asking",
-    "Books",
+    "EvaluationPermit",
     "Guard",
-    "Leave",
+    "LedgerFiles",
     "Prospect",
-    "Refused",
+    "RefusedByPolicy",
+    "TrainingPermit",
     "code_hash",
     "open_guard",
     "what_if",
@@ -48,7 +55,7 @@ def open_guard(context: Context) -> Guard:
         return Unguarded()
     missing = [name for name in _SETTINGS if name not in node]
     if missing and not (simulated and missing == ["policy"]):
-        raise Refused(
+        raise RefusedByPolicy(
             f"this silo has no {', '.join(missing)} in its node configuration, so nothing may run; "
             "begin with: privet policy init policy.toml"
         )
@@ -58,5 +65,5 @@ def open_guard(context: Context) -> Guard:
         job=SIMULATED_JOB if simulated else str(node.get("job", context.run_id)),
     )
     policy = Path(str(node["policy"])) if "policy" in node else None
-    books = Books(Path(str(node["ledger"])), Path(str(node["key"])), simulated)
+    books = LedgerFiles(Path(str(node["ledger"])), Path(str(node["key"])), simulated)
     return LedgerGuard(books, policy, asking)

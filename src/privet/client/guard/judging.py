@@ -1,19 +1,250 @@
-"""A round put before the policy, and the noise that fits its limits: no file, no record."""
+"""A round put before the policy, and the noise that fits its limits: no file, no record.
+
+What a job asks of a silo, in the words of the policy.
+
+What would tell how many records a silo has, for data holders who keep that to themselves.
+
+What stands between a job and a silo's records, and the leave that it gives.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Protocol
 
-from privet.client.guard.asking import Asking
-from privet.client.guard.door import Refused
-from privet.client.guard.size import telling
 from privet.client.plan import LocalPlan
+from privet.client.silo import Silo
+from privet.errors import PrivetError
 from privet.experiment import Experiment
 from privet.privacy.dp_events import DpEvent
 from privet.privacy.ledger import Forecast, History, Limit, Projection, fitting_noise, forecast
 from privet.privacy.ledger.costs import event_text, parts_of
-from privet.privacy.policy import Decision, Policy, Request
+from privet.privacy.policy import Decision, MetricRule, Policy, Refusal, Request
+from privet.strategies import load_strategy
+from privet.tasks import Examples
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asking:
+    """Who asks for which data set, and for which job; named by the silo's own configuration."""
+
+    dataset: str
+    requester: str
+    job: str
+
+    def opening(self, experiment: Experiment) -> Request:
+        """Before the task's code is loaded: may it run here at all, and now?"""
+        return Request(
+            dataset=self.dataset,
+            task=experiment.task,
+            code_hash=code_hash(experiment.task),
+            requester=self.requester,
+            job=self.job,
+            kind="open",
+            at=datetime.now(UTC),
+            encrypted=experiment.encryption is not None,
+            silos_in_sum=experiment.encryption.smallest_sum if experiment.encryption else None,
+        )
+
+    def training(self, experiment: Experiment, plan: LocalPlan) -> Request:
+        """A round of `plan`."""
+        request = replace(self.opening(experiment), kind="train")
+        if plan.mechanism is None or experiment.privacy is None:
+            return request
+        return replace(
+            request,
+            unit=experiment.privacy.unit,
+            mechanism="dp-sgd",
+            noise_multiplier=plan.mechanism.noise_multiplier,
+            sampling_rate=plan.mechanism.sampling_rate,
+            clip=plan.mechanism.clip,
+        )
+
+    def evaluation(self, experiment: Experiment, metrics: tuple[str, ...]) -> Request:
+        """An evaluation that would like to send `metrics`."""
+        return replace(self.opening(experiment), kind="evaluate", metrics=metrics)
+
+
+def code_hash(task: str) -> str | None:
+    """SHA-256 over the code of a task "module:Class", found without running any of it.
+
+    It covers every Python file of the top-level package that the task lies in, or the one file of a
+    module outside packages; not what these import from elsewhere. None for a built-in task, and for
+    a module that cannot be found.
+    """
+    module, colon, _ = task.partition(":")
+    spec = PathFinder.find_spec(module.partition(".")[0]) if colon else None
+    if spec is None or spec.origin is None:
+        return None
+    origin = Path(spec.origin)
+    if spec.submodule_search_locations is None:
+        return "sha256:" + hashlib.sha256(origin.read_bytes()).hexdigest()
+    whole = hashlib.sha256()
+    for file in sorted(origin.parent.rglob("*.py")):
+        name = file.relative_to(origin.parent).as_posix()
+        whole.update(f"{name}\n{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    return "sha256:" + whole.hexdigest()
+
+
+_RULE = "sending.records_public"
+
+
+def telling(experiment: Experiment, plan: LocalPlan) -> Iterator[Refusal]:
+    """Settings under which the update itself, or what must come with it, tells the number.
+
+    An update's noise is as large as its steps and its noise multiplier make it, so both must come
+    from the job and not from the number of records; the batch must not be cut to it; and the
+    average must not weigh silos by it.
+    """
+    privacy, training = experiment.privacy, experiment.training
+    if load_strategy(experiment.strategy.name, experiment.strategy.options).counts_records:
+        yield Refusal(_RULE, "weights by number of records", 'strategy.weighting = "uniform"')
+    if training.steps is None:
+        yield Refusal(_RULE, "steps that follow from the number of records", "training.steps")
+    if privacy is not None and privacy.noise_multiplier is None:
+        yield Refusal(
+            _RULE, "noise fitted to the number of records", "privacy.noise_multiplier, not epsilon"
+        )
+    if plan.batch_size != training.batch_size:
+        yield Refusal(_RULE, f"batches of {training.batch_size}", "smaller batches")
+
+
+class RefusedByPolicy(PrivetError):  # noqa: N818 - it is the answer, not a fault
+    """The data holder's rules do not allow what was asked; says which rule, nothing about data."""
+
+
+class TrainingPermit(Protocol):
+    """Leave to use the records once."""
+
+    @property
+    def plan(self) -> LocalPlan:
+        """What may run: the plan that was asked for, or the same with more noise."""
+
+    @property
+    def records_public(self) -> bool:
+        """Whether anything that tells the number of records may leave."""
+
+    def records(self) -> Examples:
+        """The records; from here on the reservation stands whatever happens."""
+
+    def commit(self, event: DpEvent) -> None:
+        """Charge what really ran instead of the worst case, before anything is sent."""
+
+
+class EvaluationPermit(Protocol):
+    """Leave to measure the model once: what may be sent of it, and how."""
+
+    @property
+    def rules(self) -> tuple[MetricRule, ...]:
+        """For each metric that was asked for."""
+
+    @property
+    def event(self) -> DpEvent | None:
+        """The noise of all metrics that leave with noise; None when none does."""
+
+    @property
+    def records_public(self) -> bool:
+        """Whether anything that tells the number of records may leave."""
+
+    def records(self) -> Examples:
+        """The records to measure on; from here on what is noised stays charged."""
+
+
+class Guard(Protocol):
+    """What stands before a silo's records."""
+
+    def enter(self, experiment: Experiment) -> None:
+        """Raise Refused before the task's code, which reads the records, is even loaded."""
+
+    def check(self, experiment: Experiment, silo: Silo, plan: LocalPlan) -> int | None:
+        """How many of the job's rounds fit the budget, or None where that is not told.
+
+        Raise Refused when not even the first is allowed. Charges nothing.
+        """
+
+    def admit(
+        self, experiment: Experiment, silo: Silo, plan: LocalPlan, *, round_: int
+    ) -> AbstractContextManager[TrainingPermit]:
+        """A context in which the records may be used once, already charged in the ledger."""
+
+    def measure(
+        self, experiment: Experiment, silo: Silo, metrics: tuple[str, ...], *, round_: int
+    ) -> AbstractContextManager[EvaluationPermit]:
+        """A context in which `metrics` may be computed once, already charged in the ledger."""
+
+
+@dataclass(frozen=True)
+class FreeTrainingPermit:
+    """Records that are charged to nobody."""
+
+    plan: LocalPlan
+    examples: Examples
+    records_public: bool = True
+
+    def records(self) -> Examples:
+        """The records."""
+        return self.examples
+
+    def commit(self, event: DpEvent) -> None:
+        """Nothing is charged."""
+
+
+@dataclass(frozen=True)
+class FreeEvaluationPermit:
+    """Everything may be sent as it is."""
+
+    rules: tuple[MetricRule, ...]
+    examples: Examples
+    event: None = None
+    records_public: bool = True
+
+    def records(self) -> Examples:
+        """The records."""
+        return self.examples
+
+
+class Unguarded:
+    """The guard of shares of one place's records: whoever deals them out has them all anyway."""
+
+    def enter(self, experiment: Experiment) -> None:
+        """Nothing is refused."""
+
+    def check(self, experiment: Experiment, silo: Silo, plan: LocalPlan) -> int | None:  # noqa: ARG002
+        """Nothing is refused."""
+        return None
+
+    @contextmanager
+    def admit(
+        self,
+        experiment: Experiment,  # noqa: ARG002
+        silo: Silo,
+        plan: LocalPlan,
+        *,
+        round_: int,  # noqa: ARG002
+    ) -> Iterator[TrainingPermit]:
+        """The records, charged to nobody."""
+        yield FreeTrainingPermit(plan, silo.examples)
+
+    @contextmanager
+    def measure(
+        self,
+        experiment: Experiment,  # noqa: ARG002
+        silo: Silo,
+        metrics: tuple[str, ...],
+        *,
+        round_: int,  # noqa: ARG002
+    ) -> Iterator[EvaluationPermit]:
+        """Every metric, exactly."""
+        yield FreeEvaluationPermit(
+            tuple(MetricRule(name, "exact") for name in metrics), silo.held_out()
+        )
+
 
 Project = Callable[[DpEvent], tuple[Projection, ...]]
 
@@ -22,7 +253,7 @@ def judge(policy: Policy, request: Request) -> Decision:
     """The policy's decision; Refused when it does not allow the request."""
     decision = policy.decide(request)
     if not decision.allowed:
-        raise Refused(decision.reason)
+        raise RefusedByPolicy(decision.reason)
     return decision
 
 
@@ -33,7 +264,7 @@ def judge_training(
     decision = judge(policy, asking.training(experiment, plan))
     told = () if decision.records_public else tuple(telling(experiment, plan))
     if told:
-        raise Refused("; ".join(map(str, told)))
+        raise RefusedByPolicy("; ".join(map(str, told)))
     return decision
 
 

@@ -6,13 +6,12 @@ from privet.privacy.encryption.codec import OpenedSum
 from privet.privacy.encryption.errors import (
     EncryptionError,
     Malformed,
-    Refused,
     Tampered,
     TooFewClients,
+    UploadRefused,
 )
-from privet.privacy.encryption.header import Header, read_header
-from privet.privacy.encryption.secret import SecretKey
-from privet.privacy.encryption.terms import Terms
+from privet.privacy.encryption.header import Header, Terms, read_header
+from privet.privacy.encryption.keys.secret import SecretKey
 
 __all__ = [
     "SCHEMES",
@@ -23,12 +22,12 @@ __all__ = [
     "Header",
     "Malformed",
     "OpenedSum",
-    "Refused",
     "SecretKey",
     "Tampered",
     "Terms",
     "TooFewClients",
     "Upload",
+    "UploadRefused",
     "make_cipher",
     "read_header",
 ]

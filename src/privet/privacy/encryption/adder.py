@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from privet.privacy.encryption.backend import Accumulator
-from privet.privacy.encryption.errors import EncryptionError, Malformed, Refused
+from privet.privacy.encryption.errors import EncryptionError, Malformed, UploadRefused
 from privet.privacy.encryption.fixed_point import Integers
-from privet.privacy.encryption.header import Header, assembled, read_header
+from privet.privacy.encryption.header import Header, Terms, assembled, read_header
 from privet.privacy.encryption.residues import ResidueSum
-from privet.privacy.encryption.terms import Terms
 
 
 class Adder:
@@ -59,12 +58,14 @@ class Adder:
         if header.kind != "upload":
             raise Malformed("a sum is no upload")
         if header.digest != self._digest:
-            raise Refused(f"{client!r} uses another cipher or other parameters")
+            raise UploadRefused(f"{client!r} uses another cipher or other parameters")
         if header.terms != self._terms:
-            raise Refused(f"{client!r} sent {header.terms}, the sum is of {self._terms}")
+            raise UploadRefused(f"{client!r} sent {header.terms}, the sum is of {self._terms}")
         if header.clients != (client,):
-            raise Refused(f"{client!r} sent an upload of {header.clients[0]!r}")
+            raise UploadRefused(f"{client!r} sent an upload of {header.clients[0]!r}")
         if client in self._clients:
-            raise Refused(f"{client!r} is in the sum already")
+            raise UploadRefused(f"{client!r} is in the sum already")
         if len(self._clients) >= self._max_clients:
-            raise Refused(f"{client!r} would be client {self._max_clients + 1}: the sum is full")
+            raise UploadRefused(
+                f"{client!r} would be client {self._max_clients + 1}: the sum is full"
+            )

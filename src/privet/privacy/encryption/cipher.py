@@ -18,11 +18,24 @@ import numpy as np
 from privet.errors import nearest
 from privet.privacy.encryption.adder import Adder
 from privet.privacy.encryption.backend import Backend
-from privet.privacy.encryption.chunks import FixedPointCodec
-from privet.privacy.encryption.codec import Codec, Contribution, OpenedSum, SealedSum
+from privet.privacy.encryption.codec import (
+    Codec,
+    Contribution,
+    FixedPointCodec,
+    OpenedSum,
+    SealedSum,
+)
 from privet.privacy.encryption.errors import EncryptionError, Malformed, Tampered, TooFewClients
 from privet.privacy.encryption.fixed_point import Integers, Reals, count_clipped
-from privet.privacy.encryption.header import DIGEST_BYTES, Header, assembled, read_header
+from privet.privacy.encryption.header import (
+    DIGEST_BYTES,
+    Header,
+    Terms,
+    assembled,
+    checked_name,
+    read_header,
+)
+from privet.privacy.encryption.keys.secret import SecretKey
 from privet.privacy.encryption.parameters import (
     BATCHING_PRIMES,
     DEGREE,
@@ -30,8 +43,6 @@ from privet.privacy.encryption.parameters import (
     Profile,
     security_bits,
 )
-from privet.privacy.encryption.secret import SecretKey
-from privet.privacy.encryption.terms import Terms, checked_name
 
 SCHEMES = ("bfv", "ckks")
 
@@ -248,7 +259,7 @@ def documented_bfv(profile: Profile) -> Cipher:
 
 
 def _seeded_bfv(profile: Profile) -> Cipher:
-    from privet.privacy.encryption.seeded import SeededBackend
+    from privet.privacy.encryption.seal import SeededBackend
 
     return _bfv(profile, SeededBackend(profile.plain_modulus))
 

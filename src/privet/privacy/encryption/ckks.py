@@ -22,20 +22,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privet.privacy.encryption.codec import (
+    FIELD_BITS,
     Contribution,
     OpenedSum,
     SealedSum,
+    Trailer,
+    Words,
     bound_to,
     identity,
 )
 from privet.privacy.encryption.errors import EncryptionError, Tampered
 from privet.privacy.encryption.fixed_point import integer_to_weight
-from privet.privacy.encryption.header import Header
+from privet.privacy.encryption.header import Header, Terms
+from privet.privacy.encryption.keys.secret import SecretKey
 from privet.privacy.encryption.parameters import TAGS
-from privet.privacy.encryption.secret import SecretKey
-from privet.privacy.encryption.tags import Words
-from privet.privacy.encryption.terms import Terms
-from privet.privacy.encryption.trailer import FIELD_BITS, Trailer
 
 MAX_CLIENTS = 128
 SCALE_BITS = 50

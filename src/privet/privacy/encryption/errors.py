@@ -5,6 +5,20 @@ EncryptionError    a setting, a vector or a key that does not fit
   Refused          an upload that may not be added: one client too many, twice the same, ...
   TooFewClients    a sum of fewer clients than the caller will look at
   Tampered         a sum that is not what its clients sent
+
+What goes wrong with keys and with the messages about them, said in one line.
+
+KeysError         a setting or a call that would not be safe
+  RosterError     the list of silos, or a silo that is not on it
+  MessageError    a message that is not exactly what its maker sent, here and now
+  KeyFileError    a file that holds no key, or holds it badly
+
+No text of these errors contains a key, a share or anything else that was encrypted.
+
+What goes wrong with masks, said in one line.
+
+MaskError       a plan or a step that would not be safe
+  TooFewSilos   fewer silos than the threshold: the sum stays masked, and nothing was revealed
 """
 
 from __future__ import annotations
@@ -20,7 +34,7 @@ class Malformed(EncryptionError):  # noqa: N818 - says what the bytes are
     """Bytes that this cipher did not make: wrong length, unknown version, a number out of range."""
 
 
-class Refused(EncryptionError):  # noqa: N818 - the sum is right, the upload is not welcome
+class UploadRefused(EncryptionError):  # noqa: N818 - the sum is right, the upload is not welcome
     """A well-formed upload that may not be added to this sum; the sum stays as it was."""
 
 
@@ -39,3 +53,30 @@ class Tampered(EncryptionError):  # noqa: N818 - says what happened
 
     def __init__(self) -> None:
         super().__init__("the encrypted sum is not what its clients sent, or the key is another")
+
+
+class KeysError(PrivetError):
+    """A setting or a call that would not be safe; nothing was sent or written."""
+
+
+class RosterError(KeysError):
+    """A roster that cannot be read or is not sound, or a silo that it does not list."""
+
+
+class MessageError(KeysError):
+    """A message that is malformed, altered, replayed or not from whom it says: none of it is used.
+
+    Texts do not depend on a secret, so that a refusal tells its sender nothing but that it came.
+    """
+
+
+class KeyFileError(KeysError):
+    """A key file that is missing, damaged, open to others, or for another run."""
+
+
+class MaskError(KeysError):
+    """A plan that would not protect, or a step out of order; nothing was revealed by it."""
+
+
+class TooFewSilos(MaskError):  # noqa: N818 - nobody erred, silos were lost
+    """Fewer silos than the threshold are left: this sum can never be unmasked, by anyone."""

@@ -1,12 +1,10 @@
 """Mechanisms: what clips and adds noise. Each says by an event what it costs."""
 
 from privet.privacy.mechanisms.canaries import Canaries, CanaryBlock, CanaryTrace
-from privet.privacy.mechanisms.counts import NoisyShare
 from privet.privacy.mechanisms.dpsgd import PrivateStep, privatise
 from privet.privacy.mechanisms.modules import check_model
-from privet.privacy.mechanisms.noise import NoiseSource, SeededNoise, SystemNoise
-from privet.privacy.mechanisms.plan import DpSgd
-from privet.privacy.mechanisms.sampling import local_steps, sampling_rate
+from privet.privacy.mechanisms.noise import NoiseSource, NoisyShare, SeededNoise, SystemNoise
+from privet.privacy.mechanisms.plan import DpSgd, local_steps, sampling_rate
 
 __all__ = [
     "Canaries",

@@ -87,7 +87,7 @@ class CanaryBlock:
         if len(self._sampled) == 0:
             return []
         lengths = torch.full((len(self._sampled),), LOUDNESS * clip)
-        return [_Songs(self.parameter, torch.from_numpy(self._sampled), lengths)]
+        return [_CanaryGradients(self.parameter, torch.from_numpy(self._sampled), lengths)]
 
     def look(self) -> None:
         """Keep what the optimizer is about to step on."""
@@ -103,7 +103,7 @@ def split(batch: NDArray[np.int64], n_records: int) -> tuple[NDArray[np.int64], 
 
 
 @dataclass
-class _Songs:
+class _CanaryGradients:
     """The gradients of n canaries: on one coordinate each, and as long as `lengths` says."""
 
     parameter: nn.Parameter

@@ -62,7 +62,7 @@ def _problem(module: nn.Module) -> str | None:
 
 def _refusals(module: nn.Module) -> list[Exception]:
     """What Opacus' own validator for this type of layer says; it does not look at frozen layers."""
-    from privet.privacy.mechanisms.opacus_door import ModuleValidator
+    from privet.privacy.mechanisms.per_example import ModuleValidator
 
     validate = ModuleValidator.VALIDATORS.get(type(module))
     return list(validate(module)) if validate else []

@@ -11,11 +11,9 @@ from torch.optim import Optimizer
 
 from privet.errors import PrivacyError
 from privet.privacy.mechanisms.canaries import CanaryBlock
-from privet.privacy.mechanisms.clipping import clip_factors
-from privet.privacy.mechanisms.gradients import Gradients, Sums
+from privet.privacy.mechanisms.gradients import Gradients, Sums, clip_factors
 from privet.privacy.mechanisms.noise import NoiseSource
-from privet.privacy.mechanisms.opacus_door import DPOptimizer
-from privet.privacy.mechanisms.per_example import PerExampleModule
+from privet.privacy.mechanisms.per_example import DPOptimizer, PerExampleModule
 from privet.privacy.mechanisms.plan import DpSgd
 
 

@@ -1,4 +1,9 @@
-"""Opacus' hooks around a model, which collect the gradients of a batch example by example."""
+"""Opacus' hooks around a model, which collect the gradients of a batch example by example.
+
+All of Opacus that is used here, imported once and without its side effects.
+
+Importing Opacus sets up the root logger, which is left as it was.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,19 @@ from torch import Tensor, nn
 
 from privet.errors import ModelError, PrivacyError
 from privet.privacy.mechanisms.gradients import DenseGradients, Gradients, OuterGradients
-from privet.privacy.mechanisms.opacus_door import RECURRENT, GradSampleModule, prepare_layer
+from privet.privacy.quiet import untouched_root_logger
+
+with untouched_root_logger():
+    from opacus.grad_sample import GradSampleModule
+    from opacus.grad_sample.functorch import prepare_layer
+    from opacus.layers import DPGRU, DPLSTM, DPRNN
+    from opacus.optimizers import DPOptimizer
+    from opacus.validators import ModuleValidator
+
+RECURRENT = (DPRNN, DPLSTM, DPGRU)
+"""Layers that consist of others which Opacus knows."""
+
+__all__ = ["RECURRENT", "DPOptimizer", "GradSampleModule", "ModuleValidator", "prepare_layer"]
 
 
 class PerExampleModule(GradSampleModule):  # type: ignore[misc]

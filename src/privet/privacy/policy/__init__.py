@@ -13,8 +13,7 @@ refused.
 from privet.privacy.policy.errors import PolicyError
 from privet.privacy.policy.policy import Policy
 from privet.privacy.policy.request import BudgetLimit, Decision, MetricRule, Refusal, Request
-from privet.privacy.policy.start import starting_policy
-from privet.privacy.policy.words import best_guess, explain
+from privet.privacy.policy.words import best_guess, explain, starting_policy
 
 __all__ = [
     "BudgetLimit",

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from privet.privacy.encryption.keys import KeysError, MessageError
-from privet.privacy.encryption.keys.fields import (
+from privet.privacy.encryption.keys.roster import (
     LARGEST_NUMBER,
     Fields,
     check_numbers,

@@ -21,10 +21,9 @@ from privet.privacy.encryption.keys import (
     unwrap,
     wrap,
 )
-from privet.privacy.encryption.keys.fields import counted, pack
-from privet.privacy.encryption.keys.offers import TITLE as OFFER
-from privet.privacy.encryption.keys.signed import write_signed
-from privet.privacy.encryption.keys.wrap import TITLE as WRAP
+from privet.privacy.encryption.keys.offers import OFFER_TITLE as OFFER
+from privet.privacy.encryption.keys.offers import WRAP_TITLE as WRAP
+from privet.privacy.encryption.keys.roster import counted, pack, write_signed
 
 
 def opened(federation, message, name, **changes):

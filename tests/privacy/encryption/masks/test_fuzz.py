@@ -11,10 +11,9 @@ import pytest
 
 from privet.privacy.encryption.keys import KeyFileError, KeysError, MessageError
 from privet.privacy.encryption.masks import MaskRound
-from privet.privacy.encryption.masks.adverts import gather_adverts, read_advert
-from privet.privacy.encryption.masks.consents import read_consent
-from privet.privacy.encryption.masks.reveals import read_reveal
 from privet.privacy.encryption.masks.shares import read_share
+from privet.privacy.encryption.masks.statements import gather_adverts, read_advert, read_consent
+from privet.privacy.encryption.masks.unmasking import read_reveal
 
 CASES = pytest.mark.parametrize("cases", [500, pytest.param(20_000, marks=pytest.mark.slow)])
 

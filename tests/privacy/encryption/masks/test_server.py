@@ -11,11 +11,10 @@ import pytest
 
 from privet.privacy.encryption.keys import AgreementKey, MessageError
 from privet.privacy.encryption.masks import MaskError, MaskPlan, MaskRound, TooFewSilos, correction
-from privet.privacy.encryption.masks.adverts import gather_adverts
-from privet.privacy.encryption.masks.consents import write_consent
-from privet.privacy.encryption.masks.reveals import Reveal, read_reveal, write_reveal
 from privet.privacy.encryption.masks.seeds import personal_commitment
-from privet.privacy.encryption.masks.shamir import join
+from privet.privacy.encryption.masks.shares import join
+from privet.privacy.encryption.masks.statements import gather_adverts, write_consent
+from privet.privacy.encryption.masks.unmasking import Reveal, read_reveal, write_reveal
 
 
 def spoils(group, told: dict[str, tuple[str, ...]], traitors: tuple[str, ...], victim: str):

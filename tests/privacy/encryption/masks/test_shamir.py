@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from privet.privacy.encryption.keys import MessageError, Secret
-from privet.privacy.encryption.masks import MaskError, TooFewSilos, shamir
-from privet.privacy.encryption.masks.shamir import PRIME, SHARE, join, split
+from privet.privacy.encryption.masks import MaskError, TooFewSilos
+from privet.privacy.encryption.masks import shares as shamir
+from privet.privacy.encryption.masks.shares import PRIME, SHARE, join, split
 
 
 @st.composite

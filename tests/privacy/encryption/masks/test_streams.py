@@ -10,9 +10,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
 from privet.privacy.encryption.keys import AgreementKey, Secret
-from privet.privacy.encryption.masks.adverts import gather_adverts
-from privet.privacy.encryption.masks.seeds import pair_stream, personal_stream
-from privet.privacy.encryption.masks.streams import add_stream, reduced
+from privet.privacy.encryption.masks.seeds import add_stream, pair_stream, personal_stream, reduced
+from privet.privacy.encryption.masks.statements import gather_adverts
 
 
 def stream(seed: Secret, count: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from privet.errors import PrivacyError
 from privet.privacy.mechanisms import DpSgd, SeededNoise, privatise
-from privet.privacy.mechanisms.together import Descent, Outcome, Row, chain_of, train_rows
+from privet.privacy.mechanisms.together import Descent, Row, RowResult, chain_of, train_rows
 from privet.randomness import numpy_generator, stream
 from privet.vectors import FlatModel, Vector
 
@@ -78,7 +78,7 @@ def optimizer_of(descent: Descent, model: nn.Module, lr: float) -> torch.optim.O
     )
 
 
-def alone(name: str, row: Row, descent: Descent, silo: int) -> Outcome:
+def alone(name: str, row: Row, descent: Descent, silo: int) -> RowResult:
     """The row through `privatise` and torch's own optimizer, or without privacy through neither."""
     flat = FlatModel(built(name))
     flat.load(row.weights)
@@ -98,11 +98,11 @@ def alone(name: str, row: Row, descent: Descent, silo: int) -> Outcome:
 
     if row.plan is None:
         descend(model, optimizer)
-        return Outcome(flat.vector() - row.weights, losses)
+        return RowResult(flat.vector() - row.weights, losses)
     with privatise(model, optimizer, plan=row.plan, noise=noise_of(silo)) as private:
         descend(private.model, private.optimizer)
         nonfinite = private.nonfinite
-    return Outcome(flat.vector() - row.weights, nonfinite=nonfinite)
+    return RowResult(flat.vector() - row.weights, nonfinite=nonfinite)
 
 
 def compare(name: str, rows: list[Row], descent: Descent, *, atol: float = 1e-5) -> None:

@@ -16,31 +16,31 @@ pairwise masks (privet.privacy.encryption.masks) prevent that, up to the number 
 that they are set for. And nothing here makes a dishonest silo tell the truth about its update.
 """
 
+from privet.privacy.encryption.errors import KeyFileError, KeysError, MessageError, RosterError
 from privet.privacy.encryption.keys.agreement import AgreementKey
-from privet.privacy.encryption.keys.errors import (
-    KeyFileError,
-    KeysError,
-    MessageError,
-    RosterError,
-)
 from privet.privacy.encryption.keys.keyfile import (
     forget_key,
     read_agreement,
     write_agreement,
 )
-from privet.privacy.encryption.keys.offers import Offer, Offers, gather, make_offer, read_offer
-from privet.privacy.encryption.keys.roster import Member, Roster, elect, load_roster
-from privet.privacy.encryption.keys.rotation import KeyAge, Reason, Rotation, rotation
-from privet.privacy.encryption.keys.runkey import RunKey
+from privet.privacy.encryption.keys.offers import (
+    Offer,
+    Offers,
+    gather,
+    make_offer,
+    read_offer,
+    unwrap,
+    wrap,
+)
+from privet.privacy.encryption.keys.roster import Member, Roster, Session, elect, load_roster
+from privet.privacy.encryption.keys.runkey import KeyAge, Reason, Rotation, RunKey, rotation
 from privet.privacy.encryption.keys.secret import Secret
-from privet.privacy.encryption.keys.session import Session
 from privet.privacy.encryption.keys.uploads import (
-    Upload,
+    UploadStatement,
     read_statement,
     sign_upload,
     verify_upload,
 )
-from privet.privacy.encryption.keys.wrap import unwrap, wrap
 
 __all__ = [
     "AgreementKey",
@@ -58,7 +58,7 @@ __all__ = [
     "RunKey",
     "Secret",
     "Session",
-    "Upload",
+    "UploadStatement",
     "elect",
     "forget_key",
     "gather",

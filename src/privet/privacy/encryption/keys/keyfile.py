@@ -19,11 +19,10 @@ from collections.abc import Iterator
 from glob import escape
 from pathlib import Path
 
+from privet.privacy.encryption.errors import KeyFileError, KeysError, MessageError
 from privet.privacy.encryption.keys.agreement import AgreementKey
-from privet.privacy.encryption.keys.errors import KeyFileError, KeysError, MessageError
-from privet.privacy.encryption.keys.fields import Fields, pack
+from privet.privacy.encryption.keys.roster import Fields, Session, pack
 from privet.privacy.encryption.keys.secret import Secret
-from privet.privacy.encryption.keys.session import Session
 from privet.privacy.ledger.files import sync_folder
 
 LARGEST = 4_000_000

@@ -12,6 +12,19 @@ As TOML (JSON of the same shape works too):
     [[silos]]
     name = "hospital-a"
     identity = "5f0c..."        # the public half of its Ed25519 key, 64 hexadecimal digits
+
+What every message is bound to: the run, the epoch of its key, and the roster.
+
+Messages that a silo of the roster vouches for with its identity key (Ed25519, RFC 8032).
+
+Guarantee: what `read_signed` returns was written by the silo that it names, for this session and
+under this title. It does not say when, or how often: a message can be repeated within its session.
+
+One way to write a message: a title, then fields that each say how long they are.
+
+The title ends a line and is different for every kind of message, so no message (and no signature)
+can be taken for one of another kind. Lengths have four bytes and numbers eight, so that content has
+exactly one encoding: what is not byte for byte what `pack` writes is refused.
 """
 
 from __future__ import annotations
@@ -27,8 +40,104 @@ from pathlib import Path
 from typing import Any
 
 from privet.errors import nearest
-from privet.privacy.encryption.keys.errors import RosterError
-from privet.privacy.encryption.keys.fields import counted, name_like, pack
+from privet.privacy.encryption.errors import KeysError, MessageError, RosterError
+from privet.privacy.ledger.keys import SiloKey, signed_by
+
+Field = bytes | str | int
+
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+"""What may stand for a silo or a run."""
+LARGEST_NUMBER = 2**63 - 1
+
+_LENGTH = 4
+_NUMBER = 8
+
+
+def pack(title: str, *values: Field) -> bytes:
+    """The message; texts are UTF-8, numbers are 0 to LARGEST_NUMBER."""
+    return b"".join([title.encode() + b"\n", *(_framed(value) for value in values)])
+
+
+def name_like(text: str) -> bool:
+    """Whether `text` can be the name of a silo or a run."""
+    return re.fullmatch(NAME, text) is not None
+
+
+def check_numbers(**named: int) -> None:
+    """KeysError for a number that a message cannot carry."""
+    for name, value in named.items():
+        if not 0 <= value <= LARGEST_NUMBER:
+            raise KeysError(f"{name} = {value} is outside 0 to {LARGEST_NUMBER}")
+
+
+class Fields:
+    """Reads what `pack` wrote, one field after the other; MessageError for anything else.
+
+    The last `without` bytes are not read: they are somebody else's.
+    """
+
+    def __init__(self, message: bytes, title: str, *, without: int = 0) -> None:
+        start = title.encode() + b"\n"
+        self._what = title.removeprefix("privet ").rstrip(" 0123456789")
+        if not isinstance(message, bytes) or not message.startswith(start):
+            raise self.fault("it is something else")
+        self._message = message
+        self._at = len(start)
+        self._end = len(message) - without
+
+    def fault(self, problem: str) -> MessageError:
+        """The error that names this kind of message."""
+        return MessageError(f"{self._what} refused: {problem}")
+
+    def blob(self, *, size: int | None = None) -> bytes:
+        """Bytes; of exactly `size` if that is given."""
+        length = int.from_bytes(self._take(_LENGTH), "big")
+        if size is not None and length != size:
+            raise self.fault(f"a field has {length} bytes instead of {size}")
+        return self._take(length)
+
+    def number(self) -> int:
+        """A number of 0 to LARGEST_NUMBER."""
+        value = int.from_bytes(self.blob(size=_NUMBER), "big")
+        if value > LARGEST_NUMBER:
+            raise self.fault("a number is too large")
+        return value
+
+    def name(self) -> str:
+        """The name of a silo or a run."""
+        text = self.blob().decode("latin-1")
+        if not name_like(text):
+            raise self.fault("a name has characters that names do not have")
+        return text
+
+    def names(self) -> tuple[str, ...]:
+        """A counted list of names."""
+        return tuple(self.name() for _ in range(self.number()))
+
+    def end(self) -> None:
+        """Insist that everything was read."""
+        if self._at != self._end:
+            raise self.fault("something follows its end")
+
+    def _take(self, length: int) -> bytes:
+        start, self._at = self._at, self._at + length
+        if self._at > self._end:
+            raise self.fault("it ends too early")
+        return self._message[start : self._at]
+
+
+def counted(names: tuple[str, ...]) -> tuple[Field, ...]:
+    """The fields that `Fields.names` reads."""
+    return (len(names), *names)
+
+
+def _framed(value: Field) -> bytes:
+    if isinstance(value, int):
+        raw = value.to_bytes(_NUMBER, "big")
+    else:
+        raw = value.encode() if isinstance(value, str) else value
+    return len(raw).to_bytes(_LENGTH, "big") + raw
+
 
 MOST_SILOS = 1000
 LARGEST_FILE = 1_000_000
@@ -205,3 +314,80 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(table) < len(pairs):
         raise ValueError("a key is repeated")
     return table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """One epoch of one run, between the silos of one roster; all of it may be published.
+
+    A message of another session is refused as a replay. The run's name should be new for each run,
+    but secrecy does not hang on it (the server may be the one who chose it): what a key is wrapped
+    to is a fresh key of each silo.
+    """
+
+    run: str
+    epoch: int
+    roster: Roster
+
+    def __post_init__(self) -> None:
+        check_numbers(epoch=self.epoch)
+        if not name_like(self.run):
+            raise KeysError(
+                f"run {self.run[:64]!r}: its name may have up to 64 letters, digits, '.', '_', '-'"
+            )
+
+    @property
+    def facts(self) -> tuple[Field, Field, Field]:
+        """The fields with which a message says where it belongs."""
+        return self.run, self.epoch, self.roster.digest
+
+    def check(self, fields: Fields) -> None:
+        """Read `facts` and insist that they are these; MessageError says which one is not."""
+        run, epoch, roster = fields.name(), fields.number(), fields.blob(size=32)
+        if run != self.run:
+            raise fields.fault(f"it is from run {run!r}, not {self.run!r}")
+        if epoch != self.epoch:
+            raise fields.fault(f"it is from epoch {epoch}, not {self.epoch}")
+        if roster != self.roster.digest:
+            raise fields.fault("its maker has another roster")
+
+    def check_identity(self, name: str, identity: SiloKey) -> None:
+        """RosterError unless the roster lists `identity` as the key of silo `name`."""
+        if self.roster.identity(name) != identity.public:
+            raise RosterError(f"the roster lists another identity key for silo {name!r}")
+
+
+SIGNATURE = 64
+"""Bytes."""
+
+
+def write_signed(
+    title: str, *values: Field, session: Session, name: str, identity: SiloKey
+) -> bytes:
+    """The message of silo `name`; RosterError when `identity` is not its key."""
+    session.check_identity(name, identity)
+    body = pack(title, *session.facts, name, *values)
+    return body + bytes.fromhex(identity.sign(body))
+
+
+def read_signed(message: bytes, title: str, *, session: Session, most: int) -> tuple[str, Fields]:
+    """Who signed, and the fields they signed, of a message of at most `most` bytes.
+
+    MessageError for any other session, signer or content. The caller reads the fields to their end.
+    """
+    fields = Fields(message, title, without=SIGNATURE)
+    if len(message) > most:
+        raise fields.fault(f"it has more than {most} bytes")
+    session.check(fields)
+    name = fields.name()
+    body, signature = message[:-SIGNATURE], message[-SIGNATURE:]
+    if not signed_by(_identity(session, name, fields), body, signature.hex()):
+        raise fields.fault(f"the signature is not that of silo {name!r}")
+    return name, fields
+
+
+def _identity(session: Session, name: str, fields: Fields) -> str:
+    try:
+        return session.roster.identity(name)
+    except RosterError as error:
+        raise fields.fault(str(error)) from None

@@ -14,10 +14,8 @@ import hashlib
 import hmac
 from dataclasses import dataclass
 
-from privet.privacy.encryption.keys.errors import KeysError, MessageError
-from privet.privacy.encryption.keys.fields import check_numbers
-from privet.privacy.encryption.keys.session import Session
-from privet.privacy.encryption.keys.signed import read_signed, write_signed
+from privet.privacy.encryption.errors import KeysError, MessageError
+from privet.privacy.encryption.keys.roster import Session, check_numbers, read_signed, write_signed
 from privet.privacy.ledger.keys import SiloKey
 
 TITLE = "privet upload 1"
@@ -26,7 +24,7 @@ LARGEST = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Upload:
+class UploadStatement:
     """What a silo states about the bytes that it sent."""
 
     name: str
@@ -56,11 +54,13 @@ def sign_upload(
     return write_signed(TITLE, *facts, session=session, name=name, identity=identity)
 
 
-def read_statement(statement: bytes, *, session: Session, round: int, parameters: bytes) -> Upload:
+def read_statement(
+    statement: bytes, *, session: Session, round: int, parameters: bytes
+) -> UploadStatement:
     """What was signed. MessageError unless a silo of the roster signed it for this session, round
     and parameters."""
     name, fields = read_signed(statement, TITLE, session=session, most=LARGEST)
-    upload = Upload(
+    upload = UploadStatement(
         name=name,
         round=fields.number(),
         parameters=fields.blob(size=32),
@@ -82,7 +82,7 @@ def verify_upload(
     session: Session,
     round: int,
     parameters: bytes,
-) -> Upload:
+) -> UploadStatement:
     """As `read_statement`, and MessageError unless `payload` is what was signed."""
     upload = read_statement(statement, session=session, round=round, parameters=parameters)
     same = _size(payload) == upload.size

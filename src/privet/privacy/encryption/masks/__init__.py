@@ -29,7 +29,7 @@ nothing, down to the threshold, below which the round is lost. Arithmetic on sha
 in time.
 """
 
-from privet.privacy.encryption.masks.errors import MaskError, TooFewSilos
+from privet.privacy.encryption.errors import MaskError, TooFewSilos
 from privet.privacy.encryption.masks.plan import DEFAULT_BITS, MaskPlan, least_threshold
 from privet.privacy.encryption.masks.rounds import MaskRound
 from privet.privacy.encryption.masks.unmasking import correction

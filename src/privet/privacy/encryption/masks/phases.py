@@ -18,22 +18,29 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from privet.privacy.encryption.errors import MaskError, MessageError, TooFewSilos
 from privet.privacy.encryption.keys.agreement import AgreementKey
-from privet.privacy.encryption.keys.errors import MessageError
-from privet.privacy.encryption.keys.fields import Field, Fields, counted
+from privet.privacy.encryption.keys.roster import Field, Fields, counted
 from privet.privacy.encryption.keys.secret import Secret
-from privet.privacy.encryption.masks.adverts import Advert, Adverts, gather_adverts
-from privet.privacy.encryption.masks.errors import MaskError, TooFewSilos
 from privet.privacy.encryption.masks.plan import MaskPlan
 from privet.privacy.encryption.masks.seeds import (
+    Coefficients,
+    add_stream,
     pair_sign,
     pair_stream,
     personal_commitment,
     personal_stream,
+    reduced,
 )
-from privet.privacy.encryption.masks.shamir import SECRET, SHARE, split
-from privet.privacy.encryption.masks.shares import Held, read_share, write_share
-from privet.privacy.encryption.masks.streams import Coefficients, add_stream, reduced
+from privet.privacy.encryption.masks.shares import (
+    SECRET,
+    SHARE,
+    HeldShares,
+    read_share,
+    split,
+    write_share,
+)
+from privet.privacy.encryption.masks.statements import Advert, Adverts, gather_adverts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +82,7 @@ class Advertised:
         own = personal[places.pop(self.name)]
         letters = {
             name: write_share(
-                Held(personal[place], pair[place]),
+                HeldShares(personal[place], pair[place]),
                 adverts=adverts,
                 sender=self.name,
                 recipient=name,
@@ -128,7 +135,7 @@ class Shared:
     def _peers(self) -> list[str]:
         return [member for member in self.adverts.members if member != self.made.name]
 
-    def _opened(self, letters: Mapping[str, bytes], peer: str) -> Held:
+    def _opened(self, letters: Mapping[str, bytes], peer: str) -> HeldShares:
         if peer not in letters:
             raise MaskError(f"silo {peer!r} has dealt no shares: begin the round again without it")
         made = self.made
@@ -157,7 +164,7 @@ class Masked:
     adverts: Adverts
     name: str
     own: Secret
-    held: Mapping[str, Held]
+    held: Mapping[str, HeldShares]
     """By silo that dealt them; all but its own."""
 
     def consent(self, names: Iterable[str]) -> Consented:
@@ -195,7 +202,7 @@ class Masked:
     def read(cls, fields: Fields, plan: MaskPlan, name: str) -> Masked:
         adverts, own = _read_adverts(fields, plan), Secret(fields.blob(size=SHARE))
         held = {
-            member: Held(Secret(fields.blob(size=SHARE)), Secret(fields.blob(size=SHARE)))
+            member: HeldShares(Secret(fields.blob(size=SHARE)), Secret(fields.blob(size=SHARE)))
             for member in adverts.members
             if member != name
         }

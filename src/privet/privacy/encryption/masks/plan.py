@@ -13,9 +13,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from privet.privacy.encryption.keys.fields import Field, Fields, check_numbers
-from privet.privacy.encryption.keys.session import Session
-from privet.privacy.encryption.masks.errors import MaskError, TooFewSilos
+from privet.privacy.encryption.errors import MaskError, TooFewSilos
+from privet.privacy.encryption.keys.roster import Field, Fields, Session, check_numbers
 
 DEFAULT_BITS = 47
 

@@ -11,13 +11,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from privet.privacy.encryption.keys.errors import KeyFileError, MessageError
-from privet.privacy.encryption.keys.fields import Fields, pack
+from privet.privacy.encryption.errors import KeyFileError, MaskError, MessageError
 from privet.privacy.encryption.keys.keyfile import find_key, read_key, swap_key
+from privet.privacy.encryption.keys.roster import Fields, pack
 from privet.privacy.encryption.keys.secret import Secret
-from privet.privacy.encryption.masks.adverts import write_advert
-from privet.privacy.encryption.masks.consents import check_consents, write_consent
-from privet.privacy.encryption.masks.errors import MaskError
 from privet.privacy.encryption.masks.phases import (
     PHASES,
     Advertised,
@@ -28,8 +25,9 @@ from privet.privacy.encryption.masks.phases import (
     Shared,
 )
 from privet.privacy.encryption.masks.plan import MaskPlan
-from privet.privacy.encryption.masks.reveals import Reveal, write_reveal
-from privet.privacy.encryption.masks.streams import Coefficients
+from privet.privacy.encryption.masks.seeds import Coefficients
+from privet.privacy.encryption.masks.statements import check_consents, write_advert, write_consent
+from privet.privacy.encryption.masks.unmasking import Reveal, write_reveal
 from privet.privacy.ledger.keys import SiloKey
 
 _TITLE = "privet mask phase 1"

@@ -3,24 +3,87 @@
 The letter to a peer holds one share of the personal seed and one of the mask key. It is encrypted
 under a key that both silos derive from their adverted keys, which authenticates the sender as well,
 and which is bound to the plan, both names and all adverts.
+
+Secret sharing (Shamir, CACM 1979): any `threshold` shares give the secret, fewer give nothing.
+
+A secret of 32 bytes is a number below 2^256; the arithmetic is modulo the smallest prime above it,
+so a share has 33 bytes whatever the secret is. The shares of fewer than `threshold` places have the
+same distribution for every secret. A wrong share gives a wrong secret, or MessageError; whoever
+joins shares needs another way to tell (here: a public key, or a commitment).
 """
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from privet.privacy.encryption.keys.aead import decrypt, encrypt
-from privet.privacy.encryption.keys.agreement import AgreementKey
-from privet.privacy.encryption.keys.fields import Fields, pack
+from privet.privacy.encryption.errors import MaskError, MessageError, TooFewSilos
+from privet.privacy.encryption.keys.agreement import AgreementKey, decrypt, encrypt
+from privet.privacy.encryption.keys.roster import Fields, pack
 from privet.privacy.encryption.keys.secret import Secret
-from privet.privacy.encryption.masks.adverts import Adverts
-from privet.privacy.encryption.masks.shamir import SHARE
+from privet.privacy.encryption.masks.statements import Adverts
+
+PRIME = 2**256 + 297
+SECRET = 32
+SHARE = 33
+"""Bytes."""
+
+
+def split(secret: Secret, *, threshold: int, places: Collection[int]) -> dict[int, Secret]:
+    """A share of `secret` for each place; places are different numbers of 1 or more.
+
+    MaskError for a threshold that is not between 1 and the number of places.
+    """
+    if not 1 <= threshold <= len(places):
+        raise MaskError(f"threshold = {threshold} is outside 1 to {len(places)}")
+    if len(secret) != SECRET or min(places) < 1 or len(set(places)) < len(places):
+        raise MaskError("what is shared has 32 bytes, and places are different numbers from 1")
+    polynomial = [int.from_bytes(secret.reveal(), "big")]
+    polynomial += [secrets.randbelow(PRIME) for _ in range(threshold - 1)]
+    return {place: _share(polynomial, place) for place in places}
+
+
+def join(shares: Mapping[int, Secret], *, threshold: int) -> Secret:
+    """The secret behind the shares, which are by place; of more than `threshold`, some are used.
+
+    TooFewSilos for fewer; MessageError when no secret of 32 bytes has these shares.
+    """
+    if len(shares) < threshold:
+        raise TooFewSilos(f"{len(shares)} shares are fewer than the threshold of {threshold}")
+    places = sorted(shares)[:threshold]
+    value = 0
+    for place in places:
+        share = int.from_bytes(shares[place].reveal(), "big")
+        value = (value + share * _weight(place, places)) % PRIME
+    try:
+        return Secret(value.to_bytes(SECRET, "big"))
+    except OverflowError:
+        raise MessageError("shares refused: together they are no secret") from None
+
+
+def _share(polynomial: list[int], place: int) -> Secret:
+    value = 0
+    for coefficient in reversed(polynomial):
+        value = (value * place + coefficient) % PRIME
+    return Secret(value.to_bytes(SHARE, "big"))
+
+
+def _weight(place: int, places: list[int]) -> int:
+    """Lagrange's weight of `place`, at zero."""
+    above = below = 1
+    for other in places:
+        if other != place:
+            above = above * other % PRIME
+            below = below * (other - place) % PRIME
+    return above * pow(below, -1, PRIME) % PRIME
+
 
 TITLE = "privet mask share 1"
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldShares:
     """What one silo holds of another's secrets: one share of each. Only one may ever be shown."""
 
     personal: Secret
@@ -28,7 +91,7 @@ class Held:
 
 
 def write_share(
-    held: Held, *, adverts: Adverts, sender: str, recipient: str, cipher: AgreementKey
+    held: HeldShares, *, adverts: Adverts, sender: str, recipient: str, cipher: AgreementKey
 ) -> bytes:
     """The letter from silo `sender`, whose key for letters is `cipher`."""
     facts = _facts(adverts, sender, recipient)
@@ -39,7 +102,7 @@ def write_share(
 
 def read_share(
     message: bytes, *, adverts: Adverts, sender: str, recipient: str, cipher: AgreementKey
-) -> Held:
+) -> HeldShares:
     """What silo `sender` dealt to silo `recipient`, whose key for letters is `cipher`.
 
     MessageError for a letter between others, one about other adverts, or any change.
@@ -56,7 +119,7 @@ def read_share(
     opened = decrypt(box, key=key, bound=facts, fields=fields)
     if len(opened) != 2 * SHARE:
         raise fields.fault("it does not hold two shares")
-    return Held(Secret(opened[:SHARE]), Secret(opened[SHARE:]))
+    return HeldShares(Secret(opened[:SHARE]), Secret(opened[SHARE:]))
 
 
 def _facts(adverts: Adverts, sender: str, recipient: str) -> bytes:

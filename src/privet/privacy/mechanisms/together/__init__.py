@@ -7,15 +7,14 @@ arXiv 1510.01799) and their clipped sum (Bu et al. 2023, arXiv 2210.00038).
 """
 
 from privet.privacy.mechanisms.together.chain import Chain, NotTogether, chain_of, check_loss
-from privet.privacy.mechanisms.together.descent import Descent
-from privet.privacy.mechanisms.together.rows import Outcome, Row, train_rows
+from privet.privacy.mechanisms.together.rows import Descent, Row, RowResult, train_rows
 
 __all__ = [
     "Chain",
     "Descent",
     "NotTogether",
-    "Outcome",
     "Row",
+    "RowResult",
     "chain_of",
     "check_loss",
     "train_rows",

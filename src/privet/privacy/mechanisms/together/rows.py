@@ -1,4 +1,7 @@
-"""The training loop over K silos, a row each."""
+"""The training loop over K silos, a row each.
+
+Optimizer steps on the weights of K silos, a row each, every row with its own learning rate.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,12 +19,62 @@ from torch import Tensor, nn
 
 from privet.errors import PrivacyError
 from privet.privacy.mechanisms.canaries import LOUDNESS, Canaries, CanaryTrace, split
-from privet.privacy.mechanisms.clipping import clip_factors
+from privet.privacy.mechanisms.gradients import clip_factors
 from privet.privacy.mechanisms.noise import NoiseSource
 from privet.privacy.mechanisms.plan import DpSgd
-from privet.privacy.mechanisms.together.chain import Chain, Loss, Seen
-from privet.privacy.mechanisms.together.descent import Descent
+from privet.privacy.mechanisms.together.chain import Chain, LayerPass, Loss
 from privet.vectors import Vector
+
+_BETAS = 0.9, 0.999
+_EPS = 1e-8
+
+
+@dataclass(frozen=True)
+class Descent:
+    """SGD or Adam exactly as torch.optim has them, with their defaults for what is not named."""
+
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+
+    def begin(self, weights: Tensor) -> Steps:
+        """An optimizer of `weights`, shape (K, d), that has not stepped yet."""
+        kept = {"adam": 2, "sgd": 1 if self.momentum else 0}[self.optimizer]
+        return Steps(self, [torch.zeros_like(weights) for _ in range(kept)])
+
+
+@dataclass
+class Steps:
+    """An optimizer with what it keeps from step to step."""
+
+    descent: Descent
+    kept: list[Tensor]
+    taken: int = 0
+
+    def step(self, weights: Tensor, slope: Tensor, rates: Tensor) -> None:
+        """Move the first k silos' weights (k, d) against `slope`; `rates` has shape (k, 1).
+
+        In place, and the slope is used up.
+        """
+        self.taken += 1
+        if self.descent.weight_decay:
+            slope.add_(weights, alpha=self.descent.weight_decay)
+        move = self._adam if self.descent.optimizer == "adam" else self._sgd
+        move(weights, slope, [each[: len(weights)] for each in self.kept], rates)
+
+    def _sgd(self, weights: Tensor, slope: Tensor, kept: list[Tensor], rates: Tensor) -> None:
+        for velocity in kept:
+            slope = velocity.mul_(self.descent.momentum).add_(slope)
+        weights.addcmul_(slope, rates, value=-1)
+
+    def _adam(self, weights: Tensor, slope: Tensor, kept: list[Tensor], rates: Tensor) -> None:
+        mean, square = kept
+        mean.lerp_(slope, 1 - _BETAS[0])
+        square.mul_(_BETAS[1]).addcmul_(slope, slope, value=1 - _BETAS[1])
+        spread = (square.sqrt() / math.sqrt(1 - _BETAS[1] ** self.taken)).add_(_EPS)
+        rates = rates / (1 - _BETAS[0] ** self.taken)
+        weights.addcdiv_(mean * rates, spread, value=-1)
+
 
 Correction = Callable[[list[nn.Parameter]], None]
 
@@ -48,7 +102,7 @@ class Row:
 
 
 @dataclass
-class Outcome:
+class RowResult:
     """What a row's training gave."""
 
     update: Vector
@@ -61,7 +115,9 @@ class Outcome:
     """What the steps made of them, where some took part."""
 
 
-def train_rows(chain: Chain, rows: Sequence[Row], loss: Loss, *, descent: Descent) -> list[Outcome]:
+def train_rows(
+    chain: Chain, rows: Sequence[Row], loss: Loss, *, descent: Descent
+) -> list[RowResult]:
     """Train every row from its weights, one step a batch; outcomes in the order of `rows`.
 
     Guarantee, under DP-SGD: a row's update is the one that `privatise` gives with its plan, batches
@@ -77,7 +133,7 @@ def train_rows(chain: Chain, rows: Sequence[Row], loss: Loss, *, descent: Descen
     return _together(chain, rows, loss, descent)
 
 
-def _together(chain: Chain, rows: Sequence[Row], loss: Loss, descent: Descent) -> list[Outcome]:
+def _together(chain: Chain, rows: Sequence[Row], loss: Loss, descent: Descent) -> list[RowResult]:
     # The longest come first, so that those which still train are always the first.
     order = sorted(range(len(rows)), key=lambda place: -len(rows[place].batches))
     stack = _Stack(chain, [rows[place] for place in order], loss, descent)
@@ -181,11 +237,11 @@ class _Stack:
                 row.correction(self._model_of(place, gradients))
         self._steps.step(weights, gradients, self._rates[:active])
 
-    def outcome(self, place: int) -> Outcome:
+    def outcome(self, place: int) -> RowResult:
         """What the row at `place` has come to."""
         update = self._weights[place, : self._model].numpy() - self._rows[place].weights
         lost = int(self._nonfinite[place])
-        return Outcome(update, self._losses[place], lost, self._traces[place])
+        return RowResult(update, self._losses[place], lost, self._traces[place])
 
     def _active(self, number: int) -> Sequence[Row]:
         return self._rows[: sum(len(row.batches) > number for row in self._rows)]
@@ -210,7 +266,7 @@ class _Stack:
         self,
         outputs: Tensor,
         targets: Tensor,
-        layers: Sequence[Seen],
+        layers: Sequence[LayerPass],
         taken: Tensor,
         songs: Tensor,
     ) -> Tensor:
@@ -225,7 +281,7 @@ class _Stack:
             _drop(layers, ~taken)
         return taken / counts.unsqueeze(1)
 
-    def _clipped(self, layers: Sequence[Seen], taken: Tensor, songs: Tensor) -> Tensor:
+    def _clipped(self, layers: Sequence[LayerPass], taken: Tensor, songs: Tensor) -> Tensor:
         parts = [seen.layer.squared_norms(seen.prepared, seen.backprops) for seen in layers]
         norms = torch.stack(parts).sum(0).sqrt_()
         lost = ~norms.isfinite()
@@ -282,7 +338,7 @@ def _songs(rows: Sequence[Row], sampled: Sequence[NDArray[np.int64]]) -> tuple[T
     return songs, places
 
 
-def _drop(layers: Sequence[Seen], examples: Tensor) -> None:
+def _drop(layers: Sequence[LayerPass], examples: Tensor) -> None:
     """Make the gradients of the examples marked in a mask (K, B) exactly zero."""
     kept = ~examples.unsqueeze(2)
     for seen in layers:
@@ -290,7 +346,7 @@ def _drop(layers: Sequence[Seen], examples: Tensor) -> None:
         seen.backprops = torch.where(kept, seen.backprops, 0.0)
 
 
-def _add_sums(layers: Sequence[Seen], factors: Tensor, gradients: Sequence[Tensor]) -> None:
+def _add_sums(layers: Sequence[LayerPass], factors: Tensor, gradients: Sequence[Tensor]) -> None:
     left = iter(gradients)
     for seen in layers:
         into = [next(left) for _ in seen.layer.shapes]

@@ -1,0 +1,1 @@
+"""What every page draws with: scales, line charts, and numbers as a person reads them."""

@@ -1,0 +1,290 @@
+"""The policy decides, the ledger is charged, and only then are the records used.
+
+Ledgers as the guard opens them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from privet.client.guard.judging import (
+    Asking,
+    EvaluationPermit,
+    Project,
+    RefusedByPolicy,
+    TrainingPermit,
+    exceeded,
+    fitted,
+    judge,
+    judge_training,
+    limits_of,
+)
+from privet.client.plan import LocalPlan
+from privet.client.silo import Silo
+from privet.errors import PrivetError
+from privet.experiment import Experiment
+from privet.privacy.accounting import gaussian_event
+from privet.privacy.dp_events import DpEvent, dpa
+from privet.privacy.ledger import (
+    BudgetExceeded,
+    Ledger,
+    LedgerError,
+    Reservation,
+    SiloKey,
+    forecast,
+    repeated,
+)
+from privet.privacy.ledger.ledger import Use
+from privet.privacy.policy import Decision, MetricRule, Policy
+from privet.tasks import Examples
+
+_kept: dict[tuple[Path, int], Ledger] = {}
+
+
+@dataclass(frozen=True)
+class LedgerFiles:
+    """Where a silo's ledger and the key that signs it lie.
+
+    `simulated`: every silo of a run writes into one ledger, which stays open in each process until
+    `close_simulated`, and is durable against the death of a process only.
+    """
+
+    ledger: Path
+    key: Path
+    simulated: bool = False
+
+    @contextmanager
+    def open(self) -> Iterator[Ledger]:
+        """The ledger, open; LedgerError when it cannot be believed or written."""
+        if self.simulated:
+            yield self._keep_open()
+            return
+        with Ledger.open(self.ledger, SiloKey.load(self.key)) as ledger:
+            yield ledger
+
+    def close_simulated(self) -> None:
+        """Put all that was written into the one file and sign it, whichever process wrote it."""
+        kept = _kept.pop((self.ledger, os.getpid()), None)
+        (kept or self._opened()).close()
+
+    def _keep_open(self) -> Ledger:
+        place = self.ledger, os.getpid()  # a forked worker must open it anew
+        if place not in _kept:
+            _kept[place] = self._opened()
+        return _kept[place]
+
+    def _opened(self) -> Ledger:
+        return Ledger.open(self.ledger, SiloKey.load(self.key), durable=False)
+
+
+@dataclass(frozen=True)
+class LedgerGuard:
+    """The data holder's policy and ledger for one job.
+
+    Records are loaded before a round is judged, because they must be counted and recognised by
+    their fingerprint, and only after `enter` has let the task's code run; nothing that could leave
+    is computed from them until the worst case of the round is on disk.
+    """
+
+    books: LedgerFiles
+    policy: Path | None
+    """None: a simulation's own policy, which allows everything."""
+    asking: Asking
+
+    def enter(self, experiment: Experiment) -> None:
+        """Raise Refused when the policy does not let the task's code run for this requester now."""
+        if self.policy is None:
+            return
+        policy = self._read_policy()
+        try:
+            judge(policy, self.asking.opening(experiment))
+        except RefusedByPolicy as refusal:
+            with self.books.open() as ledger, self._noting(ledger):
+                raise refusal
+
+    def check(self, experiment: Experiment, silo: Silo, plan: LocalPlan) -> int | None:
+        """How many rounds fit the budget; Refused when not even one is allowed.
+
+        Refused as well for records that are not the data set. None where the number could tell how
+        many records there are.
+        """
+        rounds = experiment.rounds
+        with self.books.open() as ledger, self._noting(ledger):
+            decision, plan = self._decide(ledger, experiment, silo, plan, rounds)
+            outlook = forecast(self._project(ledger, decision), plan.event(), rounds=rounds)
+            if outlook.rounds == 0:
+                raise RefusedByPolicy(exceeded(outlook.coming, outlook.whole, rounds, decision))
+            return outlook.rounds if decision.records_public else None
+
+    @contextmanager
+    def admit(
+        self, experiment: Experiment, silo: Silo, plan: LocalPlan, *, round_: int
+    ) -> Iterator[TrainingPermit]:
+        """Charge the round's worst case, on disk, then hand out the records.
+
+        Raises Refused before a record is used. A reservation that is not committed stays spent.
+        """
+        left = experiment.rounds - round_ + 1
+        with self.books.open() as ledger:
+            with self._noting(ledger):
+                _demand_round(experiment, round_)
+                decision, plan = self._decide(ledger, experiment, silo, plan, left)
+                charge = self._charge(
+                    ledger,
+                    plan.event(),
+                    decision,
+                    round_,
+                    left,
+                    encrypted=bool(experiment.encryption),
+                )
+            with charge or nullcontext():
+                yield _TrainingPermit(plan, decision.records_public, charge, silo.examples)
+
+    @contextmanager
+    def measure(
+        self, experiment: Experiment, silo: Silo, metrics: tuple[str, ...], *, round_: int
+    ) -> Iterator[EvaluationPermit]:
+        """Charge the noise of metrics that leave with noise; leave a note of exact ones."""
+        with self.books.open() as ledger:
+            with self._noting(ledger):
+                _demand_round(experiment, round_)
+                decision = judge(self._read_policy(), self.asking.evaluation(experiment, metrics))
+                self._register(ledger, silo)
+                event = _noise(decision.metrics)
+                charge = event and self._charge(
+                    ledger, event, decision, round_, 1, use="evaluation"
+                )
+                exact = [rule.name for rule in decision.metrics if rule.release == "exact"]
+                if exact:
+                    self._note(ledger, f"{', '.join(exact)} left exactly: not protected or counted")
+            with charge or nullcontext():
+                yield _EvaluationPermit(
+                    decision.metrics, event, decision.records_public, charge, silo.held_out
+                )
+                if charge and event:
+                    charge.commit(event)
+
+    def _read_policy(self) -> Policy:
+        if self.policy is None:
+            return Policy.permissive()
+        policy = Policy.from_file(self.policy)
+        return policy.for_everyone() if self.books.simulated else policy
+
+    def _decide(
+        self, ledger: Ledger, experiment: Experiment, silo: Silo, plan: LocalPlan, rounds: int
+    ) -> tuple[Decision, LocalPlan]:
+        """What the policy says of the records being the data set, and the plan that may run."""
+        decision = judge_training(self._read_policy(), self.asking, experiment, plan)
+        self._register(ledger, silo)
+        asking = self.asking
+        return decision, fitted(
+            plan,
+            experiment,
+            decision,
+            project=self._project(ledger, decision),
+            rounds=rounds,
+            noise_so_far=lambda: ledger.training_noise(dataset=asking.dataset, job=asking.job),
+        )
+
+    def _register(self, ledger: Ledger, silo: Silo) -> None:
+        ledger.register(self.asking.dataset, silo.fingerprint(), who="guard")
+
+    def _charge(
+        self,
+        ledger: Ledger,
+        event: DpEvent,
+        decision: Decision,
+        round_: int,
+        rounds: int,
+        *,
+        use: Use = "training",
+        encrypted: bool = False,
+    ) -> Reservation | None:
+        """The reservation of `event`; Refused when it or the budget does not allow it.
+
+        None for a round that an interrupted simulation runs again: its noise follows from the seed,
+        so the very same numbers leave and nothing new is spent.
+        """
+        asking = self.asking
+        place = {"dataset": asking.dataset, "job": asking.job}
+        if self.books.simulated and ledger.holds(**place, round=round_, event=event):
+            return None
+        limits = limits_of(decision)
+        try:
+            return ledger.reserve(
+                **place,
+                round=round_,
+                event=event,
+                who=asking.requester,
+                limits=limits,
+                use=use,
+                encrypted=encrypted,
+            )
+        except BudgetExceeded:
+            project = self._project(ledger, decision)
+            whole = project(repeated(event, rounds))
+            raise RefusedByPolicy(exceeded(project(event), whole, rounds, decision)) from None
+
+    def _project(self, ledger: Ledger, decision: Decision) -> Project:
+        asking, limits = self.asking, limits_of(decision)
+        return lambda event: ledger.project(
+            dataset=asking.dataset, job=asking.job, event=event, who=asking.requester, limits=limits
+        )
+
+    @contextmanager
+    def _noting(self, ledger: Ledger) -> Iterator[None]:
+        """Leave a note, once for a job and reason, when the block refuses."""
+        try:
+            yield
+        except PrivetError as refusal:
+            with suppress(LedgerError):  # the refusal stands, noted or not
+                self._note(ledger, f"refused: {refusal}")
+            raise
+
+    def _note(self, ledger: Ledger, text: str) -> None:
+        asking = self.asking
+        ledger.note_job(text, dataset=asking.dataset, job=asking.job, who=asking.requester)
+
+
+@dataclass(frozen=True)
+class _TrainingPermit:
+    plan: LocalPlan
+    records_public: bool
+    charge: Reservation | None
+    examples: Examples
+
+    def records(self) -> Examples:
+        return self.charge.records(lambda: self.examples) if self.charge else self.examples
+
+    def commit(self, event: DpEvent) -> None:
+        if self.charge:
+            self.charge.commit(event)
+
+
+@dataclass(frozen=True)
+class _EvaluationPermit:
+    rules: tuple[MetricRule, ...]
+    event: DpEvent | None
+    records_public: bool
+    charge: Reservation | None
+    held_out: Callable[[], Examples]
+
+    def records(self) -> Examples:
+        return self.charge.records(self.held_out) if self.charge else self.held_out()
+
+
+def _demand_round(experiment: Experiment, round_: int) -> None:
+    """Noise is fitted to so many rounds; a server that asks for more would break the job's word."""
+    if not 1 <= round_ <= experiment.rounds:
+        raise RefusedByPolicy(f"round = {round_}: the job has rounds 1 to {experiment.rounds}")
+
+
+def _noise(rules: Sequence[MetricRule]) -> DpEvent | None:
+    """The event of releasing the metrics that leave with noise, each on counts of its own."""
+    noise = [rule.noise_multiplier for rule in rules if rule.noise_multiplier is not None]
+    events = [gaussian_event(multiplier) for multiplier in noise]
+    return dpa.ComposedDpEvent(events) if events else None

@@ -1,0 +1,273 @@
+"""`privet audit`: does what runs and ledgers say hold?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from rich.table import Table
+
+    from privet.audit import Report
+    from privet.audit.claims import Claim, Verdict
+    from privet.audit.deep.record import DeepOptions
+
+REPORT = "audit.json"
+_COLOURS = {"PASS": "green", "FAIL": "bold red", "UNKNOWN": "yellow"}
+_FEW = 3
+"""Subjects up to which each has a row of its own for what it passes."""
+
+
+def audit(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Run folders, folders of them (a sweep), ledgers, exports of ledgers, and the "
+            "signed list of a project's parties.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help=f"Write {REPORT} into this folder, and a page of it, audit.html and audit.pdf.",
+            show_default=False,
+        ),
+    ] = None,
+    json: Annotated[
+        Path | None, typer.Option(help="Write the report to this file.", show_default=False)
+    ] = None,
+    delta: Annotated[
+        float, typer.Option(help="Delta where no run names one.", min=1e-12, max=0.5)
+    ] = 1e-5,
+    policy: Annotated[
+        Path | None, typer.Option(help="Judge by this policy. [default: each run's own]")
+    ] = None,
+    public_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=HEX",
+            help="A silo's public key; the project's, by its name, for a list of parties.",
+        ),
+    ] = None,
+    verify: Annotated[
+        Path | None,
+        typer.Option(help="Audit again what this report is about; is it still the same?"),
+    ] = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Train each run's dearest silo many times; attack that.")
+    ] = False,
+    models: Annotated[
+        int | None, typer.Option(help="With --deep: how many models.  [default: 1000]")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="With --deep: of all that is random there.  [default: 0]")
+    ] = None,
+) -> None:
+    """Check what runs and ledgers claim: the record, the sums, budgets, what left. Exit 1 on FAIL.
+
+    Claims are PASS, FAIL, or UNKNOWN where what was given does not decide them.
+    """
+    from privet.errors import PrivetError
+
+    if verify is not None:
+        if paths or out or json or deep:
+            raise PrivetError("--verify takes a report and nothing else")
+        _verify(verify)
+        return
+    if not paths:
+        raise PrivetError("privet audit needs a run folder, a ledger or an export")
+    if out and json:
+        raise PrivetError("--out and --json name two places for one report; keep one")
+    wanted = _deep(deep, models, seed)
+    file = out / REPORT if out else json
+    verdict = _audit(paths, file, delta, policy, public_key or [], wanted)
+    if out:
+        _write_pages(out / REPORT)
+    if verdict == "FAIL":
+        raise typer.Exit(1)
+
+
+def _audit(
+    paths: Sequence[Path],
+    file: Path | None,
+    delta: float,
+    policy: Path | None,
+    public_keys: Sequence[str],
+    deep: DeepOptions | None,
+) -> Verdict:
+    from privet.audit import audit as audit_paths
+    from privet.audit.report import write
+
+    keys = _keys(public_keys)
+    lists = [path for path in paths if _is_list(path)]
+    evidence = [path for path in paths if path not in lists]
+    for path in lists:
+        keys |= _silos_of(path, keys)
+    base = file.parent if file else Path()
+    with _bar(deep) as watch:
+        report = audit_paths(
+            evidence, base=base, delta=delta, policy=policy, keys=keys, deep=deep, watch=watch
+        )
+    _tell(report)
+    if file:
+        write(report, file)
+        typer.echo(f"Report: {file}")
+    return report.verdict
+
+
+def _write_pages(file: Path) -> None:
+    from privet.reports.audit import write_pages
+
+    pages = write_pages(file)
+    typer.echo(f"  page: {pages.html}")
+    typer.echo(f"  print: {pages.pdf}" if pages.pdf else f"  no PDF: {pages.no_pdf}")
+
+
+def _verify(file: Path) -> None:
+    from privet.audit import verify_report
+    from privet.audit.report import read
+
+    with _bar(read(file).options.deep) as watch:
+        found = verify_report(file, watch=watch)
+    if not found:
+        typer.echo(f"{file}: an audit of the same files gives the same report.")
+        return
+    for place in found[:_MOST_DIFFERENCES]:
+        typer.secho(f"{file}: {place} is not what an audit gives now", fg="red")
+    if len(found) > _MOST_DIFFERENCES:
+        typer.secho(f"and {len(found) - _MOST_DIFFERENCES} more differences", fg="red")
+    raise typer.Exit(1)
+
+
+_MOST_DIFFERENCES = 20
+
+
+def _deep(deep: bool, models: int | None, seed: int | None) -> DeepOptions | None:
+    from privet.audit.deep.record import FEWEST, DeepOptions
+    from privet.errors import PrivetError
+
+    if not deep:
+        if models is not None or seed is not None:
+            raise PrivetError("--models and --seed are for --deep")
+        return None
+    if models is not None and models < FEWEST:
+        raise PrivetError(f"--models {models}: a deep audit needs {FEWEST} or more")
+    if seed is not None and not 0 <= seed < 2**63:
+        raise PrivetError(f"--seed {seed}: it must lie in [0, 2**63)")
+    standard = DeepOptions()
+    return DeepOptions(
+        standard.models if models is None else models, standard.seed if seed is None else seed
+    )
+
+
+@contextmanager
+def _bar(deep: DeepOptions | None) -> Iterator[Callable[[str, int], None]]:
+    """On a terminal: how many models of which run are done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Left
+
+    console = Console(stderr=True)
+    if deep is None or not console.is_terminal:
+        yield lambda _run, _done: None
+        return
+    columns = TextColumn("models"), MofNCompleteColumn(), BarColumn(bar_width=None)
+    run = TextColumn("{task.description}", markup=False)
+    with Progress(*columns, run, Left(compact=True), console=console, transient=True) as bar:
+        task = bar.add_task("", total=deep.models)
+        yield lambda run, done: bar.update(task, completed=done, description=run)
+
+
+def _keys(texts: Sequence[str]) -> dict[str, str]:
+    from privet.errors import PrivetError
+
+    found: dict[str, str] = {}
+    for text in texts:
+        name, _, key = text.partition("=")
+        digits = key.strip().lower()
+        if not name or len(digits) != 64 or set(digits) - set("0123456789abcdef"):
+            raise PrivetError(f"--public-key {text}: expected NAME=HEX with 64 hexadecimal digits")
+        found[name] = digits
+    return found
+
+
+def _is_list(path: Path) -> bool:
+    """Whether a file may be a project's list of parties."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        return b'"signed"' in stream.read(100)
+
+
+def _silos_of(path: Path, keys: Mapping[str, str]) -> dict[str, str]:
+    """Public keys of the silos of a signed list; PrivetError unless one of `keys` signed it."""
+    from privet.deployment.parties.reading import load_parties
+    from privet.errors import PrivetError
+
+    for key in keys.values():
+        try:
+            parties = load_parties(path, project_key=key)
+        except PrivetError:
+            continue
+        return {member.name: member.identity for member in parties.members if member.role == "silo"}
+    raise PrivetError(
+        f"{path}: it is signed by none of the keys that were given; give the project's, as "
+        "--public-key PROJECT=HEX"
+    )
+
+
+def _tell(report: Report) -> None:
+    from rich.console import Console
+
+    console = Console()
+    console.print(_table(report.claims))
+    counts = Counter[str](claim.verdict for claim in report.claims)
+    told = ", ".join(f"{counts[each]} {each}" for each in _COLOURS if counts[each])
+    looked = Counter(claim.id for claim in report.claims)
+    typer.echo(
+        f"{report.verdict}: {told}. Looked at {len(report.files)} files: runs "
+        f"{looked['record.readable']}, ledgers and exports {looked['record.chain']}."
+    )
+
+
+def _table(claims: Sequence[Claim]) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for title in ("verdict", "claim", "of", "says"):
+        table.add_column(title, overflow="fold", no_wrap=title == "verdict")
+    for verdict, id_, subject, said in _rows(claims):
+        style = _COLOURS[verdict]
+        # Text, not markup: names and reasons come from silos.
+        table.add_row(Text(verdict, style), Text(id_), Text(subject), Text(said))
+    return table
+
+
+def _rows(claims: Sequence[Claim]) -> Iterator[tuple[str, str, str, str]]:
+    """What fails, each by itself; of the rest one row for each claim where subjects are many."""
+    for claim in claims:
+        if claim.verdict == "FAIL":
+            yield _row(claim)
+    rest: dict[tuple[str, str], list[Claim]] = {}
+    for claim in claims:
+        if claim.verdict != "FAIL":
+            rest.setdefault((claim.id, claim.verdict), []).append(claim)
+    for (id_, verdict), same in rest.items():
+        if len(same) <= _FEW:
+            yield from map(_row, same)
+        else:
+            yield verdict, id_, f"{len(same)} subjects", _row(same[0])[3]
+
+
+def _row(claim: Claim) -> tuple[str, str, str, str]:
+    said = claim.statement if claim.verdict == "PASS" else claim.evidence[0]
+    return claim.verdict, claim.id, claim.subject, said

@@ -1,0 +1,218 @@
+"""Commands of an administrator: submit a job, watch it, end it, fetch what came of it.
+
+The command that opens a server's live page.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from privet.errors import PrivetError
+
+if TYPE_CHECKING:
+    from privet.deployment.admin import AdminClient
+
+Kit = Annotated[
+    Path | None,
+    typer.Option("--kit", help="Folder of the administrator's kit. [default: $PRIVET_KIT, else .]"),
+]
+JobName = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or its beginning.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def submit(
+    file: Annotated[Path, typer.Argument(help="Experiment file (TOML).", show_default=False)],
+    kit: Kit = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Replace a setting of the file."),
+    ] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Do not wait for the end.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Fetch the results into this folder at the end.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Start a job on the project's silos, and follow it."""
+    from privet.experiment import Experiment, assignments
+
+    experiment = Experiment.from_file(file, assignments(settings or []))
+    _check(experiment)
+    with _desk(kit) as desk:
+        desk.greet()
+        job = desk.submit(experiment)
+        if as_json:
+            typer.echo(json.dumps({"job": job}))
+        else:
+            typer.echo(f"Job {job}")
+        if not detach:
+            _follow(desk, job, as_json=as_json)
+            if out is not None:
+                _fetch(desk, job, out)
+
+
+def status(kit: Kit = None, as_json: AsJson = False) -> None:
+    """Show the project's silos and jobs."""
+    with _desk(kit) as desk:
+        told = desk.status()
+    if as_json:
+        typer.echo(json.dumps(told))
+    else:
+        _show(told)
+
+
+def logs(
+    job: JobName,
+    kit: Kit = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more.")] = False,
+) -> None:
+    """Print a job's log."""
+    with _desk(kit) as desk:
+        name, start = _whole(desk, job), 0
+        while True:
+            over = desk.job(name)["state"] in ("finished", "failed", "cancelled")
+            text = desk.log(name, start=start)
+            typer.echo(text, nl=False)
+            start += len(text.encode())
+            if not follow or over:
+                return
+            time.sleep(1)
+
+
+def cancel(job: JobName, kit: Kit = None) -> None:
+    """End a job; what it has reached stays on the server."""
+    with _desk(kit) as desk:
+        typer.echo(f"Job {desk.cancel(_whole(desk, job))['id']} is cancelled")
+
+
+def watch(job: JobName, kit: Kit = None, as_json: AsJson = False) -> None:
+    """Follow a job to its end."""
+    with _desk(kit) as desk:
+        _follow(desk, _whole(desk, job), as_json=as_json)
+
+
+def fetch(
+    job: JobName,
+    kit: Kit = None,
+    out: Annotated[Path | None, typer.Option(help="Folder. [default: runs/<job>]")] = None,
+) -> None:
+    """Bring a job's history, summary and model here, and write its report."""
+    with _desk(kit) as desk:
+        name = _whole(desk, job)
+        _fetch(desk, name, out or Path("runs") / name)
+
+
+def _desk(kit: Path | None) -> AdminClient:
+    from privet.deployment.admin import AdminClient
+    from privet.deployment.parties import AdminKit
+
+    folder = kit or Path(os.environ.get("PRIVET_KIT", "."))
+    return AdminClient(AdminKit.from_folder(folder))
+
+
+def _check(experiment: Any) -> None:
+    from privet.server.app import check
+
+    check(experiment)
+
+
+def _whole(desk: AdminClient, job: str) -> str:
+    """The id that begins like `job`; PrivetError for none or several."""
+    found = [each["id"] for each in desk.status()["jobs"] if each["id"].startswith(job)]
+    if len(found) != 1:
+        raise PrivetError(f"{len(found)} jobs begin with {job!r}" if found else f"no job {job!r}")
+    return str(found[0])
+
+
+def _follow(desk: AdminClient, job: str, *, as_json: bool) -> None:
+    from privet.deployment.admin import follow
+    from privet.progress import choose_mode, progress
+
+    rounds = desk.job(job)["rounds"]
+    mode = choose_mode(quiet=False, as_json=as_json)
+    with progress(mode, rounds=rounds) as watch:
+        told = follow(desk, job, watch=watch, say=lambda text: typer.echo(text, err=True))
+    if as_json:
+        typer.echo(json.dumps(told))
+    if told["state"] != "finished":
+        raise PrivetError(f"job {job} {told['state']}: {told['detail']}".rstrip(": "))
+    if not as_json:
+        typer.echo(f"Job {job} is finished. Results: privet fetch {job}")
+
+
+def _fetch(desk: AdminClient, job: str, out: Path) -> None:
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+    from privet.reports.run import write_report
+
+    told = desk.job(job)
+    if not told["files"]:
+        raise PrivetError(f"job {job} has nothing to fetch yet: it is {told['state']}")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "job.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    with Progress(TextColumn("{task.description}"), BarColumn(), DownloadColumn()) as bars:
+        for name in told["files"]:
+            bar = bars.add_task(name, total=None)
+            desk.fetch(
+                job,
+                name,
+                out / name,
+                progress=lambda have, total, bar=bar: bars.update(  # type: ignore[misc]
+                    bar, completed=have, total=total
+                ),
+            )
+    typer.echo(f"Report: {write_report(out)}")
+
+
+def _show(told: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    silos = Table(box=None, pad_edge=False)
+    for column in ("silo", "", "works on"):
+        silos.add_column(column)
+    for silo in told["silos"]:
+        state = "online" if silo["online"] else "offline"
+        silos.add_row(silo["name"], state, silo["working_on"] or "")
+    console.print(silos)
+    if not told["jobs"]:
+        return
+    console.print()
+    jobs = Table(box=None, pad_edge=False)
+    for column in ("job", "by", "task", "round", "state", ""):
+        jobs.add_column(column)
+    for job in told["jobs"]:
+        rounds = f"{job['round']}/{job['rounds']}"
+        jobs.add_row(job["id"], job["requester"], job["task"], rounds, job["state"], job["detail"])
+    console.print(jobs)
+
+
+def page(
+    kit: Kit = None,
+    no_open: Annotated[
+        bool, typer.Option("--no-open", help="Print the link and open no browser.")
+    ] = False,
+) -> None:
+    """Open the server's live page: silos, jobs and their curves. The link works once."""
+    from privet.deployment.admin import AdminClient
+    from privet.deployment.parties import AdminKit
+
+    config = AdminKit.from_folder(kit or Path(os.environ.get("PRIVET_KIT", ".")))
+    with AdminClient(config) as desk:
+        link = desk.page()
+    typer.echo(link)
+    typer.echo(
+        f"Good once, within two minutes. The browser must trust {config.ca}; "
+        "the page closes after an hour.",
+        err=True,
+    )
+    if not no_open:
+        webbrowser.open(link)

@@ -1,0 +1,1 @@
+"""Real silos: the server's and a silo's process, parties and their kits, and who administers."""

@@ -1,0 +1,198 @@
+"""The configuration file of a kit: what `privet server`, `silo` and `submit` start from.
+
+A kit is one folder that belongs to one party: its configuration, its keys, the project's
+certificate authority and the signed list of parties. Paths in the file are relative to the folder.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+
+from privet.deployment.parties.addresses import host_port
+from privet.deployment.parties.errors import PartiesError
+from privet.deployment.parties.parties import identity_fault
+from privet.privacy.encryption.keys.roster import name_like
+from privet.privacy.policy.errors import one_line
+
+LARGEST_MESSAGE_MB = 2000
+"""gRPC's own limit is 2 GiB."""
+
+
+def check_name(text: str) -> str:
+    """`text`, when it can be a name; ValueError else."""
+    if not name_like(text):
+        raise ValueError(
+            f"{text[:64]!r} is no name: up to 64 letters, digits, '.', '_' and '-', beginning "
+            "with a letter or a digit"
+        )
+    return text
+
+
+def check_share(text: str) -> str:
+    """`text`, when it is "I/N" with I from 0 to N - 1; ValueError else."""
+    found = re.fullmatch("([0-9]{1,6})/([0-9]{1,6})", text)
+    if not (found and int(found[1]) < int(found[2])):
+        raise ValueError(f'{text!r} is no share; write "0/3" for the first of three')
+    return text
+
+
+def check_address(text: str) -> str:
+    """`text`, when it is "host:port"; ValueError else."""
+    host_port(text)
+    return text
+
+
+def _check_key(text: str) -> str:
+    if fault := identity_fault(text):
+        raise ValueError(f"it {fault}")
+    return text
+
+
+def _check_url(text: str) -> str:
+    if not text.startswith("https://"):
+        raise ValueError(f'{text!r}: write "https://host:port"; nothing else is spoken to')
+    host_port(text.removeprefix("https://"))
+    return text
+
+
+def _inside(path: object, info: ValidationInfo) -> object:
+    """A path of the file in the folder that validation is told about; others pass, to fail."""
+    folder = info.context
+    return folder / path if isinstance(path, str | Path) and isinstance(folder, Path) else path
+
+
+def _or_none(text: object) -> object:
+    return None if text == "" else text
+
+
+Name = Annotated[str, AfterValidator(check_name)]
+Address = Annotated[str, AfterValidator(check_address)]
+Key = Annotated[str, AfterValidator(_check_key)]
+Url = Annotated[str, AfterValidator(_check_url)]
+Share = Annotated[str, AfterValidator(check_share)]
+FilePath = Annotated[Path, BeforeValidator(_inside)]
+OptionalAddress = Annotated[Address | None, BeforeValidator(_or_none)]
+"""An address, or "": not served."""
+
+
+class _Kit(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
+    file_name: ClassVar[str]
+
+    project: Name
+    project_key: Key
+    """The operators' Ed25519 public key: who may say who belongs to the project."""
+    name: Name
+    ca: FilePath = Path("ca.pem")
+    parties: FilePath = Path("parties.json")
+
+    @classmethod
+    def from_folder(cls, path: Path) -> Self:
+        """The kit in a folder, or in the configuration file itself.
+
+        PartiesError with one line for a file that is absent or no TOML, an unknown key (with the
+        nearest known one), and a value that cannot be. Whether keys and certificates are there and
+        fit is for those to find out who load them.
+        """
+        file = path / cls.file_name if path.is_dir() else path
+        try:
+            return cls.model_validate(_read(file), context=file.absolute().parent)
+        except ValidationError as error:
+            raise PartiesError(
+                f"{file}: {one_line(error, known=lambda _: [*cls.model_fields])}"
+            ) from None
+
+
+class ServerKit(_Kit):
+    """What the server starts from: `server.toml`."""
+
+    file_name = "server.toml"
+
+    listen: Address = "0.0.0.0:8443"
+    certificate: FilePath = Path("server.pem")
+    certificate_key: FilePath = Path("server.key")
+    state: FilePath = Path("state")
+    """Folder of what the server must remember."""
+    tasks: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Tasks beyond those that come with privet, "package.module:Class"."""
+    health: OptionalAddress = "127.0.0.1:9400"
+    """Of the gRPC health service; "" serves none."""
+    metrics: OptionalAddress = "127.0.0.1:9401"
+    """Of the Prometheus metrics; "" serves none."""
+    patience: Annotated[float, Field(ge=0)] = 60.0
+    """Seconds that a job waits for silos that are away before it begins without them."""
+    max_message_mb: Annotated[int, Field(ge=1, le=LARGEST_MESSAGE_MB)] = LARGEST_MESSAGE_MB
+
+
+class SiloKit(_Kit):
+    """What a silo starts from: `silo.toml`."""
+
+    file_name = "silo.toml"
+
+    server: Url
+    identity: FilePath = Path("identity.key")
+    node_key: FilePath = Path("node.key")
+    policy: FilePath = Path("policy.toml")
+    ledger: FilePath = Path("ledger.sqlite")
+    dataset: Name
+    """Name of the data set in ledger and policy; unset: the silo's own name."""
+    data_dir: FilePath | None = None
+    """Where the records lie; unset: $PRIVET_DATA."""
+    keys: FilePath = Path("keys")
+    models: FilePath = Path("models")
+    state: FilePath = Path("state")
+    """Folder of what the silo must remember besides its ledger."""
+    canaries: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """Coordinates for canaries beside every model that is trained with DP-SGD, for the audit."""
+    share: Share | None = None
+    """"0/3": the first third of a public data set, for trying out."""
+    health: OptionalAddress = "127.0.0.1:9402"
+    metrics: OptionalAddress = "127.0.0.1:9403"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_alike(cls, raw: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"dataset": raw["name"], **raw} if "name" in raw else raw
+
+    @property
+    def part(self) -> tuple[int, int] | None:
+        """`share` in numbers: which part, of how many."""
+        if self.share is None:
+            return None
+        which, _, parts = self.share.partition("/")
+        return int(which), int(parts)
+
+
+class AdminKit(_Kit):
+    """What an administrator's commands start from: `admin.toml`."""
+
+    file_name = "admin.toml"
+
+    server: Url
+    identity: FilePath = Path("identity.key")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PartiesError(f"no kit at {file}; privet provision makes one") from None
+    except OSError as error:
+        raise PartiesError(f"cannot read {file}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise PartiesError(f"{file} is not a TOML file: {error}") from None

@@ -1,0 +1,109 @@
+"""Orders for jobs: what an administrator asks silos to do, signed, and passed on by the server.
+
+A silo believes the order and not the server: who asks, and the whole experiment, are what the
+administrator signed. The server can withhold an order or send it again (then it is the same job in
+a silo's ledger), and can neither change one nor make one up.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, Self
+
+from privet.deployment.parties.parties import Parties
+from privet.deployment.parties.requests import Denied
+from privet.experiment import Experiment
+from privet.privacy.ledger.keys import SiloKey, signed_by
+
+LARGEST = 1_000_000
+"""Characters of an order."""
+ORDER_KEY = "privet-order"
+"""Where a Flower run config carries the order."""
+_ID_BYTES = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """One job, as `requester` asked for it."""
+
+    project: str
+    job: str
+    """12 hexadecimal digits that no other job has."""
+    requester: str
+    at: float
+    """Seconds since 1970."""
+    experiment: Mapping[str, Any]
+    """The settings that were set."""
+
+    @classmethod
+    def create(cls, experiment: Experiment, *, project: str, requester: str) -> Self:
+        """A new job."""
+        return cls(
+            project=project,
+            job=secrets.token_hex(_ID_BYTES),
+            requester=requester,
+            at=time.time(),
+            experiment=experiment.model_dump(mode="json", exclude_unset=True),
+        )
+
+    def signed(self, identity: SiloKey) -> str:
+        """The order as it travels."""
+        return json.dumps({"order": asdict(self), "signature": identity.sign(_facts(asdict(self)))})
+
+    def settings(self) -> Experiment:
+        """The experiment; ExperimentError for one that this version of privet does not know."""
+        return Experiment.from_mapping(self.experiment)
+
+
+def read_order(text: str, parties: Parties) -> Order:
+    """What was signed. Denied unless an administrator of the project, who may act now, signed it.
+
+    An order from before its maker's key expired is not enough: revoking an administrator ends the
+    jobs too.
+    """
+    raw, signature = _parsed(text)
+    order = _order(raw)
+    if order.project != parties.project:
+        raise Denied(f"an order for project {order.project[:64]!r}, not {parties.project!r}")
+    party = parties.named(order.requester)
+    if party is None or party.role != "admin":
+        raise Denied(f"an order by {order.requester[:64]!r}, who is no administrator")
+    if not signed_by(party.identity, _facts(raw), signature):
+        raise Denied(f"an order that {order.requester} did not sign")
+    if fault := party.fault(datetime.now(UTC)):
+        raise Denied(fault)
+    return order
+
+
+def _order(raw: Mapping[str, Any]) -> Order:
+    kinds = {"project": str, "job": str, "requester": str, "at": float, "experiment": dict}
+    if {key: type(value) for key, value in raw.items()} != kinds:
+        raise Denied("an order is malformed")
+    if not re.fullmatch(f"[0-9a-f]{{{2 * _ID_BYTES}}}", raw["job"]):
+        raise Denied("an order is malformed")
+    return Order(**raw)
+
+
+def _facts(order: Mapping[str, Any]) -> bytes:
+    return b"privet order 1\n" + json.dumps(order, sort_keys=True).encode()
+
+
+def _parsed(text: str) -> tuple[dict[str, Any], str]:
+    try:
+        if len(text) > LARGEST:
+            raise ValueError
+        whole = json.loads(text)
+        order, signature = whole["order"], whole["signature"]
+        if not (isinstance(order, dict) and isinstance(signature, str) and len(whole) == 2):
+            raise ValueError
+        # What no JSON of others' may hold (NaN, half a surrogate pair) is in no answer about jobs.
+        json.dumps(order, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise Denied("an order is malformed") from None
+    return order, signature

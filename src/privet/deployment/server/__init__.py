@@ -1,0 +1,17 @@
+"""A server that silos and administrators can reach: Flower's link behind a gate.
+
+gate         who may ask for what; every request is signed
+flower       what is used of Flower's SuperLink: nodes, runs, messages, fleet routes
+grid         the Flower grid of a job, over the link
+membership   the signed list of parties, and nodes that follow it
+jobs         jobs on disk;  runner: works them off;  routes: what administrators ask
+messages     what silos ask: the next message, and to take their answer
+bells        wake those who wait, so that nobody polls
+metrics      what Prometheus is told
+pages        who may look at the live page;  live: what it shows;  curves: of a job, by round
+serving      all of it in one process
+"""
+
+from privet.deployment.server.serving import serve
+
+__all__ = ["serve"]

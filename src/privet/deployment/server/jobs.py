@@ -1,0 +1,129 @@
+"""Jobs on disk: a folder each, with the signed order, what became of it, and its run.
+
+jobs/<id>/order.json   as the administrator signed it
+jobs/<id>/state.json   queued, waiting, running, finished, failed or cancelled
+jobs/<id>/log.txt      a line for everything that a person may want to know
+jobs/<id>/run/         the run folder
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from privet.deployment.parties.orders import Order, read_order
+from privet.deployment.parties.parties import Parties
+from privet.deployment.parties.requests import Denied
+from privet.files import replace_file
+
+State = Literal["queued", "waiting", "running", "finished", "failed", "cancelled"]
+OVER: frozenset[State] = frozenset({"finished", "failed", "cancelled"})
+RUN = "run"
+
+
+@dataclass(frozen=True)
+class JobState:
+    """What became of a job so far."""
+
+    state: State
+    detail: str = ""
+    """Why, in a line."""
+    since: float = 0.0
+    """Seconds since 1970."""
+    starts: int = 0
+    """How often it was begun or gone on with."""
+
+
+class Job:
+    """One job's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.id = folder.name
+        self.run = folder / RUN
+
+    def order_text(self) -> str:
+        """The order as it was signed."""
+        return (self.folder / "order.json").read_text(encoding="utf-8")
+
+    def order(self, parties: Parties) -> Order:
+        """The order, checked once more; Denied when who gave it may not order any more."""
+        return read_order(self.order_text(), parties)
+
+    @property
+    def standing(self) -> JobState:
+        """What became of it so far."""
+        return JobState(**json.loads((self.folder / "state.json").read_text(encoding="utf-8")))
+
+    def become(self, state: State, detail: str = "", *, start: bool = False) -> None:
+        """Note a new state, durably, and in the log."""
+        before = self.standing.starts if (self.folder / "state.json").exists() else 0
+        now = JobState(state, detail, time.time(), before + start)
+        replace_file(self.folder / "state.json", json.dumps(asdict(now)).encode())
+        self.note(f"{state}: {detail}" if detail else state)
+
+    def note(self, line: str) -> None:
+        """Add a line to the job's log."""
+        at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        with (self.folder / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{at} {line}\n")
+
+    def log(self, start: int = 0) -> str:
+        """The log from byte `start` on."""
+        path = self.folder / "log.txt"
+        if not path.exists():
+            return ""
+        with path.open("rb") as file:
+            file.seek(start)
+            return file.read().decode("utf-8", errors="replace")
+
+
+class JobStore:
+    """All jobs of a server."""
+
+    def __init__(self, folder: Path) -> None:
+        """Take `folder`, with what a server that died was about to add swept away."""
+        self._folder, self._lock = folder, threading.Lock()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for building in folder.glob(".*"):
+            shutil.rmtree(building, ignore_errors=True)
+
+    def add(self, text: str, parties: Parties) -> Job:
+        """A new job from a signed order; Denied for one that is not valid or known already."""
+        order = read_order(text, parties)
+        job = Job(self._folder / order.job)
+        building = self._folder / f".{order.job}"
+        with self._lock:
+            if job.folder.exists():
+                raise Denied(f"job {order.job} is known already")
+            try:
+                building.mkdir(mode=0o700)
+                replace_file(building / "order.json", text.encode())
+                Job(building).become("queued", f"by {order.requester}")
+                building.rename(job.folder)
+            except OSError as error:
+                shutil.rmtree(building, ignore_errors=True)
+                raise Denied(f"the order cannot be written down: {error.strerror}") from None
+        return job
+
+    def get(self, name: str) -> Job | None:
+        """The job with this id, or None."""
+        return next((job for job in self.all() if job.id == name), None)
+
+    def all(self) -> list[Job]:
+        """Every job, in the order in which they came."""
+        folders = [path for path in self._folder.iterdir() if not path.name.startswith(".")]
+        return [Job(path) for path in sorted(folders, key=_age)]
+
+    def pending(self) -> list[Job]:
+        """Those that are not over, in the order in which they came."""
+        return [job for job in self.all() if job.standing.state not in OVER]
+
+
+def _age(folder: Path) -> tuple[float, str]:
+    return (folder / "order.json").stat().st_mtime, folder.name

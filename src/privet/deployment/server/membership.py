@@ -1,0 +1,65 @@
+"""The signed list of parties, and Flower's nodes kept in step with it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+
+from privet.deployment.parties import Parties, PartiesFile
+from privet.deployment.server.flower import Link
+from privet.server.cohort import Seat
+
+log = logging.getLogger("privet.server")
+
+
+class Membership:
+    """Who belongs to the project at this moment; a node for every silo, none for the revoked."""
+
+    def __init__(self, file: PartiesFile, link: Link, *, folder: Path) -> None:
+        self._file, self._link, self._folder = file, link, folder
+        self._lock = threading.Lock()
+        self._version = 0
+        self.nodes: dict[str, int] = {}
+        """By silo."""
+
+    def current(self) -> Parties:
+        """The list as the file now has it; nodes follow before this returns."""
+        parties = self._file.current()
+        with self._lock:
+            if parties.version != self._version:
+                self._follow(parties)
+                self._version = parties.version
+        return parties
+
+    def content(self) -> bytes:
+        """The signed list itself."""
+        return self._file.content()
+
+    def roster(self) -> Path:
+        """The silos' identity keys as encryption reads them, in a file."""
+        parties = self.current()
+        path = self._folder / f"roster-{parties.version}.toml"
+        path.write_text(parties.roster().to_toml(), encoding="utf-8")
+        return path
+
+    def seat(self, node: int) -> Seat:
+        """Who is at `node`, by the list and not by what the silo says."""
+        members = self.current().members
+        for index, member in enumerate(members):
+            if self.nodes.get(member.name) == node:
+                return Seat(index, member.name)
+        return Seat(len(members), f"node {node}")
+
+    def _follow(self, parties: Parties) -> None:
+        standing = {silo.name: silo for silo in parties.silos()}
+        for member in parties.members:
+            if member.role == "silo" and member.name not in standing:
+                node = self._link.node(member.node_key)
+                if node is not None:
+                    self._link.expel(node)
+                    log.info("silo %s is revoked and expelled", member.name)
+        self.nodes = {
+            name: self._link.admit(silo.node_key, name=name) for name, silo in standing.items()
+        }
+        log.info("parties, version %d: silos %s", parties.version, ", ".join(standing) or "none")

@@ -1,0 +1,127 @@
+"""What silos ask a server: the next message, and to take their answer to one.
+
+These two are a whole round of a small model. Of a large one the parts that are too large to travel
+together go through Flower's own routes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flwr.proto.fleet_pb2 import PullMessagesResponse, PushMessagesRequest, PushMessagesResponse
+from google.protobuf.message import DecodeError
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from privet.deployment.parties.requests import Denied
+from privet.deployment.server.flower import HEARTBEAT, Link
+from privet.deployment.server.gate import OWN, PARTY
+from privet.deployment.server.grid import Notifier
+from privet.deployment.server.membership import Membership
+from privet.errors import PrivetError
+from privet.wire.transport import ANSWER, HEAD, NEXT, pack, unpack
+
+_HOLD = 0.8 * HEARTBEAT
+"""Seconds that a node's question for a message is held open at most while there is none.
+
+Every answer to it is a sign of life, so a node that waits for work need not give another.
+"""
+
+log = logging.getLogger("privet.server")
+
+
+@dataclass(frozen=True)
+class Messages:
+    """Two routes for silos; who may use them is decided before."""
+
+    link: Link
+    members: Membership
+    bells: Notifier
+
+    def routes(self) -> list[Route]:
+        """Both of them."""
+        return [
+            Route(OWN + NEXT, self.next, methods=["POST"]),
+            Route(OWN + ANSWER, self.answer, methods=["POST"]),
+        ]
+
+    async def next(self, request: Request) -> Response:
+        """The head of the next message with its small parts, or nothing after some seconds."""
+        node = self._node(request)
+        if node is None:
+            return _no(403, "this silo is not admitted")
+        await request.body()
+        gone = asyncio.ensure_future(request.receive())
+        try:
+            found = await self._wait(node, gone)
+        finally:
+            gone.cancel()
+        head, parts = found or (PullMessagesResponse(), {})
+        body = pack({HEAD: head.SerializeToString(), **parts})
+        return Response(body, media_type="application/octet-stream")
+
+    async def answer(self, request: Request) -> Response:
+        """A silo's answer, with its small parts or with all of them."""
+        node = self._node(request)
+        if node is None:
+            return _no(403, "this silo is not admitted")
+        try:
+            parts, _ = unpack(await request.body())
+            pushed = PushMessagesRequest.FromString(parts.pop(HEAD))
+            taken = await run_in_threadpool(self._take, node, pushed, parts)
+        except (ArithmeticError, DecodeError, LookupError, TypeError, ValueError) as error:
+            log.warning("refused: an answer: %s: %.200r", type(error).__name__, str(error))
+            return _no(400, "malformed")
+        except Denied as denied:
+            return _no(403, str(denied))
+        except PrivetError as error:
+            return _no(410, str(error))
+        self.bells.ring_reply(pushed.messages_list[0].metadata.reply_to_message_id)
+        return Response(taken.SerializeToString(), media_type="application/octet-stream")
+
+    def _node(self, request: Request) -> int | None:
+        return self.members.nodes.get(request.scope[PARTY].name)
+
+    async def _wait(
+        self, node: int, gone: asyncio.Future[Any]
+    ) -> tuple[PullMessagesResponse, dict[str, bytes]] | None:
+        """Nothing is taken for a silo that hung up: it would be lost on this connection."""
+        hold = random.uniform(0.75 * _HOLD, _HOLD)  # noqa: S311 - spreads silos
+        end = time.monotonic() + hold
+        while True:
+            left = max(0.0, end - time.monotonic())
+            bell = asyncio.ensure_future(self.bells.wait_for_message(node, left))
+            await asyncio.wait({gone, bell}, return_when=asyncio.FIRST_COMPLETED)
+            if gone.done():
+                bell.cancel()
+                return None
+            found = await run_in_threadpool(self.link.next_message, node)
+            if found or self.bells.closing or time.monotonic() >= end:
+                return found
+
+    def _take(
+        self, node: int, pushed: PushMessagesRequest, parts: Mapping[str, bytes]
+    ) -> PushMessagesResponse:
+        """Flower takes a node at its word about whose answer this is, and to what."""
+        (told,), (tree,) = pushed.messages_list, pushed.message_object_trees
+        if not all(0 <= seconds < math.inf for seconds in pushed.clientapp_runtime_list):
+            raise ValueError("an answer takes some seconds, 0 or more")
+        if told.metadata.src_node_id != node or told.metadata.message_id != tree.object_id:
+            raise Denied("a reply in another's name")
+        run = self.link.run_of(told.metadata.reply_to_message_id, asked=node)
+        if told.metadata.run_id != run:
+            raise ValueError("a reply in another run")
+        return self.link.answer(pushed, parts)
+
+
+def _no(status: int, reason: str) -> Response:
+    return JSONResponse({"error": reason}, status_code=status)

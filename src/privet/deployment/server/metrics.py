@@ -1,0 +1,153 @@
+"""What a server tells Prometheus: rounds, updates, refusals, failures, jobs, silos.
+
+Labels have few values: silos are those of the signed list, stages those that privet knows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter as Counts
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, Metric
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from privet.deployment.server.flower import Link
+from privet.deployment.server.jobs import JobStore, State
+from privet.deployment.server.membership import Membership
+from privet.wire import REFUSED
+
+STAGES = frozenset(
+    {
+        "app",
+        "data",
+        "decrypt",
+        "enrol",
+        "evaluate",
+        "keys",
+        "message",
+        "plan",
+        "restart",
+        "roster",
+        "settings",
+        "train",
+        "transport",
+        "update",
+        "worker",
+    }
+)
+OTHER = "other"
+"""Whatever a peer calls a stage that privet does not know."""
+UNKNOWN = "unknown"
+"""A silo that is not on the list."""
+_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+
+
+class ServerMetrics:
+    """Counts what the rounds of a server's jobs say, and looks at the rest when it is asked."""
+
+    def __init__(
+        self, registry: CollectorRegistry, store: JobStore, members: Membership, link: Link
+    ) -> None:
+        self._members = members
+        self._rounds = Counter("privet_rounds", "Rounds finished.", registry=registry)
+        self._seconds = Histogram(
+            "privet_round_seconds",
+            "Duration of finished rounds.",
+            registry=registry,
+            buckets=_SECONDS,
+        )
+        self._bytes = Counter(
+            "privet_update_bytes",
+            "Bytes of models to silos (down) and of their updates (up).",
+            ["direction"],
+            registry=registry,
+        )
+        self._refusals = Counter(
+            "privet_refusals",
+            "Requests that a silo's own rules refused, by what was asked: enrol, train, evaluate.",
+            ["silo", "stage"],
+            registry=registry,
+        )
+        self._failures = Counter(
+            "privet_failures",
+            "Replies that did not come or were unusable, by the stage at which it went wrong.",
+            ["silo", "stage"],
+            registry=registry,
+        )
+        registry.register(_Standing(store, members, link))
+
+    def watch(self, entry: Mapping[str, Any]) -> None:
+        """Count one new entry of a job's history in."""
+        training = "train"
+        if entry["round"] == 0:
+            training = "enrol"
+        else:
+            self._rounds.inc()
+            self._seconds.observe(entry["seconds"].get("total", 0.0))
+        for direction, size in entry["bytes"].items():
+            self._bytes.labels(direction).inc(size)
+        for silo in entry["refused"]:
+            self._refusals.labels(self._known(silo), training).inc()
+        for failure in entry["failures"]:
+            self._fail(failure)
+        for failure in (entry["evaluation"] or {}).get("failures", ()):
+            if failure["stage"] == REFUSED:
+                self._refusals.labels(self._known(failure["silo"]), "evaluate").inc()
+            else:
+                self._fail(failure)
+
+    def _fail(self, failure: Mapping[str, str]) -> None:
+        stage = failure["stage"] if failure["stage"] in STAGES else OTHER
+        self._failures.labels(self._known(failure["silo"]), stage).inc()
+
+    def _known(self, silo: str) -> str:
+        return silo if silo in self._members.nodes else UNKNOWN
+
+
+class _Standing(Collector):
+    """Jobs and silos as they are at the moment of a scrape."""
+
+    def __init__(self, store: JobStore, members: Membership, link: Link) -> None:
+        self._store, self._members, self._link = store, members, link
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing: what is there is known at a scrape only."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """Gauges of jobs by state and of every silo on the list."""
+        yield self._jobs()
+        yield from self._silos()
+
+    def _jobs(self) -> Metric:
+        jobs = GaugeMetricFamily("privet_jobs", "Jobs by state.", labels=["state"])
+        counts = Counts(job.standing.state for job in self._store.all())
+        for state in get_args(State):
+            jobs.add_metric([state], counts[state])
+        return jobs
+
+    def _silos(self) -> Iterator[Metric]:
+        self._members.current()
+        nodes = self._members.nodes
+        seen = self._link.status(nodes.values())
+        online = GaugeMetricFamily("privet_silo_online", "1: online.", labels=["silo"])
+        age = GaugeMetricFamily(
+            "privet_silo_heartbeat_age_seconds",
+            "Seconds since the last heartbeat; of a silo that signed off, up to 20 more. "
+            "Absent for one that has never been online.",
+            labels=["silo"],
+        )
+        now = time.time()
+        for name, node in nodes.items():
+            status = seen.get(node)
+            online.add_metric([name], float(status is not None and status.online))
+            if status is not None and status.last_beat is not None:
+                age.add_metric([name], max(0.0, now - status.last_beat))
+        here = sum(status.online for status in seen.values())
+        yield GaugeMetricFamily("privet_silos_online", "Silos that are online.", value=here)
+        yield GaugeMetricFamily("privet_silos", "Silos on the list of parties.", value=len(nodes))
+        yield online
+        yield age

@@ -1,0 +1,227 @@
+"""What administrators ask a server: jobs, their progress and results, and how everybody is."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import flwr
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+import privet
+from privet.deployment.parties.requests import Denied
+from privet.deployment.parties.transport import PROTOCOL
+from privet.deployment.server.gate import HELLO, OWN, PARTY
+from privet.deployment.server.jobs import OVER, Job, JobStore
+from privet.deployment.server.live import LivePage
+from privet.deployment.server.membership import Membership
+from privet.deployment.server.messages import Messages
+from privet.deployment.server.runner import Runner
+from privet.deployment.server.viewers import PagePasses
+from privet.record.folder import HISTORY, MODEL, SETTINGS, SUMMARY, RunFolder
+
+FILES = (SETTINGS, HISTORY, SUMMARY, MODEL)
+"""What can be fetched of a run."""
+_HOLD, _LOOK = 20.0, 0.05
+_FROM = "from = a number of entries or bytes, 0 or more"
+
+log = logging.getLogger("privet.server")
+
+
+def application(
+    store: JobStore,
+    runner: Runner,
+    members: Membership,
+    *,
+    pages: PagePasses | None = None,
+    lifespan: Callable[[Starlette], Any] | None = None,
+) -> Starlette:
+    """The routes below /privet/v1, with `pages` those of the live page too.
+
+    Who may use them is decided before.
+    """
+    desk = _AdminRoutes(store, runner, members)
+    jobs = f"{OWN}jobs"
+    routes = [
+        Route(HELLO, desk.hello),
+        Route(f"{OWN}parties", desk.parties),
+        Route(f"{OWN}status", desk.status),
+        Route(jobs, desk.jobs),
+        Route(jobs, desk.submit, methods=["POST"]),
+        Route(f"{jobs}/{{job}}", desk.job),
+        Route(f"{jobs}/{{job}}/history", desk.history),
+        Route(f"{jobs}/{{job}}/log", desk.log),
+        Route(f"{jobs}/{{job}}/cancel", desk.cancel, methods=["POST"]),
+        Route(f"{jobs}/{{job}}/files/{{name}}", desk.file),
+        *Messages(runner.link, members, runner.bells).routes(),
+    ]
+    if pages is not None:
+        routes += [
+            Route(f"{OWN}pages", _inviting(pages), methods=["POST"]),
+            *LivePage(store, about=desk.about, row=_row).routes(),
+        ]
+    return Starlette(routes=routes, lifespan=lifespan)
+
+
+class _AdminRoutes:
+    def __init__(self, store: JobStore, runner: Runner, members: Membership) -> None:
+        self._store, self._runner, self._members = store, runner, members
+
+    async def hello(self, request: Request) -> Response:  # noqa: ARG002
+        """Who this is: the only thing that is told to everybody."""
+        return JSONResponse(
+            {
+                "project": self._members.current().project,
+                "protocol": PROTOCOL,
+                "privet": privet.__version__,
+                "flwr": flwr.__version__,
+                "time": time.time(),
+            }
+        )
+
+    async def parties(self, request: Request) -> Response:  # noqa: ARG002
+        return Response(self._members.content(), media_type="application/json")
+
+    async def status(self, request: Request) -> Response:  # noqa: ARG002
+        return JSONResponse(await run_in_threadpool(self._status))
+
+    async def jobs(self, request: Request) -> Response:  # noqa: ARG002
+        return JSONResponse(await run_in_threadpool(lambda: list(map(_row, self._store.all()))))
+
+    async def submit(self, request: Request) -> Response:
+        text = (await request.body()).decode("utf-8", errors="replace")
+        parties = self._members.current()
+        try:
+            job = await run_in_threadpool(self._store.add, text, parties)
+        except Denied as denied:
+            return _no(403, str(denied))
+        self._runner.wake()
+        return JSONResponse(_row(job), status_code=201)
+
+    async def job(self, request: Request) -> Response:
+        job = self._named(request)
+        return JSONResponse(_row(job)) if job else _no_job(request)
+
+    async def history(self, request: Request) -> Response:
+        """Entries from number `from` on; held open while there are no more and the job goes on."""
+        job = self._named(request)
+        if job is None:
+            return _no_job(request)
+        start, end = _start(request), time.monotonic() + _HOLD
+        if start is None:
+            return _no(400, _FROM)
+        while True:
+            over = job.standing.state in OVER  # first: its last entry is then there already
+            entries = await run_in_threadpool(lambda: RunFolder(job.run).history()[start:])
+            leaving = self._runner.bells.closing
+            if entries or over or leaving or time.monotonic() > end:
+                return _as_written({"entries": entries, "job": _row(job)})
+            await asyncio.sleep(_LOOK)
+
+    async def log(self, request: Request) -> Response:
+        """The log from byte `from` on."""
+        job = self._named(request)
+        if job is None:
+            return _no_job(request)
+        start = _start(request)
+        return _no(400, _FROM) if start is None else PlainTextResponse(job.log(start))
+
+    async def cancel(self, request: Request) -> Response:
+        job = self._named(request)
+        if job is None:
+            return _no_job(request)
+        if job.standing.state in OVER:
+            return _no(409, f"job {job.id} is {job.standing.state}")
+        await run_in_threadpool(self._runner.cancel, job)
+        return JSONResponse(_row(job))
+
+    async def file(self, request: Request) -> Response:
+        job, name = self._named(request), request.path_params["name"]
+        if job is None:
+            return _no_job(request)
+        path = job.run / name
+        if name not in FILES or not path.exists():
+            return _no(404, f"job {job.id} has no {name[:64]}")
+        return FileResponse(path)
+
+    def _named(self, request: Request) -> Job | None:
+        return self._store.get(request.path_params["job"])
+
+    def about(self) -> dict[str, Any]:
+        """The project and how its silos are."""
+        parties, nodes = self._members.current(), self._members.nodes
+        seen = self._runner.link.status(nodes.values())
+        waiting = self._runner.waiting_for()
+        return {
+            "project": parties.project,
+            "parties": parties.version,
+            "silos": [
+                {
+                    "name": name,
+                    "online": seen[node].online,
+                    "online_until": seen[node].online_until,
+                    "since": seen[node].since,
+                    "working_on": waiting.get(name),
+                }
+                for name, node in nodes.items()
+            ],
+        }
+
+    def _status(self) -> dict[str, Any]:
+        return {**self.about(), "jobs": [_row(job) for job in self._store.all()]}
+
+
+def _inviting(pages: PagePasses) -> Callable[[Request], Awaitable[Response]]:
+    async def invite(request: Request) -> Response:
+        """A link to the live page for the administrator who asks."""
+        return JSONResponse({"path": pages.invite(request.scope[PARTY])}, status_code=201)
+
+    return invite
+
+
+def _row(job: Job) -> dict[str, Any]:
+    order = json.loads(job.order_text())["order"]
+    standing = job.standing
+    last = RunFolder(job.run).history()[-1:]
+    return {
+        "id": job.id,
+        "project": order["project"],
+        "requester": order["requester"],
+        "submitted": order["at"],
+        "task": order["experiment"].get("task"),
+        "rounds": order["experiment"].get("rounds", 10),
+        "round": last[0]["round"] if last else 0,
+        "state": standing.state,
+        "detail": standing.detail,
+        "since": standing.since,
+        "starts": standing.starts,
+        "files": [name for name in FILES if (job.run / name).exists()],
+    }
+
+
+def _as_written(content: Mapping[str, Any]) -> Response:
+    """JSON as history.jsonl has it: a loss may be NaN there, and an epsilon infinite."""
+    return Response(json.dumps(content), media_type="application/json")
+
+
+def _start(request: Request) -> int | None:
+    """Where the answer begins; None for what is no such number."""
+    text = request.query_params.get("from", "0")
+    return int(text) if re.fullmatch("[0-9]{1,15}", text) else None
+
+
+def _no_job(request: Request) -> Response:
+    return _no(404, f"there is no job {request.path_params['job'][:64]}")
+
+
+def _no(status: int, reason: str) -> Response:
+    return JSONResponse({"error": reason}, status_code=status)

@@ -1,0 +1,186 @@
+"""Runs a server's jobs one after the other, and goes on with one that a restart cut off."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from flwr.app import Context, RecordDict
+
+from privet.deployment.parties.orders import ORDER_KEY
+from privet.deployment.server.flower import Link
+from privet.deployment.server.grid import Cancelled, LinkGrid, Notifier
+from privet.deployment.server.jobs import OVER, Job, JobStore
+from privet.deployment.server.membership import Membership
+from privet.errors import ExperimentError, PrivetError
+from privet.experiment import Experiment
+from privet.progress import describe
+from privet.record.folder import RunFolder
+from privet.server import app
+from privet.server.app import look_away
+from privet.server.cohort import Absent
+
+_SERVER_NODE = 1
+_LOOK_AROUND = 0.2
+_PAUSE = 5.0
+
+log = logging.getLogger("privet.server")
+
+
+@dataclass
+class Runner:
+    """A thread that works off the jobs; every job's folder says how far it is."""
+
+    store: JobStore
+    members: Membership
+    link: Link
+    bells: Notifier
+    tasks: Sequence[str] = ()
+    """Custom tasks whose code may run on the server, "package.module:Class"."""
+    patience: float = 60.0
+    """Seconds to wait for silos that are away before a job begins without them."""
+    observe: Callable[[Mapping[str, Any]], None] = look_away
+    """Told of every entry of a history that is new, and not gone back to after a restart."""
+    _down: threading.Event = field(default_factory=threading.Event)
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _more: threading.Event = field(default_factory=threading.Event)
+    _job: Job | None = None
+    _grid: LinkGrid | None = None
+    _thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin, with jobs from an earlier start of the server first."""
+        self.link.end_old_runs()
+        self._thread = threading.Thread(target=self._work, daemon=True, name="jobs")
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Leave the present job as it is, to be gone on with at the next start."""
+        self._down.set()
+        self._interrupt()
+        if self._thread is not None:
+            self._thread.join(timeout=10)
+
+    def wake(self) -> None:
+        """There is a new job."""
+        self._more.set()
+
+    def cancel(self, job: Job) -> None:
+        """End a job; its run folder stays as it is."""
+        job.become("cancelled")
+        if self._job is not None and self._job.id == job.id:
+            self._interrupt()
+
+    def waiting_for(self) -> dict[str, str]:
+        """By silo: the message whose answer the present job waits for."""
+        waiting = dict(self._grid.waiting_for) if self._grid else {}
+        return {self.members.seat(node).silo: kind for node, kind in waiting.items()}
+
+    def _interrupt(self) -> None:
+        self._stop.set()
+        self._more.set()
+        self.bells.ring_reply()
+
+    def _work(self) -> None:
+        while not self._down.is_set():
+            pending = self.store.pending()
+            if pending:
+                self._job, self._grid = pending[0], None
+                try:
+                    self._try(pending[0])
+                except OSError:  # its folder cannot be written: try again, others may come first
+                    log.exception("job %s cannot be written down", pending[0].id)
+                    self._down.wait(_PAUSE)
+                self._job = self._grid = None
+            else:
+                self._more.wait(timeout=_LOOK_AROUND)
+                self._more.clear()
+
+    def _try(self, job: Job) -> None:
+        self._stop.clear()
+        if self._down.is_set() or job.standing.state in OVER:  # told so a moment ago
+            return
+        try:
+            self._run(job)
+        except Cancelled:
+            log.info("job %s: interrupted", job.id)
+        except Absent as absent:  # a silo went away since it was waited for
+            job.become("waiting", str(absent))
+            self._stop.wait(_LOOK_AROUND)
+        except PrivetError as error:
+            job.become("failed", str(error))
+        except Exception as error:
+            log.exception("job %s failed", job.id)
+            job.become("failed", f"{type(error).__name__}: {error}")
+        else:
+            job.become("finished")
+        log.info("job %s is %s", job.id, job.standing.state)
+
+    def _run(self, job: Job) -> None:
+        order = job.order(self.members.current())
+        experiment = order.settings()
+        self._check_task(experiment)
+        self._wait_for_silos(job, experiment)
+        job.become("running", start=True)
+        with self.link.run({ORDER_KEY: job.order_text()}) as live:
+            self._grid = LinkGrid(live, self.bells, stop=self._stop)
+            encrypted = experiment.encryption is not None
+            known = RunFolder(job.run).last_whole()
+            hosting = app.Hosting(
+                folder=job.run,
+                resume=True,
+                watch=lambda entry: self._watch(job, experiment, entry, new=entry["round"] > known),
+                seats=self.members.seat,
+                roster=self.members.roster() if encrypted else None,
+            )
+            context = Context(
+                live.id, _SERVER_NODE, {}, RecordDict(), {**experiment.to_run_config()}
+            )
+            app.run(self._grid, context, hosting)
+
+    def _check_task(self, experiment: Experiment) -> None:
+        if ":" in experiment.task and experiment.task not in self.tasks:
+            raise ExperimentError(
+                f'task = "{experiment.task}" is code that this server does not run; its operator '
+                "can allow it in server.toml (tasks)"
+            )
+
+    def _wait_for_silos(self, job: Job, experiment: Experiment) -> None:
+        """Until all are here, or as many as the job needs and `patience` is over."""
+        least = experiment.federation.min_silos
+        if experiment.encryption is not None:
+            least = max(least, experiment.encryption.smallest_sum)
+        begin, said = time.monotonic(), ""
+        while True:
+            nodes = self.members.nodes
+            status = self.link.status(nodes.values())
+            away = [name for name, node in nodes.items() if not status[node].online]
+            here = len(nodes) - len(away)
+            if not away or (here >= least and time.monotonic() - begin > self.patience):
+                return
+            text = f"for {', '.join(away)} ({here} of {len(nodes)} silos are here)"
+            if text != said:
+                job.become("waiting", text)
+                said = text
+            self._stop.wait(_LOOK_AROUND)
+            if self._stop.is_set():
+                raise Cancelled
+            self.members.current()
+
+    def _watch(
+        self, job: Job, experiment: Experiment, entry: Mapping[str, Any], *, new: bool
+    ) -> None:
+        if not new:  # it stands in the log, from an earlier start
+            return
+        self.observe(entry)
+        job.note(f"round {entry['round']}/{experiment.rounds}  {describe(entry)}")
+        for failure in entry["failures"]:
+            job.note(f"  {failure['silo']}, {failure['stage']}: {failure['reason']}")
+        for silo, reason in entry["refused"].items():
+            job.note(f"  {silo} refuses: {reason}")
+        if self._stop.is_set():
+            raise Cancelled

@@ -1,0 +1,221 @@
+"""`privet server`: the link, the gate and the jobs in one process, until a signal ends it.
+
+HTTP/1.1 as uvicorn speaks it, with limits to how long and how large the unknown may be.
+
+uvicorn itself waits for ever for the rest of a request, and keeps a head however large it grows:
+without these limits anybody could fill the server's memory, or hold all its connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import logging
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+from starlette.applications import Starlette
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from privet.deployment.monitoring import SERVER, new_registry, serving_health, serving_metrics
+from privet.deployment.parties import PartiesFile, ServerKit, host_port
+from privet.deployment.parties.requests import Checking
+from privet.deployment.server.flower import Link
+from privet.deployment.server.gate import Gate
+from privet.deployment.server.grid import Notifier
+from privet.deployment.server.jobs import JobStore
+from privet.deployment.server.membership import Membership
+from privet.deployment.server.metrics import ServerMetrics
+from privet.deployment.server.routes import application
+from privet.deployment.server.runner import Runner
+from privet.deployment.server.viewers import PagePasses
+from privet.errors import PrivetError
+from privet.files import only_process
+
+HEAD_BYTES = 1 << 16
+HEAD_SECONDS = 20.0
+WHOLE_SECONDS = 150.0
+"""From the end of a request's head to that of its body; the gate gives up before."""
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """One connection, closed when a request's head or its whole takes too long."""
+
+    _timer: asyncio.TimerHandle | None = None
+    _in_head = False
+    _head = 0
+    """Bytes of the present head, but for those that came with its first."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a first head."""
+        super().connection_made(transport)
+        self._wait(HEAD_SECONDS)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing is waited for any more."""
+        self._wait(None)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take more of a request, unless its head is too large."""
+        began = self._in_head
+        super().data_received(data)
+        if began and self._in_head:
+            self._head += len(data)
+            if self._head > HEAD_BYTES:
+                self.transport.abort()
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self._in_head, self._head = True, 0
+        self._wait(HEAD_SECONDS)
+
+    def on_headers_complete(self) -> None:
+        """A head is complete."""
+        self._in_head = False
+        self._wait(WHOLE_SECONDS)
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """A body is complete."""
+        self._wait(None)
+        super().on_message_complete()
+
+    def _wait(self, seconds: float | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if seconds is None else self.loop.call_later(seconds, self._give_up)
+
+    def _give_up(self) -> None:
+        self.transport.abort()
+
+
+_MOST_CONNECTIONS = 2000
+_MMAP_THRESHOLD, _ARENA_MAX = -3, -8  # of malloc.h
+
+log = logging.getLogger("privet.server")
+
+
+def serve(kit: ServerKit, *, ready: Callable[[], None]) -> None:
+    """Serve until SIGTERM or SIGINT; `ready` is called when silos and administrators may come.
+
+    Jobs that an earlier start left unfinished are gone on with. Raises PrivetError when another
+    process serves the folder, or a key, a certificate or the list of parties is unfit.
+    """
+    _give_memory_back()
+    kit.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with only_process(kit.state / "server.pid"):
+        link, bells = Link(kit.state / "link.sqlite"), Notifier()
+        file = PartiesFile(kit.parties, project_key=kit.project_key)
+        members = Membership(file, link, folder=kit.state)
+        members.current()
+        store = JobStore(kit.state / "jobs")
+        registry = new_registry()
+        metrics = ServerMetrics(registry, store, members, link)
+        runner = Runner(
+            store,
+            members,
+            link,
+            bells,
+            tasks=kit.tasks,
+            patience=kit.patience,
+            observe=metrics.watch,
+        )
+        pages = PagePasses(members.current)
+
+        @asynccontextmanager
+        async def lifespan(app: Starlette) -> AsyncIterator[None]:  # noqa: ARG001
+            runner.start()
+            ready()
+            yield
+            runner.stop()
+
+        gate = Gate(
+            fleet=link.app(),
+            own=application(store, runner, members, pages=pages, lifespan=lifespan),
+            link=link,
+            checking=Checking(members.current),
+            bells=bells,
+            members=members,
+            largest=kit.max_message_mb * 1_000_000,
+            pages=pages,
+        )
+        server = listener(gate, kit)
+        try:
+            with (
+                serving_metrics(kit.metrics, registry),
+                serving_health(kit.health, SERVER) as health,
+                health.following(lambda: server.started and not server.should_exit),
+            ):
+                server.run()
+        except SystemExit:  # uvicorn has said why in its log
+            raise PrivetError(f"cannot serve at {kit.listen}") from None
+        if not server.started:
+            raise PrivetError(
+                f"cannot serve at {kit.listen}: the address is taken or not this host's"
+            )
+
+
+def listener(gate: Gate, kit: ServerKit) -> uvicorn.Server:
+    """What listens at the kit's address and serves TLS 1.3, once it is run."""
+    host, port = host_port(kit.listen)
+    _check_certificate(kit.certificate, kit.certificate_key)
+    return _Server(
+        uvicorn.Config(
+            gate,
+            host=host,
+            port=port,
+            ssl_certfile=str(kit.certificate),
+            ssl_keyfile=str(kit.certificate_key),
+            ssl_context_factory=_newest_tls,
+            http=BoundedHttp,
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=2,
+            limit_concurrency=_MOST_CONNECTIONS,
+        )
+    )
+
+
+def _give_memory_back() -> None:
+    """Have glibc return large blocks to the system when they are free, whichever thread had them.
+
+    By itself it raises the size from which it does so to that of a model, and keeps a heap for
+    every thread that serves a request.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_MMAP_THRESHOLD, 1 << 20)
+        libc.mallopt(_ARENA_MAX, 2)
+
+
+class _Server(uvicorn.Server):
+    """Lets silos and administrators go who are being kept waiting, before it waits for them."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End at a signal."""
+        gate = self.config.app
+        assert isinstance(gate, Gate)
+        gate.bells.close()
+        super().handle_exit(sig, frame)
+
+
+def _newest_tls(config: uvicorn.Config, default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:  # noqa: ARG001
+    tls = default()
+    tls.minimum_version = ssl.TLSVersion.TLSv1_3
+    return tls
+
+
+def _check_certificate(certificate: Path, key: Path) -> None:
+    for path in (certificate, key):
+        if not path.exists():
+            raise PrivetError(f"{path} is missing; privet provision makes it")

@@ -1,0 +1,68 @@
+"""What a silo may be asked to do: only what an administrator of the project ordered and signed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from privet.deployment.parties import Parties, SiloKit
+from privet.deployment.parties.orders import ORDER_KEY, read_order
+from privet.deployment.parties.requests import Denied
+from privet.privacy.mechanisms.sightings import CANARIES
+
+ALLOWED = frozenset({ORDER_KEY})
+"""Nothing else of what a server says about a run is listened to."""
+
+
+@dataclass(frozen=True)
+class OrderedJob:
+    """An order that this silo believes, in the form in which the ClientApp is told of it."""
+
+    id: str
+    requester: str
+    number: int
+    """The job as a Flower run id: the same whenever the server starts it anew."""
+    run_config: Mapping[str, Any]
+
+
+def believed(settings: Mapping[str, Any], parties: Parties) -> OrderedJob:
+    """The job of a Flower run; Denied unless it is a valid order.
+
+    Whatever app the run names or brings is of no interest: nothing of it is fetched.
+    """
+    text = settings.get(ORDER_KEY)
+    if not isinstance(text, str):
+        raise Denied("a run without an administrator's order")
+    order = read_order(text, parties)
+    return OrderedJob(
+        id=order.job,
+        requester=order.requester,
+        number=int(order.job, 16),
+        run_config=order.settings().to_run_config(),
+    )
+
+
+def node_config(kit: SiloKit, job: OrderedJob, *, roster: Path) -> dict[str, Any]:
+    """What the guard, the keyring and the data of this silo start from, for one job."""
+    config: dict[str, Any] = {
+        "name": kit.name,
+        "dataset": kit.dataset,
+        "requester": job.requester,
+        "job": job.id,
+        "policy": str(kit.policy),
+        "ledger": str(kit.ledger),
+        "key": str(kit.identity),
+        "identity": str(kit.identity),
+        "keys": str(kit.keys),
+        "models": str(kit.models),
+        "roster": str(roster),
+        "canaries": kit.canaries,
+        "canaries-dir": str(kit.state / CANARIES / job.id),
+    }
+    if kit.data_dir is not None:
+        config["data-dir"] = str(kit.data_dir)
+    if kit.part is not None:
+        config["partition-id"], config["num-partitions"] = kit.part
+    return config

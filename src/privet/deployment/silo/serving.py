@@ -1,0 +1,257 @@
+"""`privet silo`: answers what the server passes on, until a signal ends it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+from flwr.app import Error, Message, RecordDict
+from flwr.common.constant import ErrorCode
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.proto.message_pb2 import ObjectTree
+from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
+
+from privet.deployment.monitoring import SILO, new_registry, serving_health, serving_metrics
+from privet.deployment.parties import PartiesError, PartiesFile, SiloKit
+from privet.deployment.parties.requests import Denied, Signing
+from privet.deployment.parties.transport import check_hello, client
+from privet.deployment.silo.connection import Connection, RunOver, Stopped, Unreachable, judge
+from privet.deployment.silo.metrics import Outcome, SiloMetrics, outcome_of
+from privet.deployment.silo.orders import OrderedJob, believed, node_config
+from privet.deployment.silo.worker import Died, Work, Worker
+from privet.errors import PrivetError
+from privet.files import only_process, replace_file
+from privet.privacy.ledger import Ledger, SiloKey
+from privet.privacy.policy import Policy
+from privet.wire import Failure
+
+_DOWNLOAD_PATIENCE = 600.0
+"""Seconds that a message may take to come."""
+_LONGEST_WORK = 86400.0
+"""Seconds that a message may be worked on, however long the server would wait."""
+_ROSTER = "roster-{}.toml"
+
+log = logging.getLogger("privet.silo")
+
+
+def serve(kit: SiloKit, *, stop: threading.Event, ready: Callable[[], None]) -> None:
+    """Serve until `stop` is set; `ready` is called when the silo is online.
+
+    Raises PrivetError when the kit is not complete (no policy, no ledger, another process at work
+    in its folder), and when the server will not have this silo.
+    """
+    Policy.from_file(kit.policy)
+    identity = SiloKey.load(kit.identity)
+    with Ledger.open(kit.ledger, identity):
+        """It can be believed and written; every message opens it anew."""
+    kit.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with only_process(kit.state / "silo.pid"):
+        auth = Signing(project=kit.project, name=kit.name, identity=identity)
+        connection = Connection(kit.server, ca=kit.ca, node_key=kit.node_key, auth=auth, stop=stop)
+        registry = new_registry()
+        metrics = SiloMetrics(registry, connection, ledger=kit.ledger, policy=kit.policy)
+        silo = _Silo(kit, connection, auth, stop, metrics.done)
+        try:
+            with (
+                serving_metrics(kit.metrics, registry),
+                serving_health(kit.health, SILO) as health,
+                health.following(lambda: connection.online),
+            ):
+                silo.greet()
+                connection.activate()
+                log.info("silo %s is online at %s", kit.name, kit.server)
+                ready()
+                silo.work()
+        except Stopped:
+            log.info("silo %s goes offline", kit.name)
+        finally:
+            silo.worker.stop()
+            connection.close()
+
+
+@dataclass
+class _Silo:
+    kit: SiloKit
+    connection: Connection
+    auth: Signing
+    stop: threading.Event
+    done: Callable[[str, Outcome, float], None] = lambda *_: None
+    """Told of every message: its type, what became of it, and the seconds that it took."""
+    worker: Worker = field(default_factory=Worker)
+    _jobs: dict[int, OrderedJob | str] = field(default_factory=dict)
+    """What each Flower run turned out to be: a job, or the reason why it is none."""
+    _memories: dict[str, RecordDict] = field(default_factory=dict)
+    """What the ClientApp keeps between the rounds of the present job."""
+
+    def __post_init__(self) -> None:
+        self._parties = PartiesFile(self.kit.parties, project_key=self.kit.project_key)
+        self._unanswered = self.kit.state / "unanswered.message"
+
+    def greet(self) -> None:
+        """Wait for the server and see that it is this project's and speaks as this silo does."""
+        self.worker.start()
+        with client(self.kit.server, ca=self.kit.ca, auth=self.auth, quiet=10.0) as http:
+            told = self._hello(http)
+            check_hello(told, project=self.kit.project, server=self.kit.server)
+            self._update_parties(http)
+
+    def work(self) -> None:
+        """Answer messages, for ever."""
+        self._answer_for_the_lost()
+        while True:
+            if (found := self.connection.next()) is None:
+                continue
+            head, tree = found
+            until = time.monotonic() + _seconds(head.metadata.ttl)
+            self._remember(head)
+            start = time.monotonic()
+            outcome: Outcome = "over"
+            try:
+                reply = self._answer(head, tree, until)
+                self.connection.reply(reply, seconds=time.monotonic() - start)
+                outcome = outcome_of(reply)
+            except RunOver as over:
+                log.info("%s: %s", head.metadata.message_type, over)
+            except (Unreachable, ObjectPullError) as error:
+                outcome = "lost"
+                log.warning("%s is lost: %s", head.metadata.message_type, error)
+            self.done(head.metadata.message_type, outcome, time.monotonic() - start)
+            self._unanswered.unlink(missing_ok=True)
+
+    def _remember(self, head: Message) -> None:
+        """Note what is begun, for `_answer_for_the_lost`; the ledger refuses if a disk is full."""
+        try:
+            self._unanswered.write_bytes(message_to_proto(head).SerializeToString())
+        except OSError as error:
+            log.warning("%s cannot be written: %s", self._unanswered, error)
+
+    def _answer(self, head: Message, tree: ObjectTree, until: float) -> Message:
+        run, kind = head.metadata.run_id, head.metadata.message_type
+        job = self._job(run)
+        if isinstance(job, str):
+            return _failed(head, self.kit.name, "guard", job, ErrorCode.INVALID_FAB)
+        patience = min(_DOWNLOAD_PATIENCE, until - time.monotonic())
+        message = self.connection.fetch(head, tree, patience=patience)
+        start = time.monotonic()
+        roster = self._roster()
+        work = Work(
+            message=message,
+            run=job.number,
+            node=self.connection.node,
+            node_config=node_config(self.kit, job, roster=roster),
+            run_config=dict(job.run_config),
+            state=self._memories.get(job.id, RecordDict()),
+        )
+        try:
+            reply, state = self.worker.answer(work, until=until)
+        except Died as died:
+            log.error("%s of job %s: %s", kind, job.id, died)
+            self.worker.start()
+            return _failed(head, self.kit.name, "worker", str(died), ErrorCode.CLIENT_APP_CRASHED)
+        self._memories = {job.id: state}
+        took = time.monotonic() - start
+        if reply.has_error():
+            log.warning("%s of job %s: %s", kind, job.id, reply.error.reason)
+        else:
+            log.info("%s of job %s: answered in %.2f s", kind, job.id, took)
+        return reply
+
+    def _job(self, run: int) -> OrderedJob | str:
+        """What the run is; asked again whenever the list of parties has changed."""
+        if self.connection.parties_version > self._parties.current().version:
+            with client(self.kit.server, ca=self.kit.ca, auth=self.auth, quiet=10.0) as http:
+                self._update_parties(http)
+            self._jobs.clear()
+        if run not in self._jobs:
+            try:
+                job = believed(self.connection.settings(run), self._parties.current())
+                log.info("job %s of %s, as run %s", job.id, job.requester, run)
+                self._jobs = {run: job}
+            except (Denied, PrivetError) as denied:
+                if isinstance(denied, RunOver | Stopped):
+                    raise
+                self._refuse(run, str(denied))
+                self._jobs = {run: f"refused: {denied}"}
+        return self._jobs[run]
+
+    def _refuse(self, run: int, reason: str) -> None:
+        log.warning("run %s is refused: %s", run, reason)
+        with Ledger.open(self.kit.ledger, SiloKey.load(self.kit.identity)) as ledger:
+            ledger.note_job(
+                f"refused: {reason}", dataset=self.kit.dataset, job="unknown", who="server"
+            )
+
+    def _hello(self, http: httpx.Client) -> object:
+        while not self.stop.is_set():
+            try:
+                answer = http.get("/privet/v1/hello")
+                answer.raise_for_status()
+                return answer.json()
+            except (ValueError, RecursionError):
+                return None
+            except (httpx.TransportError, httpx.HTTPStatusError) as error:
+                judge(error)
+                log.warning("the server does not answer yet (%s)", error)
+                self.stop.wait(2.0)
+        raise Stopped("asked to end")
+
+    def _update_parties(self, http: httpx.Client) -> None:
+        try:
+            answer = http.get("/privet/v1/parties")
+            answer.raise_for_status()
+            self._parties.replace(answer.content)
+        except PartiesError as error:
+            log.warning("the server's list of parties is passed over: %s", error)
+        except (httpx.TransportError, httpx.HTTPStatusError) as error:
+            judge(error)
+            log.warning("the list of parties could not be had: %s", error)
+
+    def _roster(self) -> Path:
+        """The silos' identity keys as encryption reads them; a new file for every version."""
+        parties = self._parties.current()
+        path = self.kit.state / _ROSTER.format(parties.version)
+        if not path.exists() and len(parties.silos()) > 1:
+            replace_file(path, parties.roster().to_toml().encode())
+        return path
+
+    def _answer_for_the_lost(self) -> None:
+        """Tell the server of the message that this silo was at when it last ended.
+
+        It is not delivered again, and the server would wait for it in vain.
+        """
+        if not self._unanswered.exists():
+            return
+        try:
+            proto = ProtoMessage()
+            proto.ParseFromString(self._unanswered.read_bytes())
+            head = message_from_proto(proto)
+            lost = _failed(
+                head,
+                self.kit.name,
+                "restart",
+                "the silo was restarted while it worked on this",
+                ErrorCode.CLIENT_APP_CRASHED,
+            )
+            self.connection.reply(lost, seconds=0.0)
+            log.info("told the server that a %s is lost", head.metadata.message_type)
+        except Stopped:
+            raise
+        except Exception as error:  # a torn file, a run that is over: nobody waits then
+            log.debug("nobody waits for the message that was lost: %s", error)
+        self._unanswered.unlink(missing_ok=True)
+
+
+def _seconds(ttl: float) -> float:
+    """A time that one can wait for, whatever a server says."""
+    return max(0.0, min(_LONGEST_WORK, ttl))
+
+
+def _failed(head: Message, silo: str, stage: str, reason: str, code: int) -> Message:
+    told = Failure(silo=silo, stage=stage, reason=reason)
+    return Message(Error(code=code, reason=str(told)), reply_to=head)

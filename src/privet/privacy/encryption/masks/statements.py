@@ -1,0 +1,169 @@
+"""Mask adverts: what each silo says in public before the shares are dealt, signed.
+
+Two fresh public keys (one for the letters with shares, one for the masks) and a commitment to the
+personal seed, by which everyone can tell later whether the seed was rebuilt rightly. All of it is
+for one round: a mask key that was rebuilt after a dropout must not have a second use.
+
+Which silos survived: a list that enough silos must have signed before any of them reveals.
+
+Without it, a server could tell some silos that a silo dropped out and others that it survived, and
+put together from their answers what no single silo would give.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+from privet.privacy.encryption.errors import MessageError, TooFewSilos
+from privet.privacy.encryption.keys.agreement import read_public
+from privet.privacy.encryption.keys.roster import Fields, counted, pack, read_signed, write_signed
+from privet.privacy.encryption.masks.plan import MaskPlan
+from privet.privacy.ledger.keys import SiloKey
+
+ADVERT_TITLE = "privet mask advert 1"
+LARGEST_ADVERT = 1000
+"""Bytes of an advert."""
+
+
+@dataclass(frozen=True)
+class Advert:
+    """The public keys (X25519, 32 bytes) and the commitment (32 bytes) of silo `name`."""
+
+    name: str
+    cipher: bytes
+    mask: bytes
+    commitment: bytes
+
+
+@dataclass(frozen=True)
+class Adverts:
+    """The verified adverts of all silos that mask together; made by `gather_adverts`."""
+
+    plan: MaskPlan
+    adverts: tuple[Advert, ...]
+    """In the order of the roster."""
+    messages: tuple[bytes, ...]
+    """As they came, in the same order."""
+
+    @cached_property
+    def members(self) -> tuple[str, ...]:
+        """The silos that mask together."""
+        return tuple(advert.name for advert in self.adverts)
+
+    @cached_property
+    def digest(self) -> bytes:
+        """32 bytes, equal for silos that saw the same adverts and have the same plan."""
+        content = (hashlib.sha256(message[:-64]).digest() for message in self.messages)
+        return hashlib.sha256(pack("privet mask adverts 1", *content)).digest()
+
+    def of(self, name: str) -> Advert:
+        """The advert of silo `name`; MessageError when there is none."""
+        for advert in self.adverts:
+            if advert.name == name:
+                return advert
+        raise MessageError(f"silo {name!r} is not among those that mask together")
+
+    def place(self, name: str) -> int:
+        """Where the shares of silo `name` lie: its place on the roster, from 1."""
+        return self.plan.session.roster.place(name)
+
+    def survivors(self, names: Iterable[str]) -> tuple[str, ...]:
+        """`names` in order; MessageError for one that does not mask here, or twice."""
+        chosen = list(names)
+        if len(set(chosen)) < len(chosen) or not set(chosen) <= set(self.members):
+            raise MessageError("survivors refused: they are not different silos that mask together")
+        return self.plan.session.roster.ordered(chosen)
+
+
+def write_advert(advert: Advert, *, plan: MaskPlan, identity: SiloKey) -> bytes:
+    """The signed advert; RosterError when `identity` is not the silo's."""
+    values = *plan.facts, advert.cipher, advert.mask, advert.commitment
+    return write_signed(
+        ADVERT_TITLE, *values, session=plan.session, name=advert.name, identity=identity
+    )
+
+
+def read_advert(message: bytes, *, plan: MaskPlan) -> Advert:
+    """The advert in `message`; MessageError unless a silo made it for this plan."""
+    name, fields = read_signed(message, ADVERT_TITLE, session=plan.session, most=LARGEST_ADVERT)
+    plan.check(fields)
+    cipher, mask = read_public(fields, name), read_public(fields, name)
+    advert = Advert(name, cipher, mask, fields.blob(size=32))
+    fields.end()
+    return advert
+
+
+def gather_adverts(messages: Iterable[bytes], *, plan: MaskPlan) -> Adverts:
+    """All adverts of a round.
+
+    MessageError for a refused one or a silo's second one; MaskError when the plan does not protect
+    this many silos, TooFewSilos when they are fewer than its threshold.
+    """
+    found: dict[str, tuple[Advert, bytes]] = {}
+    for message in messages:
+        advert = read_advert(message, plan=plan)
+        if advert.name in found:
+            raise MessageError(f"silo {advert.name!r} appears with two mask adverts")
+        found[advert.name] = advert, message
+    plan.check_silos(len(found))
+    ordered = [found[name] for name in plan.session.roster.ordered(found)]
+    return Adverts(plan, tuple(each[0] for each in ordered), tuple(each[1] for each in ordered))
+
+
+CONSENT_TITLE = "privet mask consent 1"
+LARGEST_CONSENT = 100_000
+"""Bytes of a consent."""
+
+
+def write_consent(
+    survivors: tuple[str, ...], *, adverts: Adverts, name: str, identity: SiloKey
+) -> bytes:
+    """The statement of silo `name` that it will unmask the sum of these silos, and no other."""
+    values = adverts.digest, *counted(survivors)
+    session = adverts.plan.session
+    return write_signed(CONSENT_TITLE, *values, session=session, name=name, identity=identity)
+
+
+def read_consent(message: bytes, *, adverts: Adverts) -> tuple[str, tuple[str, ...]]:
+    """Who consented, and to which survivors; MessageError unless it is about these adverts."""
+    name, fields = read_signed(
+        message, CONSENT_TITLE, session=adverts.plan.session, most=LARGEST_CONSENT
+    )
+    survivors = read_survivors(fields, adverts=adverts, name=name)
+    fields.end()
+    return name, survivors
+
+
+def read_survivors(fields: Fields, *, adverts: Adverts, name: str) -> tuple[str, ...]:
+    """The part that consents and reveals have in common; MessageError if it is about other adverts
+    (their digest covers the plan), or the survivors are not silos of which `name` is one."""
+    if fields.blob(size=32) != adverts.digest:
+        raise fields.fault(f"silo {name!r} was shown other mask adverts, or it is a replay")
+    survivors = fields.names()
+    if survivors != adverts.survivors(survivors) or name not in survivors:
+        raise fields.fault(f"silo {name!r} does not list itself and others in order")
+    return survivors
+
+
+def check_consents(
+    messages: Iterable[bytes], *, survivors: tuple[str, ...], adverts: Adverts
+) -> None:
+    """TooFewSilos unless at least `threshold` silos consented to exactly these survivors.
+
+    MessageError for a refused consent, a silo's second one, or one to another list.
+    """
+    names: set[str] = set()
+    for message in messages:
+        name, theirs = read_consent(message, adverts=adverts)
+        if theirs != survivors:
+            raise MessageError(f"silo {name!r} consented to other survivors: nothing is revealed")
+        if name in names:
+            raise MessageError(f"silo {name!r} appears with two consents")
+        names.add(name)
+    if len(names) < adverts.plan.threshold:
+        raise TooFewSilos(
+            f"{len(names)} consents are fewer than the threshold of {adverts.plan.threshold}"
+        )

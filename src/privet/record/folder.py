@@ -1,0 +1,140 @@
+"""The run folder: what a run leaves behind, readable at every moment.
+
+experiment.toml    resolved settings
+history.jsonl      a line a round, flushed
+checkpoint.safetensors   what `--resume` goes on from, replaced as a whole after every round
+model.safetensors  the final model
+summary.json       the outcome, versioned; written last, so its presence means "finished"
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from privet.errors import ExperimentError
+from privet.experiment import Experiment
+from privet.files import replace_file
+
+SETTINGS = "experiment.toml"
+HISTORY = "history.jsonl"
+CHECKPOINT = "checkpoint.safetensors"
+MODEL = "model.safetensors"
+SUMMARY = "summary.json"
+
+Tensors = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state after a whole round."""
+
+    round: int
+    tensors: dict[str, np.ndarray]
+
+
+class RunFolder:
+    """One run's folder. Files appear whole or not at all, except history, which grows by lines."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def create(self, experiment: Experiment) -> None:
+        """Begin a run; ExperimentError when the folder holds another run."""
+        self.check_free(resume=False)
+        replace_file(self.path / SETTINGS, experiment.to_toml().encode())
+        (self.path / HISTORY).touch()
+
+    def check_free(self, *, resume: bool) -> None:
+        """Make the folder; ExperimentError when it cannot be, or holds a run not to be resumed."""
+        if self.holds_a_run() and not resume:
+            raise ExperimentError(
+                f"{self.path} holds a run already; choose another --out, or go on with --resume"
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ExperimentError(f"cannot write to {self.path}: {error.strerror}") from None
+
+    def holds_a_run(self) -> bool:
+        """Whether a run stands here that got as far as its first entry."""
+        history = self.path / HISTORY
+        return (self.path / SETTINGS).exists() and history.exists() and history.stat().st_size > 0
+
+    def reopen(self, experiment: Experiment) -> Checkpoint | None:
+        """Go back to the last whole round; ExperimentError when the settings are not the same."""
+        written = Experiment.from_file(self.path / SETTINGS)
+        if written.to_toml() != experiment.to_toml():
+            raise ExperimentError(
+                f"{self.path} was run with other settings; --resume needs the same"
+            )
+        checkpoint = self._checkpoint()
+        last = checkpoint.round if checkpoint else -1
+        kept = [line for line in self.history() if line["round"] <= last]
+        replace_file(self.path / HISTORY, "".join(_line(entry) for entry in kept).encode())
+        return checkpoint
+
+    def history(self) -> list[dict[str, Any]]:
+        """The rounds so far; a line torn by a kill is left out."""
+        path = self.path / HISTORY
+        entries = []
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+            try:
+                entries.append(json.loads(line))
+            except ValueError:
+                break
+        return entries
+
+    def last_whole(self) -> int:
+        """The round of the checkpoint, which a run that is resumed keeps; -1 before the first."""
+        path = self.path / CHECKPOINT
+        if not path.exists():
+            return -1
+        with safe_open(path, framework="np") as file:
+            return int(file.metadata()["round"])
+
+    def append(self, entry: Mapping[str, Any]) -> None:
+        """Add a round to the history and push it to the operating system."""
+        with (self.path / HISTORY).open("a", encoding="utf-8") as file:
+            file.write(_line(entry))
+
+    def save_checkpoint(self, round_: int, tensors: Tensors) -> None:
+        """Replace the checkpoint by the state after `round_`."""
+        self._replace_tensors(CHECKPOINT, tensors, {"round": str(round_)})
+
+    def save_model(self, tensors: Tensors) -> None:
+        """Write the final model, a tensor for each name of its state dict."""
+        self._replace_tensors(MODEL, tensors, {"format": "pt"})
+
+    def save_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write `content` as a JSON file."""
+        replace_file(self.path / name, (json.dumps(content, indent=2) + "\n").encode())
+
+    def _checkpoint(self) -> Checkpoint | None:
+        path = self.path / CHECKPOINT
+        if not path.exists():
+            return None
+        with safe_open(path, framework="np") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return Checkpoint(round=int(file.metadata()["round"]), tensors=tensors)
+
+    def _replace_tensors(self, name: str, tensors: Tensors, metadata: dict[str, str]) -> None:
+        # Straight to the file, without the whole of it in memory.
+        temporary = self.path / f".{name}.part"
+        whole = {key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}
+        save_file(whole, temporary, metadata=metadata)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(self.path / name)
+
+
+def _line(entry: Mapping[str, Any]) -> str:
+    return json.dumps(entry) + "\n"

@@ -1,0 +1,1 @@
+"""Pages for people: of runs, of sweeps, of comparisons and of audits."""

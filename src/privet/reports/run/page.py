@@ -1,0 +1,301 @@
+"""A run as one HTML page that loads nothing.
+
+How updates were encrypted, and the limits of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from privet.charts.formatting import NOTHING, bound, counted, decimal, duration, scientific, size
+from privet.record.run import Run, Sealing, Summary
+from privet.reports.page import CHARTS, Page
+from privet.reports.run.assumptions import assumptions, checks_sentence
+from privet.reports.run.attendance import attendance, failures, is_void, refusals, voids
+from privet.reports.run.curves import FEW, accuracy_chart, epsilon_chart, loss_chart
+from privet.reports.run.distribution import distribution
+from privet.reports.run.ledger import ledger
+from privet.reports.run.observers import evaluation, observers
+from privet.reports.run.verdict import (
+    alarms,
+    finite_guarantee,
+    is_private,
+    meaning,
+    own_accuracy,
+    verdict,
+)
+
+_SCHEMES = {"bfv": "BFV", "ckks": "CKKS"}
+_ROOM = {"default": ("8,000", 16), "compact": ("12,000", 12)}
+"""By profile of BFV: about how many values a ciphertext holds, and the bits of each."""
+_ROOM_CKKS = "2,000"
+_UNKNOWN = "known when a run ends"
+
+
+@dataclass(frozen=True)
+class EncryptionFact:
+    """A row of the table; `caution` marks a limit that a reader should not miss."""
+
+    name: str
+    value: str
+    note: str
+    caution: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """What encryption did here in a few sentences, and its figures."""
+
+    text: str
+    facts: tuple[EncryptionFact, ...]
+
+
+def encryption(run: Run) -> Section | None:
+    """The section of an encrypted run; None for any other."""
+    if run.sealing is None:
+        return None
+    limit = "epsilon does that" if run.section("privacy") else "that needs noise, and here is none"
+    return Section(
+        "Silos encrypt their updates under a key that only silos hold; the server adds the "
+        "ciphertexts up, and silos open the sum. That hides each update from the server. It does "
+        f"not bound what a sum or the model tells about records: {limit}.",
+        tuple(_facts(run.sealing, simulated=run.job is None)),
+    )
+
+
+def _facts(sealing: Sealing, *, simulated: bool) -> Iterator[EncryptionFact]:
+    outcome = sealing.outcome
+    yield _scheme(sealing)
+    yield _parameters(outcome)
+    yield _security(outcome)
+    yield _upload(sealing, outcome)
+    yield _smallest_sum(sealing)
+    yield _keys(sealing, outcome)
+    yield _masks(sealing)
+    yield _clipped(outcome)
+    yield _held_by(outcome, simulated=simulated)
+
+
+def _scheme(sealing: Sealing) -> EncryptionFact:
+    name = _SCHEMES.get(sealing.scheme, sealing.scheme)
+    if sealing.exact:
+        _, bits = _ROOM.get(sealing.profile, _ROOM["default"])
+        return EncryptionFact(
+            "Scheme", name, f"Sums of integers of {bits} bits, exact once opened."
+        )
+    return EncryptionFact(
+        "Scheme",
+        name,
+        "Approximate. What silos open is rounded before anything else sees it, for at full "
+        "precision it would give the key away. The rounding stops the known attack and is no proof "
+        "against others: BFV is the scheme for models to be released.",
+        caution=True,
+    )
+
+
+def _parameters(outcome: Summary | None) -> EncryptionFact:
+    if outcome is None:
+        return EncryptionFact("Parameters", NOTHING, _UNKNOWN)
+    degree, bits = _whole(outcome.degree), _whole(outcome.modulus_bits)
+    return EncryptionFact("Parameters", f"{bits}-bit modulus", f"Ring degree {degree}.")
+
+
+def _security(outcome: Summary | None) -> EncryptionFact:
+    if outcome is None:
+        return EncryptionFact("Security level", NOTHING, f"At least 128 bits; {_UNKNOWN}")
+    return EncryptionFact(
+        "Security level",
+        f"{_whole(outcome.security_bits)} bits",
+        "By the HomomorphicEncryption.org standard. At least 128 is enforced.",
+    )
+
+
+def _upload(sealing: Sealing, outcome: Summary | None) -> EncryptionFact:
+    room = _ROOM.get(sealing.profile, _ROOM["default"])[0] if sealing.exact else _ROOM_CKKS
+    note = (
+        "Unencrypted it would be 4 bytes. A model smaller than one "
+        f"ciphertext of about {room} values pays for a whole one."
+    )
+    sent = outcome.upload_bytes if outcome else None
+    value = f"{decimal(sent, digits=1)} bytes a parameter" if sent else NOTHING
+    return EncryptionFact("Sent by a silo", value, note)
+
+
+def _smallest_sum(sealing: Sealing) -> EncryptionFact:
+    note = "Silos refuse to open a sum of fewer."
+    if sealing.masks:
+        note += f" Masks ask for {sealing.colluding + 2} at least."
+    elif sealing.smallest_sum == 2:
+        note += " Of a sum of two, either silo can work out the other’s."
+    return EncryptionFact("Smallest sum", counted(sealing.smallest_sum, "update"), note)
+
+
+def _keys(sealing: Sealing, outcome: Summary | None) -> EncryptionFact:
+    every = sealing.rotate_every
+    due = f"every {counted(every, 'round')}, " if every and every > 1 else ""
+    due = "every round" if every == 1 else f"{due}when silos change, and after a sum would not open"
+    epochs = outcome.epochs if outcome else None
+    value = NOTHING if epochs is None else counted(epochs, "epoch")
+    return EncryptionFact(
+        "Keys", value, f"A new key {due}. It serves one epoch, at all silos of it."
+    )
+
+
+def _masks(sealing: Sealing) -> EncryptionFact:
+    if not sealing.masks:
+        return EncryptionFact(
+            "Pairwise masks",
+            "no",
+            "A single silo that sides with the server lets it read every update of the epochs that "
+            "the silo takes part in: all silos hold the same key.",
+            caution=True,
+        )
+    many = counted(sealing.colluding, "silo")
+    return EncryptionFact(
+        "Pairwise masks",
+        f"yes, withstand {many}",
+        f"A server with {many} on its side sees sums only; with more, single updates. A round that "
+        "too many silos leave is void.",
+    )
+
+
+def _clipped(outcome: Summary | None) -> EncryptionFact:
+    cut = outcome.clipped if outcome else None
+    if not cut:
+        note = "None was too large for the encoding." if cut == 0 else _UNKNOWN
+        return EncryptionFact("Values cut off", _whole(cut), note)
+    return EncryptionFact(
+        "Values cut off",
+        _whole(cut),
+        "They were too large for the encoding, so sums are not those of the updates. A smaller "
+        "training.lr may help.",
+        caution=True,
+    )
+
+
+def _held_by(outcome: Summary | None, *, simulated: bool) -> EncryptionFact:
+    who = f"Who can read it: {(outcome and outcome.held_by) or 'every silo that holds the key'}."
+    beside = (
+        " The silos of a simulation keep their keys beside this page, in keys/: whoever has this "
+        "folder can read all that they can."
+    )
+    return EncryptionFact("The model", "held by silos", who + beside * simulated)
+
+
+def _whole(value: int | None) -> str:
+    return NOTHING if value is None else f"{value:,}"
+
+
+_HERE = Path(__file__).parent
+_SUMS = ", encrypted from the first sum on; messages about keys and masks not counted"
+_UPLOADS = ", encrypted; messages about keys and masks not counted"
+
+
+_PAGE = Page(_HERE / "report.html.jinja", styles=(_HERE / "report.css",), scripts=(CHARTS,))
+
+
+class Figure(NamedTuple):
+    """A number of the header or of the cost table."""
+
+    name: str
+    value: str
+    note: str = ""
+
+
+def render(run: Run) -> str:
+    """The whole page."""
+    books = ledger(run)
+    accuracy, loss = accuracy_chart(run), loss_chart(run)
+    return _PAGE.render(
+        run=run,
+        title=f"{run.settings.get('task', 'unnamed task')}",
+        subtitle=_subtitle(run),
+        verdict=verdict(run),
+        meaning=meaning(run),
+        alarms=alarms(run, books),
+        figures=tuple(_headline(run)),
+        private=is_private(run),
+        guarantee=finite_guarantee(run),
+        checks=checks_sentence(run, run.guarantee) if run.guarantee else None,
+        accuracy=accuracy,
+        loss=loss,
+        own_line=any(chart and chart.has("own") for chart in (accuracy, loss)),
+        epsilon=epsilon_chart(run) if finite_guarantee(run) else None,
+        few=FEW,
+        evaluation=evaluation(run),
+        ledger=books,
+        distribution=distribution(run),
+        attendance=attendance(run),
+        failures=failures(run),
+        refusals=refusals(run),
+        skipped=tuple(
+            (entry.number, entry.skipped)
+            for entry in run.trained
+            if entry.skipped and not is_void(run, entry)
+        ),
+        voids=voids(run),
+        encryption=encryption(run),
+        observers=observers(run),
+        assumptions=assumptions(run),
+        costs=tuple(_costs(run)),
+    )
+
+
+def _subtitle(run: Run) -> str:
+    strategy = run.section("strategy").get("name", "fedavg")
+    parts = [f"{run.settings['model']} model"] if run.settings.get("model") else []
+    if run.silos:
+        parts.append(counted(len(run.silos), "silo"))
+    parts.append(str(strategy))
+    if run.sealing:
+        parts.append("encrypted sums")
+    if "seed" in run.settings:
+        parts.append(f"seed {run.settings['seed']}")
+    return " · ".join(parts)
+
+
+def _headline(run: Run) -> Iterator[Figure]:
+    held_out = counted(run.test_records, "held-out record") if run.test_records else ""
+    if run.accuracy is not None:
+        yield Figure("Accuracy", decimal(run.accuracy), held_out)
+    elif run.loss is not None:
+        yield Figure("Loss", decimal(run.loss), held_out)
+    elif own_accuracy(run) is not None:
+        yield Figure("Accuracy", decimal(own_accuracy(run)), "on the silos’ own records")
+    promise = finite_guarantee(run)
+    if promise:
+        yield Figure(
+            "Epsilon", f"≤ {bound(promise.epsilon)}", f"at delta {scientific(promise.delta)}"
+        )
+    else:
+        yield Figure("Epsilon", "none", "no privacy guarantee")
+    whole = run.finished and run.stopped is None
+    yield Figure(
+        "Rounds", f"{run.last_round:,}", "" if whole else f"of {run.settings.get('rounds')}"
+    )
+    if run.silos:
+        records = sum(silo.records for silo in run.silos)
+        yield Figure("Training records", f"{records:,}", f"in {counted(len(run.silos), 'silo')}")
+
+
+def _costs(run: Run) -> Iterator[Figure]:
+    yield Figure("Total time", duration(run.seconds.get("total")))
+    sealed = run.sealing is not None
+    where = "in the silos" + ", encryption included" * sealed
+    yield Figure("Training", duration(run.seconds.get("training")), where)
+    yield Figure("Aggregation", duration(run.seconds.get("aggregation")), "on the server")
+    if "encryption" in run.seconds:
+        yield Figure("Encryption", duration(run.seconds["encryption"]))
+    evaluation = sum(entry.seconds.get("evaluation", 0.0) for entry in run.rounds)
+    yield Figure("Evaluation", duration(evaluation), "on held-out records")
+    down = sum(entry.bytes_down for entry in run.rounds)
+    up = sum(entry.bytes_up for entry in run.rounds)
+    rounds = max(len(run.trained), 1)
+    yield Figure("Server to silos", size(down), f"{size(down / rounds)} a round{_SUMS * sealed}")
+    yield Figure("Silos to server", size(up), f"{size(up / rounds)} a round{_UPLOADS * sealed}")
+    yield Figure("Client updates", f"{run.client_updates:,}")
+    if run.client_updates_per_second is not None:
+        yield Figure("Client updates per second", f"{run.client_updates_per_second:.3g}")

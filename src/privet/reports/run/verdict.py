@@ -1,0 +1,240 @@
+"""The first thing on the page: how good the model is, what was promised, and what to beware of."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from privet.charts.formatting import bound, counted, decimal, listed, scientific, shortened
+from privet.record.run import Guarantee, Run
+from privet.reports.run.attendance import notices
+from privet.reports.run.curves import target_epsilon
+from privet.reports.run.ledger import LedgerSection
+
+_LARGE = 10.0
+_MILLION = math.log(1e6)
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """`grave`: numbers on the page do not mean what they seem to."""
+
+    text: str
+    grave: bool = False
+
+
+def verdict(run: Run) -> tuple[str, ...]:
+    """One or two sentences: the quality that was reached, and the guarantee or its absence."""
+    return _quality(run), _protection(run)
+
+
+def meaning(run: Run) -> str | None:
+    """What the epsilon says to someone who has never met one; None without a finite epsilon."""
+    promise = finite_guarantee(run)
+    if promise is None or promise.epsilon is None or promise.epsilon == 0:
+        return None
+    epsilon = promise.epsilon
+    sure = 100 / (1 + math.exp(-epsilon))
+    return (
+        f"Whoever sees every update of every round can shift the odds that a given {promise.unit} "
+        f"was among the data by a factor of at most {_factor(epsilon)}: from an even guess to at "
+        f"most {_percent(sure)} sure. Outside delta, nothing they know or compute later changes "
+        "that." + _comment(epsilon)
+    )
+
+
+def alarms(run: Run, ledger: LedgerSection | None) -> tuple[Alarm, ...]:
+    """What must be read before any number on the page is used; worst first, often none."""
+    grave = [_unprotected(run), *(ledger.alarms if ledger else ())]
+    found = [
+        *_disagreement(run.guarantee),
+        _overspent(run),
+        ledger.beyond if ledger else None,
+        _interrupted(run),
+        _stopped(run),
+        *notices(run),
+        _diverged(run),
+        _delta_too_large(run),
+        _no_policy(run),
+    ]
+    return (
+        *(Alarm(text, grave=True) for text in grave if text),
+        *(Alarm(text) for text in found if text),
+    )
+
+
+def finite_guarantee(run: Run) -> Guarantee | None:
+    """The guarantee if it promises anything at all."""
+    found = run.guarantee
+    known = found is not None and found.epsilon is not None and math.isfinite(found.epsilon)
+    return found if known else None
+
+
+def is_private(run: Run) -> bool:
+    """Whether the experiment asked for privacy, whatever came of it."""
+    return run.guarantee is not None or bool(run.section("privacy"))
+
+
+def _quality(run: Run) -> str:
+    end = _end(run)
+    on = f" on {counted(run.test_records, 'held-out record')}" if run.test_records else ""
+    if run.accuracy is not None:
+        return f"Accuracy {decimal(run.accuracy)}{on} {end}."
+    if run.loss is not None:
+        return f"Loss {decimal(run.loss)}{on} {end}."
+    own = own_accuracy(run)
+    if own is not None:
+        return f"Accuracy {decimal(own)} on the silos’ own held-out records {end}."
+    return f"No measured quality {end}."
+
+
+def own_accuracy(run: Run) -> float | None:
+    """The last mean accuracy on the silos' own records."""
+    return run.measured[1].means.get("accuracy") if run.measured else None
+
+
+def _end(run: Run) -> str:
+    """After how many rounds, and why not after more."""
+    end = f"after {counted(run.last_round, 'round')}"
+    if run.finished and run.stopped is None:
+        return end
+    end += f" of {run.settings.get('rounds', 'an unknown number')}, then "
+    if run.stopped is None:
+        return f"{end}interrupted"
+    # The whole reason stands among the alarms.
+    return f"{end}stopped: {shortened(run.stopped.partition(';')[0], 120)}"
+
+
+def _protection(run: Run) -> str:
+    if not is_private(run):
+        return "No privacy guarantee."
+    promise = finite_guarantee(run)
+    if promise is None and run.kept:
+        return "No epsilon for the whole run: some silos keep their account to themselves."
+    if promise is None:
+        return "No privacy guarantee: no finite epsilon was computed."
+    if promise.epsilon == 0:
+        return "Nothing was trained on, so nothing was spent: epsilon 0."
+    at_most = f"≤\N{NO-BREAK SPACE}{bound(promise.epsilon)}"
+    return (
+        f"Each silo’s {promise.unit}s are protected with epsilon {at_most} "
+        f"at delta {scientific(promise.delta)}."
+    )
+
+
+def _unprotected(run: Run) -> str | None:
+    if not is_private(run):
+        return (
+            "The experiment has no [privacy] section: no noise was added, and "
+            f"{_revealing(run)} can reveal the records they were made from."
+        )
+    if finite_guarantee(run) is None and run.kept:
+        return (
+            f"{counted(len(run.kept), 'silo')} told nobody what the run has cost "
+            f"({listed(sorted(run.kept))}), and this folder has no ledger that says it. Only their "
+            "holders know an epsilon."
+        )
+    if finite_guarantee(run) is None:
+        return (
+            "The experiment has a [privacy] section, but this folder holds no "
+            "finite epsilon for what ran. Treat the model as unprotected."
+        )
+    return None
+
+
+def _revealing(run: Run) -> str:
+    """What tells about records where there is no noise."""
+    if run.sealing is None:
+        return "updates, the model and every checkpoint"
+    return "although the server reads no update, sums and the model, which every silo has,"
+
+
+def _disagreement(promise: Guarantee | None) -> list[str]:
+    if promise is None or promise.checks is None or promise.checks.agree:
+        return []
+    problems = "; ".join(promise.checks.problems) or "no reason was recorded"
+    return [f"The accountants do not agree, so do not rely on this epsilon: {problems}."]
+
+
+def _overspent(run: Run) -> str | None:
+    target, promise = target_epsilon(run), finite_guarantee(run)
+    if target is None or promise is None or promise.epsilon is None:
+        return None
+    if promise.epsilon <= target * (1 + 1e-6):
+        return None
+    besides = any(entry.measured and entry.measured.events for entry in run.rounds)
+    return f"Epsilon {bound(promise.epsilon)} is above the target of {target:g}" + (
+        ": the noise is set for training alone, and evaluations with noise are counted on top."
+        if besides
+        else "."
+    )
+
+
+def _interrupted(run: Run) -> str | None:
+    if run.finished:
+        return None
+    planned = run.settings.get("rounds")
+    return (
+        f"Interrupted after round {run.last_round}" + (f" of {planned}" if planned else "") + ". "
+        "Everything below describes the rounds up to there; the accountants are cross-checked "
+        "only when a run ends."
+    )
+
+
+def _stopped(run: Run) -> str | None:
+    if run.stopped is None:
+        return None
+    of = f" of {run.planned:,}" if run.planned else ""
+    return f"Stopped after round {run.last_round}{of}: {shortened(run.stopped, 400)}."
+
+
+def _no_policy(run: Run) -> str | None:
+    """A policy that cannot be read is not shown, and who keeps what is then unknown."""
+    if run.rules is None or run.rules.problem is None:
+        return None
+    return f"The policy of this run cannot be read: {run.rules.problem}."
+
+
+def _diverged(run: Run) -> str | None:
+    losses = [run.loss, *(entry.loss for entry in run.rounds[-1:])]
+    if all(loss is None or math.isfinite(loss) for loss in losses):
+        return None
+    return (
+        "The loss is no longer a finite number: training diverged. A smaller training.lr may help."
+    )
+
+
+def _delta_too_large(run: Run) -> str | None:
+    """From one over a silo's records on, publishing one of them at random would be allowed."""
+    promise = finite_guarantee(run)
+    if promise is None or promise.delta is None:
+        return None
+    bad = [silo for silo in run.silos if silo.records * promise.delta >= 1]
+    if not bad:
+        return None
+    largest = max(bad, key=lambda silo: silo.records)
+    return (
+        f"Delta {scientific(promise.delta)} is not below one over the number of records of "
+        f"{counted(len(bad), 'silo')} ({largest.name} holds {counted(largest.records, 'record')}): "
+        "such a delta would allow a record to be published whole. Choose a smaller privacy.delta."
+    )
+
+
+def _factor(epsilon: float) -> str:
+    if epsilon > _MILLION:
+        return "more than a million"
+    factor = math.exp(epsilon)
+    return f"{math.ceil(factor):,}" if factor >= 10 else f"{math.ceil(factor * 10) / 10:g}"
+
+
+def _percent(sure: float) -> str:
+    """Rounded up, for it is a bound."""
+    if sure > 99.9:
+        return "more than 99.9 %" if sure > 99.99 else "99.99 %"
+    return f"{math.ceil(sure * 10) / 10:g} %"
+
+
+def _comment(epsilon: float) -> str:
+    if epsilon <= _LARGE:
+        return ""
+    return " That is a weak promise: above an epsilon of ten, the proof rules out little."

@@ -1,0 +1,33 @@
+"""The page that a person opens after a sweep: what differs, what privacy costs, and who pays.
+
+`write_report` reads the sweep's results and nothing else, so a page can be made again at any time,
+and for a sweep that was interrupted.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from privet.files import replace_file
+from privet.reports.sweep.page import render
+from privet.reports.sweep.pictures import write_pictures
+from privet.sweep.store import AGAIN, read_sweep
+
+__all__ = ["write_report"]
+
+
+def write_report(folder: Path) -> Path:
+    """Write report.html, accuracy.png and accuracy.svg into a sweep's folder; return the page.
+
+    The page is one file that loads nothing. The same results give the same bytes. Pictures are left
+    out while nothing is measured.
+
+    Raises:
+        DataError: `folder` has no sweep.json that can be read.
+    """
+    sweep = read_sweep(folder)
+    page = folder / "report.html"
+    pictures = write_pictures(sweep, folder)
+    again = AGAIN if (folder / AGAIN).exists() else None
+    replace_file(page, render(sweep, again=again, pictures=pictures).encode())
+    return page

@@ -1,0 +1,309 @@
+"""A sweep as one HTML page.
+
+How far the sweep has got, and what went wrong.
+
+What the script of the page draws and reads out.
+
+Who pays: accuracy of every silo, setting by setting.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from privet.charts.formatting import counted, duration, listed
+from privet.charts.lines import hover
+from privet.charts.scales import Scale, Tick, nice_ticks, ticks
+from privet.reports.page import CHARTS, Page
+from privet.reports.sweep.axes import (
+    DEFAULT,
+    SHARES,
+    Quantity,
+    View,
+    accuracies,
+    rounds_to,
+    targets,
+    views,
+)
+from privet.reports.sweep.findings import advice, compared, costs, verdict
+from privet.reports.sweep.marks import Mark, Setting, asked_text, marks, settings, spent_text
+from privet.sweep.results import Cell, Sweep, title
+
+
+@dataclass(frozen=True)
+class Failures:
+    """A reason and the cells that failed for it."""
+
+    reason: str
+    times: int
+    where: str
+
+
+def headline(sweep: Sweep) -> Iterator[tuple[str, str, str]]:
+    """Figures: name, value, note."""
+    done = sum(cell.status == "done" for cell in sweep.cells)
+    yield "Cells done", f"{done:,}", f"of {len(sweep.cells):,}"
+    yield "Settings tried", f"{len(sweep.tried):,}", "on these data, in this folder"
+    yield "Seeds", f"{len(sweep.seeds):,}", "" if len(sweep.seeds) > 1 else "no intervals"
+    yield "Time", duration(sweep.seconds), f"{counted(sweep.workers, 'cell')} at a time"
+
+
+def alarms(sweep: Sweep) -> Iterator[tuple[str, bool]]:
+    """What spoils the picture, and whether that is grave."""
+    waiting = sum(cell.status == "waiting" for cell in sweep.cells)
+    if waiting:
+        yield (
+            f"Not finished: {counted(waiting, 'cell')} of {len(sweep.cells):,} "
+            f"{'waits' if waiting == 1 else 'wait'}. Settings without a whole seed are left out.",
+            False,
+        )
+    if sweep.failed:
+        yield f"{counted(len(sweep.failed), 'cell')} of {len(sweep.cells):,} failed.", True
+    if sweep.selection:
+        yield "This page tells the other results too: it is not for release.", False
+    if {len(each.seeds) for each in sweep.estimates} == {1} and sweep.selection is None:
+        yield "One seed: no intervals, and differences between settings show nothing.", False
+
+
+def failures(sweep: Sweep) -> tuple[Failures, ...]:
+    """By reason, in the order in which they come first."""
+    found: dict[str, list[str]] = {}
+    for cell in sweep.failed:
+        where = f"{title(cell)}, seed {cell.seed}"
+        found.setdefault(cell.reason or "unknown", []).append(where)
+    return tuple(
+        Failures(reason, len(where), listed(where, most=8)) for reason, where in found.items()
+    )
+
+
+def description(shown: Sequence[Mark], across: Sequence[View], heights: Sequence[Quantity]) -> str:
+    """For those who cannot see the chart."""
+    points = [
+        f"{mark.name} {point.text}"
+        for mark, point in zip(shown, heights[0].points, strict=True)
+        if not mark.cell
+    ]
+    return f"{heights[0].label} by {across[0].label or 'setting'}: {'; '.join(points[:30])}"
+
+
+def data(shown: Sequence[Mark], across: Sequence[View], heights: Sequence[Quantity]) -> Markup:
+    """As JSON that no markup can end."""
+    content = {
+        "marks": [
+            {"setting": mark.setting, "name": mark.name, "rows": mark.rows()} for mark in shown
+        ],
+        "views": [_view(view) for view in across],
+        "heights": [
+            {
+                "label": each.label,
+                "at": each.at,
+                "low": each.low,
+                "high": each.high,
+                "texts": [point.text for point in each.points],
+                "ticks": _ticks(each.ticks),
+                "lane": _ticks([each.lane] if each.lane else []),
+            }
+            for each in heights
+        ],
+    }
+    text = json.dumps(content, separators=(",", ":"), allow_nan=False)
+    return Markup(text.replace("<", "\\u003c"))  # noqa: S704 - nothing can end the script
+
+
+def _view(view: View) -> Mapping[str, Any]:
+    scales = {"linear": view.linear} | ({"log": view.log} if view.log else {})
+    return {
+        "label": view.label,
+        "names": [[series.name, series.style] for series in view.names],
+        "series": view.series,
+        "joins": view.joins,
+        "across": view.across,
+        "log": view.starts_log,
+        "lane": _ticks([view.lane] if view.lane else []),
+        "scales": {
+            name: {"at": scale.at, "ticks": _ticks(scale.ticks)} for name, scale in scales.items()
+        },
+    }
+
+
+def _ticks(ticks: Sequence[Tick]) -> list[tuple[float, str]]:
+    return [(tick.at, tick.text) for tick in ticks]
+
+
+@dataclass(frozen=True)
+class Silos:
+    """A row: the silos of one setting, worst first; `at` in per cent from the left."""
+
+    name: str
+    at: tuple[float, ...]
+    mean_at: float
+    worst: str
+    mean: str
+    best: str
+    description: str
+    hover: str
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The rows over one axis; `text` says where the worst silo stands best and worst."""
+
+    rows: tuple[Silos, ...]
+    ticks: tuple[Tick, ...]
+    text: str
+    left_out: int
+    """Settings of which accuracy by silo is not known."""
+
+
+def spread(settings: Sequence[Setting]) -> Spread | None:
+    """None where no setting tells accuracy by silo."""
+    found = [(title(each.estimate), _by_silo(each)) for each in settings]
+    known = [(name, silos) for name, silos in found if silos]
+    if not known:
+        return None
+    levels = nice_ticks([value for _, silos in known for _, value in silos])
+    scale = Scale(levels[0], levels[-1], 0.0, 100.0)
+    return Spread(
+        tuple(_row(name, silos, scale) for name, silos in known),
+        ticks(levels, scale),
+        _told(known),
+        len(found) - len(known),
+    )
+
+
+_Known = list[tuple[str, float]]
+
+
+def _by_silo(setting: Setting) -> _Known:
+    """Mean over seeds, worst silo first."""
+    values: dict[str, list[float]] = {}
+    for cell in setting.cells:
+        for silo, value in _of(cell):
+            values.setdefault(silo, []).append(value)
+    means = ((silo, math.fsum(each) / len(each)) for silo, each in values.items())
+    return sorted(means, key=lambda each: each[1])
+
+
+def _of(cell: Cell) -> Iterator[tuple[str, float]]:
+    found = {cell.silo: cell.accuracy} if cell.kind == "alone" else cell.accuracy_per_silo or {}
+    for silo, value in found.items():
+        if silo is not None and value is not None and math.isfinite(value):
+            yield silo, value
+
+
+def _mean(silos: _Known) -> float:
+    return math.fsum(value for _, value in silos) / len(silos)
+
+
+def _row(name: str, silos: _Known, scale: Scale) -> Silos:
+    worst, best = silos[0], silos[-1]
+    at = tuple(round(scale(value), 3) for _, value in silos)
+    return Silos(
+        name,
+        at,
+        round(scale(_mean(silos)), 3),
+        worst=f"{worst[1]:.3f}",
+        mean=f"{_mean(silos):.3f}",
+        best=f"{best[1]:.3f}",
+        description=(
+            f"{name}: {counted(len(silos), 'silo')} from {worst[1]:.3f} ({worst[0]}) "
+            f"to {best[1]:.3f} ({best[0]}), mean {_mean(silos):.3f}"
+        ),
+        hover=hover(
+            at=at,
+            heads=[silo for silo, _ in silos],
+            names=["accuracy", "worst", "mean", "best"],
+            styles=["block silo", "block silo", "block mean", "block silo"],
+            texts=[[f"{value:.4f}" for _, value in silos]]
+            + [[f"{value:.4f}"] * len(silos) for value in (worst[1], _mean(silos), best[1])],
+        ),
+    )
+
+
+def _told(known: Sequence[tuple[str, _Known]]) -> str:
+    if len(known) == 1:
+        name, silos = known[0]
+        return f"{name}: the worst silo is {silos[0][0]} with {silos[0][1]:.3f}."
+    ordered = sorted(known, key=lambda each: each[1][0][1])
+    ends = (
+        f"{silos[0][1]:.3f} ({silos[0][0]}) with {name}"
+        for name, silos in (ordered[0], ordered[-1])
+    )
+    return "The worst silo has " + " and ".join(ends) + "; all other settings lie between."
+
+
+_HERE = Path(__file__).parent
+_PAGE = Page(
+    _HERE / "sweep.html.jinja",
+    styles=(_HERE / "sweep.css",),
+    scripts=(CHARTS, _HERE / "sweep.js"),
+    filters={"asked": asked_text, "name": title, "spent": spent_text},
+)
+
+
+def render(sweep: Sweep, *, again: str | None, pictures: Sequence[str] = ()) -> str:
+    """The whole page; `again` is the file in the sweep's folder that repeats it."""
+    found = settings(sweep)
+    shown = marks(found)
+    goals = targets(sweep)
+    rounds = [rounds_to(level, shown, found) for level in goals.levels] if goals else []
+    heights = [*accuracies(shown, found), *rounds]
+    across = views(sweep, shown) if shown else []
+    return _PAGE.render(
+        sweep=sweep,
+        task=sweep.experiment.get("task", "unnamed task"),
+        swept=tuple(_swept(sweep)),
+        verdict=verdict(sweep),
+        advice=advice(sweep),
+        alarms=tuple(alarms(sweep)),
+        figures=tuple(headline(sweep)),
+        compared=compared(sweep),
+        failures=failures(sweep),
+        marks=shown,
+        views=across,
+        view=across[0] if across else None,
+        heights=heights,
+        height=heights[0],
+        data=data(shown, across, heights) if across else None,
+        description=description(shown, across, heights) if across else "",
+        targets=goals,
+        shares=SHARES,
+        target=DEFAULT,
+        costs=costs(found, rounds),
+        spread=spread(found),
+        settings=found,
+        again=again,
+        options=tuple(_options(sweep)),
+        pictures=pictures,
+    )
+
+
+def _swept(sweep: Sweep) -> list[str]:
+    """What was varied, an entry for each axis, then seeds and baselines."""
+    found = [f"{axis.key}: {', '.join(map(_value, axis.values))}" for axis in sweep.axes]
+    grid = {axis.key for axis in sweep.axes}
+    listed = {key for cell in sweep.cells if not cell.baseline for key in cell.settings} - grid
+    found += [f"{key}: in listed cells" for key in sorted(listed)]
+    found.append(
+        f"{'seeds' if len(sweep.seeds) > 1 else 'seed'} {', '.join(map(str, sweep.seeds))}"
+    )
+    return found + ([f"beside it {', '.join(sweep.baselines)}"] if sweep.baselines else [])
+
+
+def _value(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _options(sweep: Sweep) -> list[str]:
+    """Of the command that repeats it, beside its file."""
+    engine = [] if sweep.engine == "auto" else [f"--engine {sweep.engine}"]
+    chosen = sweep.selection
+    law = [f"--private-tuning {chosen.law}:{chosen.expected_runs!r}"] if chosen else []
+    return [*engine, *law]

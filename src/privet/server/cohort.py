@@ -1,0 +1,198 @@
+"""Who takes part in a run, and who is still willing to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from privet.errors import ExperimentError
+from privet.experiment import Experiment
+from privet.randomness import coin
+from privet.wire import ENROL, UNUSABLE, Enrolment, Failure
+
+
+@dataclass(frozen=True)
+class Seat:
+    """What the coordinator's host knows of a node by itself, whatever the silo says."""
+
+    index: int
+    """Place in the federation; never another silo's."""
+    silo: str
+
+
+Seats = Callable[[int], Seat]
+
+MOST_UNUSABLE = 3
+"""Unusable replies in a row after which a silo is asked no more."""
+_GIVEN_UP = "roster"
+_AWAY = ("transport", "restart")
+_PASSING = (*_AWAY, "worker")
+"""Where a silo fails that may well take part when it is asked again."""
+
+_LEAST_TO_ENROL = 60.0
+"""Seconds: at first a silo may have to start a process and load its records."""
+
+
+class Absent(ExperimentError):  # noqa: N818 - says what is the matter
+    """Too few silos can take part now; one that was away may when it is asked again."""
+
+
+class Cohort:
+    """The silos that enrolled, by node, in the order of their places in the federation."""
+
+    def __init__(self, experiment: Experiment, silos: Mapping[int, Enrolment]) -> None:
+        self._experiment = experiment
+        self._silos: dict[int, Enrolment] = {}
+        self._unwilling: dict[str, str] = {}
+        self._asked: set[int] = set()
+        self._unusable: dict[str, int] = {}
+        self.welcome(silos)
+
+    def welcome(self, silos: Mapping[int, Enrolment]) -> None:
+        """Add silos, at their places."""
+        everybody = {**self._silos, **silos}
+        self._silos = dict(sorted(everybody.items(), key=lambda item: item[1].index))
+        self._asked |= silos.keys()
+
+    def turn_away(self, nodes: Iterable[int]) -> None:
+        """Ask these nodes no more: they cannot take part, or do not say anything."""
+        self._asked |= set(nodes)
+
+    def strangers(self, nodes: Iterable[int]) -> list[int]:
+        """Those of `nodes` that have not said yet whether they take part."""
+        return sorted(set(nodes) - self._asked)
+
+    def __len__(self) -> int:
+        return len(self._silos)
+
+    def __iter__(self) -> Iterator[Enrolment]:
+        return iter(self._silos.values())
+
+    @property
+    def nodes(self) -> list[int]:
+        """Every node that enrolled and was not given up."""
+        return [node for node, each in self._silos.items() if not self._given_up(each.silo)]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every silo that enrolled."""
+        return tuple(silo.silo for silo in self)
+
+    @property
+    def willing(self) -> tuple[str, ...]:
+        """Those whose last answer was no refusal, and that were not given up."""
+        if not (self._unwilling or self._unusable):
+            return self.names
+        return tuple(
+            name for name in self.names if name not in self._unwilling and not self._given_up(name)
+        )
+
+    def name(self, node: int) -> str:
+        """The silo at `node`."""
+        return self._silos[node].silo
+
+    def draw(self, round_: int) -> list[int]:
+        """Each silo by its own coin, so that the law is exactly Poisson sampling of silos."""
+        rate, seed = self._experiment.federation.participation, self._experiment.seed
+        return [
+            node
+            for node, silo in self._silos.items()
+            if (rate >= 1 or coin(seed, "participation", silo.index, round_) < rate)
+            and not self._given_up(silo.silo)
+        ]
+
+    def noise_floor(self) -> float | None:
+        """With shared calibration, the noise that the silo in greatest need asked for."""
+        privacy = self._experiment.privacy
+        if privacy is None or privacy.calibrate != "shared":
+            return None
+        return max((silo.noise_multiplier or 0.0 for silo in self), default=None)
+
+    def learn(self, entry: Mapping[str, Any]) -> list[Failure]:
+        """Take in who refused in a round and who did not, from its entry in the history.
+
+        The silos that are given up now: they have sent nothing usable for too long.
+        """
+        self._unwilling |= entry["refused"]
+        for silo in entry["participants"]:
+            self._unwilling.pop(silo, None)
+            self._unusable.pop(silo, None)
+        unusable = {each["silo"] for each in entry["failures"] if each["stage"] == UNUSABLE}
+        for silo in unusable:
+            self._unusable[silo] = self._unusable.get(silo, 0) + 1
+        reason = f"asked no more, after {MOST_UNUSABLE} unusable replies in a row"
+        return [
+            Failure(silo, _GIVEN_UP, reason)
+            for silo in sorted(unusable)
+            if self._unusable[silo] == MOST_UNUSABLE
+        ]
+
+    def _given_up(self, silo: str) -> bool:
+        return self._unusable.get(silo, 0) >= MOST_UNUSABLE
+
+    def too_few(self) -> str | None:
+        """Why no further round makes sense; None while enough silos are willing."""
+        least = self._experiment.federation.min_silos
+        if len(self.willing) >= least:
+            return None
+        reason = next((self._unwilling[n] for n in self.names if n in self._unwilling), None)
+        return (
+            f"{len(self.willing)} of {len(self)} silos would go on, federation.min_silos = {least}"
+            + (f"; one says: {reason}" if reason else "")
+        )
+
+
+def enrol(
+    grid: Grid, experiment: Experiment, seats: Seats | None = None
+) -> tuple[Cohort, list[Failure]]:
+    """Ask every node; whoever cannot take part is left out of the run, with the reason.
+
+    With `seats` names and places are what they say; else what the silos say.
+
+    ExperimentError when fewer than federation.min_silos can; Absent if that may pass.
+    """
+    cohort = Cohort(experiment, {})
+    failures = invite(grid, experiment, cohort, seats)
+    reason = failures[0].reason if failures else "no silo answered"
+    kind = Absent if any(each.stage in _AWAY for each in failures) else ExperimentError
+    if not len(cohort):
+        raise kind(f"no silo can take part: {reason}")
+    if shortage := cohort.too_few():
+        raise kind(f"{shortage}; one cannot: {reason}" if failures else shortage)
+    return cohort, failures
+
+
+def invite(
+    grid: Grid, experiment: Experiment, cohort: Cohort, seats: Seats | None = None
+) -> list[Failure]:
+    """Ask the nodes that have not answered yet; those that can are added to `cohort`."""
+    strangers = cohort.strangers(grid.get_node_ids())
+    if not strangers:
+        return []
+    messages = [Message(RecordDict(), node, ENROL) for node in strangers]
+    enrolled: dict[int, Enrolment] = {}
+    failures = []
+    silent, timeout = set(strangers), max(experiment.round_timeout, _LEAST_TO_ENROL)
+    for reply in grid.send_and_receive(messages, timeout=timeout):
+        node = reply.metadata.src_node_id
+        silent.discard(node)
+        name = seats(node).silo if seats else f"node {node}"
+        if reply.has_error():
+            failures.append(Failure.parse(reply.error.reason, silo=name))
+            if failures[-1].stage not in _PASSING:
+                cohort.turn_away([node])
+            continue
+        try:
+            enrolment = Enrolment.from_records(reply.content)
+        except Exception as error:  # whatever a peer sends, the run goes on without it
+            failures.append(Failure(name, "enrol", f"unusable reply: {error}"))
+            cohort.turn_away([node])
+        else:
+            enrolled[node] = replace(enrolment, **vars(seats(node))) if seats else enrolment
+    cohort.welcome(enrolled)
+    cohort.turn_away(silent)
+    return failures

@@ -1,0 +1,249 @@
+"""One cell: run it in a folder of its own and say what came of it.
+
+Cells in long-lived processes, one cell after the other in each.
+
+A worker is forked where the system can fork, so what the parent has imported and read is there at
+once. A cell whose process dies has failed, and the process is replaced. Workers end with their
+parent, however it ends, so that nobody writes into the folder of a sweep that goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from privet.errors import DataError, PrivacyError, PrivetError
+from privet.experiment import Experiment
+from privet.privacy.ledger import read_history
+from privet.record.folder import RunFolder
+from privet.server.rounds import Watch
+from privet.simulations.ledger import LEDGER, settle
+from privet.simulations.prepare import prepare
+from privet.simulations.run import Engine, Execution, run_prepared
+from privet.sweep.results import Cell, cell_from_plain, to_plain
+from privet.sweep.tracked import tracked_cell
+from privet.tasks.registry import kept_tasks
+from privet.tracking.line import TrackerPipe
+
+CELL = "cell.json"
+
+
+@dataclass(frozen=True)
+class CellJob:
+    """A cell that is to be run, with all that its process must be told."""
+
+    cell: Cell
+    experiment: Experiment
+    folder: Path
+    engine: Engine = "auto"
+    data_dir: Path | None = None
+
+
+def run_cell(job: CellJob, line: TrackerPipe | None = None) -> Cell:
+    """Run it and leave a finished run folder, which appears whole or not at all.
+
+    A tracker at the other end of `line` follows. Raises whatever the run raises; its folder is then
+    gone.
+    """
+    with tracked_cell(line, job.cell, job.experiment, folder=job.folder) as watch:
+        return _run(job, watch)
+
+
+def _run(job: CellJob, watch: Watch) -> Cell:
+    part = job.folder.with_name(f".{job.folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        start = time.perf_counter()
+        prepared = prepare(job.experiment, data_dir=job.data_dir)
+        execution = Execution(workers=1, engine=job.engine)
+        summary = run_prepared(prepared, out=part, execution=execution, resume=False, watch=watch)
+        _demand_agreement(summary)
+        done = _outcome(job.cell, summary, RunFolder(part), seconds=time.perf_counter() - start)
+        settle(part)
+        RunFolder(part).save_json(CELL, to_plain(done))
+        part.rename(job.folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return done
+
+
+def finished(cell: Cell, folder: Path) -> Cell | None:
+    """What was found out about `cell` before, as it is named now; None when it has not been run."""
+    try:
+        raw = json.loads((folder / CELL).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder / CELL} cannot be read: {error}; delete {folder}") from None
+    return replace(cell_from_plain(raw), baseline=cell.baseline, settings=cell.settings)
+
+
+def _demand_agreement(summary: Mapping[str, Any]) -> None:
+    checks = summary["epsilon"] and summary["epsilon"]["cross_checks"]
+    if checks and not checks["agree"]:
+        raise PrivacyError(f"epsilon is not confirmed: {'; '.join(checks['problems'])}")
+
+
+def _outcome(cell: Cell, summary: Mapping[str, Any], folder: RunFolder, *, seconds: float) -> Cell:
+    history = folder.history()
+    spent = _spent(summary["epsilon"], folder.path / LEDGER)
+    return replace(
+        cell,
+        status="done",
+        epsilon=max(spent.values()) if spent else None,
+        epsilon_per_silo=spent,
+        accuracy=summary["accuracy"],
+        loss=summary["loss"],
+        accuracy_per_silo=_per_silo(summary, history[-1]),
+        accuracies=tuple(entry["accuracy"] for entry in history),
+        seconds=seconds,
+        bytes_up=sum(entry["bytes"]["up"] for entry in history),
+        bytes_down=sum(entry["bytes"]["down"] for entry in history),
+    )
+
+
+def _spent(claimed: Mapping[str, Any] | None, ledger: Path) -> dict[str, float] | None:
+    """Epsilon of every silo by the ledger alone; None without differential privacy."""
+    if claimed is None:
+        return None
+    books = read_history(ledger)
+    return {silo: books.spent(silo, delta=claimed["delta"]) for silo in claimed["per_silo"]}
+
+
+def _per_silo(summary: Mapping[str, Any], last: Mapping[str, Any]) -> dict[str, float] | None:
+    measured = (summary["evaluation"] or {}).get("per_silo") or last["per_silo"] or {}
+    found = {silo: metrics.get("accuracy") for silo, metrics in measured.items() if metrics}
+    return {silo: value for silo, value in found.items() if value is not None} or None
+
+
+_LONGEST_REASON = 300
+
+
+@dataclass
+class _Worker:
+    process: BaseProcess
+    pipe: Connection
+    job: CellJob | None = None
+
+
+def run_jobs(
+    jobs: Sequence[CellJob], *, workers: int, line: TrackerPipe | None = None
+) -> Iterator[Cell]:
+    """Each cell as it is done or has failed, in the order of the clock.
+
+    A tracker at the other end of `line` is told of every round.
+    When the caller stops listening, or is interrupted, all processes are ended.
+    """
+    waiting = list(reversed(jobs))
+    _import_what_is_imported_late()
+    with _staff(min(workers, len(jobs)), line) as staff:
+        for worker in staff:
+            _give(worker, waiting)
+        while busy := [worker for worker in staff if worker.job is not None]:
+            ready = wait([worker.pipe for worker in busy])
+            for worker in busy:
+                if worker.pipe not in ready or worker.job is None:
+                    continue
+                cell = _take(worker) or _bury(worker, worker.job.cell)
+                if not worker.process.is_alive():
+                    staff.remove(worker)
+                    staff.append(worker := _start(line))
+                _give(worker, waiting)
+                yield cell
+
+
+def _import_what_is_imported_late() -> None:
+    """Here, once, and not in every process: torch's first optimizer imports for seconds."""
+    import torch
+
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+
+
+@contextmanager
+def _staff(count: int, line: TrackerPipe | None) -> Iterator[list[_Worker]]:
+    staff: list[_Worker] = []
+    try:
+        staff.extend(_start(line) for _ in range(count))
+        yield staff
+    finally:
+        for worker in staff:
+            worker.process.kill()
+            worker.process.join()
+            worker.pipe.close()
+
+
+def _start(line: TrackerPipe | None) -> _Worker:
+    can_fork = "fork" in multiprocessing.get_all_start_methods()
+    context: Any = multiprocessing.get_context("fork" if can_fork else "spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, os.getpid(), line), daemon=True)
+    process.start()
+    theirs.close()
+    return _Worker(process, ours)
+
+
+def _give(worker: _Worker, waiting: list[CellJob]) -> None:
+    worker.job = waiting.pop() if waiting else None
+    if worker.job is not None:
+        with contextlib.suppress(OSError):  # one that died meanwhile is found by `_take`
+            worker.pipe.send(worker.job)
+
+
+def _take(worker: _Worker) -> Cell | None:
+    try:
+        cell: Cell = worker.pipe.recv()
+    except (EOFError, OSError):
+        return None
+    return cell
+
+
+def _bury(worker: _Worker, cell: Cell) -> Cell:
+    worker.process.join(timeout=1)
+    code = worker.process.exitcode
+    worker.process.kill()
+    worker.process.join()
+    worker.pipe.close()
+    return replace(cell, status="failed", reason=f"its process died with exit code {code}")
+
+
+def _serve(pipe: Connection, parent: int, line: TrackerPipe | None) -> None:
+    """A worker's life: run cells until the parent is gone."""
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    torch.set_num_threads(1)
+    with contextlib.suppress(EOFError, OSError), kept_tasks():
+        while True:
+            pipe.send(_work_on(pipe.recv(), line))
+
+
+def _end_with(parent: int) -> None:
+    """End this process at once when `parent` has ended: another takes over then."""
+    while os.getppid() == parent:
+        threading.Event().wait(0.2)
+    os._exit(1)
+
+
+def _work_on(job: CellJob, line: TrackerPipe | None) -> Cell:
+    try:
+        return run_cell(job, line)
+    except PrivetError as error:
+        reason = str(error)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+    told = " ".join(reason.split())[:_LONGEST_REASON]
+    return replace(job.cell, status="failed", reason=told)

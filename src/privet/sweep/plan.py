@@ -1,0 +1,306 @@
+"""Which runs a sweep consists of: the grid, the seeds, and the baselines beside them.
+
+What a cell is recognised by: everything that decides its result, in sixteen digits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+import privet
+from privet.client.plan import plan_round
+from privet.client.silo import Place
+from privet.errors import ExperimentError, nearest
+from privet.experiment import Experiment
+from privet.sweep.dealing import Dealt, OneSilo, dealt, task_settings
+from privet.sweep.results import Axis, Cell, Kind, Settings, described
+from privet.tasks import Examples, load_task
+
+Buffer: TypeAlias = bytes | memoryview
+
+FORMAT = 1
+"""Raised when runs of the same settings begin to come out otherwise."""
+
+
+def address(experiment: Experiment, *, engine: str, data: str) -> str:
+    """The name of a run: a hash over its resolved settings, seed included, the engine and the data.
+
+    `data` is what `data_identity` says; equal settings and equal data give equal addresses,
+    whatever the order of the keys and whether defaults are written down.
+    """
+    parts = (f"privet {privet.__version__} cell {FORMAT}", engine, data, experiment.to_toml())
+    return _digest(*(part.encode() for part in parts))
+
+
+def setting(experiment: Experiment) -> str:
+    """What is recognised as the same setting: everything but the seed."""
+    return _digest(experiment.with_settings({"seed": 0}).to_toml().encode())
+
+
+def data_identity(experiment: Experiment, *, data_dir: Path | None) -> str:
+    """A hash over the task's records, for training and testing, and the source of its class."""
+    task = load_task(
+        experiment.task, model=experiment.model, data_dir=data_dir, options=experiment.data
+    )
+    source = inspect.getsourcefile(type(getattr(task, "_task", task)))
+    code = Path(source).read_bytes() if source else b""
+    model = str(task.model()).encode()
+    return _digest(code, model, *_content(task.train_data()), *_content(task.test_data()))
+
+
+def _content(examples: Examples | None) -> Iterator[Buffer]:
+    if examples is None:
+        return
+    for each in (examples.inputs, examples.targets):
+        yield np.ascontiguousarray(each.numpy()).data
+    yield ",".join(examples.silo_names).encode()
+    if examples.silo is not None:
+        yield np.ascontiguousarray(examples.silo).data
+
+
+def _digest(*parts: Buffer) -> str:
+    whole = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        whole.update(memoryview(part).nbytes.to_bytes(8, "little"))
+        whole.update(part)
+    return whole.hexdigest()
+
+
+BASELINES = ("no-dp", "alone", "pooled")
+
+_PRIVACY = ("privacy.",)
+_LEFT_OUT = ("privacy.", "strategy.", "encryption.")
+"""Tables that do not matter to a silo alone and to pooled data."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A cell and the experiment that it runs."""
+
+    cell: Cell
+    experiment: Experiment
+    setting: str
+    """The same for cells that differ in their seeds alone."""
+
+
+def grid(axes: Sequence[Axis], listed: Sequence[Settings] = ()) -> list[Settings]:
+    """Every combination of the axes' values, the last axis fastest, and then the listed ones.
+
+    >>> grid([Axis("a", (1, 2)), Axis("b", (3,))])
+    [{'a': 1, 'b': 3}, {'a': 2, 'b': 3}]
+    """
+    combinations = itertools.product(*(axis.values for axis in axes)) if axes or not listed else ()
+    keys = [axis.key for axis in axes]
+    found = [dict(zip(keys, values, strict=True)) for values in combinations]
+    return [*found, *(dict(each) for each in listed if dict(each) not in found)]
+
+
+def seeds_of(seeds: int | Sequence[int], experiment: Experiment) -> tuple[int, ...]:
+    """A number of seeds, from the experiment's own upwards, or the seeds themselves."""
+    if isinstance(seeds, int):
+        if seeds < 1:
+            raise ExperimentError(f"seeds = {seeds}: at least one is needed")
+        return tuple(range(experiment.seed, experiment.seed + seeds))
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ExperimentError(f"seeds = {list(seeds)}: they must be different, and at least one")
+    return tuple(seeds)
+
+
+def baselines_of(names: str | Iterable[str]) -> tuple[str, ...]:
+    """Those that are named: "all", "none", or some of them, as a list or with commas."""
+    wanted = [names] if isinstance(names, str) else list(names)
+    wanted = [part.strip() for name in wanted for part in name.split(",")]
+    if wanted == ["all"]:
+        return BASELINES
+    if wanted in ([], ["none"]):
+        return ()
+    for name in wanted:
+        if name not in BASELINES:
+            known = ("all", "none", *BASELINES)
+            raise ExperimentError(
+                f"baselines = '{name}': it is one of {', '.join(known)}.{nearest(name, known)}"
+            )
+    return tuple(name for name in BASELINES if name in wanted)
+
+
+class Planner:
+    """Makes cells of settings; reads the data where an address or a baseline depends on them."""
+
+    def __init__(self, experiment: Experiment, *, engine: str, data_dir: Path | None) -> None:
+        self._experiment = experiment
+        self._engine = engine
+        self._data_dir = data_dir
+        self._data: dict[str, str] = {}
+
+    def check(self, settings: Settings) -> None:
+        """ExperimentError, naming the cell, for settings that no run can have."""
+        if "seed" in settings:
+            raise ExperimentError("a sweep has seeds beside its settings: leave 'seed' out of them")
+        try:
+            self._experiment.with_settings(settings)
+        except ExperimentError as error:
+            raise ExperimentError(f"cell {described(settings)}: {error}") from None
+
+    def plan(
+        self, settings: Sequence[Settings], seeds: Sequence[int], baselines: Sequence[str]
+    ) -> list[Planned]:
+        """The cells asked for, then the baselines; what is both is there once."""
+        asked = [self.federated(each, seed) for each in settings for seed in seeds]
+        cells = list(asked)
+        if "no-dp" in baselines:
+            cells += [
+                plain for each in _first_of_each(asked, _PRIVACY) for plain in self._no_dp(each)
+            ]
+        for each in _first_of_each(asked, _LEFT_OUT):
+            if "alone" in baselines:
+                cells += self._alone(each)
+            if "pooled" in baselines:
+                cells += self._pooled(each)
+        found: dict[str, Planned] = {}
+        for planned in cells:
+            found.setdefault(planned.cell.address, planned)
+        return list(found.values())
+
+    def federated(self, settings: Settings, seed: int, *, baseline: bool = False) -> Planned:
+        """The experiment with `settings` and `seed`."""
+        experiment = self._experiment.with_settings({**settings, "seed": seed})
+        return self._planned("federated", settings, experiment, of=experiment, baseline=baseline)
+
+    def fixed(self, settings: Settings, *, seed: int) -> Planned:
+        """`federated` on silos that are dealt by the experiment's own seed, whatever `seed`."""
+        whole = self._experiment.with_settings(settings)
+        raw = whole.model_dump(exclude_unset=True) | task_settings(Dealt, whole) | {"seed": seed}
+        raw["federation"] = {
+            key: value for key, value in raw.get("federation", {}).items() if key != "silos"
+        } | {"partition": "natural"}
+        experiment = Experiment.from_mapping(raw)
+        return self._planned("federated", settings, experiment, of=whole, baseline=False)
+
+    def dealt(self, planned: Planned) -> Place:
+        """The cell's silos and their records; DataError when they cannot be read or dealt."""
+        return dealt(planned.experiment, data_dir=self._data_dir)
+
+    @property
+    def seed(self) -> int:
+        """The experiment's own."""
+        return self._experiment.seed
+
+    def _no_dp(self, asked: Planned) -> Iterator[Planned]:
+        """The same federation without differential privacy."""
+        if asked.experiment.privacy is None:
+            return
+        kept = _without(asked.cell.settings, _PRIVACY)
+        yield self.federated({**kept, "privacy.epsilon": math.inf}, asked.cell.seed, baseline=True)
+
+    def _alone(self, asked: Planned) -> Iterator[Planned]:
+        """Every silo on its own records, without differential privacy: it hands nothing out.
+
+        It trains with as many local steps as it would in the federation: as many in a round, in
+        every round in which a coin of the same bias says so.
+        """
+        experiment = asked.experiment
+        chances = ("participation", "dropout")
+        federation = {name: getattr(experiment.federation, name) for name in chances}
+        for silo in self._names_and_sizes(asked):
+            task = task_settings(OneSilo, experiment, silo=silo)
+            yield self._single(asked, "alone", federation, silo=silo, **task)
+
+    def _pooled(self, asked: Planned) -> Iterator[Planned]:
+        """One silo that holds everybody's records, without differential privacy: the ceiling.
+
+        In a round it takes as many local steps as all silos of the federation together are expected
+        to take, so it goes over the records as often as they do, in batches of the same size.
+        """
+        experiment = asked.experiment.model_copy(update={"privacy": None})
+        sizes = self._names_and_sizes(asked).values()
+        if not sizes:
+            return
+        steps = sum(plan_round(experiment, n_records=size).steps for size in sizes)
+        expected = experiment.federation.participation * (1 - experiment.federation.dropout) * steps
+        training = experiment.training.model_dump(exclude_unset=True, exclude={"epochs"})
+        training["steps"] = max(1, round(expected))
+        yield self._single(asked, "pooled", {}, training=training)
+
+    def _names_and_sizes(self, asked: Planned) -> dict[str, int]:
+        """Of the silos; empty where data cannot be read or dealt: the cell itself will say why."""
+        try:
+            place = self.dealt(asked)
+        except Exception:  # a task of one's own may raise anything
+            return {}
+        return {name: len(silo) for name, silo in zip(place.names, place.silos, strict=True)}
+
+    def _single(
+        self,
+        asked: Planned,
+        kind: Kind,
+        federation: Mapping[str, Any],
+        *,
+        silo: str | None = None,
+        **replaced: Any,
+    ) -> Planned:
+        """One silo that averages with nobody: no strategy, nothing to protect on the way."""
+        raw = asked.experiment.model_dump(
+            exclude_unset=True, exclude={"privacy", "strategy", "encryption", "federation"}
+        )
+        raw |= {"federation": {"silos": 1, "partition": "iid", **federation}, **replaced}
+        settings = _without(asked.cell.settings, _LEFT_OUT)
+        experiment = Experiment.from_mapping(raw)
+        return self._planned(
+            kind, settings, experiment, of=asked.experiment, baseline=True, silo=silo
+        )
+
+    def _planned(
+        self,
+        kind: Kind,
+        settings: Settings,
+        experiment: Experiment,
+        *,
+        of: Experiment,
+        baseline: bool,
+        silo: str | None = None,
+    ) -> Planned:
+        """`of`: the federation whose data it trains on."""
+        privacy = experiment.privacy
+        cell = Cell(
+            address(experiment, engine=self._engine, data=self._identity(of)),
+            kind,
+            baseline,
+            settings,
+            experiment.seed,
+            silo=silo,
+            asked_epsilon=privacy.epsilon if privacy else None,
+            delta=privacy.delta if privacy else None,
+        )
+        return Planned(cell, experiment, setting(experiment))
+
+    def _identity(self, experiment: Experiment) -> str:
+        """That of the data; of data that cannot be read, none: the run will say why."""
+        key = repr((experiment.task, experiment.model, experiment.data))
+        if key not in self._data:
+            try:
+                self._data[key] = data_identity(experiment, data_dir=self._data_dir)
+            except Exception:  # a task of one's own may raise anything
+                self._data[key] = "unreadable"
+        return self._data[key]
+
+
+def _first_of_each(cells: Sequence[Planned], tables: tuple[str, ...]) -> list[Planned]:
+    """Cells that differ in more than their settings in `tables`, the first of each."""
+    found: dict[str, Planned] = {}
+    for planned in cells:
+        kept = _without(planned.cell.settings, tables)
+        found.setdefault(repr((sorted(kept.items()), planned.cell.seed)), planned)
+    return list(found.values())
+
+
+def _without(settings: Settings, tables: tuple[str, ...]) -> Settings:
+    return {key: value for key, value in settings.items() if not key.startswith(tables)}

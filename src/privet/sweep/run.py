@@ -1,0 +1,216 @@
+"""`sweep`: from an experiment and its axes to results, cell by cell, and on after a kill."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+from privet.errors import ExperimentError
+from privet.experiment import Experiment
+from privet.files import only_process
+from privet.privacy.accounting.tuning import RandomRuns
+from privet.simulations.run import Engine
+from privet.sweep.asked import SweepRequest, sweep_toml
+from privet.sweep.cells import CellJob, finished, run_jobs
+from privet.sweep.plan import Planned, Planner, baselines_of, grid, seeds_of
+from privet.sweep.results import SCHEMA, Axis, Cell, Settings, Sweep, Value
+from privet.sweep.selection import choose, plan_selection
+from privet.sweep.statistics import compare, estimate
+from privet.sweep.store import CELLS, LOCK, Store
+from privet.sweep.tracked import SweepTracking, tracked_sweep
+from privet.tasks.files import data_folder
+from privet.tasks.registry import kept_tasks
+
+
+class Watch(Protocol):
+    """Looks on while cells are done."""
+
+    def begin(self, cells: Sequence[Cell], *, workers: int) -> None:
+        """All cells, those that were done before among them."""
+
+    def __call__(self, cell: Cell) -> None:
+        """A cell that is done or has failed."""
+
+
+class LookAway:
+    """Watches nothing."""
+
+    def begin(self, cells: Sequence[Cell], *, workers: int) -> None:
+        """Nothing."""
+
+    def __call__(self, cell: Cell) -> None:
+        """Nothing."""
+
+
+def sweep(
+    experiment: Experiment,
+    *,
+    axes: Mapping[str, Sequence[Value]] | None = None,
+    cells: Sequence[Settings] = (),
+    seeds: int | Sequence[int] | None = None,
+    baselines: str | Iterable[str] | None = None,
+    out: Path,
+    workers: int | None = None,
+    engine: Engine = "auto",
+    data_dir: Path | None = None,
+    resume: bool = False,
+    private_tuning: RandomRuns | None = None,
+    watch: Watch | None = None,
+    track: str | SweepTracking | None = None,
+) -> Sweep:
+    """Run `experiment` at every combination of the axes' values, and at the listed `cells`.
+
+    `axes`: dotted keys and their values, such as {"privacy.epsilon": [1, 8, math.inf]}, where an
+    infinite epsilon is no differential privacy. `seeds`: how many (default: 5), from the
+    experiment's own upwards, or which. `baselines`: "all" (default), "none", or some of
+
+    - no-dp: the same federation without differential privacy;
+    - alone: every silo trains on its own records, in as many rounds with as many local steps;
+    - pooled: one silo holds all records and takes, in a round, as many steps as all silos together
+      are expected to take, in batches of the same size: as many passes over the records.
+
+    The last two are without differential privacy, average with plain fedavg and are evaluated on
+    the same test records. `workers`: processes, a cell at a time in each (default: the cores).
+
+    A cell's result depends on its settings, the engine and the data alone; it is a run folder in
+    `out`/cells without report and plots. With `resume` the cells that are done are kept and all
+    others run; axes, seeds and baselines may be others than before. A cell that fails says why in
+    the results, and the rest go on.
+
+    With `private_tuning` the grid is not run: a random number of runs draw their settings from it,
+    and `Sweep.selection` is the best with what it costs to release that one and nothing else
+    (Papernot and Steinke 2022; see `privet.sweep.selection`). Every run has a seed of
+    its own, and there are no baselines.
+
+    `track`: mlflow, tensorboard or wandb, perhaps with a colon and a place, is told of every round
+    of every cell (see `privet.tracking`).
+
+    Raises PrivetError for settings that cannot be, and for a folder that holds a sweep already or
+    is in use; KeyboardInterrupt leaves the results so far.
+    """
+    found = tuple(Axis(key, tuple(values)) for key, values in (axes or {}).items())
+    for axis in found:
+        if not axis.values or len(set(axis.values)) < len(axis.values):
+            raise ExperimentError(f"axis {axis.key}: it needs values, each of them once")
+    if private_tuning and not (seeds is None and baselines in (None, "none")):
+        raise ExperimentError(
+            "private tuning has seeds of its own and no baselines: leave them out"
+        )
+    record = Sweep(
+        schema=SCHEMA,
+        experiment=experiment.model_dump(exclude_none=True),
+        engine=engine,
+        axes=found,
+        seeds=seeds_of(5 if seeds is None else seeds, experiment),
+        baselines=() if private_tuning else baselines_of(baselines or "all"),
+        cells=(),
+        workers=workers or os.cpu_count() or 1,
+    )
+    settings = grid(found, cells)
+    data_dir = data_folder(data_dir)
+    planner = Planner(experiment, engine=engine, data_dir=data_dir)
+    for each in settings:
+        planner.check(each)
+    store = Store(out)
+    before = store.open(resume=resume)
+    with tracked_sweep(track, folder=out) as tracking, kept_tasks(), only_process(out / LOCK):
+        begin = time.monotonic() - (before.seconds if before else 0.0)
+        if private_tuning:
+            planned, selection = plan_selection(planner, settings, private_tuning)
+            own = tuple(each.cell.seed for each in planned)
+            record = replace(record, seeds=own, selection=selection)
+        else:
+            planned = planner.plan(settings, record.seeds, record.baselines)
+        record = replace(record, tried=_tried(before, planned))
+        store.save_asked(sweep_toml(experiment, _asked(record, cells)))
+        progress = _Progress(record, store, planned, begin)
+        return _run(progress, data_dir, watch or LookAway(), tracking)
+
+
+def _asked(record: Sweep, cells: Sequence[Settings]) -> SweepRequest:
+    """Private tuning draws seeds of its own and takes no baselines."""
+    axes = {axis.key: axis.values for axis in record.axes}
+    if record.selection:
+        return SweepRequest(axes, cells)
+    return SweepRequest(axes, cells, record.seeds, record.baselines or "none")
+
+
+def _tried(before: Sweep | None, planned: Sequence[Planned]) -> tuple[str, ...]:
+    now = (each.setting for each in planned if not each.cell.baseline)
+    return tuple(dict.fromkeys([*(before.tried if before else ()), *now]))
+
+
+@dataclass
+class _Progress:
+    """The results while they grow."""
+
+    record: Sweep
+    store: Store
+    planned: Sequence[Planned]
+    begin: float
+    cells: dict[str, Cell] = field(default_factory=dict)
+
+    def look(self) -> None:
+        """Find the cells that are done in the folder."""
+        for each in self.planned:
+            folder = self.store.folder / CELLS / each.cell.address
+            self.cells[each.cell.address] = (
+                finished(each.cell, folder) or self.cells.get(each.cell.address) or each.cell
+            )
+
+    def waiting(self) -> list[Planned]:
+        return [p for p in self.planned if self.cells[p.cell.address].status == "waiting"]
+
+    def note(self, cell: Cell) -> None:
+        self.cells[cell.address] = cell
+        if self.store.due:
+            self.store.save(self.so_far())
+
+    def so_far(self) -> Sweep:
+        cells = tuple(self.cells.values())
+        estimates = estimate(cells)
+        return replace(
+            self.record,
+            cells=cells,
+            estimates=tuple(estimates),
+            comparisons=tuple(compare(cells, estimates, self.record.axes)),
+            selection=self.record.selection and choose(self.record.selection, cells),
+            seconds=time.monotonic() - self.begin,
+        )
+
+    def save(self) -> Sweep:
+        sweep = self.so_far()
+        self.store.save(sweep)
+        self.store.save_tables(sweep)
+        return sweep
+
+
+def _run(
+    progress: _Progress, data_dir: Path | None, watch: Watch, tracking: SweepTracking | None
+) -> Sweep:
+    record, store = progress.record, progress.store
+    store.clear_away()
+    progress.look()
+    watch.begin(list(progress.cells.values()), workers=record.workers)
+    store.save(progress.so_far())
+    if tracking:
+        tracking.begin(record, folder=store.folder)
+    folder = store.folder.absolute() / CELLS
+    jobs = [
+        CellJob(each.cell, each.experiment, folder / each.cell.address, record.engine, data_dir)
+        for each in progress.waiting()
+    ]
+    try:
+        line = tracking.line if tracking else None
+        for cell in run_jobs(jobs, workers=record.workers, line=line):
+            progress.note(cell)
+            watch(cell)
+    finally:
+        store.clear_away()
+        progress.look()  # a cell may have been done when its process was ended
+        result = progress.save()
+    return result

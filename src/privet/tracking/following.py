@@ -1,0 +1,74 @@
+"""A run as a tracker follows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from privet.experiment import Experiment, dotted
+from privet.record.folder import SUMMARY
+from privet.server.app import look_away
+from privet.server.rounds import Watch
+from privet.tracking.line import TrackerPipe, open_line
+from privet.tracking.tracker import About, Status, Tracking, figures
+
+REPORT = "report.html"
+
+
+@contextmanager
+def tracked_run(
+    tracking: Tracking | None, experiment: Experiment, *, folder: Path
+) -> Iterator[Watch]:
+    """A watch that passes rounds on; at the end the summary and, if there is one, the report.
+
+    Without `tracking` it watches nothing.
+    """
+    if tracking is None:
+        yield look_away
+        return
+    about = About(folder.absolute().name, dotted(experiment.model_dump(exclude_none=True)))
+    with open_line(tracking, folder) as line, followed(line, "run", about, folder) as watch:
+        yield watch
+
+
+def both(first: Watch, second: Watch) -> Watch:
+    """A watch that calls two."""
+
+    def watch(entry: Mapping[str, Any]) -> None:
+        first(entry)
+        second(entry)
+
+    return watch
+
+
+@contextmanager
+def followed(line: TrackerPipe, key: str, about: About, folder: Path) -> Iterator[Watch]:
+    """A watch that says what happens on `line`, where the run is known as `key`."""
+    begun = False
+
+    def watch(entry: Mapping[str, Any]) -> None:
+        nonlocal begun
+        if not begun:  # with the first entry: until then the settings may be refused
+            line.say("begin", key, about)
+            begun = True
+        line.say("round", key, entry["round"], figures(entry))
+
+    with ended(line, key, [folder / name for name in (SUMMARY, REPORT)]):
+        yield watch
+
+
+@contextmanager
+def ended(line: TrackerPipe, key: str, files: Sequence[Path]) -> Iterator[None]:
+    """Say how it ended, and what there is of `files` then."""
+    status: Status = "FAILED"
+    try:
+        yield
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        there = [file.absolute() for file in files if status == "FINISHED" and file.exists()]
+        line.say("end", key, status, there)

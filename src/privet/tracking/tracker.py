@@ -1,0 +1,97 @@
+"""What a tracker can do, and the three that there are.
+
+Which tracker is asked for, and whether it can be had.
+
+What a tracker is told: settings, and of a round's entry in the history the figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, Protocol, Self, cast
+
+from privet.errors import ExperimentError, nearest
+
+_KINDS = ("mlflow", "tensorboard", "wandb")
+"""Each is the name of its package, too."""
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """A tracker and where it keeps things; None: where its own settings and variables say."""
+
+    kind: str
+    place: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read KIND or KIND:PLACE, such as mlflow:http://localhost:5000.
+
+        Raises ExperimentError for another kind, and for one whose package is not installed.
+        """
+        kind, _, place = text.partition(":")
+        if kind not in _KINDS:
+            known = ", ".join(_KINDS)
+            raise ExperimentError(f"track = '{text}': one of {known}.{nearest(kind, _KINDS)}")
+        if find_spec(kind) is None:
+            raise ExperimentError(
+                f"track = '{kind}' needs its package: pip install 'privet[{kind}]'"
+            )
+        return cls(kind, place or None)
+
+
+@dataclass(frozen=True)
+class About:
+    """What a run is called, what it was set to, and whose cell it is."""
+
+    name: str
+    settings: Mapping[str, Any]
+    parent: str | None = None
+    """The key of the sweep's own run, of a cell."""
+    cells: bool = False
+    """Whether it is the sweep's own."""
+
+
+def figures(entry: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of a round: none of a single silo, and nothing that is not in the entry."""
+    return {name: float(value) for name, value in _found(entry) if value is not None}
+
+
+def _found(entry: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:
+    yield "accuracy", entry["accuracy"]
+    yield "loss", entry["loss"]
+    yield "epsilon", (entry["epsilon"] or {}).get("max")
+    for name, value in ((entry["evaluation"] or {}).get("metrics") or {}).items():
+        yield f"own_records/{name}", value
+    yield "bytes/up", entry["bytes"]["up"]
+    yield "bytes/down", entry["bytes"]["down"]
+    for name, value in entry["seconds"].items():
+        yield f"seconds/{name}", value
+    for name in ("participants", "refused", "failures", "dropped"):
+        yield f"silos/{name}", len(entry[name])
+
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+class Tracker(Protocol):
+    """Keeps runs by keys of the caller's choice. Any method may raise anything."""
+
+    def begin(self, key: str, about: About) -> None:
+        """A run that starts now."""
+
+    def round(self, key: str, number: int, figures: Mapping[str, float]) -> None:
+        """The figures of one round; a round may come again."""
+
+    def end(self, key: str, status: Status, files: Sequence[Path]) -> None:
+        """A run that is over, and what is to be kept of it."""
+
+
+def open_tracker(tracking: Tracking, folder: Path) -> Tracker:
+    """The tracker that was asked for, for what is written to `folder`."""
+    module = import_module(f"privet.tracking.{tracking.kind}")
+    return cast(Tracker, module.open_tracker(tracking.place, folder))

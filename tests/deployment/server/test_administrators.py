@@ -1,0 +1,111 @@
+"""What administrators sign that no sound program would."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+from typing import Any
+
+import httpx
+import pytest
+
+from gate_project import GateProject, LiveServer
+from privet.deployment.admin import AdminClient
+from privet.deployment.parties.orders import Order
+from privet.deployment.parties.requests import SIGNATURE
+from privet.experiment import Experiment
+from privet.record.folder import RunFolder
+
+OWN = "/privet/v1/"
+
+
+def odd_order(project: GateProject, **odd: Any) -> bytes:
+    """An order with fields changed before ana signed it."""
+    made = Order.create(
+        Experiment.from_mapping({"task": "digits"}), project="lungs", requester="ana"
+    )
+    raw = {**vars(made), **odd}
+    facts = b"privet order 1\n" + json.dumps(raw, sort_keys=True).encode()
+    return json.dumps({"order": raw, "signature": project.key("ana").sign(facts)}).encode()
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"at": float("nan")},
+        {"at": float("inf")},
+        {"experiment": {"task": float("nan")}},
+        {"experiment": {"task": "digits", "rounds": float("inf")}},
+        {"experiment": {"task": "\ud800"}},
+        {"experiment": {"task": ["digits"], "rounds": {"more": None}}},
+        {"experiment": {"task": "digits", "training": {"lr": "\x00" * 99}}},
+        {"experiment": {}},
+        {"job": "0" * 12},
+    ],
+    ids=str,
+)
+def test_no_signed_order_makes_a_server_dumb(
+    project: GateProject, server: LiveServer, odd: dict[str, Any]
+) -> None:
+    with project.http("ana") as ana:
+        answer = ana.post(f"{OWN}jobs", content=odd_order(project, **odd))
+        assert answer.status_code in (201, 400, 403)
+        for path in ("status", "jobs"):
+            assert ana.get(OWN + path).status_code == 200
+
+
+def test_a_length_with_leading_zeros_lets_no_more_bytes_in(
+    project: GateProject, server: LiveServer
+) -> None:
+    body = b"x" * 1_500_000
+    with project.http("ana") as ana:
+        start = ana.post(f"{OWN}jobs", content=b"").request.headers[SIGNATURE]
+    signing = project.auth("ana")
+    signing._start = json.loads(start)[1]
+    request = httpx.Request("POST", f"{project.url}{OWN}jobs", content=body)
+    next(signing.auth_flow(request))
+    head = (
+        f"POST {OWN}jobs HTTP/1.1\r\nhost: x\r\n{SIGNATURE}: {request.headers[SIGNATURE]}\r\n"
+        f"content-length: {'0' * 25}{len(body)}\r\n\r\n"
+    )
+    with project.socket() as wire:
+        wire.sendall(head.encode())
+        with contextlib.suppress(OSError):  # the server may be done before all is sent
+            wire.sendall(body)
+        assert wire.recv(1000).split(b" ")[1] == b"413"
+
+
+@pytest.mark.parametrize(
+    "range_",
+    ["bytes=", "bytes=-", "bytes=9-1", "bytes=-9999999", "bytes=" + "0-," * 5000, "lines=1", "²"],
+    ids=lambda text: text[:12],
+)
+def test_no_range_of_a_file_is_a_servers_fault(
+    project: GateProject, server: LiveServer, range_: str
+) -> None:
+    with project.http("ana") as ana:
+        job = ana.post(f"{OWN}jobs", content=odd_order(project, job=_job(range_))).json()["id"]
+        folder = server.store.get(job).run
+        folder.mkdir()
+        (folder / "history.jsonl").write_bytes(b"0123456789")
+        url = f"{OWN}jobs/{job}/files/history.jsonl"
+        headers = [(b"range", range_.encode("latin-1"))]
+        answer: httpx.Response = ana.get(url, headers=headers)
+    assert answer.status_code in (200, 206, 400, 416)
+
+
+def test_a_run_that_diverged_can_be_followed(project: GateProject, server: LiveServer) -> None:
+    with project.http("ana") as ana:
+        job = ana.post(f"{OWN}jobs", content=odd_order(project, job="d" * 12)).json()["id"]
+    run = RunFolder(server.store.get(job).run)
+    run.path.mkdir()
+    run.append({"round": 0, "loss": float("nan"), "epsilon": {"max": float("inf")}})
+    with AdminClient(project.admin_kit()) as desk:
+        (entry,), _ = desk.history(job, start=0)
+    assert (math.isnan(entry["loss"]), entry["epsilon"]["max"]) == (True, float("inf"))
+
+
+def _job(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,79 @@
+"""The run folder survives interruptions and refuses to mix runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from privet.errors import ExperimentError
+from privet.experiment import Experiment
+from privet.record.folder import HISTORY, RunFolder
+
+
+def experiment(**settings: object) -> Experiment:
+    return Experiment.from_mapping({"task": "digits", **settings})
+
+
+def filled(path: Path) -> RunFolder:
+    folder = RunFolder(path / "run")
+    folder.create(experiment())
+    for round_ in range(3):
+        folder.append({"round": round_})
+        if round_ < 2:
+            folder.save_checkpoint(round_, {"weights": np.full(3, round_, dtype=np.float32)})
+    return folder
+
+
+def test_reopening_goes_back_to_the_last_checkpoint(tmp_path: Path) -> None:
+    checkpoint = filled(tmp_path).reopen(experiment())
+    assert checkpoint is not None
+    assert checkpoint.round == 1
+    np.testing.assert_array_equal(checkpoint.tensors["weights"], np.ones(3, dtype=np.float32))
+    assert RunFolder(tmp_path / "run").history() == [{"round": 0}, {"round": 1}]
+
+
+def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
+    folder = filled(tmp_path)
+    with (folder.path / HISTORY).open("a") as file:
+        file.write('{"round": 3, "lo')
+    assert [entry["round"] for entry in folder.history()] == [0, 1, 2]
+
+
+def test_a_folder_without_a_checkpoint_starts_over(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.create(experiment())
+    folder.append({"round": 0})
+    assert folder.reopen(experiment()) is None
+    assert folder.history() == []
+
+
+def test_other_settings_cannot_be_resumed(tmp_path: Path) -> None:
+    folder = filled(tmp_path)
+    with pytest.raises(ExperimentError, match="was run with other settings"):
+        folder.reopen(experiment(rounds=11))
+
+
+def test_a_folder_that_holds_a_run_is_not_written_over(tmp_path: Path) -> None:
+    folder = filled(tmp_path)
+    with pytest.raises(ExperimentError, match="holds a run already"):
+        folder.create(experiment())
+
+
+def test_a_place_that_cannot_be_written_is_an_error_of_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ExperimentError, match="cannot write to"):
+        RunFolder(tmp_path / "file" / "run").check_free(resume=False)
+
+
+def test_no_temporary_files_are_left(tmp_path: Path) -> None:
+    folder = filled(tmp_path)
+    folder.save_model({"layer.weight": np.zeros((2, 3), dtype=np.float32)})
+    names = {path.name for path in folder.path.iterdir()}
+    assert names == {
+        "experiment.toml",
+        "history.jsonl",
+        "checkpoint.safetensors",
+        "model.safetensors",
+    }
