@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from privet import Experiment, sweep
-from privet.sweep.results import Estimate, Sweep, accuracy_text, title
+from privet.sweeps.results import Estimate, Sweep, accuracy_text, title
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 PRIVACY = {"privacy.epsilon": 1.0, "privacy.delta": 1e-5, "privacy.clip": 1.0}

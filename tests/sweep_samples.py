@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from privet.sweep.plan import grid
-from privet.sweep.results import Axis, Cell, Kind, Selection, Settings, Sweep, Value, to_plain
-from privet.sweep.statistics import compare, estimate
+from privet.sweeps.plan import grid
+from privet.sweeps.results import Axis, Cell, Kind, Selection, Settings, Sweep, Value, to_plain
+from privet.sweeps.statistics import compare, estimate
 
 BUDGETS = Axis("privacy.epsilon", (1, 4, math.inf))
 RATES = Axis("training.lr", (0.1, 1.0))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from privet.errors import PrivetError
     from privet.experiment import Experiment
     from privet.simulations.run import Execution, simulate
-    from privet.sweep.run import sweep
+    from privet.sweeps.run import sweep
     from privet.tasks import Examples, Task
 
 __version__ = "0.1.0"
@@ -29,7 +29,7 @@ _HOMES = {
     "PrivetError": "privet.errors",
     "Task": "privet.tasks",
     "simulate": "privet.simulations.run",
-    "sweep": "privet.sweep.run",
+    "sweep": "privet.sweeps.run",
 }
 
 

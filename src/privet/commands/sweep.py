@@ -10,7 +10,7 @@ import typer
 from privet.errors import ExperimentError
 
 if TYPE_CHECKING:
-    from privet.sweep.results import Sweep
+    from privet.sweeps.results import Sweep
 
 
 def sweep_(
@@ -70,10 +70,10 @@ def sweep_(
     from privet.experiment import SWEEP, Experiment, assignments, read_toml
     from privet.progress import choose_mode
     from privet.reports.sweep import write_report
-    from privet.sweep.asked import SweepRequest, runs_of
-    from privet.sweep.progress import cell_progress
-    from privet.sweep.run import sweep
-    from privet.sweep.tracked import tracked_sweep
+    from privet.sweeps.asked import SweepRequest, runs_of
+    from privet.sweeps.progress import cell_progress
+    from privet.sweeps.run import sweep
+    from privet.sweeps.tracked import tracked_sweep
 
     experiment = Experiment.from_file(file, assignments(settings or []))
     asked = SweepRequest.from_table(read_toml(file).get(SWEEP, {})).with_options(
@@ -113,7 +113,7 @@ def sweep_(
 
 def _interrupted(folder: Path) -> None:
     from privet.reports.sweep import write_report
-    from privet.sweep.store import SWEEP, read_sweep
+    from privet.sweeps.store import SWEEP, read_sweep
 
     if (folder / SWEEP).exists():
         write_report(folder)
@@ -131,7 +131,7 @@ def _conclude(result: Sweep, folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from privet.sweep.results import accuracy_text, findings, title
+    from privet.sweeps.results import accuracy_text, findings, title
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("setting", overflow="fold")

@@ -22,8 +22,8 @@ from privet.privacy.ledger import read_history
 from privet.reports.compare import Comparison, compare
 from privet.reports.compare.comparison import differing_keys, groups_of, pairs_of
 from privet.reports.compare.entries import ComparisonEntry, read_entries
-from privet.sweep.statistics import half_width
-from privet.sweep.store import read_sweep
+from privet.sweeps.statistics import half_width
+from privet.sweeps.store import read_sweep
 
 
 def _compare(home: Path, *names: str, target: float | None = None) -> Comparison:

@@ -17,7 +17,7 @@ from selenium.webdriver.support.ui import Select
 import browser
 import sweep_samples as samples
 from privet.reports.sweep.page import render
-from privet.sweep.results import Axis, Sweep
+from privet.sweeps.results import Axis, Sweep
 
 MANY = Axis("training.batch_size", (8, 16, 32, 64, 128, 256, 512))
 SAMPLES: Mapping[str, Sweep] = {

@@ -23,7 +23,7 @@ from privet.reports.sweep.axes import accuracies, rounds_to, targets, views
 from privet.reports.sweep.marks import marks
 from privet.reports.sweep.marks import settings as settings_of
 from privet.reports.sweep.page import render
-from privet.sweep.results import Axis, Cell, Estimate, PairedComparison, Selection, Sweep
+from privet.sweeps.results import Axis, Cell, Estimate, PairedComparison, Selection, Sweep
 
 TEXTS = st.text(max_size=12) | st.sampled_from([*samples.HOSTILE, "<!--", "</script>", "\x00"])
 KEYS = st.sampled_from(

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from privet.commands.cli import main
 from privet.experiment import Experiment, read_toml
-from privet.sweep.asked import SweepRequest, sweep_toml
-from privet.sweep.results import Sweep
-from privet.sweep.store import read_sweep
+from privet.sweeps.asked import SweepRequest, sweep_toml
+from privet.sweeps.results import Sweep
+from privet.sweeps.store import read_sweep
 
 FILE = """\
 task = "digits"

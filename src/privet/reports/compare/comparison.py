@@ -18,8 +18,8 @@ from typing import Any
 from privet.charts.formatting import NOTHING, listed
 from privet.errors import PrivetError
 from privet.reports.compare.entries import ComparisonEntry, read_entries
-from privet.sweep.results import to_plain
-from privet.sweep.statistics import Paired, half_width, holm, outcome_of, paired
+from privet.sweeps.results import to_plain
+from privet.sweeps.statistics import Paired, half_width, holm, outcome_of, paired
 
 
 @dataclass(frozen=True)

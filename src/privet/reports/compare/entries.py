@@ -19,8 +19,8 @@ from privet.record.run import Run
 from privet.reports.run.curves import own_means
 from privet.reports.run.verdict import own_accuracy
 from privet.simulations.ledger import LEDGER, settle
-from privet.sweep.results import Cell, Estimate, Kind, Sweep, title
-from privet.sweep.store import CELLS, SWEEP, read_sweep
+from privet.sweeps.results import Cell, Estimate, Kind, Sweep, title
+from privet.sweeps.store import CELLS, SWEEP, read_sweep
 
 Scalar = bool | int | float | str | None
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from privet.files import replace_file
 from privet.reports.sweep.page import render
 from privet.reports.sweep.pictures import write_pictures
-from privet.sweep.store import AGAIN, read_sweep
+from privet.sweeps.store import AGAIN, read_sweep
 
 __all__ = ["write_report"]
 

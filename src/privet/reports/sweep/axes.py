@@ -20,8 +20,8 @@ from privet.charts.formatting import NOTHING
 from privet.charts.lines import silo_style
 from privet.charts.scales import Scale, Tick, finite, nice_ticks, ticks
 from privet.reports.sweep.marks import Mark, Setting
-from privet.sweep.results import Cell, Estimate, Settings, Sweep, Value, described, title
-from privet.sweep.statistics import half_width
+from privet.sweeps.results import Cell, Estimate, Settings, Sweep, Value, described, title
+from privet.sweeps.statistics import half_width
 
 EPSILON = "privacy.epsilon"
 _BUDGET = (EPSILON, "privacy.noise_multiplier")

@@ -14,7 +14,7 @@ from typing import Literal
 from privet.charts.formatting import NOTHING, bound, counted, duration, plus_minus, scientific, size
 from privet.reports.sweep.axes import Quantity
 from privet.reports.sweep.marks import Setting, asked_text
-from privet.sweep.results import (
+from privet.sweeps.results import (
     Cell,
     Estimate,
     PairedComparison,
@@ -25,7 +25,7 @@ from privet.sweep.results import (
     findings,
     title,
 )
-from privet.sweep.statistics import LEVEL
+from privet.sweeps.statistics import LEVEL
 
 Outcome = Literal["shown", "not shown", "not tested"]
 """Whether a difference is claimed."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from privet.charts.formatting import NOTHING, bound, duration, scientific
-from privet.sweep.results import Cell, Estimate, Kind, Settings, Sweep, title
+from privet.sweeps.results import Cell, Estimate, Kind, Settings, Sweep, title
 
 _Row = tuple[str, str]
 

@@ -34,7 +34,7 @@ from privet.reports.sweep.axes import (
 )
 from privet.reports.sweep.findings import advice, compared, costs, verdict
 from privet.reports.sweep.marks import Mark, Setting, asked_text, marks, settings, spent_text
-from privet.sweep.results import Cell, Sweep, title
+from privet.sweeps.results import Cell, Sweep, title
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from privet.charts.pictures import COLOURS, INK, MUTED, drawing, in_legend, save
 from privet.files import replace_file
 from privet.reports.sweep.axes import Point, View, accuracies, views
 from privet.reports.sweep.marks import Mark, marks, settings
-from privet.sweep.results import Sweep
+from privet.sweeps.results import Sweep
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

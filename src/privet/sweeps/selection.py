@@ -24,8 +24,8 @@ from privet.privacy.accounting.tuning import (
     selection_rdp,
 )
 from privet.randomness import numpy_generator, stream
-from privet.sweep.plan import Planned, Planner
-from privet.sweep.results import Cell, Selection, Settings
+from privet.sweeps.plan import Planned, Planner
+from privet.sweeps.results import Cell, Selection, Settings
 
 _NOT_DEALING = ("participation", "dropout", "min_silos")
 

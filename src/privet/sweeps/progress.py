@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from privet.progress import Mode, duration
-from privet.sweep.results import Cell, title, to_plain
-from privet.sweep.run import LookAway, Watch
+from privet.sweeps.results import Cell, title, to_plain
+from privet.sweeps.run import LookAway, Watch
 
 
 @contextmanager

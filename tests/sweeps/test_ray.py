@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from privet import Execution, Experiment, simulate, sweep
-from privet.sweep.store import read_sweep
+from privet.sweeps.store import read_sweep
 
 pytestmark = pytest.mark.slow
 

@@ -21,8 +21,8 @@ from privet.client.plan import plan_round
 from privet.client.silo import Place
 from privet.errors import ExperimentError, nearest
 from privet.experiment import Experiment
-from privet.sweep.dealing import Dealt, OneSilo, dealt, task_settings
-from privet.sweep.results import Axis, Cell, Kind, Settings, described
+from privet.sweeps.dealing import Dealt, OneSilo, dealt, task_settings
+from privet.sweeps.results import Axis, Cell, Kind, Settings, described
 from privet.tasks import Examples, load_task
 
 Buffer: TypeAlias = bytes | memoryview

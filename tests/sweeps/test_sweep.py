@@ -14,8 +14,8 @@ import privet
 from privet import Execution, Experiment, simulate, sweep
 from privet.errors import DataError, ExperimentError
 from privet.privacy.ledger import read_history
-from privet.sweep.results import Cell, Sweep
-from privet.sweep.store import read_sweep
+from privet.sweeps.results import Cell, Sweep
+from privet.sweeps.store import read_sweep
 
 TINY = Experiment.from_mapping(
     {

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from privet import Experiment, simulate
 from privet.errors import ExperimentError
-from privet.sweep.asked import SweepRequest
-from privet.sweep.plan import Planner, address, baselines_of, data_identity, setting
-from privet.sweep.results import Cell
+from privet.sweeps.asked import SweepRequest
+from privet.sweeps.plan import Planner, address, baselines_of, data_identity, setting
+from privet.sweeps.results import Cell
 
 BASE = Experiment.from_mapping({"task": "digits", "federation": {"silos": 3}})
 
@@ -184,7 +184,7 @@ def test_a_silo_that_is_not_there_cannot_stand_alone(tmp_path: Path) -> None:
     data = {"of": "digits", "silo": "silo-9", "seed": 0, "federation": {"silos": 3}}
     alone = Experiment.from_mapping(
         {
-            "task": "privet.sweep.dealing:OneSilo",
+            "task": "privet.sweeps.dealing:OneSilo",
             "data": data,
             "federation": {"silos": 1},
         }

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from privet.sweep.results import (
+from privet.sweeps.results import (
     Axis,
     Cell,
     Estimate,

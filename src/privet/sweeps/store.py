@@ -15,7 +15,7 @@ from pathlib import Path
 
 from privet.errors import DataError, ExperimentError
 from privet.files import replace_file
-from privet.sweep.results import Sweep, from_plain, to_plain
+from privet.sweeps.results import Sweep, from_plain, to_plain
 
 SWEEP = "sweep.json"
 AGAIN = "sweep.toml"

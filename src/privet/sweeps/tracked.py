@@ -10,7 +10,7 @@ from pathlib import Path
 from privet.experiment import Experiment, dotted
 from privet.server.app import look_away
 from privet.server.rounds import Watch
-from privet.sweep.results import Cell, Sweep, title, to_plain
+from privet.sweeps.results import Cell, Sweep, title, to_plain
 from privet.tracking.following import REPORT, ended, followed
 from privet.tracking.line import TrackerPipe, open_line
 from privet.tracking.tracker import About, Tracking

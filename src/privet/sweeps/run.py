@@ -14,14 +14,14 @@ from privet.experiment import Experiment
 from privet.files import only_process
 from privet.privacy.accounting.tuning import RandomRuns
 from privet.simulations.run import Engine
-from privet.sweep.asked import SweepRequest, sweep_toml
-from privet.sweep.cells import CellJob, finished, run_jobs
-from privet.sweep.plan import Planned, Planner, baselines_of, grid, seeds_of
-from privet.sweep.results import SCHEMA, Axis, Cell, Settings, Sweep, Value
-from privet.sweep.selection import choose, plan_selection
-from privet.sweep.statistics import compare, estimate
-from privet.sweep.store import CELLS, LOCK, Store
-from privet.sweep.tracked import SweepTracking, tracked_sweep
+from privet.sweeps.asked import SweepRequest, sweep_toml
+from privet.sweeps.cells import CellJob, finished, run_jobs
+from privet.sweeps.plan import Planned, Planner, baselines_of, grid, seeds_of
+from privet.sweeps.results import SCHEMA, Axis, Cell, Settings, Sweep, Value
+from privet.sweeps.selection import choose, plan_selection
+from privet.sweeps.statistics import compare, estimate
+from privet.sweeps.store import CELLS, LOCK, Store
+from privet.sweeps.tracked import SweepTracking, tracked_sweep
 from privet.tasks.files import data_folder
 from privet.tasks.registry import kept_tasks
 
@@ -83,7 +83,7 @@ def sweep(
 
     With `private_tuning` the grid is not run: a random number of runs draw their settings from it,
     and `Sweep.selection` is the best with what it costs to release that one and nothing else
-    (Papernot and Steinke 2022; see `privet.sweep.selection`). Every run has a seed of
+    (Papernot and Steinke 2022; see `privet.sweeps.selection`). Every run has a seed of
     its own, and there are no baselines.
 
     `track`: mlflow, tensorboard or wandb, perhaps with a colon and a place, is told of every round

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from privet.commands.cli import main
-from privet.sweep.store import read_sweep
+from privet.sweeps.store import read_sweep
 
 FILE = """\
 task = "digits"

@@ -10,8 +10,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from privet.sweep.results import Axis, Cell, Kind, Settings
-from privet.sweep.statistics import compare, estimate, half_width, holm, paired
+from privet.sweeps.results import Axis, Cell, Kind, Settings
+from privet.sweeps.statistics import compare, estimate, half_width, holm, paired
 
 ACCURACY = st.integers(0, 360).map(lambda right: right / 360)
 ACCURACIES = st.lists(ACCURACY, min_size=2, max_size=8)

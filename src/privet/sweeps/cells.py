@@ -33,8 +33,8 @@ from privet.server.rounds import Watch
 from privet.simulations.ledger import LEDGER, settle
 from privet.simulations.prepare import prepare
 from privet.simulations.run import Engine, Execution, run_prepared
-from privet.sweep.results import Cell, cell_from_plain, to_plain
-from privet.sweep.tracked import tracked_cell
+from privet.sweeps.results import Cell, cell_from_plain, to_plain
+from privet.sweeps.tracked import tracked_cell
 from privet.tasks.registry import kept_tasks
 from privet.tracking.line import TrackerPipe
 

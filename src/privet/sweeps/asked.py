@@ -13,7 +13,7 @@ from typing import Any, cast
 from privet.errors import ExperimentError, nearest
 from privet.experiment import Experiment, dotted, toml_value
 from privet.privacy.accounting.tuning import Law, RandomRuns
-from privet.sweep.results import Settings, Value
+from privet.sweeps.results import Settings, Value
 
 
 @dataclass(frozen=True)
