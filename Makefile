@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow lint format docs bench clean
+.PHONY: demo test slow lint format docs dist clean
 
 demo: $(VENV)/.privet
 	rm -rf runs/demo
@@ -27,6 +27,20 @@ format: $(VENV)/.dev
 docs: $(VENV)/.docs
 	PYTHONPATH=src NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "Documentation: site/index.html"
+
+# What is published is what is committed. The address of the repository goes into the links of README.
+ifneq ($(filter dist,$(MAKECMDGOALS)),)
+ifeq ($(REPOSITORY),)
+$(error make dist needs the public address of the repository: make dist REPOSITORY=https://HOST/PATH)
+endif
+endif
+dist: $(VENV)/.dev
+	@PRIVET_REPOSITORY="$(REPOSITORY)" $(BIN)/python -c 'import setup; setup.repository()'
+	rm -rf build/committed dist
+	mkdir -p build/committed
+	git archive HEAD | tar -x -C build/committed
+	PRIVET_REPOSITORY="$(REPOSITORY)" $(BIN)/python -m build --outdir dist build/committed
+	$(BIN)/python -m twine check --strict dist/*
 
 $(VENV)/.privet: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "privet needs Python 3.11 or newer")'
