@@ -25,11 +25,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from privet import Execution, Experiment, simulate
-from privet.audit import evidence
-from privet.audit.conformance import Conformance, conformance
-from privet.audit.deep.claims import deep_audit
-from privet.audit.deep.record import DeepOptions
-from privet.audit.one_run import View, one_run_bound, score
+from privet.audits import evidence
+from privet.audits.conformance import Conformance, conformance
+from privet.audits.deep.claims import deep_audit
+from privet.audits.deep.record import DeepOptions
+from privet.audits.one_run import View, one_run_bound, score
 from privet.privacy.accounting import noise_multiplier_for
 from privet.privacy.mechanisms import Canaries, DpSgd, SeededNoise
 from privet.privacy.mechanisms.sightings import CANARIES, Sighting, read_sightings

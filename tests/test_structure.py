@@ -123,5 +123,6 @@ def test_a_plain_run_loads_neither_a_compiler_nor_an_accountant(tmp_path: Path) 
 def test_every_public_name_can_be_had() -> None:
     for name in privet.__all__:
         assert getattr(privet, name) is not None
+        assert not (ROOT / name).is_dir(), f"importing the room {name} would hide the function"
     with pytest.raises(AttributeError, match="no attribute 'train'"):
         _ = privet.train

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from privet.audit import Report
-    from privet.audit.claims import Claim, Verdict
-    from privet.audit.deep.record import DeepOptions
+    from privet.audits import Report
+    from privet.audits.claims import Claim, Verdict
+    from privet.audits.deep.record import DeepOptions
 
 REPORT = "audit.json"
 _COLOURS = {"PASS": "green", "FAIL": "bold red", "UNKNOWN": "yellow"}
@@ -102,8 +102,8 @@ def _audit(
     public_keys: Sequence[str],
     deep: DeepOptions | None,
 ) -> Verdict:
-    from privet.audit import audit as audit_paths
-    from privet.audit.report import write
+    from privet.audits import audit as audit_paths
+    from privet.audits.report import write
 
     keys = _keys(public_keys)
     lists = [path for path in paths if _is_list(path)]
@@ -131,8 +131,8 @@ def _write_pages(file: Path) -> None:
 
 
 def _verify(file: Path) -> None:
-    from privet.audit import verify_report
-    from privet.audit.report import read
+    from privet.audits import verify_report
+    from privet.audits.report import read
 
     with _bar(read(file).options.deep) as watch:
         found = verify_report(file, watch=watch)
@@ -150,7 +150,7 @@ _MOST_DIFFERENCES = 20
 
 
 def _deep(deep: bool, models: int | None, seed: int | None) -> DeepOptions | None:
-    from privet.audit.deep.record import FEWEST, DeepOptions
+    from privet.audits.deep.record import FEWEST, DeepOptions
     from privet.errors import PrivetError
 
     if not deep:

@@ -11,7 +11,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 
 from browser import brightness, requests, visit
-from privet.audit.claims import Claim
+from privet.audits.claims import Claim
 from privet.reports.audit.page import render
 from reports.audit.conftest import Audited
 

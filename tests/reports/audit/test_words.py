@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from markupsafe import escape
 
 import privet
-from privet.audit import Report, audit
-from privet.audit.claims import Claim
-from privet.audit.leaks import ReleasedField
-from privet.audit.report import File, Persons, Somebody, Sum, to_json
+from privet.audits import Report, audit
+from privet.audits.claims import Claim
+from privet.audits.leaks import ReleasedField
+from privet.audits.report import File, Persons, Somebody, Sum, to_json
 from privet.errors import DataError
 from privet.reports.audit import write_pages
 from privet.reports.audit.claims import FAILURES, counts, families, in_one_sentence

@@ -9,11 +9,11 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from privet.audit.conformance import Conformance, conformance
-from privet.audit.deep.record import Deep
-from privet.audit.one_run import Scored, one_run_bound, score
-from privet.audit.report import Report
-from privet.audit.two_sided import roc
+from privet.audits.conformance import Conformance, conformance
+from privet.audits.deep.record import Deep
+from privet.audits.one_run import Scored, one_run_bound, score
+from privet.audits.report import Report
+from privet.audits.two_sided import roc
 from privet.errors import PrivacyError
 from privet.privacy.mechanisms.sightings import Sighting
 from privet.reports.audit.figures import ClaimedBound, Picture, Roc, bounds_picture, tests_picture

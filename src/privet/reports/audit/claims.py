@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from privet.audit.claims import Claim, Verdict
-from privet.audit.leaks import ReleasedField
-from privet.audit.report import Report
+from privet.audits.claims import Claim, Verdict
+from privet.audits.leaks import ReleasedField
+from privet.audits.report import Report
 from privet.charts.formatting import counted, listed
 
 FEW = 3

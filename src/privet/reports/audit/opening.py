@@ -15,8 +15,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from privet.audit.evidence import JOB, PLANS, POLICY, SETTINGS
-from privet.audit.report import Report
+from privet.audits.evidence import JOB, PLANS, POLICY, SETTINGS
+from privet.audits.report import Report
 from privet.charts.formatting import bound, counted, listed, scientific
 from privet.errors import PrivetError
 from privet.experiment import Experiment

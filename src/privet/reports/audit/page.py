@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from privet.audit.persons import TIMES
-from privet.audit.report import Persons, Report, read
+from privet.audits.persons import TIMES
+from privet.audits.report import Persons, Report, read
 from privet.charts.formatting import listed
 from privet.errors import DataError, PrivetError
 from privet.files import replace_file

@@ -12,8 +12,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from privet.audit.persons import TIMES
-from privet.audit.report import Persons, Report, Somebody, Sum
+from privet.audits.persons import TIMES
+from privet.audits.report import Persons, Report, Somebody, Sum
 from privet.charts.formatting import NOTHING, bound
 from privet.errors import PrivetError
 from privet.privacy.accounting.segments import Segment

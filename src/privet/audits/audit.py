@@ -1,0 +1,322 @@
+"""From paths to a report: read the evidence, put the checks to it, add up what it says."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import privet
+from privet.audits import evidence, leaks, ledgers, mechanism, record, rules, sums
+from privet.audits.claims import Claim, judged
+from privet.audits.deep.record import Deep, DeepOptions
+from privet.audits.evidence import Evidence
+from privet.audits.ledgers import Account
+from privet.audits.persons import Person, by_delta, in_one_silo, in_silos
+from privet.audits.report import File, Options, Persons, Report, Somebody, Sum, differences, read
+from privet.audits.sums import segments_of, snippet
+from privet.errors import DataError
+from privet.privacy.ledger import Charge
+from privet.privacy.ledger.composition import epsilon_of
+from privet.privacy.policy import Policy
+
+Check = Callable[[Evidence], Iterable[Claim]]
+Watch = Callable[[str, int], None]
+"""Hears, in a deep audit, of a run and of how many of its models are done."""
+
+
+def look_away(_run: str, _done: int) -> None:
+    """A Watch that does nothing."""
+
+
+CHECKS: tuple[Check, ...] = (
+    record.claims,
+    sums.claims,
+    rules.claims,
+    rules.claims_of_sums,
+    leaks.claims,
+    mechanism.claims,
+)
+"""What every run is held against, in the order of the report."""
+
+_MOST_EXACT = 3
+"""Runs up to which a person with several records is computed exactly, which takes seconds."""
+
+_OF_DEEP = (
+    "Deep: models were trained by privet as it is installed, with the settings that the ledger "
+    "charges, of the silo that claims most and with no other silo. It shows what this mechanism "
+    "gives away, not what the process that ran did.",
+)
+
+_ASSUMPTIONS = (
+    "Epsilon is about one record: add-or-remove adjacency, each mechanism as its entry says. That "
+    "the mechanism that ran is that one, no ledger can show; a simulation's canaries test it.",
+    "Composition by privacy loss distributions fixes the mechanisms beforehand; noise that is "
+    "chosen by looking at earlier outputs leaves that ground.",
+    "The number of records of a silo, hyperparameters and preprocessing are outside of epsilon.",
+    "A person in g silos: the g silos that spent most, composed one after the other.",
+    "A person with g records of one silo: a mixture of Gaussians with sensitivities Binomial(g, q) "
+    '("mixture"), or the mechanism that takes all g whenever one is drawn ("domination"), which is '
+    "larger. Held-out records count as well.",
+    "The history is not signed: it is held against the ledgers, which are. Whoever holds a silo's "
+    "key can write another ledger; a key that the auditor does not have is believed.",
+    "Enrolment, keys and masks are not counted among what left.",
+)
+
+
+def audit(
+    paths: Sequence[Path],
+    *,
+    base: Path,
+    delta: float = 1e-5,
+    policy: Path | None = None,
+    keys: Mapping[str, str] | None = None,
+    at: datetime | None = None,
+    checks: Sequence[Check] = CHECKS,
+    deep: DeepOptions | None = None,
+    watch: Watch = look_away,
+) -> Report:
+    """Audit run folders, folders of them, ledgers and exports; nothing is written.
+
+    The report names everything relative to `base`. `keys` are public keys by silo, `policy` takes
+    the place of the runs' own, `delta` is for what no run names one for, `at` is now. With `deep`
+    every run is trained again, many times; `watch` hears how far that is.
+    Raises DataError for a path with nothing to audit (to train), PolicyError for a policy that is
+    none, and PrivacyError for too few models.
+    """
+    now, found = at or datetime.now(UTC), _gathered(paths, base, policy, keys or {})
+    if deep and not found.runs:
+        raise DataError("a deep audit trains runs again, and no path is a run or has one")
+    runs = _whole(found.runs)
+    deeply = [_deeply(run, deep, watch) for run in runs] if deep else []
+    claims = [
+        *_of_accounts(found.books, now),
+        *_of_runs(found.runs, checks),
+        *_of_policy(found),
+        *(claim for told, _ in deeply for claim in told),
+    ]
+    failed = any(claim.verdict == "FAIL" for claim in claims)
+    return Report(
+        schema=1,
+        privet=privet.__version__,
+        audited_at=now.isoformat(),
+        options=Options(delta, dict(keys or {}), _relative(policy, base) if policy else None, deep),
+        paths=tuple(_relative(path, base) for path in paths),
+        verdict="FAIL" if failed else "PASS",
+        files=tuple(_digests(found.files, base)),
+        claims=tuple(claims),
+        sums=(*_sums_of_runs(runs, delta), *_sums_of_accounts(found.known, delta)),
+        persons=tuple(_persons(runs, delta)),
+        leaks=tuple(left for run in runs for left in leaks.leaks(run)),
+        assumptions=(*_ASSUMPTIONS, *(_OF_DEEP if deep else ())),
+        deep=tuple(record for _, record in deeply if record),
+    )
+
+
+def verify_report(path: Path, *, watch: Watch = look_away) -> list[str]:
+    """Where an audit of the same files now differs from the report in `path`; empty: nowhere.
+
+    A deep one trains as long as it did, from the same seed.
+
+    Raises DataError when the report cannot be read, or what it is about is gone.
+    """
+    told, base = read(path), path.parent
+    again = audit(
+        [base / each for each in told.paths],
+        base=base,
+        delta=told.options.delta,
+        policy=base / told.options.policy if told.options.policy else None,
+        keys=told.options.public_keys,
+        at=datetime.fromisoformat(told.audited_at),
+        deep=told.options.deep,
+        watch=watch,
+    )
+    now = {file.path: file.sha256 for file in again.files}
+    files = [f"the file {f.path}" for f in told.files if now.get(f.path) != f.sha256]
+    return files + [each for each in differences(told, again) if not each.startswith("files[")]
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What the paths hold."""
+
+    runs: list[Evidence]
+    books: list[Account]
+    """The ledgers of those runs, then ledgers and exports by themselves."""
+    known: list[Account]
+    """Of ledgers and exports by themselves the longest of each."""
+    policy: Policy | None
+    files: list[Path]
+    """Everything that was looked at."""
+
+
+def _gathered(
+    paths: Sequence[Path], base: Path, policy: Path | None, keys: Mapping[str, str]
+) -> _Inputs:
+    given = Policy.from_file(policy).for_everyone() if policy else None
+    folders, files = _found(paths)
+    named = {path: _relative(path, base) for path in (*folders, *files)}
+    shelf = [ledgers.read_account(f, subject=named[f], keys=keys) for f in files]
+    known = ledgers.longest(shelf)
+    own = {f: evidence.read_own(f, subject=named[f], keys=keys) for f in folders}
+    runs = [
+        evidence.read_run(f, subject=named[f], others=known, own=own[f], policy=given)
+        for f in folders
+    ]
+    looked_at = [each for folder in folders for each in evidence.files_of(folder)]
+    looked_at += [each for file in files for each in ledgers.files_of(file)]
+    return _Inputs(
+        runs=runs,
+        books=[*filter(None, own.values()), *shelf],
+        known=known,
+        policy=given,
+        files=[*looked_at, *([policy] if policy else [])],
+    )
+
+
+def _found(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Run folders, and ledgers and exports outside of them, each once."""
+    folders: dict[Path, None] = {}
+    files: dict[Path, None] = {}
+    for path in paths:
+        if not path.exists():
+            raise DataError(f"{path}: there is no such file or folder")
+        if path.is_file():
+            if not ledgers.is_ledger(path):
+                raise DataError(f"{path} is neither a ledger nor an export of one")
+            files[path.resolve()] = None
+            continue
+        runs, books = evidence.run_folders(path), evidence.ledger_files(path)
+        if not runs and not books:
+            raise DataError(f"{path}: there is no run folder in it, no ledger and no export")
+        folders |= dict.fromkeys(each.resolve() for each in runs)
+        files |= dict.fromkeys(each.resolve() for each in books)
+    return list(folders), list(files)
+
+
+def _relative(path: Path, base: Path) -> str:
+    return Path(os.path.relpath(path.resolve(), base.resolve())).as_posix()
+
+
+def _digests(files: Sequence[Path], base: Path) -> Iterator[File]:
+    for path in files:
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        yield File(_relative(path, base), digest, path.stat().st_size)
+
+
+def _of_accounts(books: Sequence[Account], now: datetime) -> Iterator[Claim]:
+    for book in books:
+        yield from _made(book.subject, ledgers.claims_of, book, now)
+    if books:
+        yield ledgers.once(books)
+
+
+def _of_runs(runs: Sequence[Evidence], checks: Sequence[Check]) -> Iterator[Claim]:
+    statement = "Settings, history and summary are what privet writes."
+    for run in runs:
+        faults = [run.fault] if run.fault else []
+        yield judged("record.readable", run.subject, statement, faults=faults)
+        for check in checks if run.fault is None else ():
+            yield from _made(run.subject, check, run)
+
+
+def _of_policy(found: _Inputs) -> Iterator[Claim]:
+    """Ledgers by themselves against the policy that was given; runs have met it already."""
+    for book in found.known if found.policy else ():
+        if book.sound:
+            yield from _made(book.subject, rules.claims_of_account, book, found.policy)
+
+
+def _made(subject: str, check: Callable[..., Iterable[Claim]], *evidence: object) -> list[Claim]:
+    """The claims of one check; one that could not be made is a claim that fails."""
+    try:
+        return list(check(*evidence))
+    except Exception as error:  # what was read can hold anything
+        name = check.__module__.rpartition(".")[2]
+        told = f"{name}: {type(error).__name__}: {error}"[:300]
+        statement = "Every check could be made."
+        return [judged("record.checkable", subject, statement, faults=[told])]
+
+
+def _deeply(
+    run: Evidence, options: DeepOptions, watch: Watch
+) -> tuple[Sequence[Claim], Deep | None]:
+    """Torch and what trains with it is loaded by those who ask for this alone."""
+    from privet.audits.deep.claims import deep_audit
+
+    watch(run.subject, 0)
+    return deep_audit(run, options, partial(watch, run.subject))
+
+
+def _whole(runs: Sequence[Evidence]) -> list[Evidence]:
+    return [run for run in runs if run.fault is None]
+
+
+def _sums_of_runs(runs: Sequence[Evidence], delta: float) -> Iterator[Sum]:
+    for run in _whole(runs):
+        for silo, bill in (run.bills or {}).items():
+            yield _sum(
+                run.subject,
+                silo,
+                bill.account.subject,
+                bill.job,
+                bill.charges,
+                delta=run.delta or delta,
+            )
+
+
+def _sums_of_accounts(books: Sequence[Account], delta: float) -> Iterator[Sum]:
+    for book in books:
+        for dataset in book.history.datasets if book.sound else ():
+            charges = tuple(book.history.charged(dataset))
+            yield _sum(book.subject, dataset, book.subject, None, charges, delta=delta)
+
+
+def _sum(
+    subject: str,
+    silo: str,
+    ledger: str,
+    job: str | None,
+    charges: Sequence[Charge],
+    *,
+    delta: float,
+) -> Sum:
+    parts = segments_of(part for charge in charges for part in charge.parts)
+    return Sum(
+        subject=subject,
+        silo=silo,
+        ledger=ledger,
+        job=job,
+        epsilon=epsilon_of(parts, delta=delta),
+        delta=delta,
+        interrupted=sum(charge.open for charge in charges),
+        by_delta=by_delta(parts),
+        segments=tuple((p.noise_multiplier, p.sampling_rate, p.steps) for p in parts),
+        by_hand=snippet(parts, delta=delta),
+    )
+
+
+def _persons(runs: Sequence[Evidence], delta: float) -> Iterator[Persons]:
+    """Of runs with differential privacy: without, one record alone has no bound."""
+    whole = [run for run in _whole(runs) if run.delta is not None and run.bills]
+    for run in whole:
+        at = run.delta or delta
+        spent = {silo: sums.parts_of_charges(b.charges) for silo, b in (run.bills or {}).items()}
+        dearest = max(spent, key=lambda silo: epsilon_of(spent[silo], delta=at))
+        exact = len(whole) <= _MOST_EXACT
+        yield Persons(
+            subject=run.subject,
+            delta=at,
+            in_silos=_told(in_silos(spent, delta=at)),
+            silo=dearest,
+            in_one_silo=_told(in_one_silo(spent[dearest], delta=at, exact=exact)),
+        )
+
+
+def _told(persons: Sequence[Person]) -> tuple[Somebody, ...]:
+    return tuple(Somebody(each.times, each.epsilon, each.method) for each in persons)

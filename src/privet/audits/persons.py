@@ -1,0 +1,123 @@
+"""How an epsilon moves with delta, and with how often one person is among the records.
+
+The figure of a run is about one record of one silo. Somebody who is a record of g silos is covered
+by the composition of what these spent. Somebody who is g records of one silo is covered by the
+mixture of Gaussians with sensitivities Binomial(g, q): of g records each drawn by its own coin, so
+many are in a step, and together they move the sum by at most as many clip norms (Choquette-Choo,
+Ganesh, Steinke & Thakurta 2023, arXiv 2310.15526). Where dp-accounting cannot compose these, the
+bound is a mechanism that dominates them: all g records at once, whenever at least one is drawn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+from dp_accounting import GaussianDpEvent, SelfComposedDpEvent
+from dp_accounting.dp_event import DpEvent, MixtureOfGaussiansDpEvent
+from dp_accounting.pld import PLDAccountant
+from scipy.stats import binom
+
+from privet.audits.sums import segments_of
+from privet.privacy.accounting.segments import Segment
+from privet.privacy.ledger.composition import epsilon_of
+from privet.privacy.quiet import no_absl_warnings
+
+DELTAS = tuple(10.0**-power for power in range(3, 11))
+TIMES = (2, 3, 5)
+
+_MOST_MECHANISMS = 4
+_MOST_STEPS = 100_000
+_GRIDS = (1e-4, 1e-2)
+"""The finest and the coarsest grid of privacy losses; coarser is faster, and never too low."""
+
+Method = Literal["composition", "mixture", "domination"]
+
+
+@dataclass(frozen=True)
+class Person:
+    """Epsilon at one delta for somebody who is `times` silos, or `times` records of one silo."""
+
+    times: int
+    epsilon: float
+    method: Method
+
+
+def by_delta(parts: Sequence[Segment]) -> dict[str, float]:
+    """Epsilon for each of DELTAS, of one record."""
+    return {f"{delta:.0e}": epsilon_of(parts, delta=delta) for delta in DELTAS}
+
+
+def in_silos(spent: Mapping[str, Sequence[Segment]], *, delta: float) -> list[Person]:
+    """For somebody who is one record in each of the g silos that spent most, g up to TIMES."""
+    alone = {silo: epsilon_of(parts, delta=delta) for silo, parts in spent.items()}
+    dearest = sorted(spent, key=lambda silo: alone[silo], reverse=True)
+    found = []
+    for times in TIMES:
+        if times <= len(dearest):
+            together = [part for silo in dearest[:times] for part in spent[silo]]
+            found.append(Person(times, epsilon_of(together, delta=delta), "composition"))
+    return found
+
+
+def in_one_silo(parts: Iterable[Segment], *, delta: float, exact: bool = True) -> list[Person]:
+    """For somebody who is g records of one silo, each of them charged for everything.
+
+    Without `exact`, which takes a second or two for each g, by domination.
+    """
+    together = segments_of(parts)
+    return [_times(together, times, delta, exact) for times in TIMES] if together else []
+
+
+def _times(parts: tuple[Segment, ...], times: int, delta: float, exact: bool) -> Person:
+    few = (
+        exact
+        and len(parts) <= _MOST_MECHANISMS
+        and sum(part.steps for part in parts) <= _MOST_STEPS
+    )
+    mixture = _mixture(parts, times, delta) if few else math.inf
+    if math.isfinite(mixture):
+        return Person(times, mixture, "mixture")
+    dominating = [_dominating(part, times) for part in parts]
+    return Person(times, epsilon_of(dominating, delta=delta), "domination")
+
+
+def _dominating(part: Segment, times: int) -> Segment:
+    """All g records at once, whenever one of them is drawn."""
+    rate = -math.expm1(times * math.log1p(-part.sampling_rate)) if part.sampling_rate < 1 else 1.0
+    return Segment(part.noise_multiplier / times, rate, part.steps)
+
+
+@lru_cache(maxsize=256)
+def _mixture(parts: tuple[Segment, ...], times: int, delta: float) -> float:
+    """Infinity where the numerics of dp-accounting fail."""
+    if any(part.noise_multiplier <= 0 for part in parts):
+        return math.inf
+    accountant = PLDAccountant(value_discretization_interval=_grid(parts))
+    try:
+        with no_absl_warnings():
+            for part in parts:
+                accountant.compose(SelfComposedDpEvent(_event(part, times), part.steps))
+            return float(accountant.get_epsilon(delta))
+    except (ArithmeticError, ValueError, MemoryError):
+        return math.inf
+
+
+def _event(part: Segment, times: int) -> DpEvent:
+    if part.sampling_rate == 1:
+        return GaussianDpEvent(part.noise_multiplier / times)
+    counts = range(times + 1)
+    chances = [float(binom.pmf(count, times, part.sampling_rate)) for count in counts]
+    return MixtureOfGaussiansDpEvent(part.noise_multiplier, list(counts), chances)
+
+
+def _grid(parts: Sequence[Segment]) -> float:
+    """A twelfth of the spread of one step's loss, as in privet's own accounting."""
+    spreads = [
+        part.sampling_rate * math.sqrt(math.expm1(min(part.noise_multiplier**-2, 50.0)))
+        for part in parts
+    ]
+    return min(max(min(spreads) / 12, _GRIDS[0]), _GRIDS[1])

@@ -1,0 +1,231 @@
+"""Do ledgers and history tell of the same rounds, and the summary of the same history?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
+from typing import Any
+
+from privet.audits.claims import Claim, judged, unknown
+from privet.audits.evidence import Evidence, LedgerCharge
+from privet.audits.lines import HistoryLine
+from privet.privacy.ledger import Charge
+from privet.privacy.ledger.history import CLOCK_TOLERANCE, moment
+
+_ROUNDING = 1e-9
+
+
+def claims(run: Evidence) -> Iterator[Claim]:
+    """That the record of a run is whole and of one piece."""
+    yield by_ledgers(
+        run,
+        "record.complete",
+        "Every round in which a silo took part is in its ledger, and every entry of the job has "
+        "its round.",
+        complete,
+    )
+    yield by_ledgers(
+        run,
+        "record.times",
+        "Entries of a job follow its rounds, and none took longer than its round.",
+        times,
+    )
+    yield _of_summary(run)
+
+
+Findings = Iterator[tuple[bool, str]]
+"""Whether it is a fault, and in words."""
+
+
+def by_ledgers(
+    run: Evidence,
+    id_: str,
+    statement: str,
+    check: Callable[[Evidence, str, LedgerCharge], Findings],
+) -> Claim:
+    """The claim that `check` finds no fault at any silo; unknown where a ledger is missing."""
+    faults: list[str] = []
+    notes: list[str] = []
+    for silo in run.silos:
+        bill = run.bill(silo)
+        for is_fault, text in check(run, silo, bill) if bill else ():
+            (faults if is_fault else notes).append(text)
+    missing = [silo for silo in run.silos if run.bill(silo) is None]
+    if missing and not faults:
+        why = f"no ledger that can be relied on was given for {', '.join(missing[:5])}"
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        return unknown(id_, run.subject, statement, why + more)
+    return judged(id_, run.subject, statement, faults=faults, notes=notes)
+
+
+def told(line: HistoryLine, silo: str, use: str) -> bool:
+    """Whether the history says that the silo used its records in this round, at a cost."""
+    if use == "training":
+        return silo in line.participants or silo in (line.events or {})
+    return line.evaluation is not None and silo in line.evaluation.events
+
+
+def complete(run: Evidence, silo: str, bill: LedgerCharge) -> Findings:
+    """In both directions, round by round."""
+    for line in run.lines:
+        for use in ("training", "evaluation"):
+            if told(line, silo, use) and not bill.of(use, line.round):
+                yield (
+                    True,
+                    f"{silo}, round {line.round}: took part in {use}, and has no entry of it",
+                )
+    for charge in bill.charges:
+        yield from _of_charge(run, silo, charge)
+    for line in run.lines:
+        found = len(bill.of("training", line.round))
+        if found > 1:
+            yield False, f"{silo}, round {line.round}: charged {found} times, it was run again"
+
+
+def _of_charge(run: Evidence, silo: str, charge: Charge) -> Findings:
+    number, use = charge.reserve.round or 0, charge.use
+    place = f"{silo}, round {number}: entry {charge.reserve.sequence} ({use})"
+    line = _line(run, charge)
+    if charge.open:
+        yield False, f"{place} was reserved and never committed: interrupted, charged in full"
+    elif line is not None and told(line, silo, use):
+        return
+    elif line is None and run.summary is None and number >= len(run.lines):
+        yield False, f"{place} is of a round that the run was interrupted in"
+    elif line is not None and _lost(line, silo, use):
+        yield False, f"{place}: the reply did not arrive, or could not be used"
+    else:
+        yield True, f"{place} is committed, and the history knows nothing of it"
+
+
+def _lost(line: HistoryLine, silo: str, use: str) -> bool:
+    failures = line.failures
+    if use == "evaluation":
+        failures = line.evaluation.failures if line.evaluation else []
+    return any(failure.silo == silo for failure in failures)
+
+
+def times(run: Evidence, silo: str, bill: LedgerCharge) -> Findings:
+    """Entries in the order of rounds, and reservations that end within their round."""
+    before: Charge | None = None
+    for charge in bill.charges:
+        number = charge.reserve.round or 0
+        place = f"{silo}, round {number}: entry {charge.reserve.sequence}"
+        if before is not None and number < (before.reserve.round or 0):
+            yield True, f"{place} comes behind one of round {before.reserve.round}"
+        elif before is not None and _apart(before, charge) > _longest(run, before, charge):
+            yield False, f"{place} comes late: the run was interrupted, or a clock jumped"
+        before = charge
+        end = bill.ends.get(charge.reserve.sequence)
+        line = _line(run, charge)
+        if end is None or line is None or not told(line, silo, charge.use):
+            continue
+        took = moment(end) - moment(charge.reserve.time)
+        if not -CLOCK_TOLERANCE <= took <= _longest(run, charge, charge):
+            yield True, f"{place} took {took.total_seconds():.0f} s, longer than its round"
+
+
+def _line(run: Evidence, charge: Charge) -> HistoryLine | None:
+    number = charge.reserve.round or 0
+    return run.lines[number] if 0 < number < len(run.lines) else None
+
+
+def _apart(one: Charge, other: Charge) -> timedelta:
+    return moment(other.reserve.time) - moment(one.reserve.time)
+
+
+def _longest(run: Evidence, first: Charge, last: Charge) -> timedelta:
+    """What may lie between two entries of these rounds: the rounds' time, by the history."""
+    lines = run.lines[first.reserve.round or 0 : (last.reserve.round or 0) + 1]
+    return timedelta(seconds=min(1e9, sum(map(_round_seconds, lines)))) + CLOCK_TOLERANCE
+
+
+def _round_seconds(line: HistoryLine) -> float:
+    total = line.seconds.get("total", math.inf)
+    return total if 0 <= total < 1e9 else 1e9
+
+
+def _of_summary(run: Evidence) -> Claim:
+    statement = "The summary says what the history says."
+    if run.summary is None:
+        last = run.lines[-1].round if run.lines else 0
+        why = f"there is no summary: the run was interrupted after round {last}"
+        return unknown("record.summary", run.subject, statement, why)
+    faults = [
+        f"{key}: it does not follow from the history"
+        for key, expected in _expected(run).items()
+        if not _same(run.summary.get(key, _ABSENT), expected)
+    ]
+    faults += _epsilon_faults(run, run.summary.get("epsilon", _ABSENT))
+    return judged("record.summary", run.subject, statement, faults=faults)
+
+
+_ABSENT = object()
+
+
+def _expected(run: Evidence) -> dict[str, Any]:
+    """What a summary takes over from settings and history."""
+    last, settings = run.lines[-1], run.settings
+    stopped = run.summary.get("stopped") if run.summary else None
+    early = last.round < settings.rounds
+    return {
+        "schema": 1,
+        "task": settings.task,
+        "rounds": settings.rounds,
+        "seed": settings.seed,
+        "accuracy": last.accuracy,
+        "loss": last.loss,
+        "metrics": last.metrics,
+        "evaluation": _evaluation(run),
+        "stopped": {"round": last.round, "reason": (stopped or {}).get("reason", "")}
+        if early and isinstance(stopped or {}, dict)
+        else None,
+        "client_updates": sum(len(line.participants) for line in run.lines),
+    }
+
+
+def _evaluation(run: Evidence) -> dict[str, Any] | None:
+    measured = [(line.round, line.evaluation) for line in run.lines if line.evaluation]
+    if not measured:
+        return None
+    number, found = measured[-1]
+    return {
+        "round": number,
+        "metrics": found.metrics,
+        "per_silo": found.per_silo,
+        "released": found.released,
+    }
+
+
+def _epsilon_faults(run: Evidence, claimed: object) -> Iterator[str]:
+    """Epsilon of the summary is the last round's, but where silos keep their accounts."""
+    spent = run.lines[-1].epsilon
+    if spent is None or not isinstance(claimed, Mapping):
+        if claimed is not None or spent is not None:
+            yield "epsilon: it does not follow from the history"
+        return
+    told = claimed.get("per_silo")
+    per_silo = told if isinstance(told, Mapping) else {}
+    for silo, known in spent.per_silo.items():
+        if known is not None and not _same(per_silo.get(silo, _ABSENT), known):
+            yield f"epsilon of {silo}: it does not follow from the history"
+    if set(per_silo) != set(spent.per_silo):
+        yield "epsilon: it is of other silos than the history"
+    if spent.max is not None and not _same(claimed.get("max", _ABSENT), spent.max):
+        yield "epsilon: the largest is not that of the history"
+    if not _same(claimed.get("delta", _ABSENT), run.delta) or claimed.get("unit") != "record":
+        yield "epsilon: its delta or its unit is not that of the settings"
+
+
+def _same(found: object, expected: object) -> bool:
+    if isinstance(expected, dict):
+        return (
+            isinstance(found, dict)
+            and found.keys() == expected.keys()
+            and all(_same(found[key], value) for key, value in expected.items())
+        )
+    if isinstance(expected, float) and isinstance(found, int | float):
+        both_nan = math.isnan(found) and math.isnan(expected)
+        return both_nan or math.isclose(found, expected, rel_tol=_ROUNDING)
+    return type(found) is type(expected) and found == expected

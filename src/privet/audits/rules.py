@@ -1,0 +1,248 @@
+"""Did what ran keep to the policy, and to the run's own settings?
+
+Were encrypted sums of the silos that history and ledgers name, and of enough of them?
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from privet.audits.claims import Claim, judged, unknown
+from privet.audits.evidence import CHECKPOINT, Evidence, LedgerCharge
+from privet.audits.ledgers import Account
+from privet.audits.lines import HistoryLine
+from privet.audits.record import Findings, by_ledgers
+from privet.audits.replay import against_policy, beyond_policy, encrypted
+from privet.privacy.accounting.segments import Segment
+from privet.privacy.encryption.header import read_header
+from privet.privacy.ledger import Entry
+from privet.privacy.policy import Policy, Request
+from privet.privacy.policy.rules import Rules
+
+_BUDGET = "The budgets of the policy held at every moment, between entries too."
+_POLICY = "Every use of the records was one that the policy allows."
+_UNTOLD = frozenset({"code"})
+"""A task's code is not in a run folder."""
+_UNTOLD_BY_LEDGERS = frozenset({"code", "tasks", "sending.smallest_sum"})
+
+_WAYS = ("withheld", "noised", "exact")
+"""From the strictest on."""
+
+
+def claims(run: Evidence) -> Iterator[Claim]:
+    """That a run kept to its policy and to its settings."""
+    policy = run.policy
+    if policy is None:
+        why = "the run has no policy.toml, and none was given"
+        yield unknown("budget.every-moment", run.subject, _BUDGET, why)
+        yield unknown("policy.respected", run.subject, _POLICY, why)
+    else:
+        yield by_ledgers(
+            run,
+            "budget.every-moment",
+            _BUDGET,
+            lambda _, silo, bill: _faults(beyond_policy(_of_dataset(bill), policy), silo),
+        )
+        yield by_ledgers(
+            run,
+            "policy.respected",
+            _POLICY,
+            lambda run, silo, bill: _respected(run, silo, bill, policy),
+        )
+    if run.plans is not None and run.settings.privacy is not None:
+        yield by_ledgers(
+            run,
+            "mechanism.settings",
+            "Sampling rate, steps and noise of every entry follow from settings and records.",
+            _as_planned,
+        )
+
+
+def claims_of_account(account: Account, policy: Policy) -> Iterator[Claim]:
+    """That what is in a ledger keeps to a policy, whatever the runs were."""
+    over = beyond_policy(account.entries, policy)
+    yield judged("budget.every-moment", account.subject, _BUDGET, faults=over)
+    like = Request(
+        dataset="", task="unknown", requester="", job="", kind="train", at=datetime.now(UTC)
+    )
+    against = against_policy(account.entries, policy, like=like, untold=_UNTOLD_BY_LEDGERS)
+    yield judged("policy.respected", account.subject, _POLICY, faults=against)
+
+
+def _of_dataset(bill: LedgerCharge) -> list[Entry]:
+    return [entry for entry in bill.account.entries if entry.dataset == bill.dataset]
+
+
+def _faults(texts: Iterator[str], silo: str) -> Findings:
+    return ((True, f"{silo}: {text}") for text in texts)
+
+
+def _respected(run: Evidence, silo: str, bill: LedgerCharge, policy: Policy) -> Findings:
+    own = [entry for entry in _of_dataset(bill) if entry.job == bill.job]
+    yield from _faults(against_policy(own, policy, like=_like(run), untold=_UNTOLD), silo)
+    rules = policy.rules(bill.dataset)
+    for line in run.lines:
+        released = line.evaluation.released.get(silo, {}) if line.evaluation else {}
+        faults = [*_released(released, rules)]
+        for charge in bill.of("evaluation", line.round) if released else ():
+            faults += _noise_faults(charge.parts, released, rules)
+        yield from ((True, f"{silo}: round {line.round}: {fault}") for fault in faults)
+
+
+def _released(released: Mapping[str, str], rules: Rules | None) -> Iterator[str]:
+    for name, how in released.items():
+        allowed = rules.metric(name).release if rules else "withheld"
+        if how not in _WAYS or _WAYS.index(how) > _WAYS.index(allowed):
+            yield f"{name} left as {how!r}; allowed: {allowed!r}"
+
+
+def _noise_faults(
+    parts: tuple[Segment, ...], released: Mapping[str, str], rules: Rules | None
+) -> Iterator[str]:
+    """Each metric that left with noise has at least the noise that the policy asks for."""
+    asked = sorted(
+        (rules.metric(name).noise_multiplier if rules else None) or 0.0
+        for name, how in released.items()
+        if how == "noised"
+    )
+    ran = sorted(part.noise_multiplier for part in parts for _ in range(part.steps))
+    if len(ran) != len(asked) or any(r < a for r, a in zip(ran, asked, strict=True)):
+        yield f"metrics left with noise multipliers {ran}; allowed: {asked} or more"
+
+
+def _like(run: Evidence) -> Request:
+    """What entries do not say of the job."""
+    settings = run.settings
+    return Request(
+        dataset="",
+        task=settings.task,
+        requester="",
+        job="",
+        kind="train",
+        at=datetime.now(UTC),
+        clip=settings.privacy.clip if settings.privacy else None,
+        encrypted=settings.encryption is not None,
+        silos_in_sum=settings.encryption.smallest_sum if settings.encryption else None,
+    )
+
+
+def _as_planned(run: Evidence, silo: str, bill: LedgerCharge) -> Findings:
+    plan = (run.plans or {}).get(silo)
+    if plan is None:
+        yield True, f"{silo}: silos.json does not know it"
+        return
+    yield from _plan_faults(run, silo, plan)
+    for charge in bill.charges:
+        if charge.use != "training" or charge.open:
+            continue
+        for fault in _part_faults(charge.parts, plan):
+            yield True, f"{silo}, round {charge.reserve.round}: {fault}"
+
+
+def _plan_faults(run: Evidence, silo: str, plan: Mapping[str, Any]) -> Findings:
+    """Sampling rate and steps as the settings and the number of records give them."""
+    records, training = plan.get("records"), run.settings.training
+    if not isinstance(records, int) or records < 1:
+        yield True, f"{silo}: silos.json has no number of records"
+        return
+    rate = min(1.0, training.batch_size / records)
+    steps = training.steps or math.ceil(records / training.batch_size) * training.epochs
+    if plan.get("sampling_rate") != rate or plan.get("steps_per_round") != steps:
+        yield (
+            True,
+            f"{silo}: {records} records give sampling rate {rate:.6g} and {steps} steps a round; "
+            "silos.json has others",
+        )
+
+
+def _part_faults(parts: tuple[Segment, ...], plan: Mapping[str, Any]) -> Iterator[str]:
+    if len(parts) > 1:
+        yield "more than one mechanism"
+    for part in parts:
+        rate, steps, noise = (
+            plan.get(key) for key in ("sampling_rate", "steps_per_round", "noise_multiplier")
+        )
+        if part.sampling_rate != rate:
+            yield f"sampling rate {part.sampling_rate:.6g}, and the plan has {rate}"
+        if part.steps != steps:
+            yield f"{part.steps} steps, and the plan has {steps}"
+        if not isinstance(noise, int | float) or part.noise_multiplier < noise:
+            yield f"noise multiplier {part.noise_multiplier:g}, below the plan's {noise}"
+
+
+_SUM = "sealed.now"
+
+
+def claims_of_sums(run: Evidence) -> Iterator[Claim]:
+    """That no sum was of other silos, or of fewer, than was said."""
+    encryption = run.settings.encryption
+    if encryption is None:
+        return
+    statement = (
+        f"Every encrypted sum was of the silos that the history names, {encryption.smallest_sum} "
+        "or more."
+    )
+    faults: list[str] = []
+    for line in run.lines[1:]:
+        faults += _sum_faults(run, line, least=encryption.smallest_sum)
+    known, last = _last_sum(run)
+    faults += [known] if known else []
+    if not faults and all(run.bill(silo) is None for silo in run.silos):
+        why = "no ledger was given to hold the sums against"
+        yield unknown("encryption.sums", run.subject, statement, why)
+        return
+    notes = [last] if last else []
+    yield judged("encryption.sums", run.subject, statement, faults=faults, notes=notes)
+
+
+def _sum_faults(run: Evidence, line: HistoryLine, *, least: int) -> Iterator[str]:
+    place, count = f"round {line.round}", len(line.participants)
+    if count < least and not line.skipped:
+        yield f"{place}: a sum of {count}; encryption.smallest_sum = {least}"
+    if len(set(line.participants)) < count:
+        yield f"{place}: a silo is in the sum twice"
+    failed = {failure.silo for failure in line.failures}
+    for silo in run.silos:
+        bill = run.bill(silo)
+        charges = bill.of("training", line.round) if bill else []
+        if bill and silo in line.participants and not charges:
+            yield f"{place}: {silo} is in the sum, and its ledger has no entry"
+        if any(not encrypted(charge.reserve) for charge in charges):
+            yield f"{place}: the entry of {silo} says that its update was not encrypted"
+        committed = any(not charge.open for charge in charges)
+        if committed and silo not in line.participants and silo not in failed:
+            yield f"{place}: {silo} committed an update, and the sum is without it"
+
+
+def _last_sum(run: Evidence) -> tuple[str | None, str | None]:
+    """What the last sum in the checkpoint says of itself: a fault, or a remark."""
+    clients = _clients(run.folder / CHECKPOINT)
+    summed = [line for line in run.lines[1:] if not line.skipped]
+    if clients is None or not summed:
+        return None, None
+    last = summed[-1]
+    if clients != tuple(sorted(last.participants)):
+        return (
+            f"round {last.round}: the sum in the checkpoint is of {', '.join(clients)}, and the "
+            f"history names {', '.join(sorted(last.participants))}",
+            None,
+        )
+    return None, f"the sum in the checkpoint names the same {len(clients)} silos as the history"
+
+
+def _clients(checkpoint: Path) -> tuple[str, ...] | None:
+    """Whose uploads the last sum is of; None where it is not there or cannot be read."""
+    try:
+        with safe_open(checkpoint, framework="np") as file:
+            if _SUM not in file.keys():  # noqa: SIM118
+                return None
+            content = file.get_tensor(_SUM).tobytes()
+        return read_header(content)[0].clients if content else None
+    except Exception:  # a damaged checkpoint is not part of the record
+        return None
