@@ -1,9 +1,10 @@
 # Each goal does all of its own set-up.
 PYTHON ?= python3
 VENV ?= .venv
+NEWEST ?= .venv-newest
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow lint format docs dist clean
+.PHONY: demo test slow lint format docs dist newest versions clean
 
 demo: $(VENV)/.privet
 	rm -rf runs/demo
@@ -27,6 +28,29 @@ format: $(VENV)/.dev
 docs: $(VENV)/.docs
 	PYTHONPATH=src NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "Documentation: site/index.html"
+
+# The newest versions that pyproject.toml allows. Of torch that of constraints.txt: a newer one may
+# be some gigabytes of CUDA, and users have whichever fits their machine.
+newest:
+	test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)
+	grep '^torch==' constraints.txt >$(NEWEST)/torch.txt
+	$(NEWEST)/bin/python -m pip install --quiet --constraint $(NEWEST)/torch.txt torch
+	$(NEWEST)/bin/python -m pip install --quiet --constraint $(NEWEST)/torch.txt \
+		--upgrade --upgrade-strategy eager --editable '.[dev,docs]'
+	$(NEWEST)/bin/python -m pip freeze --exclude-editable >$(NEWEST)/versions.txt
+	$(NEWEST)/bin/python -m pytest -n auto --dist worksteal
+
+# The same on several Pythons, all of them even if one fails: the oldest and the newest on this
+# machine, or PYTHONS="3.12 3.13".
+versions:
+	@pythons=$$($(PYTHON) tests/pythons.py $(PYTHONS)) || exit 1; failed=; \
+	for python in $$pythons; do \
+		version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+		echo "Python $$version, newest versions:"; \
+		$(MAKE) --no-print-directory newest PYTHON=$$python NEWEST=$(NEWEST)-$$version \
+			|| failed="$$failed $$version"; \
+	done; \
+	test -z "$$failed" || { echo "Failed on Python$$failed; what was installed is in $(NEWEST)-*/versions.txt" >&2; exit 1; }
 
 # What is published is what is committed. The address of the repository goes into the links of README.
 ifneq ($(filter dist,$(MAKECMDGOALS)),)
@@ -62,4 +86,4 @@ $(VENV)/.docs: $(VENV)/.privet
 	@touch $@
 
 clean:
-	rm -rf $(VENV) runs build dist site .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(NEWEST) $(NEWEST)-* runs build dist site .mypy_cache .ruff_cache
