@@ -26,7 +26,7 @@ ROOMS = (
     ("commands",),
     ("reports",),
     ("audit",),
-    ("sweep",),
+    ("sweeps",),
     ("simulations", "deployment"),
     ("tracking",),
     ("server",),
