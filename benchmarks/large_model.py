@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 if TYPE_CHECKING:
-    from privet.deployment import Desk
+    from privet.deployment.admin import AdminClient
 
 MODEL_MB = 100.0
 POLICY = """\
@@ -70,11 +70,11 @@ def run(*, encrypted: bool, rounds: int) -> None:
             kit.write_text(kit.read_text().replace("tasks = []", f'tasks = ["{LARGE}", "{SMALL}"]'))
             trial.start()
             trial.wait_until_online()
-            with trial.desk() as desk:
-                finished(desk, {"task": SMALL, **settings})
+            with trial.client() as client:
+                finished(client, {"task": SMALL, **settings})
                 time.sleep(3)
                 peaks = Peaks({name: each.pid for name, each in trial.processes.items()})
-                seen = finished(desk, {"task": LARGE, **settings})
+                seen = finished(client, {"task": LARGE, **settings})
             rises = peaks.stop()
         took = statistics.median(entry["seconds"]["total"] for entry in seen[1:])
         silo = max(rise for name, rise in rises.items() if name != SERVER)
@@ -88,16 +88,16 @@ def run(*, encrypted: bool, rounds: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def finished(desk: Desk, settings: dict[str, Any]) -> list[dict[str, Any]]:
+def finished(client: AdminClient, settings: dict[str, Any]) -> list[dict[str, Any]]:
     """The history of a job, once it is done."""
     from privet import Experiment
 
-    job = desk.submit(Experiment.from_mapping(settings))
-    while (told := desk.job(job))["state"] not in ("finished", "failed"):
+    job = client.submit(Experiment.from_mapping(settings))
+    while (told := client.job(job))["state"] not in ("finished", "failed"):
         time.sleep(0.2)
     if told["state"] == "failed":
-        raise SystemExit(desk.log(job, start=0))
-    return desk.history(job, start=0)[0]
+        raise SystemExit(client.log(job, start=0))
+    return client.history(job, start=0)[0]
 
 
 class Peaks:

@@ -32,7 +32,7 @@ import numpy as np
 from flwr.app import Message
 
 from privet import Experiment
-from privet.deployment import Desk, follow
+from privet.deployment.admin import AdminClient, follow
 from privet.deployment.parties import SiloKit
 from privet.deployment.parties.requests import Signing
 from privet.deployment.provision import Project, provision
@@ -175,11 +175,11 @@ def provisioned(folder: Path, silos: int) -> tuple[Trial, float]:
     return Trial(folder, names), time.monotonic() - start
 
 
-def wait_until_online(desk: Desk, silos: int) -> None:
+def wait_until_online(client: AdminClient, silos: int) -> None:
     end = time.monotonic() + 300
     while True:
         with suppress(Exception):
-            if sum(each["online"] for each in desk.status()["silos"]) == silos:
+            if sum(each["online"] for each in client.status()["silos"]) == silos:
                 return
         if time.monotonic() > end:
             sys.exit("not all silos came online")
@@ -195,14 +195,14 @@ def measure(folder: Path, silos: int, rounds: int, idle: float, task: str) -> di
     with trial:
         trial.start(SERVER)
         pid = trial.processes[SERVER].pid
-        with trial.desk() as desk:
-            wait_until_online(desk, 0)
+        with trial.client() as client:
+            wait_until_online(client, 0)
             figures["empty_mb"] = memory(pid)
             tell(f"server {pid} is up; silos come online")
             with Crowd([trial.kit(name) for name in trial.silos]) as silent:
                 start, used = time.monotonic(), cpu(pid)
                 silent.begin()
-                wait_until_online(desk, silos)
+                wait_until_online(client, silos)
                 figures["online"] = time.monotonic() - start
                 figures["online_cpu"] = cpu(pid) - used
                 tell(f"all online after {figures['online']:.1f} s; idle for {idle:.0f} s")
@@ -215,11 +215,13 @@ def measure(folder: Path, silos: int, rounds: int, idle: float, task: str) -> di
                 figures["idle_asked"] = asked.total() / took
                 tell(f"idle, they asked: {dict(asked)}")
                 figures |= {"idle_mb": memory(pid), "threads": threads(pid)}
-                figures |= work(desk, silent, pid, rounds, silos, task)
+                figures |= work(client, silent, pid, rounds, silos, task)
     return figures
 
 
-def work(desk: Desk, silent: Crowd, pid: int, rounds: int, silos: int, task: str) -> dict[str, Any]:
+def work(
+    client: AdminClient, silent: Crowd, pid: int, rounds: int, silos: int, task: str
+) -> dict[str, Any]:
     """A job of so many rounds."""
     settings = {"task": task, "rounds": rounds, "federation": {"min_silos": silos}}
     marks: list[tuple[float, float, float, Counter[str]]] = []
@@ -241,8 +243,8 @@ def work(desk: Desk, silent: Crowd, pid: int, rounds: int, silos: int, task: str
 
     begin = time.monotonic()
     tell("a job begins")
-    job = desk.submit(Experiment.from_mapping(settings))
-    told = follow(desk, job, watch=mark, say=lambda _: None)
+    job = client.submit(Experiment.from_mapping(settings))
+    told = follow(client, job, watch=mark, say=lambda _: None)
     if told["state"] != "finished":
         sys.exit(f"{told['state']}: {told['detail']}")
     (start, used, theirs, before), (end, all_used, all_theirs, after) = marks[0], marks[-1]

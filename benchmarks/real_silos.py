@@ -58,13 +58,13 @@ def on_privet(trial: Trial, settings: Experiment, out: Path) -> None:
     with trial:
         trial.start()
         trial.wait_until_online()
-        with trial.desk() as desk:
-            job = desk.submit(settings)
-            told = follow(desk, job, watch=lambda _: None, say=lambda _: None)
+        with trial.client() as client:
+            job = client.submit(settings)
+            told = follow(client, job, watch=lambda _: None, say=lambda _: None)
             if told["state"] != "finished":
                 raise RuntimeError(f"privet: {told['state']} {told['detail']}")
             for name in set(told["files"]) & {"history.jsonl", MODEL}:
-                desk.fetch(job, name, out / name, progress=lambda *_: None)
+                client.fetch(job, name, out / name, progress=lambda *_: None)
 
 
 def on_stock(trial: Trial, settings: Experiment, out: Path, poll: float | None) -> None:

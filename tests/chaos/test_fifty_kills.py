@@ -80,10 +80,10 @@ class Reaper:
     """Victims of the same moment."""
     kills: int = 0
 
-    def reap(self, desk: AdminClient) -> None:
+    def reap(self, client: AdminClient) -> None:
         """All kills, each moment's after the job has come further since the one before."""
         while self.kills < KILLS:
-            before = self.round(desk)
+            before = self.round(client)
             time.sleep(self.chance.uniform(0, 0.3))
             chosen = self.choose(self.chance)
             for victim in sorted(chosen, key=lambda victim: not victim.endswith(WORKER)):
@@ -93,7 +93,7 @@ class Reaper:
                 if not victim.endswith(WORKER):
                     time.sleep(self.chance.choice([0.0, 0.0, self.chance.uniform(0, 2)]))
                     self.trial.start(victim)
-            self.round(desk, least=before + 1)
+            self.round(client, least=before + 1)
 
     def kill(self, victim: str) -> None:
         """SIGKILL, which nobody can prepare for."""
@@ -105,13 +105,13 @@ class Reaper:
                 child.kill()
         self.kills += 1
 
-    def round(self, desk: AdminClient, *, least: int = 0) -> int:
+    def round(self, client: AdminClient, *, least: int = 0) -> int:
         """The job's last round, once it is `least` or more."""
         end = time.monotonic() + PATIENCE
         told: dict[str, Any] = {}
         while time.monotonic() < end:
             with suppress(NoAnswer):
-                told = desk.job(self.job)
+                told = client.job(self.job)
                 assert told["state"] not in OVER, f"after {self.kills} kills: {told}"
                 if told["round"] >= least:
                     return int(told["round"])
@@ -130,11 +130,11 @@ def survived(
 ) -> tuple[str, list[dict[str, Any]]]:
     """A job that is finished after all kills: its number and its history."""
     job = begun(trial, settings)
-    with trial.desk() as desk:
+    with trial.client() as client:
         reaper = Reaper(trial, job, random.Random(SEED), choose)
-        reaper.reap(desk)
+        reaper.reap(client)
         end = time.monotonic() + 200
-        while (told := desk.job(job))["state"] not in OVER:
+        while (told := client.job(job))["state"] not in OVER:
             assert time.monotonic() < end, told
             time.sleep(0.2)
     assert told["state"] == "finished", told["detail"]

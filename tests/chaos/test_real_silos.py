@@ -21,19 +21,19 @@ from privet.privacy.ledger import Ledger, SiloKey, verify
 from trials import OVER, PLAIN, PRIVATE, begun, history, leftovers
 
 
-def wait(desk: AdminClient, job: str, done: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+def wait(client: AdminClient, job: str, done: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     """The job, once `done` says yes, and whether or not the server answers all the time."""
     end = time.monotonic() + 150
     while time.monotonic() < end:
         try:
-            told = desk.job(job)
+            told = client.job(job)
         except NoAnswer:
             time.sleep(0.2)
             continue
         if done(told) or told["state"] in OVER:
             return told
         time.sleep(0.05)
-    raise AssertionError(f"{told} {desk.log(job, start=0)}")
+    raise AssertionError(f"{told} {client.log(job, start=0)}")
 
 
 def past(round_: int) -> Callable[[dict[str, Any]], bool]:
@@ -62,12 +62,12 @@ def test_a_server_that_is_killed_ends_at_the_same_model(tmp_path: Path) -> None:
     simulate(Experiment.from_mapping(PLAIN), out=tmp_path / "undisturbed")
     with Trial.create(tmp_path / "trial", plain=True) as trial:
         job = begun(trial, PLAIN)
-        with trial.desk() as desk:
+        with trial.client() as client:
             for round_ in (2, 7):
-                wait(desk, job, past(round_))
+                wait(client, job, past(round_))
                 trial.end(SERVER, how=signal.SIGKILL)
                 trial.start(SERVER)
-            told = wait(desk, job, lambda told: False)
+            told = wait(client, job, lambda told: False)
         assert told["state"] == "finished", told["detail"]
         assert told["starts"] == 3
         model = load_file(trial.kit(SERVER) / "state/jobs" / job / "run/model.safetensors")
@@ -80,13 +80,13 @@ def test_a_server_that_is_killed_ends_at_the_same_model(tmp_path: Path) -> None:
 def test_a_silo_that_hangs_is_gone_on_without_and_may_come_back(tmp_path: Path) -> None:
     with Trial.create(tmp_path / "trial") as trial:
         job = begun(trial, {**PRIVATE, "rounds": 40, "round_timeout": 3})
-        with trial.desk() as desk:
-            wait(desk, job, past(2))
+        with trial.client() as client:
+            wait(client, job, past(2))
             trial.processes["north"].send_signal(signal.SIGSTOP)
-            missed = wait(desk, job, past(desk.job(job)["round"] + 2))["round"]
-            assert desk.status()["silos"][0]["name"] == "north"
+            missed = wait(client, job, past(client.job(job)["round"] + 2))["round"]
+            assert client.status()["silos"][0]["name"] == "north"
             trial.processes["north"].send_signal(signal.SIGCONT)
-            told = wait(desk, job, lambda told: False)
+            told = wait(client, job, lambda told: False)
         assert told["state"] == "finished", told["detail"]
         entries = history(trial, job)
         without = [e["round"] for e in entries[1:] if "north" not in e["participants"]]
@@ -103,12 +103,12 @@ def test_a_network_that_is_cut_heals(tmp_path: Path) -> None:
         wire = Wire(port)
         kit.write_text(kit.read_text().replace(str(port), str(wire.port)))
         job = begun(trial, {**PRIVATE, "rounds": 60, "round_timeout": 3})
-        with trial.desk() as desk:
-            wait(desk, job, past(2))
+        with trial.client() as client:
+            wait(client, job, past(2))
             wire.cut = True
-            wait(desk, job, past(desk.job(job)["round"] + 2))
+            wait(client, job, past(client.job(job)["round"] + 2))
             wire.cut = False
-            told = wait(desk, job, lambda told: False)
+            told = wait(client, job, lambda told: False)
         wire.close()
         assert told["state"] == "finished", told["detail"]
         entries = history(trial, job)

@@ -163,19 +163,19 @@ class GateProject:
     def serving(self) -> Iterator[LiveServer]:
         kit = self.server_kit()
         kit.state.mkdir(exist_ok=True)
-        link, bells = Link(kit.state / "link.sqlite"), Notifier()
+        link, notifier = Link(kit.state / "link.sqlite"), Notifier()
         members = Membership(
             PartiesFile(kit.parties, project_key=kit.project_key), link, folder=kit.state
         )
         members.current()
         store = JobStore(kit.state / "jobs")
-        runner = Runner(store, members, link, bells)
+        runner = Runner(store, members, link, notifier)
         gate = Gate(
             fleet=link.app(),
             own=application(store, runner, members),
             link=link,
             checking=Checking(members.current),
-            bells=bells,
+            notifier=notifier,
             members=members,
             largest=kit.max_message_mb * 1_000_000,
             body_seconds=self.body_seconds,
@@ -187,7 +187,7 @@ class GateProject:
             assert thread.is_alive()
             time.sleep(0.01)
         try:
-            yield LiveServer(link, bells, members, store)
+            yield LiveServer(link, notifier, members, store)
         finally:
             server.should_exit = True
             thread.join(timeout=20)
@@ -196,14 +196,14 @@ class GateProject:
 @dataclass
 class LiveServer:
     link: Link
-    bells: Notifier
+    notifier: Notifier
     members: Membership
     store: JobStore
 
     @contextmanager
     def run(self, settings: dict[str, str] | None = None) -> Iterator[LinkGrid]:
         with self.link.run(settings or {}) as live:
-            yield LinkGrid(live, self.bells, stop=threading.Event())
+            yield LinkGrid(live, self.notifier, stop=threading.Event())
 
     def node(self, silo: str) -> int:
         return self.members.nodes[silo]

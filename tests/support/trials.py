@@ -33,8 +33,8 @@ PLAIN = {
 def begun(trial: Trial, settings: dict[str, Any]) -> str:
     trial.start()
     trial.wait_until_online()
-    with trial.desk() as desk:
-        return desk.submit(Experiment.from_mapping(settings))
+    with trial.client() as client:
+        return client.submit(Experiment.from_mapping(settings))
 
 
 def history(trial: Trial, job: str) -> list[dict[str, Any]]:

@@ -45,23 +45,23 @@ def submit(
 
     experiment = Experiment.from_file(file, assignments(settings or []))
     _check(experiment)
-    with _desk(kit) as desk:
-        desk.greet()
-        job = desk.submit(experiment)
+    with _desk(kit) as client:
+        client.greet()
+        job = client.submit(experiment)
         if as_json:
             typer.echo(json.dumps({"job": job}))
         else:
             typer.echo(f"Job {job}")
         if not detach:
-            _follow(desk, job, as_json=as_json)
+            _follow(client, job, as_json=as_json)
             if out is not None:
-                _fetch(desk, job, out)
+                _fetch(client, job, out)
 
 
 def status(kit: Kit = None, as_json: AsJson = False) -> None:
     """Show the project's silos and jobs."""
-    with _desk(kit) as desk:
-        told = desk.status()
+    with _desk(kit) as client:
+        told = client.status()
     if as_json:
         typer.echo(json.dumps(told))
     else:
@@ -74,11 +74,11 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more.")] = False,
 ) -> None:
     """Print a job's log."""
-    with _desk(kit) as desk:
-        name, start = _whole(desk, job), 0
+    with _desk(kit) as client:
+        name, start = _whole(client, job), 0
         while True:
-            over = desk.job(name)["state"] in ("finished", "failed", "cancelled")
-            text = desk.log(name, start=start)
+            over = client.job(name)["state"] in ("finished", "failed", "cancelled")
+            text = client.log(name, start=start)
             typer.echo(text, nl=False)
             start += len(text.encode())
             if not follow or over:
@@ -88,14 +88,14 @@ def logs(
 
 def cancel(job: JobName, kit: Kit = None) -> None:
     """End a job; what it has reached stays on the server."""
-    with _desk(kit) as desk:
-        typer.echo(f"Job {desk.cancel(_whole(desk, job))['id']} is cancelled")
+    with _desk(kit) as client:
+        typer.echo(f"Job {client.cancel(_whole(client, job))['id']} is cancelled")
 
 
 def watch(job: JobName, kit: Kit = None, as_json: AsJson = False) -> None:
     """Follow a job to its end."""
-    with _desk(kit) as desk:
-        _follow(desk, _whole(desk, job), as_json=as_json)
+    with _desk(kit) as client:
+        _follow(client, _whole(client, job), as_json=as_json)
 
 
 def fetch(
@@ -104,9 +104,9 @@ def fetch(
     out: Annotated[Path | None, typer.Option(help="Folder. [default: runs/<job>]")] = None,
 ) -> None:
     """Bring a job's history, summary and model here, and write its report."""
-    with _desk(kit) as desk:
-        name = _whole(desk, job)
-        _fetch(desk, name, out or Path("runs") / name)
+    with _desk(kit) as client:
+        name = _whole(client, job)
+        _fetch(client, name, out or Path("runs") / name)
 
 
 def _desk(kit: Path | None) -> AdminClient:
@@ -123,22 +123,22 @@ def _check(experiment: Any) -> None:
     check(experiment)
 
 
-def _whole(desk: AdminClient, job: str) -> str:
+def _whole(client: AdminClient, job: str) -> str:
     """The id that begins like `job`; PrivetError for none or several."""
-    found = [each["id"] for each in desk.status()["jobs"] if each["id"].startswith(job)]
+    found = [each["id"] for each in client.status()["jobs"] if each["id"].startswith(job)]
     if len(found) != 1:
         raise PrivetError(f"{len(found)} jobs begin with {job!r}" if found else f"no job {job!r}")
     return str(found[0])
 
 
-def _follow(desk: AdminClient, job: str, *, as_json: bool) -> None:
+def _follow(client: AdminClient, job: str, *, as_json: bool) -> None:
     from privet.deployment.admin import follow
     from privet.progress import choose_mode, progress
 
-    rounds = desk.job(job)["rounds"]
+    rounds = client.job(job)["rounds"]
     mode = choose_mode(quiet=False, as_json=as_json)
     with progress(mode, rounds=rounds) as watch:
-        told = follow(desk, job, watch=watch, say=lambda text: typer.echo(text, err=True))
+        told = follow(client, job, watch=watch, say=lambda text: typer.echo(text, err=True))
     if as_json:
         typer.echo(json.dumps(told))
     if told["state"] != "finished":
@@ -147,12 +147,12 @@ def _follow(desk: AdminClient, job: str, *, as_json: bool) -> None:
         typer.echo(f"Job {job} is finished. Results: privet fetch {job}")
 
 
-def _fetch(desk: AdminClient, job: str, out: Path) -> None:
+def _fetch(client: AdminClient, job: str, out: Path) -> None:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
     from privet.reports.run import write_report
 
-    told = desk.job(job)
+    told = client.job(job)
     if not told["files"]:
         raise PrivetError(f"job {job} has nothing to fetch yet: it is {told['state']}")
     out.mkdir(parents=True, exist_ok=True)
@@ -160,7 +160,7 @@ def _fetch(desk: AdminClient, job: str, out: Path) -> None:
     with Progress(TextColumn("{task.description}"), BarColumn(), DownloadColumn()) as bars:
         for name in told["files"]:
             bar = bars.add_task(name, total=None)
-            desk.fetch(
+            client.fetch(
                 job,
                 name,
                 out / name,
@@ -206,8 +206,8 @@ def page(
     from privet.deployment.parties import AdminKit
 
     config = AdminKit.from_folder(kit or Path(os.environ.get("PRIVET_KIT", ".")))
-    with AdminClient(config) as desk:
-        link = desk.page()
+    with AdminClient(config) as client:
+        link = client.page()
     typer.echo(link)
     typer.echo(
         f"Good once, within two minutes. The browser must trust {config.ca}; "

@@ -59,12 +59,12 @@ def init(
     name: Annotated[str, typer.Argument(help="Your name in the project.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Where the keys go.")] = Path(),
 ) -> None:
-    """Make your keys, and the file with their public halves for the project's operators."""
+    """Make your keys, and the file with their public keys for the project's operators."""
     from privet.deployment.provision import join
 
-    path, halves = join(name, folder=out)
-    typer.echo(f"Identity: {halves.identity}")
-    typer.echo(f"Node key: {halves.node_key}")
+    path, public_keys = join(name, folder=out)
+    typer.echo(f"Identity: {public_keys.identity}")
+    typer.echo(f"Node key: {public_keys.node_key}")
     typer.echo(
         f"Send {path} to the project's operators and read the identity to them by telephone. "
         "The .key files stay with you: put them into the kit that you get."

@@ -1,6 +1,6 @@
 """An administrator's requests to a server, signed with the key in the administrator's kit.
 
-Watching a job from afar as one watches a simulation.
+A job on real silos is followed as a simulation is: round by round, as lines of its history.
 """
 
 from __future__ import annotations
@@ -149,26 +149,26 @@ _PAUSE = 1.0
 
 
 def follow(
-    desk: AdminClient,
+    client: AdminClient,
     job: str,
     *,
     watch: Callable[[Mapping[str, Any]], None],
     say: Callable[[str], None],
-    patience: float = 600.0,
+    timeout: float = 600.0,
 ) -> dict[str, Any]:
     """Pass every entry of the history to `watch` until the job is over, and return its end.
 
     `say` hears of everything else that a person should know: what the job waits for, and that the
-    server does not answer, which is borne for `patience` seconds and raises NoAnswer then.
+    server does not answer, which is borne for `timeout` seconds and raises NoAnswer then.
     """
     seen, said, since = 0, "", None
     while True:
         try:
-            entries, told = desk.history(job, start=seen)
+            entries, told = client.history(job, start=seen)
         except NoAnswer as lost:
             now = time.monotonic()
             since = since or now
-            if now - since > patience:
+            if now - since > timeout:
                 raise
             if said != str(lost):
                 say(f"{lost}; trying on")

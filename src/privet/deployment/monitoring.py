@@ -1,8 +1,7 @@
-"""The standard gRPC health protocol, with which orchestrators ask a process whether it is well.
+"""What operators and orchestrators see of a long-running process: health, metrics, logs.
 
-Prometheus metrics of a process at an address of their own.
-
-Logs of long-running commands: a line for people, or a JSON object for machines.
+Health is the standard gRPC protocol, metrics are Prometheus' at an address of their own, and a log
+is a line for people or a JSON object for machines.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ class Trial:
         """What the process of a party wrote."""
         return self.folder / f"{name}.log"
 
-    def desk(self) -> AdminClient:
+    def client(self) -> AdminClient:
         """The administrator's door to the server."""
         return AdminClient(AdminKit.from_folder(self.kit(ADMIN)))
 
@@ -127,20 +127,20 @@ class Trial:
             process.kill()
             return process.wait()
 
-    def wait_until_online(self, *names: str, patience: float = 120.0) -> None:
+    def wait_until_online(self, *names: str, timeout: float = 120.0) -> None:
         """Return when these silos are online, without names all; PrivetError when that fails."""
-        wanted, end = set(names or self.silos), time.monotonic() + patience
-        with self.desk() as desk:
+        wanted, end = set(names or self.silos), time.monotonic() + timeout
+        with self.client() as client:
             while True:
                 self._check_alive()
                 try:
-                    online = {each["name"] for each in desk.status()["silos"] if each["online"]}
+                    online = {each["name"] for each in client.status()["silos"] if each["online"]}
                 except NoAnswer:
                     online = set()
                 if wanted <= online:
                     return
                 if time.monotonic() > end:
-                    raise PrivetError(f"not online after {patience:g} s: {wanted - online}")
+                    raise PrivetError(f"not online after {timeout:g} s: {wanted - online}")
                 time.sleep(0.2)
 
     def __enter__(self) -> Self:

@@ -274,17 +274,17 @@ def test_keys_that_a_silo_made_itself_never_pass_the_operators(
     assert operators.parties().named("west") is None
     assert not (operators.out / "west").exists()
 
-    public, halves = join("west", folder=tmp_path / "west")
+    public, public_keys = join("west", folder=tmp_path / "west")
     shutil.copy(public, tmp_path)
     done = operators.run()
     assert operators.outcomes(done)["west"] == "made"
-    assert halves.identity in done.rows[-1].detail
+    assert public_keys.identity in done.rows[-1].detail
     kit = operators.out / "west"
     assert not list(kit.glob("*.key"))
     assert "privet join init west" in (kit / "README.md").read_text()
     west = operators.parties("west").named("west")
     assert west is not None
-    assert (west.identity, west.node_key) == (halves.identity, halves.node_key)
+    assert (west.identity, west.node_key) == (public_keys.identity, public_keys.node_key)
     assert operators.outcomes(operators.run())["west"] == "kept"
 
 
@@ -339,7 +339,7 @@ def test_a_party_does_not_change_its_key(operators: Any, tmp_path: Path) -> None
 def test_mistakes_in_public_halves_are_said_before_anything_is_made(
     operators: Any, tmp_path: Path
 ) -> None:
-    public, halves = join("west", folder=tmp_path / "west")
+    public, public_keys = join("west", folder=tmp_path / "west")
     text = public.read_text()
     target = tmp_path / "north.public.toml"
 
@@ -353,7 +353,7 @@ def test_mistakes_in_public_halves_are_said_before_anything_is_made(
     refused(text, r"north\.public\.toml is of 'west', not of 'north'")
     text = text.replace('name = "west"', 'name = "north"')
     refused(text.replace("identity =", "idenity ="), "unknown key 'idenity'. Did you mean 'iden")
-    refused(text.replace(halves.identity, "0" * 64), "identity: it is no key")
+    refused(text.replace(public_keys.identity, "0" * 64), "identity: it is no key")
     refused(text.replace("ecdsa-sha2", "ssh"), "silo 'north': its node_key is not a node's")
     refused("=", "is not a TOML file")
     (tmp_path / "south.public.toml").write_text(text.replace("north", "south"))

@@ -102,8 +102,8 @@ def test_a_run_that_diverged_can_be_followed(project: GateProject, server: LiveS
     run = RunFolder(server.store.get(job).run)
     run.path.mkdir()
     run.append({"round": 0, "loss": float("nan"), "epsilon": {"max": float("inf")}})
-    with AdminClient(project.admin_kit()) as desk:
-        (entry,), _ = desk.history(job, start=0)
+    with AdminClient(project.admin_kit()) as client:
+        (entry,), _ = client.history(job, start=0)
     assert (math.isnan(entry["loss"]), entry["epsilon"]["max"]) == (True, float("inf"))
 
 

@@ -67,9 +67,9 @@ def test_a_job_waits_for_a_silo_that_went_away_as_it_began(
 ) -> None:
     store = JobStore(tmp_path)
     job = added(store, project)
-    bells: Any = SimpleNamespace(ring_reply=lambda: None)
+    notifier: Any = SimpleNamespace(notify_reply=lambda: None)
     link: Any = SimpleNamespace(end_old_runs=lambda: None)
-    runner = Flaky(store, None, link, bells)  # type: ignore[arg-type]
+    runner = Flaky(store, None, link, notifier)  # type: ignore[arg-type]
     runner.start()
     end = time.monotonic() + 10
     while job.standing.state != "finished" and time.monotonic() < end:

@@ -256,19 +256,19 @@ def test_a_question_that_came_with_nothing_is_answered_with_nothing(
 
 
 def test_a_node_is_rung_once_for_each_message() -> None:
-    bells = Notifier()
+    notifier = Notifier()
 
     async def calls(seconds: float) -> int:
         """How often it returned, other than for the time."""
         count, end = 0, time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0.01:
-            await bells.wait_for_message(7, left)
+            await notifier.wait_for_message(7, left)
             count += time.monotonic() < end - 0.01
         return count
 
     async def everything() -> list[int]:
         found: list[Any] = [await calls(0.1)]
-        bells.ring([7, 7, 8])
+        notifier.notify([7, 7, 8])
         found.append(await calls(0.1))
         return [*found, await calls(0.1)]
 
@@ -276,11 +276,11 @@ def test_a_node_is_rung_once_for_each_message() -> None:
 
 
 def test_a_coordinator_is_told_which_replies_begin_to_come() -> None:
-    bells = Notifier()
-    bells.ring_reply("a")
-    bells.ring_reply("b")
-    bells.ring_reply()
-    assert bells.wait_for_reply(0.0) == {"a", "b"}
-    assert bells.wait_for_reply(0.01) == set()
-    threading.Timer(0.05, bells.ring_reply, ["c"]).start()
-    assert bells.wait_for_reply(5.0) == {"c"}
+    notifier = Notifier()
+    notifier.notify_reply("a")
+    notifier.notify_reply("b")
+    notifier.notify_reply()
+    assert notifier.wait_for_reply(0.0) == {"a", "b"}
+    assert notifier.wait_for_reply(0.01) == set()
+    threading.Timer(0.05, notifier.notify_reply, ["c"]).start()
+    assert notifier.wait_for_reply(5.0) == {"c"}

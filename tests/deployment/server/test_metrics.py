@@ -156,7 +156,12 @@ def test_a_round_is_counted_once_whatever_is_gone_back_to(
     RunFolder(job.run).save_checkpoint(1, {"weights": np.zeros(1)})  # killed before that of round 2
     seen: list[Mapping[str, Any]] = []
     runner = Runner(
-        server.store, server.members, server.link, server.bells, patience=0.0, observe=seen.append
+        server.store,
+        server.members,
+        server.link,
+        server.notifier,
+        patience=0.0,
+        observe=seen.append,
     )
     monkeypatch.setattr(app, "run", go_on)
     with project.connection("north"):

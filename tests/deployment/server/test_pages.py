@@ -50,8 +50,8 @@ class Live:
     store: JobStore
 
     def link(self, admin: str = "ana") -> str:
-        with AdminClient(self.project.admin_kit(admin)) as desk:
-            return desk.page()
+        with AdminClient(self.project.admin_kit(admin)) as client:
+            return client.page()
 
     @contextmanager
     def session(self, admin: str = "ana") -> Iterator[httpx.Client]:
@@ -92,17 +92,17 @@ def line(round_: int) -> str:
 def serving(project: GateProject) -> Iterator[Live]:
     kit = project.server_kit()
     kit.state.mkdir(exist_ok=True)
-    link, bells = Link(kit.state / "link.sqlite"), Notifier()
+    link, notifier = Link(kit.state / "link.sqlite"), Notifier()
     file = PartiesFile(kit.parties, project_key=kit.project_key)
     members = Membership(file, link, folder=kit.state)
     members.current()
     store, pages = JobStore(kit.state / "jobs"), PagePasses(members.current)
     gate = Gate(
         fleet=link.app(),
-        own=application(store, Runner(store, members, link, bells), members, pages=pages),
+        own=application(store, Runner(store, members, link, notifier), members, pages=pages),
         link=link,
         checking=Checking(members.current),
-        bells=bells,
+        notifier=notifier,
         members=members,
         largest=1_000_000,
         pages=pages,
@@ -213,9 +213,9 @@ def test_links_and_sessions_have_their_time(live: Live) -> None:
     clock.now = LINK_SECONDS
     assert pages.enter(late) is None
     clock.now = LINK_SECONDS + SESSION_SECONDS - 2
-    assert pages.guest(cookie) == "ana"
+    assert pages.viewer(cookie) == "ana"
     clock.now += 1
-    assert pages.guest(cookie) is None
+    assert pages.viewer(cookie) is None
 
 
 def test_a_new_key_ends_the_old_keys_sessions(live: Live) -> None:
@@ -226,13 +226,13 @@ def test_a_new_key_ends_the_old_keys_sessions(live: Live) -> None:
     assert ana
     cookie = pages.enter(pages.invite(ana).removeprefix("/page/enter/"))
     assert cookie
-    assert pages.guest(cookie) == "ana"
+    assert pages.viewer(cookie) == "ana"
     members = tuple(
         replace(each, identity="ab" * 32) if each.name == "ana" else each
         for each in parties.members
     )
     now[0] = replace(parties, members=members)
-    assert pages.guest(cookie) is None
+    assert pages.viewer(cookie) is None
 
 
 def test_passes_do_not_pile_up(live: Live) -> None:

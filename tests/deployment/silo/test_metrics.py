@@ -231,11 +231,11 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     with trial:
         trial.start()
         trial.wait_until_online()
-        with trial.desk() as desk:
-            job = desk.submit(experiment)
-            while desk.job(job)["state"] in ("queued", "waiting", "running"):
+        with trial.client() as client:
+            job = client.submit(experiment)
+            while client.job(job)["state"] in ("queued", "waiting", "running"):
                 time.sleep(0.1)
-            assert desk.job(job)["state"] == "finished"
+            assert client.job(job)["state"] == "finished"
         yield Watched(trial, found["health"], found["metrics"])
 
 

@@ -3,8 +3,6 @@
 The list is what everyone's trust rests on: the server takes orders and nodes only from those who
 are on it, silos take each other's keys from it, and neither can add to it, because only the
 project key signs it and that key is on no machine of theirs.
-
-Whether a text is an Ed25519 public key that only the owner of a private one can sign for.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""HTTP in which every wait ends and every byte is counted.
+"""HTTP in which every wait ends and every byte is counted, and the server's greeting.
 
-What a server says of itself before anybody signs anything.
+The greeting (project, protocol, version) is what a server says of itself before anything is signed.
 """
 
 from __future__ import annotations

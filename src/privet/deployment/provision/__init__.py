@@ -1,11 +1,9 @@
 """A kit for every party of a project, from one project file.
 
-project       the file that operators write
+project       the file that operators write, and the public keys that a party made itself
 roll          who is on the next list of parties
-authority     certificates; `issuing` keeps and renews them
-rendering     what the files of a kit say, from `templates`
-folders       a kit on disk
-halves        keys that a party makes itself
+authority     the project's certificate authority: issues, keeps and renews certificates
+rendering     what the files of a kit say, from `templates`, and a kit on disk
 provisioning  all of it in order
 """
 

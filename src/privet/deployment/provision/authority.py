@@ -4,7 +4,7 @@ ECDSA on P-256 with SHA-256. Certificates satisfy OpenSSL's strict checks (X509_
 the default of Python 3.13): critical basic constraints and key usage, key identifiers, names in
 the subject alternative name only.
 
-The certificates in the operators' folder: made, kept, or renewed when their time is near.
+In the operators' folder certificates are made, kept, or renewed when they are about to expire.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ port = 8443
 own_key = true
 [admins.ana]
 
-The public halves of a party's own keys: made by the party, handed to the operators.
+A party that makes its own keys (`own_key`) hands their public halves to the operators.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ IDENTITY_FILE = "identity.key"
 NODE_KEY_FILE = "node.key"
 
 _TEXT = """\
-# The public halves of {name}'s keys, for the operators of the project. Nothing in here is secret,
+# The public keys of {name}'s keys, for the operators of the project. Nothing in here is secret,
 # but read the identity to them by telephone: whoever changed it on the way could be {name}.
 name = "{name}"
 identity = "{identity}"
@@ -83,12 +83,12 @@ class _PublicFile(BaseModel):
 
 
 def public_file(name: str) -> str:
-    """How the file with a party's public halves is called."""
+    """How the file with a party's public keys is called."""
     return f"{name}.public.toml"
 
 
 def join(name: str, *, folder: Path) -> tuple[Path, PartyKeys]:
-    """Make a party's own keys in `folder`, keep those that are there, write the public halves.
+    """Make a party's own keys in `folder`, keep those that are there, write the public keys.
 
     Returns the file for the operators. ProvisionError for no name and no folder;
     LedgerError and PartiesError for a key that cannot be read.
@@ -99,17 +99,17 @@ def join(name: str, *, folder: Path) -> tuple[Path, PartyKeys]:
         raise ProvisionError(str(error)) from None
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        halves = own_halves(folder)
+        public_keys = own_public_keys(folder)
         path = folder / public_file(name)
-        text = _TEXT.format(name=name, identity=halves.identity, node_key=halves.node_key)
+        text = _TEXT.format(name=name, identity=public_keys.identity, node_key=public_keys.node_key)
         write_whole(path, text.encode())
     except OSError as error:
         raise ProvisionError(f"{folder} cannot be written: {error.strerror}") from None
-    return path, halves
+    return path, public_keys
 
 
-def own_halves(folder: Path, *, node: bool = True) -> PartyKeys:
-    """The public halves of the keys in `folder`, which are made where there are none."""
+def own_public_keys(folder: Path, *, node: bool = True) -> PartyKeys:
+    """The public keys of the keys in `folder`, which are made where there are none."""
     identity, node_key = folder / IDENTITY_FILE, folder / NODE_KEY_FILE
     owner = SiloKey.load(identity) if identity.exists() else SiloKey.create(identity)
     if not node:
@@ -118,8 +118,8 @@ def own_halves(folder: Path, *, node: bool = True) -> PartyKeys:
     return PartyKeys(identity=owner.public, node_key=known.public)
 
 
-def read_halves(path: Path, *, name: str) -> PartyKeys:
-    """The halves that a party wrote; ProvisionError for a mistake, or another party's file."""
+def read_public_keys(path: Path, *, name: str) -> PartyKeys:
+    """The public_keys that a party wrote; ProvisionError for a mistake, or another party's file."""
     file = _PublicFile.from_file(path)
     if file.name != name:
         raise ProvisionError(f"{path} is of {file.name!r}, not of {name!r}")
@@ -189,7 +189,7 @@ class Admin(_Table):
     own_key: bool = False
     """The party makes its keys itself: `privet join init NAME`."""
     public: str | None = None
-    """File with the public halves, beside the project file; unset: NAME.public.toml, if there."""
+    """File with the public keys, beside the project file; unset: NAME.public.toml, if there."""
     identity: Key | None = None
     """The public half itself, in the place of that file."""
 
@@ -199,8 +199,8 @@ class Admin(_Table):
             raise ValueError("'public' and 'identity' exclude each other; keep one")
         return self
 
-    def halves(self) -> PartyKeys | None:
-        """The public halves in the project file itself."""
+    def public_keys(self) -> PartyKeys | None:
+        """The public keys in the project file itself."""
         return PartyKeys(identity=self.identity) if self.identity else None
 
 
@@ -220,8 +220,8 @@ class ProjectSilo(Admin):
             raise ValueError("'identity' and 'node_key' are needed together")
         return self
 
-    def halves(self) -> PartyKeys | None:
-        """The public halves in the project file itself."""
+    def public_keys(self) -> PartyKeys | None:
+        """The public keys in the project file itself."""
         if self.identity is None or self.node_key is None:
             return None
         return PartyKeys(identity=self.identity, node_key=self.node_key)
@@ -273,17 +273,21 @@ class Project(_Table):
             yield name, "admin", admin
 
     def brought(self, name: str, entry: Entry) -> PartyKeys | None:
-        """The public halves of keys that the party made itself; None when there are none yet.
+        """The public keys of keys that the party made itself; None when there are none yet.
 
         ProvisionError when the file that `public` names is absent, or a file has a mistake.
         """
         path = self._file.parent / (entry.public or public_file(name))
-        if halves := entry.halves():
-            return halves
+        if public_keys := entry.public_keys():
+            return public_keys
         if entry.public is None and not path.exists():
             return None
-        halves = read_halves(path, name=name)
-        return halves if isinstance(entry, ProjectSilo) else PartyKeys(identity=halves.identity)
+        public_keys = read_public_keys(path, name=name)
+        return (
+            public_keys
+            if isinstance(entry, ProjectSilo)
+            else PartyKeys(identity=public_keys.identity)
+        )
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -31,7 +31,13 @@ from privet.deployment.provision.authority import (
     server_certificate,
 )
 from privet.deployment.provision.errors import ProvisionError
-from privet.deployment.provision.project import SERVER, PartyKeys, Project, own_halves, public_file
+from privet.deployment.provision.project import (
+    SERVER,
+    PartyKeys,
+    Project,
+    own_public_keys,
+    public_file,
+)
 from privet.deployment.provision.rendering import (
     CA_FILE,
     PARTIES_FILE,
@@ -138,7 +144,7 @@ class _Job:
             folders = self._begin_kits(kits)
             issued = self._server_certificate(issuer, folders.get(SERVER))
             made = {
-                each.name: own_halves(self._home(each.name, folders), node=each.role == "silo")
+                each.name: own_public_keys(self._home(each.name, folders), node=each.role == "silo")
                 for each in self.found
                 if each.fate == "ours"
             }

@@ -1,7 +1,4 @@
-"""What the files of a kit say.
-
-A kit on disk: a folder, and the archive that is handed over.
-"""
+"""A kit: what its files say, and how it lies on disk: a folder, and an archive to hand over."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class PartyStanding:
     entry: Entry | None = None
     """What the project file says; None: it is no longer there."""
     member: Party | None = None
-    halves: PartyKeys | None = None
+    public_keys: PartyKeys | None = None
 
 
 def margin(days: int) -> timedelta:
@@ -66,15 +66,15 @@ def standings(
 def members(
     found: Collection[PartyStanding], made: Mapping[str, PartyKeys], *, at: datetime, days: int
 ) -> Iterator[Party]:
-    """The silos and administrators of the next list; `made` are the halves of new keys, by name."""
+    """The silos and administrators of the next list; `made` are new parties' keys, by name."""
     lasting = at + timedelta(days=days)
     for each in found:
         if each.member is not None:
             soon = each.member.expires - at < margin(days)
             prolonged = lasting if soon else each.member.expires
             yield _listed(each.member, each, prolonged)
-        elif halves := each.halves or made.get(each.name):
-            yield _new(each, halves, lasting)
+        elif public_keys := each.public_keys or made.get(each.name):
+            yield _new(each, public_keys, lasting)
 
 
 def _listed(member: Party, each: PartyStanding, expires: datetime) -> Party:
@@ -84,13 +84,13 @@ def _listed(member: Party, each: PartyStanding, expires: datetime) -> Party:
     return replace(member, expires=asked or expires)
 
 
-def _new(each: PartyStanding, halves: PartyKeys, expires: datetime) -> Party:
+def _new(each: PartyStanding, public_keys: PartyKeys, expires: datetime) -> Party:
     asked = each.entry.expires if each.entry else None
     return Party(
         name=each.name,
         role=each.role,
-        identity=halves.identity,
-        node_key=halves.node_key,
+        identity=public_keys.identity,
+        node_key=public_keys.node_key,
         expires=asked or expires,
     )
 
@@ -145,6 +145,6 @@ def _check_same(brought: PartyKeys | None, member: Party) -> None:
 def _newcomer(
     project: Project, name: str, role: Role, entry: Entry, own_keys: bool
 ) -> PartyStanding:
-    halves = project.brought(name, entry)
-    fate: Fate = "brought" if halves else "waiting" if own_keys or entry.own_key else "ours"
-    return PartyStanding(name=name, role=role, fate=fate, entry=entry, halves=halves)
+    public_keys = project.brought(name, entry)
+    fate: Fate = "brought" if public_keys else "waiting" if own_keys or entry.own_key else "ours"
+    return PartyStanding(name=name, role=role, fate=fate, entry=entry, public_keys=public_keys)

@@ -87,7 +87,7 @@ class Gate:
     own: App
     link: Link
     checking: Checking
-    bells: Notifier
+    notifier: Notifier
     members: Membership
     largest: int
     """Bytes of the largest part of a message."""
@@ -145,7 +145,7 @@ class Gate:
             await Response(status_code=303, headers=begun)(scope, _nothing, send)
             return
         told = [value for name, value in scope["headers"] if name == b"cookie"]
-        if pages.guest(cookie_in(b";".join(told).decode("latin-1"))) is None:
+        if pages.viewer(cookie_in(b";".join(told).decode("latin-1"))) is None:
             raise _Refused(403, "the page is opened by the command privet page", **PRIVATE)
         await self.own(scope, _nothing, send)
 
@@ -238,12 +238,12 @@ class Gate:
             raise _Refused(410, str(over)) from None
         if what == "activate-node":
             await run_in_threadpool(self.link.forget_session, node)
-            self.bells.ring([node])
-            self.bells.ring_reply()
+            self.notifier.notify([node])
+            self.notifier.notify_reply()
         await self.fleet(scope, _once(body, receive), _in_pieces(send))
         scope["state"].clear()  # Flower's idea of the body, which its cycles would keep
         if what == "push-object" and len(body) <= SMALL:
-            self.bells.ring_reply()  # the last part of a reply is small
+            self.notifier.notify_reply()  # the last part of a reply is small
 
     def _check_claims(self, what: str, body: bytes, node: int) -> None:
         """Flower takes a node at its word about whose messages these are, and for how long it

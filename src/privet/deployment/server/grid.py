@@ -1,6 +1,7 @@
 """The Flower grid of a run on real silos: messages through the link, replies as they come.
 
-Bells between the threads of a server, so that nobody polls: a message for a node, a reply.
+A notifier between the threads of a server spares both sides polling: there is a message for a node,
+or a reply to one.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from privet.wire import UNUSABLE, Failure
 
 
 class Notifier:
-    """Rung from any thread; nodes wait in the server's event loop, the coordinator in a thread."""
+    """Called from any thread; nodes wait in the event loop, the coordinator in a thread."""
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -33,12 +34,12 @@ class Notifier:
         self.closing = False
         """Whether the server is going down: nobody is to be kept waiting."""
 
-    def ring(self, nodes: Iterable[int]) -> None:
+    def notify(self, nodes: Iterable[int]) -> None:
         """A message waits for each of these nodes."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._count, Counter(nodes))
 
-    def ring_reply(self, to: str = "") -> None:
+    def notify_reply(self, to: str = "") -> None:
         """A reply `to` a message begins to come, or something else that the coordinator should
         look at."""
         with self._lock:
@@ -46,7 +47,7 @@ class Notifier:
         self._reply.set()
 
     def wait_for_reply(self, seconds: float) -> set[str]:
-        """Return at the next `ring_reply`, or at one since the last return, or after `seconds`:
+        """Return at the next `notify_reply`, or at one since the last return, or after `seconds`:
         with the messages whose replies began to come since then."""
         self._reply.wait(seconds)
         self._reply.clear()
@@ -66,7 +67,7 @@ class Notifier:
     def close(self) -> None:
         """Let everybody go who waits, and keep nobody waiting from now on."""
         self.closing = True
-        self.ring(list(self._nodes))
+        self.notify(list(self._nodes))
 
     def _count(self, messages: Counter[int]) -> None:
         for node, many in messages.items():
@@ -93,9 +94,9 @@ class Cancelled(Exception):  # noqa: N818 - somebody wanted it
 class LinkGrid(Grid):
     """Sends and receives for one live run; replies are read one at a time, and then forgotten."""
 
-    def __init__(self, live: LiveRun, bells: Notifier, *, stop: threading.Event) -> None:
+    def __init__(self, live: LiveRun, notifier: Notifier, *, stop: threading.Event) -> None:
         """`stop`: set to have every wait end with Cancelled."""
-        self._live, self._bells, self._stop = live, bells, stop
+        self._live, self._notifier, self._stop = live, notifier, stop
         self._run = Run.create_empty(live.id)
         self.waiting_for: dict[int, str] = {}
         """The nodes whose reply is awaited, and to what type of message."""
@@ -128,7 +129,7 @@ class LinkGrid(Grid):
         """Hand messages to the link and wake the nodes that they are for."""
         messages = list(messages)
         names = self._live.send(messages)
-        self._bells.ring(message.metadata.dst_node_id for message in messages)
+        self._notifier.notify(message.metadata.dst_node_id for message in messages)
         return names
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
@@ -181,7 +182,7 @@ class LinkGrid(Grid):
             if over and not here:
                 self._live.forget(sent)  # a silo that comes back begins with the present
                 return
-            told = self._bells.wait_for_reply(0.0 if here else _TICK)
+            told = self._notifier.wait_for_reply(0.0 if here else _TICK)
 
     def _is_ready(self, reply: Reply, until: float) -> bool:
         return self._live.is_here(reply) or self._live.is_lost(reply) or time.monotonic() > until

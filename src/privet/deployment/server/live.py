@@ -2,8 +2,7 @@
 
 The document is the same for everyone and holds no data; its script writes what it is told as text,
 and a content security policy names style and script by their hashes and allows nothing else.
-
-The curves of a job by round, as far as its history has them.
+A job's curves by round are drawn as far as its history reaches.
 """
 
 from __future__ import annotations

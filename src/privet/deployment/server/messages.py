@@ -45,7 +45,7 @@ class Messages:
 
     link: Link
     members: Membership
-    bells: Notifier
+    notifier: Notifier
 
     def routes(self) -> list[Route]:
         """Both of them."""
@@ -85,7 +85,7 @@ class Messages:
             return _no(403, str(denied))
         except PrivetError as error:
             return _no(410, str(error))
-        self.bells.ring_reply(pushed.messages_list[0].metadata.reply_to_message_id)
+        self.notifier.notify_reply(pushed.messages_list[0].metadata.reply_to_message_id)
         return Response(taken.SerializeToString(), media_type="application/octet-stream")
 
     def _node(self, request: Request) -> int | None:
@@ -99,13 +99,13 @@ class Messages:
         end = time.monotonic() + hold
         while True:
             left = max(0.0, end - time.monotonic())
-            bell = asyncio.ensure_future(self.bells.wait_for_message(node, left))
-            await asyncio.wait({gone, bell}, return_when=asyncio.FIRST_COMPLETED)
+            woken = asyncio.ensure_future(self.notifier.wait_for_message(node, left))
+            await asyncio.wait({gone, woken}, return_when=asyncio.FIRST_COMPLETED)
             if gone.done():
-                bell.cancel()
+                woken.cancel()
                 return None
             found = await run_in_threadpool(self.link.next_message, node)
-            if found or self.bells.closing or time.monotonic() >= end:
+            if found or self.notifier.closing or time.monotonic() >= end:
                 return found
 
     def _take(

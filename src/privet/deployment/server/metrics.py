@@ -1,4 +1,4 @@
-"""What a server tells Prometheus: rounds, updates, refusals, failures, jobs, silos.
+"""What a server exports to Prometheus: rounds, updates, refusals, failures, jobs, silos.
 
 Labels have few values: silos are those of the signed list, stages those that privet knows.
 """

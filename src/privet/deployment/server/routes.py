@@ -49,25 +49,25 @@ def application(
 
     Who may use them is decided before.
     """
-    desk = _AdminRoutes(store, runner, members)
+    admin = _AdminRoutes(store, runner, members)
     jobs = f"{OWN}jobs"
     routes = [
-        Route(HELLO, desk.hello),
-        Route(f"{OWN}parties", desk.parties),
-        Route(f"{OWN}status", desk.status),
-        Route(jobs, desk.jobs),
-        Route(jobs, desk.submit, methods=["POST"]),
-        Route(f"{jobs}/{{job}}", desk.job),
-        Route(f"{jobs}/{{job}}/history", desk.history),
-        Route(f"{jobs}/{{job}}/log", desk.log),
-        Route(f"{jobs}/{{job}}/cancel", desk.cancel, methods=["POST"]),
-        Route(f"{jobs}/{{job}}/files/{{name}}", desk.file),
-        *Messages(runner.link, members, runner.bells).routes(),
+        Route(HELLO, admin.hello),
+        Route(f"{OWN}parties", admin.parties),
+        Route(f"{OWN}status", admin.status),
+        Route(jobs, admin.jobs),
+        Route(jobs, admin.submit, methods=["POST"]),
+        Route(f"{jobs}/{{job}}", admin.job),
+        Route(f"{jobs}/{{job}}/history", admin.history),
+        Route(f"{jobs}/{{job}}/log", admin.log),
+        Route(f"{jobs}/{{job}}/cancel", admin.cancel, methods=["POST"]),
+        Route(f"{jobs}/{{job}}/files/{{name}}", admin.file),
+        *Messages(runner.link, members, runner.notifier).routes(),
     ]
     if pages is not None:
         routes += [
             Route(f"{OWN}pages", _inviting(pages), methods=["POST"]),
-            *LivePage(store, about=desk.about, row=_row).routes(),
+            *LivePage(store, about=admin.about, row=_row).routes(),
         ]
     return Starlette(routes=routes, lifespan=lifespan)
 
@@ -122,7 +122,7 @@ class _AdminRoutes:
         while True:
             over = job.standing.state in OVER  # first: its last entry is then there already
             entries = await run_in_threadpool(lambda: RunFolder(job.run).history()[start:])
-            leaving = self._runner.bells.closing
+            leaving = self._runner.notifier.closing
             if entries or over or leaving or time.monotonic() > end:
                 return _as_written({"entries": entries, "job": _row(job)})
             await asyncio.sleep(_LOOK)

@@ -38,7 +38,7 @@ class Runner:
     store: JobStore
     members: Membership
     link: Link
-    bells: Notifier
+    notifier: Notifier
     tasks: Sequence[str] = ()
     """Custom tasks whose code may run on the server, "package.module:Class"."""
     patience: float = 60.0
@@ -83,7 +83,7 @@ class Runner:
     def _interrupt(self) -> None:
         self._stop.set()
         self._more.set()
-        self.bells.ring_reply()
+        self.notifier.notify_reply()
 
     def _work(self) -> None:
         while not self._down.is_set():
@@ -127,7 +127,7 @@ class Runner:
         self._wait_for_silos(job, experiment)
         job.become("running", start=True)
         with self.link.run({ORDER_KEY: job.order_text()}) as live:
-            self._grid = LinkGrid(live, self.bells, stop=self._stop)
+            self._grid = LinkGrid(live, self.notifier, stop=self._stop)
             encrypted = experiment.encryption is not None
             known = RunFolder(job.run).last_whole()
             hosting = app.Hosting(

@@ -1,9 +1,8 @@
 """`privet server`: the link, the gate and the jobs in one process, until a signal ends it.
 
-HTTP/1.1 as uvicorn speaks it, with limits to how long and how large the unknown may be.
-
-uvicorn itself waits for ever for the rest of a request, and keeps a head however large it grows:
-without these limits anybody could fill the server's memory, or hold all its connections.
+HTTP/1.1 has limits here to how long and how large a request of a stranger may be. uvicorn itself
+waits for the rest of a request for ever and keeps a head however large it grows: anybody could fill
+the server's memory, or hold all its connections.
 """
 
 from __future__ import annotations
@@ -111,7 +110,7 @@ def serve(kit: ServerKit, *, ready: Callable[[], None]) -> None:
     _give_memory_back()
     kit.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     with only_process(kit.state / "server.pid"):
-        link, bells = Link(kit.state / "link.sqlite"), Notifier()
+        link, notifier = Link(kit.state / "link.sqlite"), Notifier()
         file = PartiesFile(kit.parties, project_key=kit.project_key)
         members = Membership(file, link, folder=kit.state)
         members.current()
@@ -122,7 +121,7 @@ def serve(kit: ServerKit, *, ready: Callable[[], None]) -> None:
             store,
             members,
             link,
-            bells,
+            notifier,
             tasks=kit.tasks,
             patience=kit.patience,
             observe=metrics.watch,
@@ -141,7 +140,7 @@ def serve(kit: ServerKit, *, ready: Callable[[], None]) -> None:
             own=application(store, runner, members, pages=pages, lifespan=lifespan),
             link=link,
             checking=Checking(members.current),
-            bells=bells,
+            notifier=notifier,
             members=members,
             largest=kit.max_message_mb * 1_000_000,
             pages=pages,
@@ -205,7 +204,7 @@ class _Server(uvicorn.Server):
         """End at a signal."""
         gate = self.config.app
         assert isinstance(gate, Gate)
-        gate.bells.close()
+        gate.notifier.close()
         super().handle_exit(sig, frame)
 
 

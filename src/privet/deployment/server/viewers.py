@@ -75,7 +75,7 @@ class PagePasses:
                 return None
             return self._issue(self._sessions, link.name, link.identity, SESSION_SECONDS)
 
-    def guest(self, cookie: str) -> str | None:
+    def viewer(self, cookie: str) -> str | None:
         """The administrator whose session this is, or None; a session that ended is forgotten."""
         with self._lock:
             session = self._find(self._sessions, cookie)

@@ -3,7 +3,7 @@
 connection   Flower's fleet protocol, and nothing of Flower's SuperNode
 orders       jobs that an administrator signed; nothing else is done
 worker       the warm process in which the ClientApp runs
-metrics      what Prometheus is told, on the silo's own machine
+metrics      figures for Prometheus, on the silo's own machine
 serving      all of it, until a signal ends it
 """
 

@@ -70,7 +70,7 @@ ONLINE = 30.0
 """Seconds after the server's last good answer in which a silo believes itself online."""
 _BEAT = HEARTBEAT / 2
 _FIRST_WAIT, _LONGEST_WAIT = 0.25, 8.0
-_UPLOAD_PATIENCE = 170.0
+_UPLOAD_TIMEOUT = 170.0
 """Seconds that a server waits for the parts of a reply."""
 
 _TROUBLE = (httpx.HTTPError, ValueError)
@@ -195,15 +195,15 @@ class Connection:
         answer = self._call(self._fleet.GetRun, GetRunRequest(node=self._node, run_id=run))
         return dict(run_from_proto(answer.run).override_config)
 
-    def fetch(self, head: Message, tree: ObjectTree, *, patience: float = WHOLE) -> Message:
+    def fetch(self, head: Message, tree: ObjectTree, *, timeout: float = WHOLE) -> Message:
         """The whole message, every part checked against its name.
 
-        Unreachable or ObjectPullError when it has not come after `patience` seconds.
+        Unreachable or ObjectPullError when it has not come after `timeout` seconds.
         """
-        run, end = head.metadata.run_id, time.monotonic() + patience
+        run, end = head.metadata.run_id, time.monotonic() + timeout
         raw = make_pull_object_fn_protobuf(
             lambda request: self._call(
-                self._fleet.PullObject, request, patience=max(0.0, end - time.monotonic())
+                self._fleet.PullObject, request, timeout=max(0.0, end - time.monotonic())
             ),
             self._node,
             run,
@@ -219,7 +219,7 @@ class Connection:
         contents = self._came(names)
         left = [name for name in names if name not in contents]
         if left:
-            contents |= pull_objects(left, pull, initial_backoff=0.05, max_time=patience)
+            contents |= pull_objects(left, pull, initial_backoff=0.05, max_time=timeout)
             make_confirm_message_received_fn_protobuf(
                 lambda request: self._call(self._fleet.ConfirmMessageReceived, request),
                 self._node,
@@ -287,7 +287,7 @@ class Connection:
             object_content=content,
             session_id=session,
         )
-        answer = self._call(push, request, patience=_UPLOAD_PATIENCE)
+        answer = self._call(push, request, timeout=_UPLOAD_TIMEOUT)
         if not answer.stored and tries == 1:  # at a second try the first may have arrived
             raise RunOver("the server does not take this reply any more")
 
@@ -296,9 +296,9 @@ class Connection:
         method: Callable[[Any], Answer],
         request: object,
         *,
-        patience: float | None = None,
+        timeout: float | None = None,
     ) -> Answer:
-        """The answer, asked for again where that may help, for `patience` seconds or until told
+        """The answer, asked for again where that may help, for `timeout` seconds or until told
         to stop."""
         start, wait, tries = time.monotonic(), _FIRST_WAIT, 0
         while True:
@@ -311,8 +311,8 @@ class Connection:
                 answer = method(request)
             except _TROUBLE as error:
                 judge(error)
-                if patience is not None and time.monotonic() - start > patience:
-                    raise Unreachable(f"no answer in {patience:.0f} s: {error}") from error
+                if timeout is not None and time.monotonic() - start > timeout:
+                    raise Unreachable(f"no answer in {timeout:.0f} s: {error}") from error
                 if tries == 3:
                     log.warning("the server does not answer (%s); trying on", describe(error))
                 self._stop.wait(random.uniform(wait / 2, wait))  # noqa: S311 - spreads silos

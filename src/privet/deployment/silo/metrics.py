@@ -1,4 +1,4 @@
-"""What a silo tells Prometheus on its own machine: its answers, its traffic, its budget.
+"""What a silo exports to Prometheus on its own machine: its answers, its traffic, its budget.
 
 What a data set has spent is nobody's business but its holder's. It is served here, at an address
 that the holder chose, and is sent nowhere.

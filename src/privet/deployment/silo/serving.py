@@ -31,7 +31,7 @@ from privet.privacy.ledger import Ledger, SiloKey
 from privet.privacy.policy import Policy
 from privet.wire import Failure
 
-_DOWNLOAD_PATIENCE = 600.0
+_DOWNLOAD_TIMEOUT = 600.0
 """Seconds that a message may take to come."""
 _LONGEST_WORK = 86400.0
 """Seconds that a message may be worked on, however long the server would wait."""
@@ -136,8 +136,8 @@ class _Silo:
         job = self._job(run)
         if isinstance(job, str):
             return _failed(head, self.kit.name, "guard", job, ErrorCode.INVALID_FAB)
-        patience = min(_DOWNLOAD_PATIENCE, until - time.monotonic())
-        message = self.connection.fetch(head, tree, patience=patience)
+        timeout = min(_DOWNLOAD_TIMEOUT, until - time.monotonic())
+        message = self.connection.fetch(head, tree, timeout=timeout)
         start = time.monotonic()
         roster = self._roster()
         work = Work(
