@@ -78,8 +78,7 @@ class Pictures:
 def ours(silos: Silos, *, private: bool, together: bool) -> Callable[[], None]:
     """privet's own training, of ten clients at a time or of one."""
     from privet import Examples
-    from privet.client.plan import LocalPlan
-    from privet.client.training import LocalTraining, train
+    from privet.client.training import LocalPlan, LocalTraining, train
     from privet.experiment import TrainingSettings
     from privet.privacy.mechanisms import DpSgd, SeededNoise
     from privet.privacy.mechanisms.together import chain_of

@@ -1,14 +1,16 @@
-"""Random streams that follow from what they belong to.
+"""What makes a run repeatable: named random streams, and sums in one thread.
 
 Every draw of a simulation comes from a stream named by (seed, purpose, silo, round), so the result
 depends neither on the order in which clients run nor on how many processes run them, and no two
 clients and no two rounds ever share noise. On a real silo noise does not come from here: see
-`privet.privacy.mechanisms.noise.SystemNoise`.
+`privet.privacy.mechanisms.plan.SystemNoise`.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -70,3 +72,16 @@ def torch_generator(sequence: np.random.SeedSequence) -> torch.Generator:
     state[24 : 24 + 8 * _MT19937_WORDS] = torch.from_numpy(words.view(np.uint8).copy())
     generator.set_state(state)
     return generator
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Have torch compute in one thread: sums then do not depend on the machine's cores."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -12,9 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from privet.privacy.ledger import SiloKey, database
-from privet.privacy.ledger.entries import Draft, Entry, sealed
+from privet.privacy.ledger.entries import (
+    Beacon,
+    Draft,
+    Entry,
+    Head,
+    install_beacon,
+    prepare_beacon,
+    sealed,
+)
 from privet.privacy.ledger.files import beside
-from privet.privacy.ledger.heads import Beacon, Head, install_beacon, prepare_beacon
 from privet.privacy.ledger.verification import read_history
 
 Row = dict[str, Any]

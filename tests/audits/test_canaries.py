@@ -12,7 +12,7 @@ from audit.mechanism.planted import planted
 from privet import Execution, Experiment, simulate
 from privet.audits import Report, audit, verify_report
 from privet.audits.report import write
-from privet.privacy.mechanisms.sightings import CANARIES
+from privet.privacy.mechanisms.canaries import CANARIES
 
 SETTINGS = {
     "task": "digits",

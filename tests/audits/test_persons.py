@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privet.audits.persons import DELTAS, TIMES, by_delta, in_one_silo, in_silos
-from privet.privacy.accounting.segments import Segment
-from privet.privacy.ledger.composition import epsilon_of
+from privet.privacy.accounting.events import Segment
+from privet.privacy.ledger.costs import epsilon_of
 
 DELTA = 1e-5
 RUN = [Segment(1.5, 1 / 12, 120)]

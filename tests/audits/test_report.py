@@ -21,7 +21,7 @@ from privet.deployment.trial import Trial
 from privet.errors import DataError
 from privet.privacy.ledger import Ledger, SiloKey, export, read_history
 from privet.privacy.ledger.costs import event_of
-from privet.privacy.ledger.fingerprint import Fingerprint
+from privet.privacy.ledger.keys import Fingerprint
 
 
 def run_command(*arguments: object) -> int:

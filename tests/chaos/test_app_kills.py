@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import silo_workers as workers
-from privet.privacy.accounting.segments import merged
+from privet.privacy.accounting.events import merged
 from privet.privacy.ledger import Ledger, SiloKey, verify
 from silo_holder import holder
 

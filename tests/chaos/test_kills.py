@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import ledger_workers as workers
-from privet.privacy.accounting.segments import merged
+from privet.privacy.accounting.events import merged
 from privet.privacy.ledger import Ledger, SiloKey, verify
 
 DELTA = 1e-5

@@ -16,7 +16,7 @@ from failing_wire import Wire
 from privet import Experiment, simulate
 from privet.deployment.admin import AdminClient, NoAnswer
 from privet.deployment.trial import SERVER, Trial
-from privet.privacy.accounting.segments import merged
+from privet.privacy.accounting.events import merged
 from privet.privacy.ledger import Ledger, SiloKey, verify
 from trials import OVER, PLAIN, PRIVATE, begun, history, leftovers
 

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from privet import Examples, Experiment
-from privet.client.plan import plan_round
-from privet.client.training import LocalTraining, train
+from privet.client.training import LocalTraining, plan_round, train
 from privet.experiment import TrainingSettings
 from privet.privacy.mechanisms import SeededNoise
 from privet.randomness import numpy_generator, stream

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from privet.client.plan import plan_round
 from privet.client.silo import open_place
+from privet.client.training import plan_round
 from privet.errors import DataError
 from privet.experiment import Experiment
 from privet.tasks import load_task
-from privet.tasks.scattering import scattering_features
+from privet.tasks.images import scattering_features
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 28, 28), dtype=np.uint8)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from privet.tasks.scattering import CHANNELS, scattering, scattering_features
+from privet.tasks.images import CHANNELS, scattering, scattering_features
 
 # Kymatio 0.3.0: Scattering2D(J=2, shape=(28, 28)) of `texture()`, at places (0, 0), (3, 3), (6, 2).
 KYMATIO = {

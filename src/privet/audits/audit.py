@@ -21,7 +21,7 @@ from privet.audits.report import File, Options, Persons, Report, Somebody, Sum, 
 from privet.audits.sums import segments_of, snippet
 from privet.errors import DataError
 from privet.privacy.ledger import Charge
-from privet.privacy.ledger.composition import epsilon_of
+from privet.privacy.ledger.costs import epsilon_of
 from privet.privacy.policy import Policy
 
 Check = Callable[[Evidence], Iterable[Claim]]

@@ -20,7 +20,7 @@ from scipy import stats
 from scipy.special import ndtr
 
 from privet.errors import PrivacyError
-from privet.privacy.mechanisms.sightings import Floats, Mask, Sighting
+from privet.privacy.mechanisms.canaries import Floats, Mask, Sighting
 
 LEVEL = 0.01
 """How often a correct mechanism fails."""

@@ -16,7 +16,7 @@ from privet.audits.lines import HISTORY, SUMMARY, HistoryLine, read_lines, read_
 from privet.errors import DataError, PrivetError
 from privet.experiment import Experiment
 from privet.privacy.ledger import Charge
-from privet.privacy.mechanisms.sightings import CANARIES
+from privet.privacy.mechanisms.canaries import CANARIES
 from privet.privacy.policy import Policy
 
 SETTINGS, POLICY, LEDGER, PLANS = "experiment.toml", "policy.toml", "ledger.sqlite", "silos.json"

@@ -16,9 +16,9 @@ from tempfile import TemporaryDirectory
 from privet.audits.claims import Claim, judged, unknown
 from privet.errors import PrivetError
 from privet.privacy.ledger import Charge, Entry, Finding, History, database, verify, verify_bundle
-from privet.privacy.ledger.bundle import read_bundle
 from privet.privacy.ledger.files import beside
 from privet.privacy.ledger.history import CLOCK_TOLERANCE, moment
+from privet.privacy.ledger.verification import read_bundle
 
 _EXPORT = b'"privet ledger export'
 _SQLITE = b"SQLite format 3\0"

@@ -13,7 +13,7 @@ from privet.audits.evidence import Evidence
 from privet.audits.one_run import OneRunBound, View, one_run_bound, score
 from privet.audits.sums import parts_of_charges
 from privet.errors import PrivacyError
-from privet.privacy.mechanisms.sightings import CANARIES, Sighting, read_sightings
+from privet.privacy.mechanisms.canaries import CANARIES, Sighting, read_sightings
 
 _OBSERVERS: dict[View, str] = {
     "steps": "who sees every step inside the silos",

@@ -19,7 +19,7 @@ from scipy.special import logsumexp
 from scipy.stats import binom
 
 from privet.errors import PrivacyError
-from privet.privacy.mechanisms.sightings import Floats, Mask, Sighting
+from privet.privacy.mechanisms.canaries import Floats, Mask, Sighting
 
 CONFIDENCE = 0.95
 LARGEST = 30.0

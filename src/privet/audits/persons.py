@@ -22,8 +22,8 @@ from dp_accounting.pld import PLDAccountant
 from scipy.stats import binom
 
 from privet.audits.sums import segments_of
-from privet.privacy.accounting.segments import Segment
-from privet.privacy.ledger.composition import epsilon_of
+from privet.privacy.accounting.events import Segment
+from privet.privacy.ledger.costs import epsilon_of
 from privet.privacy.quiet import no_absl_warnings
 
 DELTAS = tuple(10.0**-power for power in range(3, 11))

@@ -10,10 +10,9 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from privet.privacy.accounting.segments import Segment
+from privet.privacy.accounting.events import Segment
 from privet.privacy.ledger import Charge, Entry, Limit
-from privet.privacy.ledger.composition import epsilon_of
-from privet.privacy.ledger.costs import parts_of
+from privet.privacy.ledger.costs import epsilon_of, parts_of
 from privet.privacy.ledger.history import moment
 from privet.privacy.policy import Policy, Request
 from privet.privacy.policy.judge import budget_limits

@@ -19,7 +19,7 @@ from privet.audits.ledgers import Account
 from privet.audits.lines import HistoryLine
 from privet.audits.record import Findings, by_ledgers
 from privet.audits.replay import against_policy, beyond_policy, encrypted
-from privet.privacy.accounting.segments import Segment
+from privet.privacy.accounting.events import Segment
 from privet.privacy.encryption.header import read_header
 from privet.privacy.ledger import Entry
 from privet.privacy.policy import Policy, Request

@@ -14,10 +14,9 @@ from privet.audits.lines import HistoryLine
 from privet.audits.record import Findings, by_ledgers, told
 from privet.audits.replay import exceeded
 from privet.privacy.accounting import CrossChecks, cross_check, dp_sgd_event
-from privet.privacy.accounting.segments import Segment
+from privet.privacy.accounting.events import Segment
 from privet.privacy.ledger import Charge, Limit
-from privet.privacy.ledger.composition import epsilon_of
-from privet.privacy.ledger.costs import parts_of
+from privet.privacy.ledger.costs import epsilon_of, parts_of
 from privet.privacy.ledger.entries import canonical
 
 _SNIPPET = """\

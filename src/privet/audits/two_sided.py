@@ -12,7 +12,7 @@ from scipy.special import log_ndtr, ndtr, ndtri
 from scipy.stats import beta
 
 from privet.errors import PrivacyError
-from privet.privacy.mechanisms.sightings import Floats
+from privet.privacy.mechanisms.canaries import Floats
 
 CONFIDENCE = 0.95
 GAUSSIAN = "the attack's errors trade off as those of a Gaussian mechanism do"

@@ -16,13 +16,12 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 from flwr.common.constant import ErrorCode
 
-from privet.client import key_messages, mask_messages
 from privet.client.evaluation import canaries_of, keep_trace, measure, metric_names
 from privet.client.guard import Guard, TrainingPermit, open_guard
-from privet.client.plan import plan_round
-from privet.client.sealed import Received, receive
+from privet.client.keyring import advert, consent, reveal, share
+from privet.client.sealed import Received, keep, make, offer, receive, take
 from privet.client.silo import Silo, open_silo
-from privet.client.training import LocalTraining, Trained, train
+from privet.client.training import LocalTraining, Trained, plan_round, train
 from privet.errors import PrivetError
 from privet.experiment import RUN_CONFIG_KEY, Experiment
 from privet.privacy.accounting import encode_event
@@ -40,16 +39,7 @@ Train = Callable[[], Trained]
 Halves = Generator[LocalTraining, Train, Message]
 """A train message being answered: stops where everything is admitted and ready to be trained, goes
 on with what trains it, and returns the reply."""
-_STEPS: tuple[KeyStep, ...] = (
-    key_messages.offer,
-    key_messages.make,
-    key_messages.take,
-    key_messages.keep,
-    mask_messages.advert,
-    mask_messages.share,
-    mask_messages.consent,
-    mask_messages.reveal,
-)
+_STEPS: tuple[KeyStep, ...] = (offer, make, take, keep, advert, share, consent, reveal)
 
 
 def client_app(mods: Sequence[Mod] = ()) -> ClientApp:

@@ -19,7 +19,7 @@ from privet.client.guard import EvaluationPermit
 from privet.client.silo import Silo
 from privet.privacy.accounting import encode_event
 from privet.privacy.mechanisms import Canaries, CanaryTrace, DpSgd, NoisyShare
-from privet.privacy.mechanisms.sightings import Sighting, add_sighting
+from privet.privacy.mechanisms.canaries import Sighting, add_sighting
 from privet.privacy.policy import MetricRule
 from privet.randomness import numpy_generator, stream
 from privet.tasks import Examples, Task

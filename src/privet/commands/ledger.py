@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from privet.client.guard import Prospect
-    from privet.client.plan import LocalPlan
+    from privet.client.training import LocalPlan
     from privet.experiment import Experiment
     from privet.privacy.ledger import Entry, History
     from privet.privacy.policy import Policy
@@ -47,7 +47,7 @@ def what_if(
     from rich.console import Console
 
     from privet.client.guard import Asking, what_if
-    from privet.client.plan import plan_round
+    from privet.client.training import plan_round
     from privet.experiment import Experiment, assignments
     from privet.privacy.ledger import read_history
     from privet.privacy.policy import Policy
@@ -346,7 +346,7 @@ def _row(
     history: History, dataset: str, delta: float, *, job: str | None = None
 ) -> tuple[str, ...]:
     """Job, last entry, rounds, reservations that stand, epsilon without them and with them."""
-    from privet.privacy.ledger.composition import epsilon_of
+    from privet.privacy.ledger.costs import epsilon_of
 
     charges = list(history.charged(dataset, job=job))
     standing = sum(charge.open for charge in charges)
@@ -409,7 +409,7 @@ def _curve(
 ) -> Iterator[tuple[object, float, float]]:
     """Time, epsilon with the reservations of that time, and epsilon of what was committed."""
     from privet.privacy.ledger import History
-    from privet.privacy.ledger.composition import epsilon_of
+    from privet.privacy.ledger.costs import epsilon_of
     from privet.privacy.ledger.history import moment
 
     entries = [entry for entry in history.entries if _concerns(entry, dataset, job)]

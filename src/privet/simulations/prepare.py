@@ -6,8 +6,8 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from privet.client.plan import LocalPlan, plan_round
 from privet.client.silo import Place, open_place
+from privet.client.training import LocalPlan, plan_round
 from privet.experiment import Experiment
 from privet.privacy.mechanisms import check_model
 from privet.privacy.policy import Policy

@@ -17,12 +17,12 @@ import torch
 from flwr.app import Context, RecordDict
 from torch import Tensor
 
-from privet.client.plan import LocalPlan
 from privet.client.silo import Place
+from privet.client.training import LocalPlan
 from privet.experiment import Experiment
-from privet.one_thread import one_thread
-from privet.privacy.mechanisms.sightings import CANARIES
+from privet.privacy.mechanisms.canaries import CANARIES
 from privet.privacy.mechanisms.together import NotTogether
+from privet.randomness import one_thread
 from privet.record.folder import SUMMARY, RunFolder
 from privet.server.app import Hosting, look_away, server_app
 from privet.server.rounds import Watch

@@ -8,8 +8,16 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from privet.strategies.strategy import Round, RoundSkipped, State, Strategy, Update, Vector
-from privet.strategies.sums import WeightedSum, blocks
+from privet.strategies.strategy import (
+    Round,
+    RoundSkipped,
+    State,
+    Strategy,
+    Update,
+    Vector,
+    WeightedSum,
+    blocks,
+)
 
 _TINY_LOSS = 1e-10
 """Keeps loss^(q - 1) finite for a silo without loss, as in the authors' code."""

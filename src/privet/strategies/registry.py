@@ -9,12 +9,11 @@ from functools import partial
 from typing import Any
 
 from privet.errors import ExperimentError, nearest
-from privet.strategies import robust_rules, server_steps
+from privet.strategies import averaging, robust
 from privet.strategies.averaging import FedAvg, Weighting
-from privet.strategies.fedprox import FedProx
+from privet.strategies.corrections import FedProx, Scaffold
 from privet.strategies.qfedavg import QFedAvg
 from privet.strategies.robust import Robust
-from privet.strategies.scaffold import Scaffold
 from privet.strategies.strategy import Strategy
 
 
@@ -107,47 +106,47 @@ def _adaptive(*, server_lr: float, beta_1: float, beta_2: float | None) -> dict[
 
 
 def _fedavgm(*, weighting: Weighting, **options: float) -> Strategy:
-    return FedAvg(name="fedavgm", weighting=weighting, step=server_steps.momentum(**options))
+    return FedAvg(name="fedavgm", weighting=weighting, step=averaging.momentum(**options))
 
 
 def _fedadagrad(*, weighting: Weighting, **options: float) -> Strategy:
-    step = server_steps.adaptive(server_steps.adagrad(), **options)
+    step = averaging.adaptive(averaging.adagrad(), **options)
     return FedAvg(name="fedadagrad", weighting=weighting, step=step)
 
 
 def _fedadam(*, weighting: Weighting, beta_2: float, **options: float) -> Strategy:
-    step = server_steps.adaptive(server_steps.adam(beta_2=beta_2), **options)
+    step = averaging.adaptive(averaging.adam(beta_2=beta_2), **options)
     return FedAvg(name="fedadam", weighting=weighting, step=step)
 
 
 def _fedyogi(*, weighting: Weighting, beta_2: float, **options: float) -> Strategy:
-    step = server_steps.adaptive(server_steps.yogi(beta_2=beta_2), **options)
+    step = averaging.adaptive(averaging.yogi(beta_2=beta_2), **options)
     return FedAvg(name="fedyogi", weighting=weighting, step=step)
 
 
 def _fedmedian() -> Strategy:
-    return Robust(name="fedmedian", rule=robust_rules.median)
+    return Robust(name="fedmedian", rule=robust.median)
 
 
 def _trimmed_mean(*, fraction: float) -> Strategy:
-    rule = partial(robust_rules.trimmed_mean, fraction=fraction)
+    rule = partial(robust.trimmed_mean, fraction=fraction)
     return Robust(name="trimmed-mean", rule=rule)
 
 
 def _krum(*, byzantine: int) -> Strategy:
-    rule = partial(robust_rules.krum, byzantine=byzantine)
+    rule = partial(robust.krum, byzantine=byzantine)
     return Robust(name="krum", rule=rule, fewest=2 * byzantine + 3)
 
 
 def _multikrum(*, byzantine: int, keep: int | None) -> Strategy:
-    rule = partial(robust_rules.krum, byzantine=byzantine, keep=keep)
+    rule = partial(robust.krum, byzantine=byzantine, keep=keep)
     # Beyond n - byzantine - 2 kept updates Multi-Krum is no longer proved to hold liars off.
     fewest = max(2 * byzantine + 3, (keep or 0) + byzantine + 2)
     return Robust(name="multikrum", rule=rule, fewest=fewest)
 
 
 def _bulyan(*, byzantine: int) -> Strategy:
-    rule = partial(robust_rules.bulyan, byzantine=byzantine)
+    rule = partial(robust.bulyan, byzantine=byzantine)
     return Robust(name="bulyan", rule=rule, fewest=4 * byzantine + 3)
 
 

@@ -17,8 +17,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 import privet
-from privet.client.plan import plan_round
 from privet.client.silo import Place
+from privet.client.training import plan_round
 from privet.errors import ExperimentError, nearest
 from privet.experiment import Experiment
 from privet.sweeps.dealing import Dealt, OneSilo, dealt, task_settings

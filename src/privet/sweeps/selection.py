@@ -13,7 +13,7 @@ from functools import cache
 
 import numpy as np
 
-from privet.client.plan import plan_round
+from privet.client.training import plan_round
 from privet.errors import ExperimentError
 from privet.privacy.accounting import dp_sgd_event
 from privet.privacy.accounting.tuning import (

@@ -13,8 +13,7 @@ from torch import nn
 from privet.errors import DataError, ExperimentError, nearest
 from privet.tasks.columns import one_hot
 from privet.tasks.files import data_file, read_bytes
-from privet.tasks.models import Classification, linear, mlp, named_model
-from privet.tasks.task import Examples
+from privet.tasks.task import Classification, Examples, linear, mlp, named_model
 
 _EDUCATION = (
     "Bachelors Some-college 11th HS-grad Prof-school Assoc-acdm Assoc-voc 9th 7th-8th 12th "

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from privet.tasks.models import Classification, cnn_8, linear, mlp, named_model
-from privet.tasks.task import Examples
+from privet.tasks.task import Classification, Examples, cnn_8, linear, mlp, named_model
 
 # Round figures near the mean and deviation of ink on paper, fixed here and not taken from the
 # records at run time. Centred pixels are worth about four points of accuracy at epsilon 2.

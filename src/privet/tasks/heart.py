@@ -18,8 +18,7 @@ from torch import nn
 
 from privet.errors import DataError, ExperimentError, nearest
 from privet.tasks.files import data_file
-from privet.tasks.models import Classification, linear, mlp, named_model
-from privet.tasks.task import Examples
+from privet.tasks.task import Classification, Examples, linear, mlp, named_model
 
 HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
 

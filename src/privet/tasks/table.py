@@ -13,11 +13,9 @@ from torch import nn
 
 from privet.errors import DataError
 from privet.randomness import numpy_generator, stream
-from privet.tasks.columns import Standardiser, in_order, scale_of
-from privet.tasks.frames import Frame, read_frame
-from privet.tasks.models import Classification, linear, mlp, named_model
+from privet.tasks.columns import Frame, Standardiser, in_order, read_frame, scale_of
 from privet.tasks.table_layout import Layout, Rows, TableOptions
-from privet.tasks.task import Examples
+from privet.tasks.task import Classification, Examples, linear, mlp, named_model
 
 _HIDDEN = 32
 _MODELS = {

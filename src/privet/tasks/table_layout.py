@@ -18,13 +18,16 @@ from privet.errors import DataError, ExperimentError, nearest
 from privet.tasks.columns import (
     MISSING,
     MOST_CATEGORIES,
+    Frame,
+    Labels,
+    Numbers,
     Standardiser,
     filled,
     in_order,
     kinds,
+    label_text,
     one_hot,
 )
-from privet.tasks.frames import Frame, Labels, Numbers, label_text
 
 
 class TableOptions(BaseModel):

@@ -16,19 +16,7 @@ Masked rounds have `query.advert` and `query.share` before training, `query.cons
 Both ends are here, so that they cannot disagree.
 """
 
-from privet.wire.records import payload_bytes
-from privet.wire.rounds import (
-    ENROL,
-    REFUSED,
-    UNUSABLE,
-    Enrolment,
-    EvaluateReply,
-    EvaluateRequest,
-    Failure,
-    TrainReply,
-    TrainRequest,
-)
-from privet.wire.sealing import (
+from privet.wire.records import (
     ADVERT,
     CONSENT,
     KEEP,
@@ -44,6 +32,18 @@ from privet.wire.sealing import (
     MaskRequest,
     Sealed,
     SealedUpdate,
+    payload_bytes,
+)
+from privet.wire.rounds import (
+    ENROL,
+    REFUSED,
+    UNUSABLE,
+    Enrolment,
+    EvaluateReply,
+    EvaluateRequest,
+    Failure,
+    TrainReply,
+    TrainRequest,
 )
 
 __all__ = [

@@ -11,8 +11,7 @@ from typing import Any, cast
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from privet.vectors import Vector
-from privet.wire.records import arrays, record_of, vectors
-from privet.wire.sealing import Sealed, SealedUpdate
+from privet.wire.records import Sealed, SealedUpdate, arrays, record_of, vectors
 
 ENROL = "query.enrol"
 REFUSED = "guard"

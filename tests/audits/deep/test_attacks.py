@@ -15,7 +15,7 @@ from privet.audits.deep.attacks import Attack, PrivacyProfile, attacks_on, best_
 from privet.audits.deep.training import Observations, coins
 from privet.audits.two_sided import Errors
 from privet.errors import PrivacyError
-from privet.privacy.accounting.segments import Segment
+from privet.privacy.accounting.events import Segment
 
 DELTA = 1e-5
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from privet.audits.one_run import one_run_bound, score
 from privet.privacy.accounting import noise_multiplier_for
 from privet.privacy.mechanisms import Canaries, DpSgd, SeededNoise
-from privet.privacy.mechanisms.sightings import Sighting
+from privet.privacy.mechanisms.canaries import Sighting
 from privet.privacy.mechanisms.together import Descent, Row, chain_of, train_rows
 from privet.randomness import numpy_generator, stream
 

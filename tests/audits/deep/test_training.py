@@ -24,7 +24,7 @@ from privet.audits.deep.training import (
 )
 from privet.errors import DataError
 from privet.privacy.mechanisms import DpSgd, SeededNoise, privatise
-from privet.privacy.mechanisms.sightings import Floats
+from privet.privacy.mechanisms.canaries import Floats
 from privet.privacy.mechanisms.together import Descent, chain_of
 from privet.randomness import numpy_generator, stream
 from privet.strategies import load_strategy

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from privet.privacy.mechanisms import DpSgd
-from privet.privacy.mechanisms.sightings import Sighting
+from privet.privacy.mechanisms.canaries import Sighting
 
 
 def sightings(

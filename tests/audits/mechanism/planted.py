@@ -12,15 +12,14 @@ import torch
 from torch import Tensor
 
 from privet.client.silo import Silo
-from privet.privacy.mechanisms import SeededNoise, optimizer, plan
-from privet.privacy.mechanisms import gradients as clipping
-from privet.privacy.mechanisms import plan as sampling
+from privet.privacy.mechanisms import SeededNoise, gradients, per_example, plan
 from privet.privacy.mechanisms.together import rows
 from privet.randomness import stream
 
 Fault = Callable[[ExitStack], None]
 
 _normal = SeededNoise.normal
+_poisson_batches = plan.poisson_batches
 
 
 def _noise(scale: float) -> Fault:
@@ -66,13 +65,13 @@ def _of_silo_one(self: Silo, round_: int, use: str = "noise") -> SeededNoise:
 
 
 def _longer(norms: Tensor, clip: float | Tensor) -> Tensor:
-    return clipping.clip_factors(norms, clip * 5)
+    return gradients.clip_factors(norms, clip * 5)
 
 
 def _batch(norms: Tensor, clip: float | Tensor) -> Tensor:
     """The norm of the whole batch decides; its examples' gradients are taken for orthogonal."""
     whole = norms.square().sum(-1, keepdim=True).sqrt()
-    return clipping.clip_factors(whole, clip).expand_as(norms)
+    return gradients.clip_factors(whole, clip).expand_as(norms)
 
 
 def _not_at_all(norms: Tensor, clip: float | Tensor) -> Tensor:
@@ -81,7 +80,7 @@ def _not_at_all(norms: Tensor, clip: float | Tensor) -> Tensor:
 
 def _sampling(change: Callable[[float], float]) -> Fault:
     def batches(n: int, *, rate: float, steps: int, rng: np.random.Generator) -> Iterator[Any]:
-        return sampling.poisson_batches(n, rate=min(1.0, change(rate)), steps=steps, rng=rng)
+        return _poisson_batches(n, rate=min(1.0, change(rate)), steps=steps, rng=rng)
 
     return _patched(plan, "poisson_batches", batches)
 
@@ -104,7 +103,7 @@ def _patched(where: Any, name: str, what: Any) -> Fault:
 
 def _clipping(what: Any) -> Fault:
     def plant(stack: ExitStack) -> None:
-        for engine in (optimizer, rows):
+        for engine in (per_example, rows):
             stack.enter_context(patch.object(engine, "clip_factors", what))
 
     return plant

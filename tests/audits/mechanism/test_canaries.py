@@ -13,13 +13,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from privet import Examples, Execution, Experiment, simulate
-from privet.client.plan import LocalPlan
-from privet.client.training import LocalTraining, Trained, train
+from privet.client.training import LocalPlan, LocalTraining, Trained, train
 from privet.commands.cli import main
 from privet.errors import PrivacyError
 from privet.experiment import TrainingSettings
 from privet.privacy.mechanisms import Canaries, DpSgd, SeededNoise
-from privet.privacy.mechanisms.sightings import CANARIES, read_sightings
+from privet.privacy.mechanisms.canaries import CANARIES, read_sightings
 from privet.privacy.mechanisms.together import Descent, Row, chain_of, train_rows
 from privet.randomness import numpy_generator, stream
 from privet.simulations.vectorised import ways_to_train

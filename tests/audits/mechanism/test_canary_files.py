@@ -9,7 +9,7 @@ import pytest
 from audit.mechanism.made import sightings
 
 from privet.errors import DataError
-from privet.privacy.mechanisms.sightings import add_sighting, read_sightings
+from privet.privacy.mechanisms.canaries import add_sighting, read_sightings
 
 
 def written(folder: Path, count: int = 3) -> Path:

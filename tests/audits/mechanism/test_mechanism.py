@@ -10,7 +10,7 @@ from audit.mechanism.made import sightings
 from privet.audits.claims import Claim
 from privet.audits.mechanism import mechanism_claims
 from privet.privacy.accounting import noise_multiplier_for
-from privet.privacy.mechanisms.sightings import Sighting
+from privet.privacy.mechanisms.canaries import Sighting
 
 DELTA, EPSILON = 1e-5, 2.0
 SIGMA = noise_multiplier_for(epsilon=EPSILON, delta=DELTA, sampling_rate=0.1, steps=100)

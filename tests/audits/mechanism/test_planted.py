@@ -10,7 +10,7 @@ from scipy.stats import binom
 
 from privet import Execution, Experiment, simulate
 from privet.audits.conformance import Conformance, conformance
-from privet.privacy.mechanisms.sightings import CANARIES, read_sightings
+from privet.privacy.mechanisms.canaries import CANARIES, read_sightings
 from privet.simulations.run import Engine
 
 NAMES = {

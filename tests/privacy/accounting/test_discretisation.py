@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privet.errors import PrivacyError
-from privet.privacy.accounting.discretisation import _connected, sampled_gaussian
+from privet.privacy.accounting.losses import _connected, sampled_gaussian
 
 GRID = 1e-3
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from privet.privacy.encryption import Cipher, OpenedSum, SecretKey, Terms, make_cipher
+from privet.privacy.encryption.backend import DEFAULT
 from privet.privacy.encryption.cipher import documented_bfv
-from privet.privacy.encryption.parameters import DEFAULT
 
 MAKERS: Mapping[str, Callable[[], Cipher]] = {
     "default": lambda: make_cipher("bfv"),

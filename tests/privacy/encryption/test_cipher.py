@@ -15,8 +15,8 @@ from privet.privacy.encryption import (
     make_cipher,
     read_header,
 )
-from privet.privacy.encryption.fixed_point import to_digits
-from privet.privacy.encryption.parameters import PROFILES
+from privet.privacy.encryption.backend import PROFILES
+from privet.privacy.encryption.residues import to_digits
 
 ALL = ["default", "compact", "precise", "documented", "ckks"]
 EXACT = ["default", "compact", "precise", "documented"]

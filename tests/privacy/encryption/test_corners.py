@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from privet.privacy.encryption.backend import DEGREE, PROFILES, TAG_MODULUS, TAGS
 from privet.privacy.encryption.cipher import documented_bfv
-from privet.privacy.encryption.parameters import DEGREE, PROFILES, TAG_MODULUS, TAGS
 from privet.privacy.encryption.residues import coefficients_to_digits, digits_to_coefficients
 from privet.privacy.encryption.seal import SeededBackend
 

@@ -41,7 +41,7 @@ def test_naming_the_package_loads_no_heavy_library():
 def test_the_server_adds_without_tenseal():
     """The part of the seeded layout that sees what clients send."""
     probe = (
-        "import sys, privet.privacy.encryption.adder, privet.privacy.encryption.residues\n"
+        "import sys, privet.privacy.encryption.cipher, privet.privacy.encryption.residues\n"
         "assert not {'tenseal', 'zstandard'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", probe], check=True)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from privet.privacy.encryption import EncryptionError
-from privet.privacy.encryption.fixed_point import (
+from privet.privacy.encryption.residues import (
     count_clipped,
     from_digits,
     integer_to_weight,

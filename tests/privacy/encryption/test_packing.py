@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from privet.privacy.encryption.parameters import MODULUS
+from privet.privacy.encryption.backend import MODULUS
 from privet.privacy.encryption.residues import (
     add,
     coefficients_to_digits,

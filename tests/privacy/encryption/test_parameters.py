@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from privet.privacy.encryption import EncryptionError, make_cipher
-from privet.privacy.encryption.parameters import (
+from privet.privacy.encryption.backend import (
     BATCHING_PRIMES,
     COMPACT,
     DEFAULT,

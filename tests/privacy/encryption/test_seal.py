@@ -10,7 +10,7 @@ import pytest
 import tenseal.sealapi as sealapi
 
 from privet.privacy.encryption import seal
-from privet.privacy.encryption.parameters import (
+from privet.privacy.encryption.backend import (
     COMPACT,
     DEFAULT,
     DEGREE,

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from privet.privacy.encryption.backend import MODULUS
 from privet.privacy.encryption.header import assembled, read_header
-from privet.privacy.encryption.parameters import MODULUS
 from privet.privacy.encryption.residues import add, pack, read_frames, unpack
 
 

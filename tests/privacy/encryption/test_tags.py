@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from privet.privacy.encryption.backend import TAG_MODULUS
 from privet.privacy.encryption.codec import Tagger, Words
-from privet.privacy.encryption.parameters import TAG_MODULUS
 
 KEY = bytes(range(32))
 TAGGER = Tagger(KEY, context=b"context")

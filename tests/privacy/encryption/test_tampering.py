@@ -17,7 +17,7 @@ from privet.privacy.encryption import (
     documented,
     read_header,
 )
-from privet.privacy.encryption.parameters import DEGREE, MODULUS, TAG_MODULUS
+from privet.privacy.encryption.backend import DEGREE, MODULUS, TAG_MODULUS
 from privet.privacy.encryption.residues import C0_BYTES, SEED_BYTES, add, lift, pack, unpack
 
 SIZE = 20_000  # three chunks

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from privet.errors import PrivacyError
 from privet.privacy.accounting import cross_check, dp_sgd_event, epsilon
-from privet.privacy.accounting.segments import Segment
-from privet.privacy.ledger.composition import epsilon_of
-from privet.privacy.ledger.costs import covers
+from privet.privacy.accounting.events import Segment
+from privet.privacy.ledger.costs import covers, epsilon_of
 
 MECHANISMS = [(1.0, 0.05), (1.3, 0.02), (2.0, 0.1), (4.0, 1.0)]
 segments = st.builds(

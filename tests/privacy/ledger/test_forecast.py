@@ -77,9 +77,8 @@ def test_plain_training_never_fits_a_limit(project):
 @settings(max_examples=15, deadline=None)
 def test_raised_noise_fits_and_is_not_wasted(allowed, before, rounds):
     """A pure model of the ledger: what was spent before is in every projection."""
-    from privet.privacy.ledger.composition import epsilon_of
-    from privet.privacy.ledger.costs import event_text, parts_of
-    from privet.privacy.ledger.limits import Projection
+    from privet.privacy.ledger.costs import epsilon_of, event_text, parts_of
+    from privet.privacy.ledger.history import Projection
 
     limit = Limit(allowed, DELTA)
     spent = [part for _ in range(before) for part in parts_of(event_text(event(noise=6.0)))]

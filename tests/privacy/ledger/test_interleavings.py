@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
 from privet.privacy.accounting import dp_sgd_event
-from privet.privacy.accounting.segments import merged
+from privet.privacy.accounting.events import merged
 from privet.privacy.ledger import (
     BudgetExceeded,
     Ledger,

@@ -63,7 +63,7 @@ def alter(path: Path, *statements: str) -> None:
 
 def forget_pages(path: Path, key: SiloKey) -> None:
     """As after a crash: the file beside the ledger knows its last entry, and no pages."""
-    from privet.privacy.ledger.heads import Beacon, beacon_path, install_beacon, prepare_beacon
+    from privet.privacy.ledger.entries import Beacon, beacon_path, install_beacon, prepare_beacon
 
     last = read_history(path).entries[-1]
     install_beacon(path, prepare_beacon(path, Beacon.of(last, key)))

@@ -27,9 +27,9 @@ from privet.audits.two_sided import (
     roc,
 )
 from privet.errors import PrivacyError
-from privet.privacy.accounting.segments import Segment
-from privet.privacy.ledger.composition import epsilon_of
-from privet.privacy.mechanisms.sightings import Floats, Mask
+from privet.privacy.accounting.events import Segment
+from privet.privacy.ledger.costs import epsilon_of
+from privet.privacy.mechanisms.canaries import Floats, Mask
 
 CERTAINTY = 0.99
 """Confidence of the two error rates that are held against all that the claim allows."""

@@ -20,7 +20,7 @@ from privet.audits.deep.record import FEWEST, Deep, DeepOptions, Observer
 from privet.audits.deep.training import Case, Observations, coins, train_many
 from privet.audits.evidence import Evidence
 from privet.errors import PrivacyError, PrivetError
-from privet.privacy.accounting.segments import Segment
+from privet.privacy.accounting.events import Segment
 
 _OBSERVERS: dict[Observer, str] = {
     "updates": "the silo's updates, as the server gets them,",

@@ -23,11 +23,10 @@ import torch
 from torch import Tensor
 
 from privet.errors import DataError
-from privet.one_thread import one_thread
 from privet.privacy.mechanisms import DpSgd, SeededNoise
-from privet.privacy.mechanisms.sightings import Floats, Mask
+from privet.privacy.mechanisms.canaries import Floats, Mask
 from privet.privacy.mechanisms.together import Chain, Descent, Row, train_rows
-from privet.randomness import numpy_generator, stream
+from privet.randomness import numpy_generator, one_thread, stream
 from privet.strategies.strategy import RoundSkipped, Strategy, Update
 from privet.tasks import Examples
 from privet.vectors import FlatModel, Vector

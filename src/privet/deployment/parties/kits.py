@@ -27,7 +27,7 @@ from privet.deployment.parties.addresses import host_port
 from privet.deployment.parties.errors import PartiesError
 from privet.deployment.parties.parties import identity_fault
 from privet.privacy.encryption.keys.roster import name_like
-from privet.privacy.policy.errors import one_line
+from privet.privacy.policy.rules import one_line
 
 LARGEST_MESSAGE_MB = 2000
 """gRPC's own limit is 2 GiB."""

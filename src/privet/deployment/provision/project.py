@@ -40,7 +40,7 @@ from privet.deployment.parties.node_keys import NodeKey
 from privet.deployment.parties.parties import Role
 from privet.deployment.provision.errors import ProvisionError
 from privet.privacy.ledger.keys import SiloKey
-from privet.privacy.policy.errors import Location, one_line
+from privet.privacy.policy.rules import Location, one_line
 
 IDENTITY_FILE = "identity.key"
 NODE_KEY_FILE = "node.key"

@@ -10,7 +10,7 @@ from typing import Any
 from privet.deployment.parties import Parties, SiloKit
 from privet.deployment.parties.orders import ORDER_KEY, read_order
 from privet.deployment.parties.requests import Denied
-from privet.privacy.mechanisms.sightings import CANARIES
+from privet.privacy.mechanisms.canaries import CANARIES
 
 ALLOWED = frozenset({ORDER_KEY})
 """Nothing else of what a server says about a run is listened to."""

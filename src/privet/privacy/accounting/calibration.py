@@ -8,8 +8,8 @@ from collections.abc import Callable
 import scipy
 
 from privet.errors import PrivacyError
+from privet.privacy.accounting.events import Segment
 from privet.privacy.accounting.losses import losses_of
-from privet.privacy.accounting.segments import Segment
 from privet.privacy.accounting.spending import check_delta
 
 LARGEST_EPSILON = 200.0

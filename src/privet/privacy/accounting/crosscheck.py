@@ -16,8 +16,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from privet.privacy.accounting.events import dp_sgd_event
-from privet.privacy.accounting.segments import Segment, merged
+from privet.privacy.accounting.events import Segment, dp_sgd_event, merged
 from privet.privacy.accounting.spending import epsilon
 from privet.privacy.dp_events import DpEvent
 from privet.privacy.quiet import no_absl_warnings, untouched_root_logger

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from privet.errors import PrivacyError
+from privet.privacy.accounting.events import Segment, segments
 from privet.privacy.accounting.losses import NOTHING, Pair, losses_of
-from privet.privacy.accounting.segments import Segment, segments
 from privet.privacy.dp_events import DpEvent
 
 SMALLEST_DELTA = 1e-12

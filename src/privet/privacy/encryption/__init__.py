@@ -1,7 +1,13 @@
 """Sums of updates that no one sees alone: clients encrypt, the server adds, clients decrypt."""
 
-from privet.privacy.encryption.adder import Adder
-from privet.privacy.encryption.cipher import SCHEMES, Cipher, CipherFacts, Upload, make_cipher
+from privet.privacy.encryption.cipher import (
+    SCHEMES,
+    Adder,
+    Cipher,
+    CipherFacts,
+    Upload,
+    make_cipher,
+)
 from privet.privacy.encryption.codec import OpenedSum
 from privet.privacy.encryption.errors import (
     EncryptionError,

@@ -1,11 +1,21 @@
-"""What encrypts one plaintext after another, apart from what the plaintexts mean."""
+"""What encrypts one plaintext after another, apart from what the plaintexts mean.
+
+The numbers behind the BFV cipher, and the inequalities that make overflow impossible.
+
+Symbols as in Fan & Vercauteren (ePrint 2012/144): ring degree N, ciphertext modulus q, plaintext
+modulus t. A coefficient below t is cut into digits; a digit holds one value of a client, and the
+bits above it hold the carry of the sum over clients.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
+
+from privet.privacy.encryption.errors import EncryptionError
 
 Plaintext = NDArray[Any]
 """A chunk: uint64 coefficients below t for BFV, float64 slots for CKKS."""
@@ -56,3 +66,108 @@ class Backend(Protocol):
 
     def accumulator(self, chunks: int) -> Accumulator:
         """An empty sum."""
+
+
+DEGREE = 4096
+MODULUS = 2**60 - 2**14 + 1
+"""The largest prime of 60 bits that is 1 modulo 2N: what SEAL chooses for one prime of 60 bits."""
+
+MAX_MODULUS_BITS = {128: 109, 192: 75, 256: 58}
+"""Security in bits -> largest log2 q for N = 4096, ternary secret, error of deviation 3.2.
+
+HomomorphicEncryption.org standard (ePrint 2019/939), table 1; SEAL enforces the first column.
+"""
+
+NOISE_PER_CLIENT = 22
+"""Bound on one ciphertext's error: 21 from SEAL's centred binomial, 1 from rounding q/t."""
+
+TAG_MODULUS = 2**31 - 1
+TAGS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """How values lie in the plaintext of one ciphertext; immutable, every field is public.
+
+    Raises EncryptionError when `max_clients` honest clients could overflow a digit, a tag or the
+    noise, whatever they send: the inequalities are worst cases, not probabilities.
+    """
+
+    name: str
+    value_bits: int
+    """A value is an integer of this many bits, -L to L with L = 2^(value_bits - 1) - 1."""
+    digits: int
+    """Digits in a coefficient."""
+    digit_bits: int
+    plain_modulus: int
+    """t; masks are uniform below it."""
+    max_clients: int
+    """K_max, the most clients in one sum."""
+
+    def __post_init__(self) -> None:
+        for field, holds, allowed in self._conditions():
+            if not holds:
+                raise EncryptionError(
+                    f"profile {self.name!r}: {field} = {getattr(self, field)}, allowed is {allowed}"
+                )
+
+    def _conditions(self) -> Iterator[tuple[str, bool, str]]:
+        clients, t = self.max_clients, self.plain_modulus
+        yield "max_clients", clients >= 1, "at least 1"
+        yield "value_bits", 2 <= self.value_bits <= 24, "2 to 24"
+        yield "digits", self.digits >= 1, "at least 1"
+        yield "digit_bits", 1 <= self.digit_bits <= 25, "1 to 25"
+        room = 2 ** (self.digits * self.digit_bits)
+        # Tags add up 128 digits times words of 32 bits below 2^64, whatever a coefficient holds.
+        most = 2 ** ((self.digits - 1) * self.digit_bits + 25) + 2**25 - 1
+        yield "plain_modulus", room <= t <= most, f"room for the digits, {room} to {most}"
+        most = (2**self.digit_bits - 1) // (2**self.value_bits - 1)
+        yield "max_clients", clients <= most, f"at most {most}: more overflow a digit"
+        most = (t - 1) // (TAG_MODULUS - 1)
+        yield "max_clients", clients <= most, f"at most {most}: more overflow a tag"
+        most = (MODULUS // (2 * t) - 3) // NOISE_PER_CLIENT
+        yield "max_clients", clients <= most, f"at most {most}: more overflow the noise"
+
+    @property
+    def levels(self) -> int:
+        """L: a value lies between -L and L."""
+        return int(2 ** (self.value_bits - 1)) - 1
+
+    def _require(self, holds: bool, field: str, allowed: str) -> None:
+        if not holds:
+            raise EncryptionError(
+                f"profile {self.name!r}: {field} = {getattr(self, field)} overflows,"
+                f" allowed is {allowed}"
+            )
+
+
+DEFAULT = Profile(
+    name="default", value_bits=16, digits=2, digit_bits=23, plain_modulus=2**47, max_clients=128
+)
+COMPACT = Profile(
+    name="compact", value_bits=12, digits=3, digit_bits=16, plain_modulus=2**50, max_clients=16
+)
+PRECISE = Profile(
+    name="precise", value_bits=21, digits=2, digit_bits=25, plain_modulus=2**50, max_clients=16
+)
+PROFILES = {profile.name: profile for profile in (DEFAULT, COMPACT, PRECISE)}
+
+BATCHING_PRIMES = {46: 2**46 + 32769, 48: 2**48 + 57345, 50: 2**50 + 106497}
+"""k -> smallest prime above 2^k that is 1 modulo 2N: moduli for TenSEAL's vectors of integers."""
+
+
+def security_bits(modulus_bits: int) -> int:
+    """The highest level of the standard that N = 4096 and a modulus of this length reach.
+
+    Raises EncryptionError below 128.
+
+    >>> security_bits(60), security_bits(109)
+    (192, 128)
+    """
+    reached = [bits for bits, limit in MAX_MODULUS_BITS.items() if modulus_bits <= limit]
+    if not reached:
+        raise EncryptionError(
+            f"log2 q = {modulus_bits} is below 128 bits of security at N = {DEGREE},"
+            f" allowed is at most {MAX_MODULUS_BITS[128]}"
+        )
+    return max(reached)

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from privet.privacy.encryption.backend import TAGS
 from privet.privacy.encryption.codec import (
     FIELD_BITS,
     Contribution,
@@ -32,10 +33,9 @@ from privet.privacy.encryption.codec import (
     identity,
 )
 from privet.privacy.encryption.errors import EncryptionError, Tampered
-from privet.privacy.encryption.fixed_point import integer_to_weight
 from privet.privacy.encryption.header import Header, Terms
 from privet.privacy.encryption.keys.secret import SecretKey
-from privet.privacy.encryption.parameters import TAGS
+from privet.privacy.encryption.residues import integer_to_weight
 
 MAX_CLIENTS = 128
 SCALE_BITS = 50

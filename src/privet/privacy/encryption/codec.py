@@ -33,11 +33,16 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
-from privet.privacy.encryption.backend import Plaintext
+from privet.privacy.encryption.backend import DEGREE, TAG_MODULUS, TAGS, Plaintext, Profile
 from privet.privacy.encryption.errors import Tampered
-from privet.privacy.encryption.fixed_point import (
+from privet.privacy.encryption.header import Header, Terms
+from privet.privacy.encryption.keys.secret import SecretKey
+from privet.privacy.encryption.residues import (
     Integers,
     Reals,
+    add,
+    coefficients_to_digits,
+    digits_to_coefficients,
     from_digits,
     integer_to_weight,
     join,
@@ -45,10 +50,6 @@ from privet.privacy.encryption.fixed_point import (
     to_digits,
     weight_to_integer,
 )
-from privet.privacy.encryption.header import Header, Terms
-from privet.privacy.encryption.keys.secret import SecretKey
-from privet.privacy.encryption.parameters import DEGREE, TAG_MODULUS, TAGS, Profile
-from privet.privacy.encryption.residues import add, coefficients_to_digits, digits_to_coefficients
 
 if TYPE_CHECKING:
     from privet.vectors import Vector  # at run time it would bring torch along

@@ -20,9 +20,8 @@ from typing import Any
 import numpy as np
 import tenseal as ts
 
-from privet.privacy.encryption.backend import Plaintext
+from privet.privacy.encryption.backend import DEGREE, Plaintext
 from privet.privacy.encryption.errors import EncryptionError, Malformed
-from privet.privacy.encryption.parameters import DEGREE
 
 _VARINT, _FIXED64, _LENGTH_DELIMITED = 0, 1, 2
 

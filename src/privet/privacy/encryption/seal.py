@@ -30,14 +30,13 @@ import numpy as np
 import tenseal.sealapi as sealapi
 import zstandard
 
-from privet.privacy.encryption.backend import Plaintext
+from privet.privacy.encryption.backend import DEGREE, MODULUS, Plaintext
 from privet.privacy.encryption.errors import EncryptionError
-from privet.privacy.encryption.fixed_point import Integers
-from privet.privacy.encryption.parameters import DEGREE, MODULUS
 from privet.privacy.encryption.residues import (
     C0_BYTES,
     SEED_BYTES,
     Bytes,
+    Integers,
     ResidueSum,
     add,
     lift,

@@ -1,17 +1,13 @@
 """What the data sets of a silo have spent: durable, signed, and charged before a record is read."""
 
-from privet.privacy.ledger.bundle import export, verify_bundle
-from privet.privacy.ledger.chain import Finding
 from privet.privacy.ledger.entries import Entry
 from privet.privacy.ledger.errors import LedgerError, LedgerRefusal
-from privet.privacy.ledger.fingerprint import Fingerprint, fingerprint_of
 from privet.privacy.ledger.forecast import Forecast, fitting_noise, forecast, repeated
-from privet.privacy.ledger.history import Charge, History
-from privet.privacy.ledger.keys import SiloKey
+from privet.privacy.ledger.history import BudgetExceeded, Charge, History, Limit, Projection
+from privet.privacy.ledger.keys import Fingerprint, SiloKey, fingerprint_of
 from privet.privacy.ledger.ledger import Ledger
-from privet.privacy.ledger.limits import BudgetExceeded, Limit, Projection
 from privet.privacy.ledger.reservation import Reservation
-from privet.privacy.ledger.verification import read_history, verify
+from privet.privacy.ledger.verification import Finding, export, read_history, verify, verify_bundle
 
 __all__ = [
     "BudgetExceeded",

@@ -1,14 +1,34 @@
-"""Events as they stand in the ledger, and when one is provably no dearer than another."""
+"""Events as they stand in the ledger, and when one is provably no dearer than another.
+
+Epsilon of many mechanisms, whatever the order in which they ran.
+
+Composition is commutative, so equal mechanisms are counted together. The mechanisms are then
+composed along a binary tree whose shape depends on nothing but which mechanisms there are: the
+figure is the same to the last bit however the entries were ordered, and one more step of one
+mechanism costs one convolution a level, the rest being remembered.
+
+A caveat that belongs to every accountant of this kind: the composition theorem for privacy loss
+distributions fixes the mechanisms beforehand. When later noise is chosen by looking at earlier
+outputs, the bound is proven for Renyi and Gaussian DP (Feldman & Zrnic 2021, arXiv 2008.11193;
+Smith & Thakurta 2022, arXiv 2210.17520) and is believed, not proven, for arbitrary ones.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+import math
+import struct
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from privet.errors import PrivacyError
 from privet.privacy.accounting import decode_event, encode_event
-from privet.privacy.accounting.segments import Segment, merged
+from privet.privacy.accounting.events import Segment, merged
+from privet.privacy.accounting.losses import NOTHING, Pair, losses_of
+from privet.privacy.accounting.spending import check_delta
 from privet.privacy.dp_events import DpEvent
 from privet.privacy.ledger.entries import canonical
 
@@ -59,3 +79,94 @@ def _pays(payer: Segment, part: Segment) -> bool:
         part.noise_multiplier >= payer.noise_multiplier
         and part.sampling_rate <= payer.sampling_rate
     )
+
+
+REMEMBERED_BYTES = 2**27
+"""What is kept of the tree's branches between two questions: 128 MiB."""
+
+
+def epsilon_of(parts: Iterable[Segment], *, delta: float) -> float:
+    """Epsilon at `delta` of all `parts` together, in any order; infinity when unbounded.
+
+    Pure: it depends on the multiset of (noise multiplier, sampling rate, steps) alone.
+    Raises PrivacyError for a delta outside [1e-12, 1).
+    """
+    check_delta(delta)
+    ordered = tuple(sorted(_counted(parts), key=_place))
+    return _epsilon(ordered, delta)
+
+
+def _counted(parts: Iterable[Segment]) -> list[Segment]:
+    steps: dict[tuple[float, float], int] = {}
+    for part in parts:
+        mechanism = (part.noise_multiplier, part.sampling_rate)
+        steps[mechanism] = steps.get(mechanism, 0) + part.steps
+    return [Segment(sigma, rate, count) for (sigma, rate), count in steps.items() if count]
+
+
+def _place(part: Segment) -> int:
+    return _address(part.noise_multiplier, part.sampling_rate)
+
+
+@lru_cache(maxsize=4096)
+def _address(noise_multiplier: float, sampling_rate: float) -> int:
+    """Where a mechanism hangs in the tree: by a hash, so that every tree is balanced."""
+    # Adding 0.0 makes -0.0 and 0.0, which are equal, one mechanism.
+    content = struct.pack(">dd", noise_multiplier + 0.0, sampling_rate + 0.0)
+    return int.from_bytes(hashlib.sha256(content).digest(), "big")
+
+
+@lru_cache(maxsize=4096)
+def _epsilon(ordered: tuple[Segment, ...], delta: float) -> float:
+    total = _composed(ordered) if ordered else NOTHING
+    return math.inf if total is None else total.epsilon(delta)
+
+
+class _Branches:
+    """The branches of trees that were used last, up to REMEMBERED_BYTES of losses."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[Segment, ...], tuple[Pair | None]] = OrderedDict()
+        self._bytes = 0
+        self._mutex = threading.Lock()
+
+    def recall(self, branch: tuple[Segment, ...]) -> tuple[Pair | None] | None:
+        with self._mutex:
+            found = self._known.pop(branch, None)
+            if found is not None:
+                self._known[branch] = found
+            return found
+
+    def keep(self, branch: tuple[Segment, ...], losses: Pair | None) -> Pair | None:
+        with self._mutex:
+            if branch not in self._known:
+                self._known[branch] = (losses,)
+                self._bytes += _size(losses)
+            while self._bytes > REMEMBERED_BYTES:
+                self._bytes -= _size(self._known.popitem(last=False)[1][0])
+        return losses
+
+
+_branches = _Branches()
+
+
+def _composed(ordered: tuple[Segment, ...]) -> Pair | None:
+    known = _branches.recall(ordered)
+    if known is not None:
+        return known[0]
+    if len(ordered) == 1:
+        return _branches.keep(ordered, losses_of(ordered[0]))
+    middle = _fork(ordered)
+    left, right = _composed(ordered[:middle]), _composed(ordered[middle:])
+    whole = None if left is None or right is None else left.compose(right)
+    return _branches.keep(ordered, whole)
+
+
+def _size(losses: Pair | None) -> int:
+    return 0 if losses is None else losses.remove.masses.nbytes + losses.add.masses.nbytes
+
+
+def _fork(ordered: tuple[Segment, ...]) -> int:
+    """The first part behind the highest bit in which the addresses differ."""
+    bit = (_place(ordered[0]) ^ _place(ordered[-1])).bit_length() - 1
+    return next(i for i, part in enumerate(ordered) if _place(part) >> bit & 1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from privet.privacy.accounting.calibration import raised_noise
 from privet.privacy.dp_events import DpEvent, dpa
-from privet.privacy.ledger.limits import Projection
+from privet.privacy.ledger.history import Projection
 
 Project = Callable[[DpEvent], Sequence[Projection]]
 """What each limit would say of an event that came on top; see `Ledger.project`."""

@@ -8,17 +8,13 @@ from types import TracebackType
 from typing import Literal
 
 from privet.privacy.dp_events import DpEvent
-from privet.privacy.ledger import creation, database
-from privet.privacy.ledger.clock import Clock, utc_now, written
+from privet.privacy.ledger import database
 from privet.privacy.ledger.costs import covers, event_text, parts_of
-from privet.privacy.ledger.entries import Draft, Entry, canonical
+from privet.privacy.ledger.entries import Clock, Draft, Entry, Head, canonical, utc_now, written
 from privet.privacy.ledger.errors import LedgerError, LedgerRefusal
 from privet.privacy.ledger.files import beside, exclusive
-from privet.privacy.ledger.fingerprint import PARTS, Fingerprint
-from privet.privacy.ledger.heads import Head
-from privet.privacy.ledger.history import History
-from privet.privacy.ledger.keys import SiloKey
-from privet.privacy.ledger.limits import BudgetExceeded, Limit, Projection
+from privet.privacy.ledger.history import BudgetExceeded, History, Limit, Projection
+from privet.privacy.ledger.keys import PARTS, Fingerprint, SiloKey
 from privet.privacy.ledger.log import SignedLog
 from privet.privacy.ledger.reservation import Reservation
 
@@ -60,8 +56,8 @@ class Ledger:
         but not of the machine.
         """
         with database.sqlite_errors(path), exclusive(beside(path, ".lock")):
-            creation.demand_free(path)
-            creation.write_new(path, key, written(clock))
+            database.demand_free(path)
+            database.write_new(path, key, written(clock))
         return cls(path, key, clock=clock, durable=durable)
 
     @classmethod

@@ -15,19 +15,23 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from privet.privacy.ledger import database
-from privet.privacy.ledger.clock import Clock, versions, written
-from privet.privacy.ledger.creation import check_file
-from privet.privacy.ledger.entries import Draft, Entry, sealed
-from privet.privacy.ledger.errors import LedgerError, distrust
-from privet.privacy.ledger.files import beside, exclusive
-from privet.privacy.ledger.heads import (
+from privet.privacy.ledger.database import check_file
+from privet.privacy.ledger.entries import (
     Beacon,
+    Clock,
+    Draft,
+    Entry,
     Head,
     beacon_path,
     install_beacon,
     prepare_beacon,
     read_beacon,
+    sealed,
+    versions,
+    written,
 )
+from privet.privacy.ledger.errors import LedgerError, distrust
+from privet.privacy.ledger.files import beside, exclusive
 from privet.privacy.ledger.history import CLOCK_TOLERANCE, History, moment
 from privet.privacy.ledger.keys import SiloKey
 

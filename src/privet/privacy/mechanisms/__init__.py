@@ -3,8 +3,15 @@
 from privet.privacy.mechanisms.canaries import Canaries, CanaryBlock, CanaryTrace
 from privet.privacy.mechanisms.dpsgd import PrivateStep, privatise
 from privet.privacy.mechanisms.modules import check_model
-from privet.privacy.mechanisms.noise import NoiseSource, NoisyShare, SeededNoise, SystemNoise
-from privet.privacy.mechanisms.plan import DpSgd, local_steps, sampling_rate
+from privet.privacy.mechanisms.plan import (
+    DpSgd,
+    NoiseSource,
+    NoisyShare,
+    SeededNoise,
+    SystemNoise,
+    local_steps,
+    sampling_rate,
+)
 
 __all__ = [
     "Canaries",

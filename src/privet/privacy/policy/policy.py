@@ -10,10 +10,27 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, field_validator
 
-from privet.privacy.policy.errors import Location, PolicyError, one_line
-from privet.privacy.policy.judge import budget_limits, metric_rules, quoted, refusals
-from privet.privacy.policy.request import Decision, Refusal, Request
-from privet.privacy.policy.rules import ANY, Budget, Hours, Metric, Rules, Sending, Training
+from privet.privacy.policy.judge import (
+    Decision,
+    Refusal,
+    Request,
+    budget_limits,
+    metric_rules,
+    quoted,
+    refusals,
+)
+from privet.privacy.policy.rules import (
+    ANY,
+    Budget,
+    Hours,
+    Location,
+    Metric,
+    PolicyError,
+    Rules,
+    Sending,
+    Training,
+    one_line,
+)
 
 _SECTIONS: dict[str, type[BaseModel]] = {
     "budget": Budget,

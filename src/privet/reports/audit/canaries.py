@@ -15,7 +15,7 @@ from privet.audits.one_run import Scored, one_run_bound, score
 from privet.audits.report import Report
 from privet.audits.two_sided import roc
 from privet.errors import PrivacyError
-from privet.privacy.mechanisms.sightings import Sighting
+from privet.privacy.mechanisms.canaries import Sighting
 from privet.reports.audit.figures import ClaimedBound, Picture, Roc, bounds_picture, tests_picture
 from privet.reports.audit.opening import Files
 

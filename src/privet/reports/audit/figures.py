@@ -25,7 +25,7 @@ from scipy.stats import beta
 from privet.audits.conformance import Check, Conformance
 from privet.charts.formatting import bound, decimal, scientific, shortened
 from privet.charts.scales import Scale, decades, nice_ticks
-from privet.privacy.mechanisms.sightings import Floats
+from privet.privacy.mechanisms.canaries import Floats
 
 WIDTH = 420.0
 

@@ -20,7 +20,7 @@ from privet.audits.report import Report
 from privet.charts.formatting import bound, counted, listed, scientific
 from privet.errors import PrivetError
 from privet.experiment import Experiment
-from privet.privacy.mechanisms.sightings import CANARIES, Sighting, read_sightings
+from privet.privacy.mechanisms.canaries import CANARIES, Sighting, read_sightings
 from privet.privacy.policy import Policy
 from privet.privacy.policy.rules import Budget
 

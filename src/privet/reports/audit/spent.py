@@ -16,8 +16,8 @@ from privet.audits.persons import TIMES
 from privet.audits.report import Persons, Report, Somebody, Sum
 from privet.charts.formatting import NOTHING, bound
 from privet.errors import PrivetError
-from privet.privacy.accounting.segments import Segment
-from privet.privacy.ledger.composition import epsilon_of
+from privet.privacy.accounting.events import Segment
+from privet.privacy.ledger.costs import epsilon_of
 from privet.privacy.policy import Policy
 from privet.reports.audit.opening import AuditedRun, Files
 

@@ -18,8 +18,8 @@ from privet.privacy.encryption.keys import (
     read_agreement,
     write_agreement,
 )
-from privet.privacy.encryption.keys import keyfile as module
-from privet.privacy.encryption.keys.keyfile import read_key, swap_key, write_key
+from privet.privacy.encryption.keys import runkey as module
+from privet.privacy.encryption.keys.runkey import read_key, swap_key, write_key
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from privet.privacy.encryption.keys import (
     unwrap,
     wrap,
 )
-from privet.privacy.encryption.keys.offers import OFFER_TITLE as OFFER
-from privet.privacy.encryption.keys.offers import WRAP_TITLE as WRAP
+from privet.privacy.encryption.keys.messages import OFFER_TITLE as OFFER
+from privet.privacy.encryption.keys.messages import WRAP_TITLE as WRAP
 from privet.privacy.encryption.keys.roster import counted, pack, write_signed
 
 

@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from privet.privacy.encryption.keys import Member, Roster, Session
 from privet.privacy.encryption.masks import MaskPlan, MaskRound, correction, least_threshold
-from privet.privacy.encryption.masks.phases import Masked
-from privet.privacy.encryption.masks.seeds import reduced
+from privet.privacy.encryption.masks.rounds import Masked
+from privet.privacy.encryption.masks.shares import reduced
 from privet.privacy.ledger import SiloKey
 
 

@@ -11,8 +11,7 @@ import pytest
 
 from privet.privacy.encryption.keys import AgreementKey, MessageError
 from privet.privacy.encryption.masks import MaskError, MaskPlan, MaskRound, TooFewSilos, correction
-from privet.privacy.encryption.masks.seeds import personal_commitment
-from privet.privacy.encryption.masks.shares import join
+from privet.privacy.encryption.masks.shares import join, personal_commitment
 from privet.privacy.encryption.masks.statements import gather_adverts, write_consent
 from privet.privacy.encryption.masks.unmasking import Reveal, read_reveal, write_reveal
 

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
 from privet.privacy.encryption.keys import AgreementKey, Secret
-from privet.privacy.encryption.masks.seeds import add_stream, pair_stream, personal_stream, reduced
+from privet.privacy.encryption.masks.shares import add_stream, pair_stream, personal_stream, reduced
 from privet.privacy.encryption.masks.statements import gather_adverts
 
 

@@ -18,29 +18,31 @@ that they are set for. And nothing here makes a dishonest silo tell the truth ab
 
 from privet.privacy.encryption.errors import KeyFileError, KeysError, MessageError, RosterError
 from privet.privacy.encryption.keys.agreement import AgreementKey
-from privet.privacy.encryption.keys.keyfile import (
-    forget_key,
-    read_agreement,
-    write_agreement,
-)
-from privet.privacy.encryption.keys.offers import (
+from privet.privacy.encryption.keys.messages import (
     Offer,
     Offers,
+    UploadStatement,
     gather,
     make_offer,
     read_offer,
+    read_statement,
+    sign_upload,
     unwrap,
+    verify_upload,
     wrap,
 )
 from privet.privacy.encryption.keys.roster import Member, Roster, Session, elect, load_roster
-from privet.privacy.encryption.keys.runkey import KeyAge, Reason, Rotation, RunKey, rotation
-from privet.privacy.encryption.keys.secret import Secret
-from privet.privacy.encryption.keys.uploads import (
-    UploadStatement,
-    read_statement,
-    sign_upload,
-    verify_upload,
+from privet.privacy.encryption.keys.runkey import (
+    KeyAge,
+    Reason,
+    Rotation,
+    RunKey,
+    forget_key,
+    read_agreement,
+    rotation,
+    write_agreement,
 )
+from privet.privacy.encryption.keys.secret import Secret
 
 __all__ = [
     "AgreementKey",

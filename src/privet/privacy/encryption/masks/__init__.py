@@ -30,8 +30,8 @@ in time.
 """
 
 from privet.privacy.encryption.errors import MaskError, TooFewSilos
-from privet.privacy.encryption.masks.plan import DEFAULT_BITS, MaskPlan, least_threshold
 from privet.privacy.encryption.masks.rounds import MaskRound
+from privet.privacy.encryption.masks.statements import DEFAULT_BITS, MaskPlan, least_threshold
 from privet.privacy.encryption.masks.unmasking import correction
 
 __all__ = [

@@ -17,18 +17,23 @@ from privet.privacy.encryption.errors import MessageError, TooFewSilos
 from privet.privacy.encryption.keys.agreement import AgreementKey
 from privet.privacy.encryption.keys.roster import Field, counted, read_signed, write_signed
 from privet.privacy.encryption.keys.secret import Secret
-from privet.privacy.encryption.masks.plan import MaskPlan
-from privet.privacy.encryption.masks.seeds import (
+from privet.privacy.encryption.masks.shares import (
+    SHARE,
     Coefficients,
     add_stream,
+    join,
     pair_sign,
     pair_stream,
     personal_commitment,
     personal_stream,
     reduced,
 )
-from privet.privacy.encryption.masks.shares import SHARE, join
-from privet.privacy.encryption.masks.statements import Adverts, gather_adverts, read_survivors
+from privet.privacy.encryption.masks.statements import (
+    Adverts,
+    MaskPlan,
+    gather_adverts,
+    read_survivors,
+)
 from privet.privacy.ledger.keys import SiloKey
 
 TITLE = "privet mask reveal 1"

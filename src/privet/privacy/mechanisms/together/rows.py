@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from privet.errors import PrivacyError
 from privet.privacy.mechanisms.canaries import LOUDNESS, Canaries, CanaryTrace, split
 from privet.privacy.mechanisms.gradients import clip_factors
-from privet.privacy.mechanisms.noise import NoiseSource
-from privet.privacy.mechanisms.plan import DpSgd
+from privet.privacy.mechanisms.plan import DpSgd, NoiseSource
 from privet.privacy.mechanisms.together.chain import Chain, LayerPass, Loss
 from privet.vectors import Vector
 

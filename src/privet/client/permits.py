@@ -18,8 +18,8 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Protocol
 
-from privet.client.plan import LocalPlan
 from privet.client.silo import Silo
+from privet.client.training import LocalPlan
 from privet.errors import PrivetError
 from privet.experiment import Experiment
 from privet.privacy.dp_events import DpEvent
