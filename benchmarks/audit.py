@@ -5,7 +5,7 @@
     python benchmarks/audit.py deep          attacks on a thousand small models, and their time
     python benchmarks/audit.py cost          simulations with and without 1,000 canaries
 
-Faults are those of tests/audit/mechanism/planted.py, in the code that trains. Seeds are fixed; but
+Faults are those of tests/audits/mechanism/planted.py, in the code that trains. Seeds are fixed; but
 for times, a second run prints the same.
 """
 
@@ -37,7 +37,7 @@ from privet.privacy.mechanisms.together import Descent, Row, chain_of, train_row
 from privet.randomness import numpy_generator, stream
 from privet.simulations.run import Engine
 
-sys.path.append(str(Path(__file__).parent.parent / "tests" / "audit" / "mechanism"))
+sys.path.append(str(Path(__file__).parent.parent / "tests" / "audits" / "mechanism"))
 from planted import FAULTS, planted
 
 DELTA = 1e-5

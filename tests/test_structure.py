@@ -25,7 +25,7 @@ CHECKOUT = TESTS.parent
 ROOMS = (
     ("commands",),
     ("reports",),
-    ("audit",),
+    ("audits",),
     ("sweeps",),
     ("simulations", "deployment"),
     ("tracking",),

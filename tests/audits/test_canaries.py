@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from audit.mechanism.planted import planted
 
+from audits.mechanism.planted import planted
 from privet import Execution, Experiment, simulate
 from privet.audits import Report, audit, verify_report
 from privet.audits.report import write

@@ -10,8 +10,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from audit.planted import Row, history, rewritten, summary
 
+from audits.planted import Row, history, rewritten, summary
 from privet.audits import Report, audit
 from privet.privacy.accounting import decode_event, dp_sgd_event, encode_event
 from privet.privacy.accounting.spending import epsilon

@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from audit.planted import history
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from audits.planted import history
 from privet.audits import CHECKS, Report, audit, verify_report
 from privet.audits.report import SCHEMA_FILE, read, schema_text, to_json, write
 from privet.commands.cli import main

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from _pytest.mark import ParameterSet
-from audit.deep.runs import Claims, attacked, deep, run
-from audit.mechanism.planted import planted
 
+from audits.deep.runs import Claims, attacked, deep, run
+from audits.mechanism.planted import planted
 from privet.audits import verify_report
 from privet.audits.deep.record import Deep
 from privet.commands.cli import main

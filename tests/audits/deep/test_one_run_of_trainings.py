@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from audit.mechanism.planted import planted
 from scipy import stats
 from torch import nn
 from torch.nn import functional as F
 
+from audits.mechanism.planted import planted
 from privet.audits.one_run import one_run_bound, score
 from privet.privacy.accounting import noise_multiplier_for
 from privet.privacy.mechanisms import Canaries, DpSgd, SeededNoise

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from audit.mechanism.made import sightings
 
+from audits.mechanism.made import sightings
 from privet.errors import DataError
 from privet.privacy.mechanisms.canaries import add_sighting, read_sightings
 

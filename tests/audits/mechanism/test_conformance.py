@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from audit.mechanism.made import sightings
 from scipy.stats import binom, kstest
 
+from audits.mechanism.made import sightings
 from privet.audits.conformance import Check, Conformance, conformance
 from privet.errors import PrivacyError
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from audit.mechanism.made import sightings
 
+from audits.mechanism.made import sightings
 from privet.audits.claims import Claim
 from privet.audits.mechanism import mechanism_claims
 from privet.privacy.accounting import noise_multiplier_for

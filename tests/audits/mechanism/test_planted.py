@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from audit.mechanism.planted import FAULTS, planted
 from scipy.stats import binom
 
+from audits.mechanism.planted import FAULTS, planted
 from privet import Execution, Experiment, simulate
 from privet.audits.conformance import Conformance, conformance
 from privet.privacy.mechanisms.canaries import CANARIES, read_sightings

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from audit.conftest import EXPERIMENT, POLICY
-from audit.planted import history, summary
 
+from audits.conftest import EXPERIMENT, POLICY
+from audits.planted import history, summary
 from privet import Execution, Experiment, simulate
 from privet.audits.report import Report, read
 from privet.commands.cli import main
