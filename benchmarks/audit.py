@@ -32,8 +32,8 @@ from privet.audits.deep.record import DeepOptions
 from privet.audits.one_run import View, one_run_bound, score
 from privet.privacy.accounting import noise_multiplier_for
 from privet.privacy.mechanisms import Canaries, DpSgd, SeededNoise
-from privet.privacy.mechanisms.canaries import CANARIES, Sighting, read_sightings
-from privet.privacy.mechanisms.together import Descent, Row, chain_of, train_rows
+from privet.privacy.mechanisms.canaries import CANARIES, CanaryObservation, read_observations
+from privet.privacy.mechanisms.together import OptimizerSettings, Row, chain_of, train_rows
 from privet.randomness import numpy_generator, stream
 from privet.simulations.run import Engine
 
@@ -59,11 +59,11 @@ def experiment(seed: int, **changes: object) -> Experiment:
     )
 
 
-def seen(settings: Experiment, canaries: int) -> list[Sighting]:
+def seen(settings: Experiment, canaries: int) -> list[CanaryObservation]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         simulate(settings, out=out, execution=Execution(engine="vectorised", canaries=canaries))
-        return read_sightings(out / CANARIES)
+        return read_observations(out / CANARIES)
 
 
 def audited(fault: str | None, seed: int) -> Conformance:
@@ -91,7 +91,7 @@ def conformance_table(faulty: int, correct: int) -> None:
     print(f"a look at {values:,} numbers: {1000 * statistics.median(times):.0f} ms")
 
 
-def block(plan: DpSgd, seed: int, canaries: int) -> list[Sighting]:
+def block(plan: DpSgd, seed: int, canaries: int) -> list[CanaryObservation]:
     """Of one silo's training with `canaries` coordinates, by the engine itself, as 10 rounds."""
     records = round(plan.batch_size / plan.sampling_rate)
     inputs, targets = torch.zeros(records, 1), torch.zeros(records, dtype=torch.int64)
@@ -102,7 +102,7 @@ def block(plan: DpSgd, seed: int, canaries: int) -> list[Sighting]:
     noise = SeededNoise(stream(seed, "noise"))
     weights = np.zeros(4, dtype=np.float32)
     row = Row(weights, inputs, targets, batches, 0.1, plan, noise, canaries=inserted)
-    (outcome,) = train_rows(chain, [row], F.cross_entropy, descent=Descent())
+    (outcome,) = train_rows(chain, [row], F.cross_entropy, descent=OptimizerSettings())
     assert outcome.canaries is not None
     steps = zip(
         np.split(outcome.canaries.sampled, 10),
@@ -110,7 +110,7 @@ def block(plan: DpSgd, seed: int, canaries: int) -> list[Sighting]:
         strict=True,
     )
     return [
-        Sighting("silo", round_, plan, inserted.inserted, sampled, gradients)
+        CanaryObservation("silo", round_, plan, inserted.inserted, sampled, gradients)
         for round_, (sampled, gradients) in enumerate(steps, start=1)
     ]
 
@@ -137,7 +137,7 @@ def one_run_table(audits: int) -> None:
             )
 
 
-def bound(sightings: list[Sighting], view: View) -> float:
+def bound(sightings: list[CanaryObservation], view: View) -> float:
     found = score(sightings, view=view)
     return one_run_bound(found.scores, found.inserted, delta=DELTA).epsilon
 
@@ -205,7 +205,7 @@ def seconds(
         start = time.process_time()
         simulate(settings, out=out, execution=execution, data_dir=data)
         done = time.process_time()
-        if found := read_sightings(out / CANARIES):
+        if found := read_observations(out / CANARIES):
             conformance(found)
             scored = score(found, view="steps")
             one_run_bound(scored.scores, scored.inserted, delta=DELTA)

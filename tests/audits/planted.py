@@ -13,13 +13,13 @@ from typing import Any
 
 from privet.privacy.ledger import SiloKey, database
 from privet.privacy.ledger.entries import (
-    Beacon,
     Draft,
     Entry,
     Head,
-    install_beacon,
-    prepare_beacon,
-    sealed,
+    HeadFile,
+    chained,
+    install_head_file,
+    prepare_head_file,
 )
 from privet.privacy.ledger.files import beside
 from privet.privacy.ledger.verification import read_history
@@ -50,7 +50,7 @@ def rewritten(ledger: Path, key: Path, change: Callable[[list[Row]], list[Row]])
         told = row["reservation"]
         reservation = numbers[id(told) if isinstance(told, dict) else told] if told else None
         draft = Draft(**{name: row[name] for name in _DRAFT}, reservation=reservation)
-        last = sealed(draft, after=last, time=row["time"], versions=row["versions"])
+        last = chained(draft, after=last, time=row["time"], versions=row["versions"])
         numbers[row.get("sequence", id(row))] = last.sequence
         database.insert(connection, last, Head.of(last, silo))
     connection.commit()
@@ -59,7 +59,7 @@ def rewritten(ledger: Path, key: Path, change: Callable[[list[Row]], list[Row]])
     assert last is not None
     image = database.image_of(connection)
     connection.close()
-    install_beacon(ledger, prepare_beacon(ledger, Beacon.of(last, silo, image=image)))
+    install_head_file(ledger, prepare_head_file(ledger, HeadFile.of(last, silo, image=image)))
 
 
 def history(folder: Path, change: Callable[[list[Row]], None]) -> None:

@@ -353,28 +353,28 @@ def test_a_metric_without_bound_is_bounded_before_the_noise(tmp_path: Path) -> N
 
 
 def test_evaluation_uses_only_records_that_training_does_not(tmp_path: Path) -> None:
-    from privet.client.silo import open_place
+    from privet.client.silo import load_local_data
     from privet.experiment import Experiment
 
     experiment = Experiment.from_mapping({"task": "digits", "evaluation": {"holdout": 0.25}})
-    place = open_place(experiment, data_dir=None, run_id=1, divided=False)
+    place = load_local_data(experiment, data_dir=None, run_id=1, divided=False)
     trained, held_out = place.silos[0], place.held_out[0]
     assert len(trained) + len(held_out) == 1437
     assert abs(len(held_out) / 1437 - 0.25) < 0.05
     rows = {row.tobytes() for row in trained.inputs.numpy()}
     assert not any(row.tobytes() in rows for row in held_out.inputs.numpy())
-    whole = open_place(
+    whole = load_local_data(
         experiment.with_settings({"evaluation": None}), data_dir=None, run_id=1, divided=False
     )
     assert place.fingerprint(0) == whole.fingerprint(0)
 
 
 def test_one_record_more_moves_no_other_between_training_and_evaluation() -> None:
-    from privet.client.silo import open_place
+    from privet.client.silo import load_local_data
     from privet.experiment import Experiment
 
     places = [
-        open_place(
+        load_local_data(
             Experiment.from_mapping({"task": task, "evaluation": {"holdout": 0.5}, "seed": 3}),
             data_dir=None,
             run_id=1,

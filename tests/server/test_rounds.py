@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from privet.privacy.accounting import dp_sgd_event, encode_event
 from privet.record.folder import RunFolder
 from privet.server.app import Hosting, look_away, server_app
-from privet.server.cohort import Seat, Seats
+from privet.server.cohort import IdentifyNode, NodeIdentity
 from privet.simulations.grid import SERVER_NODE, InProcessGrid, Sequential, contexts
 from privet.wire import Enrolment, TrainReply, TrainRequest
 
@@ -57,7 +57,7 @@ def run(
     app: ClientApp,
     out: Path,
     grid_class: type[InProcessGrid] = InProcessGrid,
-    seats: Seats | None = None,
+    identify: IdentifyNode | None = None,
     **settings: Any,
 ) -> list[dict[str, Any]]:
     config = {
@@ -69,7 +69,7 @@ def run(
     }
     silos = contexts(3, run_id=5, run_config={}, node_config={})
     grid = grid_class(Sequential(app, silos), silos=3, run_id=5)
-    server = server_app(Hosting(folder=out, watch=look_away, seats=seats))
+    server = server_app(Hosting(folder=out, watch=look_away, identify=identify))
     server(grid=grid, context=Context(5, SERVER_NODE, {}, RecordDict(), config))
     return RunFolder(out).history()
 
@@ -172,8 +172,8 @@ def test_a_silo_that_comes_later_joins_in_the_next_round(tmp_path: Path) -> None
 
 
 def test_a_silo_is_whom_the_host_knows_at_its_node_whatever_it_says(tmp_path: Path) -> None:
-    names = {2: Seat(0, "north"), 3: Seat(1, "south"), 4: Seat(2, "west")}
+    names = {2: NodeIdentity(0, "north"), 3: NodeIdentity(1, "south"), 4: NodeIdentity(2, "west")}
     honest = silo_that(lambda reply: reply.to_records())
-    entries = run(honest, tmp_path, seats=names.__getitem__)
+    entries = run(honest, tmp_path, identify=names.__getitem__)
     assert entries[-1]["participants"] == ["north", "south", "west"]
     assert set(entries[-1]["events"]) == {"north", "south", "west"}

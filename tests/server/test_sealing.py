@@ -385,7 +385,7 @@ def test_a_job_with_masks_gives_nothing_unmasked(tmp_path: Path) -> None:
 
     entries = run(tmp_path, down=forget, experiment=MASKED, names=SIX)
     assert all(not entry["participants"] for entry in entries)
-    assert "no letters came" in entries[1]["failures"][0]["reason"]
+    assert "no encrypted shares came" in entries[1]["failures"][0]["reason"]
 
 
 def test_a_server_cannot_have_two_sums_of_one_round_unmasked(tmp_path: Path) -> None:

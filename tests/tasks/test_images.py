@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from privet.client.silo import open_place
+from privet.client.silo import load_local_data
 from privet.client.training import plan_round
 from privet.errors import DataError
 from privet.experiment import Experiment
@@ -77,7 +77,7 @@ def test_a_ledger_knows_the_images_whatever_model_sees_them(tmp_path: Path) -> N
         experiment = Experiment.from_mapping(
             {"task": "mnist", "model": model, "evaluation": {"holdout": 0.5}}
         )
-        place = open_place(experiment, data_dir=tmp_path, run_id=1, divided=False)
+        place = load_local_data(experiment, data_dir=tmp_path, run_id=1, divided=False)
         return [place.fingerprint(0), len(place.silos[0]), len(place.held_out[0])]
 
     assert known("scatter-linear") == known("linear")

@@ -20,7 +20,7 @@ from scipy import stats
 from scipy.special import ndtr
 
 from privet.errors import PrivacyError
-from privet.privacy.mechanisms.canaries import Floats, Mask, Sighting
+from privet.privacy.mechanisms.canaries import CanaryObservation, Floats, Mask
 
 LEVEL = 0.01
 """How often a correct mechanism fails."""
@@ -80,7 +80,7 @@ class Conformance:
         return min(1.0, len(self.checks) * min(check.p_value for check in self.checks))
 
 
-def conformance(sightings: Sequence[Sighting], *, level: float = LEVEL) -> Conformance:
+def conformance(sightings: Sequence[CanaryObservation], *, level: float = LEVEL) -> Conformance:
     """Test the claimed law on what was seen, each silo's round once.
 
     A correct mechanism fails with probability `level` at most (the tests are exact, but for gamma
@@ -113,7 +113,7 @@ class _Block:
     """Of each row, shape (N, 1)."""
 
     @classmethod
-    def of(cls, sightings: Sequence[Sighting]) -> _Block:
+    def of(cls, sightings: Sequence[CanaryObservation]) -> _Block:
         _check(sightings)
         steps = [len(each.gradients) for each in sightings]
         silos = {name: number for number, name in enumerate({s.silo: 0 for s in sightings})}
@@ -141,7 +141,7 @@ class _Block:
         return np.asarray(np.add.reduceat(values[order], starts, axis=0))
 
 
-def _check(sightings: Sequence[Sighting]) -> None:
+def _check(sightings: Sequence[CanaryObservation]) -> None:
     if not sightings:
         raise PrivacyError("no canary was seen: there is nothing to test the mechanism by")
     if any(each.plan.noise_multiplier == 0 for each in sightings):

@@ -13,7 +13,7 @@ from privet.audits.evidence import Evidence
 from privet.audits.one_run import OneRunBound, View, one_run_bound, score
 from privet.audits.sums import parts_of_charges
 from privet.errors import PrivacyError
-from privet.privacy.mechanisms.canaries import CANARIES, Sighting, read_sightings
+from privet.privacy.mechanisms.canaries import CANARIES, CanaryObservation, read_observations
 
 _OBSERVERS: dict[View, str] = {
     "steps": "who sees every step inside the silos",
@@ -23,7 +23,7 @@ _OBSERVERS: dict[View, str] = {
 
 
 def mechanism_claims(
-    sightings: Sequence[Sighting], *, subject: str, epsilon: float, delta: float
+    sightings: Sequence[CanaryObservation], *, subject: str, epsilon: float, delta: float
 ) -> list[Claim]:
     """`mechanism.conformance` and `mechanism.lower-bound` of the run `subject`.
 
@@ -34,7 +34,7 @@ def mechanism_claims(
     return [_conforms(sightings, subject), _bounded(sightings, subject, epsilon, delta)]
 
 
-def _conforms(sightings: Sequence[Sighting], subject: str) -> Claim:
+def _conforms(sightings: Sequence[CanaryObservation], subject: str) -> Claim:
     id_, statement = "mechanism.conformance", "The mechanism that ran is the one that was claimed."
     try:
         found = conformance(sightings)
@@ -56,7 +56,9 @@ def _fault(check: Check) -> str:
     )
 
 
-def _bounded(sightings: Sequence[Sighting], subject: str, epsilon: float, delta: float) -> Claim:
+def _bounded(
+    sightings: Sequence[CanaryObservation], subject: str, epsilon: float, delta: float
+) -> Claim:
     id_, statement = "mechanism.lower-bound", f"No attack shows epsilon to be above {epsilon:.4g}."
     if not sightings or any(each.plan.noise_multiplier == 0 for each in sightings):
         return unknown(id_, subject, statement, "no canary was seen of a mechanism with noise")
@@ -69,7 +71,7 @@ def _bounded(sightings: Sequence[Sighting], subject: str, epsilon: float, delta:
     return judged(id_, subject, statement, faults=faults, notes=said[len(faults) :])
 
 
-def _bound(sightings: Sequence[Sighting], view: View, delta: float) -> OneRunBound:
+def _bound(sightings: Sequence[CanaryObservation], view: View, delta: float) -> OneRunBound:
     found = score(sightings, view=view)
     return one_run_bound(found.scores, found.inserted, delta=delta)
 
@@ -84,7 +86,7 @@ def _said(bound: OneRunBound, observer: str) -> str:
 
 def claims(run: Evidence) -> Iterator[Claim]:
     """None for a run without canaries."""
-    seen = read_sightings(run.folder / CANARIES)
+    seen = read_observations(run.folder / CANARIES)
     if not seen:
         return
     statement = "Canaries were seen of the mechanism that the ledger charges."
@@ -94,7 +96,7 @@ def claims(run: Evidence) -> Iterator[Claim]:
         yield from mechanism_claims(seen, subject=run.subject, epsilon=told.max, delta=delta)
 
 
-def _elsewhere(run: Evidence, seen: Sequence[Sighting]) -> Iterator[str]:
+def _elsewhere(run: Evidence, seen: Sequence[CanaryObservation]) -> Iterator[str]:
     for each in seen:
         bill = run.bill(each.silo)
         if bill is None:

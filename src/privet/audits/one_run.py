@@ -19,7 +19,7 @@ from scipy.special import logsumexp
 from scipy.stats import binom
 
 from privet.errors import PrivacyError
-from privet.privacy.mechanisms.canaries import Floats, Mask, Sighting
+from privet.privacy.mechanisms.canaries import CanaryObservation, Floats, Mask
 
 CONFIDENCE = 0.95
 LARGEST = 30.0
@@ -128,7 +128,7 @@ class Scored:
     inserted: Mask
 
 
-def score(sightings: Sequence[Sighting], *, view: View) -> Scored:
+def score(sightings: Sequence[CanaryObservation], *, view: View) -> Scored:
     """The log-likelihood ratio of every silo's every canary under the claimed mechanism.
 
     Optimal where the claim holds (Neyman & Pearson). Any score gives a valid bound, so that a
@@ -142,12 +142,14 @@ def score(sightings: Sequence[Sighting], *, view: View) -> Scored:
     return Scored(np.concatenate(found), np.concatenate(inserted))
 
 
-def _of_silo(sightings: Sequence[Sighting], view: View) -> Floats:
+def _of_silo(sightings: Sequence[CanaryObservation], view: View) -> Floats:
     ratios = [_log_ratio(*each).sum(axis=0) for each in _sums(sightings, view)]
     return np.sum(ratios, axis=0)  # type: ignore[no-any-return]
 
 
-def _sums(sightings: Sequence[Sighting], view: View) -> Iterator[tuple[Floats, int, float, float]]:
+def _sums(
+    sightings: Sequence[CanaryObservation], view: View
+) -> Iterator[tuple[Floats, int, float, float]]:
     """What the observer sees: sums (n, m), each of how many steps, rate and noise multiplier."""
     if view == "model":
         whole: dict[tuple[float, float], list[Floats]] = {}

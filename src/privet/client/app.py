@@ -36,7 +36,7 @@ _MEMORY = "memory"
 Answer = Callable[[Message, Context], Message]
 KeyStep = Callable[[Message, Context, Experiment], Message]
 Train = Callable[[], Trained]
-Halves = Generator[LocalTraining, Train, Message]
+ResumableRound = Generator[LocalTraining, Train, Message]
 """A train message being answered: stops where everything is admitted and ready to be trained, goes
 on with what trains it, and returns the reply."""
 _STEPS: tuple[KeyStep, ...] = (offer, make, take, keep, advert, share, consent, reveal)
@@ -75,16 +75,16 @@ def enrol(message: Message, context: Context) -> Message:
 
 def train_round(message: Message, context: Context) -> Message:
     """Train for one round and send the update with the mechanism that really ran."""
-    halves = train_in_halves(message, context)
+    resumable = resumable_train_round(message, context)
     try:
-        work = next(halves)
-        halves.send(partial(train, work))
+        work = next(resumable)
+        resumable.send(partial(train, work))
     except StopIteration as done:
         reply: Message = done.value
     return reply
 
 
-def train_in_halves(message: Message, context: Context) -> Halves:
+def resumable_train_round(message: Message, context: Context) -> ResumableRound:
     """`train_round` for whoever trains several silos at once.
 
     Before it stops, guard and ledger have admitted the round; the event is committed after the
@@ -97,7 +97,7 @@ def train_in_halves(message: Message, context: Context) -> Halves:
         return _refused(message, context, error)
 
 
-def _train_round(message: Message, context: Context) -> Halves:
+def _train_round(message: Message, context: Context) -> ResumableRound:
     start = time.perf_counter()
     experiment, guard, silo = _open(context)
     request = TrainRequest.from_records(message.content)
@@ -131,13 +131,13 @@ def evaluate_round(message: Message, context: Context) -> Message:
     with ExitStack() as stack:
         with _stage("guard"):
             names = metric_names(silo)
-            leave = stack.enter_context(
+            permit = stack.enter_context(
                 guard.measure(experiment, silo, names, round_=request.round)
             )
         with _stage("decrypt"):
             received = receive(message, context, experiment, request.sealed, request.weights)
         with _stage("evaluate"):
-            reply = measure(silo, request.round, received.now, leave)
+            reply = measure(silo, request.round, received.now, permit)
     return Message(reply.to_records(), reply_to=message)
 
 

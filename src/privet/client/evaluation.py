@@ -1,9 +1,7 @@
-"""How good the global model is on a silo's own records, and what of it may leave.
+"""How good the global model is on a silo's own records, and what of it may be released.
 
-A silo's canaries, and the file in which what is seen of them is kept for the audit.
-
-The node's own configuration asks for them (`canaries`, how many coordinates, and `canaries-dir`), a
-job cannot.
+Also a silo's canaries, and the file with the audit's observations of them: the node's own
+configuration asks for them (`canaries`, how many coordinates, and `canaries-dir`), a job cannot.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from privet.client.guard import EvaluationPermit
 from privet.client.silo import Silo
 from privet.privacy.accounting import encode_event
 from privet.privacy.mechanisms import Canaries, CanaryTrace, DpSgd, NoisyShare
-from privet.privacy.mechanisms.canaries import Sighting, add_sighting
+from privet.privacy.mechanisms.canaries import CanaryObservation, add_observation
 from privet.privacy.policy import MetricRule
 from privet.randomness import numpy_generator, stream
 from privet.tasks import Examples, Task
@@ -38,17 +36,17 @@ def metric_names(silo: Silo) -> tuple[str, ...]:
     return (_LOSS, *silo.task.metrics(outputs, torch.zeros_like(silo.examples.targets[:1])))
 
 
-def measure(silo: Silo, round_: int, weights: Vector, leave: EvaluationPermit) -> EvaluateReply:
-    """The metrics of the model on the records that `leave` opens, each as its rule says.
+def measure(silo: Silo, round_: int, weights: Vector, permit: EvaluationPermit) -> EvaluateReply:
+    """The metrics of the model on the records that `permit` opens, each as its rule says.
 
     Nothing is computed where every metric is withheld.
     """
-    released = {rule.name: rule.release for rule in leave.rules}
-    sent = [rule for rule in leave.rules if rule.release != "withheld"]
+    released = {rule.name: rule.release for rule in permit.rules}
+    sent = [rule for rule in permit.rules if rule.release != "withheld"]
     if not sent:
         return EvaluateReply({}, released)
-    measured = _Measured.of(silo, round_, weights, leave.records())
-    public, event = leave.records_public, leave.event
+    measured = _Measured.of(silo, round_, weights, permit.records())
+    public, event = permit.records_public, permit.event
     return EvaluateReply(
         metrics={rule.name: measured.figure(rule) for rule in sent},
         released=released,
@@ -112,6 +110,8 @@ def keep_trace(
 ) -> None:
     """Write down what a round's training made of the canaries."""
     folder = Path(str(context.node_config["canaries-dir"]))
-    sighting = Sighting(silo.name, round_, plan, canaries.inserted, trace.sampled, trace.gradients)
+    sighting = CanaryObservation(
+        silo.name, round_, plan, canaries.inserted, trace.sampled, trace.gradients
+    )
     name = silo.name if silo.seed is None else f"silo-{silo.index}"
-    add_sighting(folder / f"{name}.jsonl", sighting)
+    add_observation(folder / f"{name}.jsonl", sighting)

@@ -17,12 +17,12 @@ from pathlib import Path
 from flwr.app import Context
 
 from privet.client.permits import (
-    Asking,
     EvaluationPermit,
     Guard,
     Project,
     Prospect,
     RefusedByPolicy,
+    RequestOrigin,
     TrainingPermit,
     Unguarded,
     code_hash,
@@ -53,12 +53,12 @@ from privet.privacy.policy import Decision, MetricRule, Policy
 from privet.tasks import Examples
 
 __all__ = [
-    "Asking",
     "EvaluationPermit",
     "Guard",
     "LedgerFiles",
     "Prospect",
     "RefusedByPolicy",
+    "RequestOrigin",
     "TrainingPermit",
     "code_hash",
     "open_guard",
@@ -112,14 +112,14 @@ class LedgerGuard:
     """The data holder's policy and ledger for one job.
 
     Records are loaded before a round is judged, because they must be counted and recognised by
-    their fingerprint, and only after `enter` has let the task's code run; nothing that could leave
-    is computed from them until the worst case of the round is on disk.
+    their fingerprint, and only after `enter` has let the task's code run; nothing that could be
+    sent is computed from them until the worst case of the round is on disk.
     """
 
-    books: LedgerFiles
+    files: LedgerFiles
     policy: Path | None
     """None: a simulation's own policy, which allows everything."""
-    asking: Asking
+    origin: RequestOrigin
 
     def enter(self, experiment: Experiment) -> None:
         """Raise Refused when the policy does not let the task's code run for this requester now."""
@@ -127,19 +127,19 @@ class LedgerGuard:
             return
         policy = self._read_policy()
         try:
-            judge(policy, self.asking.opening(experiment))
+            judge(policy, self.origin.opening(experiment))
         except RefusedByPolicy as refusal:
-            with self.books.open() as ledger, self._noting(ledger):
+            with self.files.open() as ledger, self._noting(ledger):
                 raise refusal
 
     def check(self, experiment: Experiment, silo: Silo, plan: LocalPlan) -> int | None:
         """How many rounds fit the budget; Refused when not even one is allowed.
 
-        Refused as well for records that are not the data set. None where the number could tell how
-        many records there are.
+        Refused as well for records that are not the data set. None where the number could reveal
+        how many records there are.
         """
         rounds = experiment.rounds
-        with self.books.open() as ledger, self._noting(ledger):
+        with self.files.open() as ledger, self._noting(ledger):
             decision, plan = self._decide(ledger, experiment, silo, plan, rounds)
             outlook = forecast(self._project(ledger, decision), plan.event(), rounds=rounds)
             if outlook.rounds == 0:
@@ -155,7 +155,7 @@ class LedgerGuard:
         Raises Refused before a record is used. A reservation that is not committed stays spent.
         """
         left = experiment.rounds - round_ + 1
-        with self.books.open() as ledger:
+        with self.files.open() as ledger:
             with self._noting(ledger):
                 _demand_round(experiment, round_)
                 decision, plan = self._decide(ledger, experiment, silo, plan, left)
@@ -174,11 +174,11 @@ class LedgerGuard:
     def measure(
         self, experiment: Experiment, silo: Silo, metrics: tuple[str, ...], *, round_: int
     ) -> Iterator[EvaluationPermit]:
-        """Charge the noise of metrics that leave with noise; leave a note of exact ones."""
-        with self.books.open() as ledger:
+        """Charge the noise of metrics released with noise; note those released exactly."""
+        with self.files.open() as ledger:
             with self._noting(ledger):
                 _demand_round(experiment, round_)
-                decision = judge(self._read_policy(), self.asking.evaluation(experiment, metrics))
+                decision = judge(self._read_policy(), self.origin.evaluation(experiment, metrics))
                 self._register(ledger, silo)
                 event = _noise(decision.metrics)
                 charge = event and self._charge(
@@ -198,26 +198,26 @@ class LedgerGuard:
         if self.policy is None:
             return Policy.permissive()
         policy = Policy.from_file(self.policy)
-        return policy.for_everyone() if self.books.simulated else policy
+        return policy.for_everyone() if self.files.simulated else policy
 
     def _decide(
         self, ledger: Ledger, experiment: Experiment, silo: Silo, plan: LocalPlan, rounds: int
     ) -> tuple[Decision, LocalPlan]:
         """What the policy says of the records being the data set, and the plan that may run."""
-        decision = judge_training(self._read_policy(), self.asking, experiment, plan)
+        decision = judge_training(self._read_policy(), self.origin, experiment, plan)
         self._register(ledger, silo)
-        asking = self.asking
+        origin = self.origin
         return decision, fitted(
             plan,
             experiment,
             decision,
             project=self._project(ledger, decision),
             rounds=rounds,
-            noise_so_far=lambda: ledger.training_noise(dataset=asking.dataset, job=asking.job),
+            noise_so_far=lambda: ledger.training_noise(dataset=origin.dataset, job=origin.job),
         )
 
     def _register(self, ledger: Ledger, silo: Silo) -> None:
-        ledger.register(self.asking.dataset, silo.fingerprint(), who="guard")
+        ledger.register(self.origin.dataset, silo.fingerprint(), who="guard")
 
     def _charge(
         self,
@@ -233,11 +233,11 @@ class LedgerGuard:
         """The reservation of `event`; Refused when it or the budget does not allow it.
 
         None for a round that an interrupted simulation runs again: its noise follows from the seed,
-        so the very same numbers leave and nothing new is spent.
+        so the very same numbers are sent and nothing new is spent.
         """
-        asking = self.asking
-        place = {"dataset": asking.dataset, "job": asking.job}
-        if self.books.simulated and ledger.holds(**place, round=round_, event=event):
+        origin = self.origin
+        place = {"dataset": origin.dataset, "job": origin.job}
+        if self.files.simulated and ledger.holds(**place, round=round_, event=event):
             return None
         limits = limits_of(decision)
         try:
@@ -245,7 +245,7 @@ class LedgerGuard:
                 **place,
                 round=round_,
                 event=event,
-                who=asking.requester,
+                who=origin.requester,
                 limits=limits,
                 use=use,
                 encrypted=encrypted,
@@ -256,14 +256,14 @@ class LedgerGuard:
             raise RefusedByPolicy(exceeded(project(event), whole, rounds, decision)) from None
 
     def _project(self, ledger: Ledger, decision: Decision) -> Project:
-        asking, limits = self.asking, limits_of(decision)
+        origin, limits = self.origin, limits_of(decision)
         return lambda event: ledger.project(
-            dataset=asking.dataset, job=asking.job, event=event, who=asking.requester, limits=limits
+            dataset=origin.dataset, job=origin.job, event=event, who=origin.requester, limits=limits
         )
 
     @contextmanager
     def _noting(self, ledger: Ledger) -> Iterator[None]:
-        """Leave a note, once for a job and reason, when the block refuses."""
+        """Write a note into the ledger, once for a job and reason, when the block refuses."""
         try:
             yield
         except PrivetError as refusal:
@@ -272,8 +272,8 @@ class LedgerGuard:
             raise
 
     def _note(self, ledger: Ledger, text: str) -> None:
-        asking = self.asking
-        ledger.note_job(text, dataset=asking.dataset, job=asking.job, who=asking.requester)
+        origin = self.origin
+        ledger.note_job(text, dataset=origin.dataset, job=origin.job, who=origin.requester)
 
 
 @dataclass(frozen=True)
@@ -310,7 +310,7 @@ def _demand_round(experiment: Experiment, round_: int) -> None:
 
 
 def _noise(rules: Sequence[MetricRule]) -> DpEvent | None:
-    """The event of releasing the metrics that leave with noise, each on counts of its own."""
+    """The event of all metrics that are released with noise, each on counts of its own."""
     noise = [rule.noise_multiplier for rule in rules if rule.noise_multiplier is not None]
     events = [gaussian_event(multiplier) for multiplier in noise]
     return dpa.ComposedDpEvent(events) if events else None
@@ -333,11 +333,11 @@ def open_guard(context: Context) -> Guard:
             f"this silo has no {', '.join(missing)} in its node configuration, so nothing may run; "
             "begin with: privet policy init policy.toml"
         )
-    asking = Asking(
+    origin = RequestOrigin(
         dataset=str(node["dataset"]),
         requester=str(node.get("requester", "unknown")),
         job=SIMULATED_JOB if simulated else str(node.get("job", context.run_id)),
     )
     policy = Path(str(node["policy"])) if "policy" in node else None
-    books = LedgerFiles(Path(str(node["ledger"])), Path(str(node["key"])), simulated)
-    return LedgerGuard(books, policy, asking)
+    files = LedgerFiles(Path(str(node["ledger"])), Path(str(node["key"])), simulated)
+    return LedgerGuard(files, policy, origin)

@@ -7,7 +7,7 @@ silo's on the roster), `identity` (its signing key; unset: `key`, which signs th
 What a silo answers to the messages of a masked round, in their order.
 
 advert    fresh public keys
-share     letters to the others, with shares of this silo's two secrets
+share     shares of this silo's two secrets, encrypted to each of the others
 (train    the update, masked: see `mask_of`)
 consent   the promise to unmask the sum of these survivors and no other
 reveal    its shares of what the survivors' sum needs
@@ -60,7 +60,7 @@ class Keyring:
     folder: Path
 
     def offer(self, session: Session) -> bytes:
-        """A fresh public key for the session, signed; its private half waits in the folder."""
+        """A fresh public key for the session, signed; its private key waits in the folder."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         identity = SiloKey.load(self.identity)
         agreement, offer = make_offer(session=session, name=self.name, identity=identity)
@@ -161,7 +161,7 @@ def _roster(path: Path) -> Roster:
 
 
 def advert(message: Message, context: Context, experiment: Experiment) -> Message:
-    """Begin the round with fresh keys; the private halves wait in the silo's folder."""
+    """Begin the round with fresh keys; the private keys wait in the silo's folder."""
     _, keyring, plan = _opened(message, context, experiment)
     begun = MaskRound.begin(
         plan=plan,
@@ -175,8 +175,8 @@ def advert(message: Message, context: Context, experiment: Experiment) -> Messag
 def share(message: Message, context: Context, experiment: Experiment) -> Message:
     """Deal shares to everyone who adverted."""
     request, keyring, plan = _opened(message, context, experiment)
-    letters = _resumed(keyring, plan).share(request.messages)
-    return _answer(message, MaskAnswer(letters=letters))
+    encrypted_shares = _resumed(keyring, plan).share(request.messages)
+    return _answer(message, MaskAnswer(encrypted_shares=encrypted_shares))
 
 
 def consent(message: Message, context: Context, experiment: Experiment) -> Message:
@@ -202,10 +202,10 @@ def mask_of(message: Message, context: Context, experiment: Experiment) -> Integ
     if experiment.encryption is None or not experiment.encryption.pairwise_masks:
         return None
     if MASKS not in message.content:
-        raise ExperimentError("the job has encryption.pairwise_masks, and no letters came")
+        raise ExperimentError("the job has encryption.pairwise_masks, and no encrypted shares came")
     request, keyring, plan = _opened(message, context, experiment)
     nothing = np.zeros(plan.count, dtype=np.uint64)
-    return _resumed(keyring, plan).mask(nothing, letters=request.letters)
+    return _resumed(keyring, plan).mask(nothing, encrypted_shares=request.encrypted_shares)
 
 
 def _resumed(keyring: Keyring, plan: MaskPlan) -> MaskRound:

@@ -1,10 +1,8 @@
-"""A round put before the policy, and the noise that fits its limits: no file, no record.
+"""What a job asks of a silo, what the policy decides of it, and the permit that follows.
 
-What a job asks of a silo, in the words of the policy.
-
-What would tell how many records a silo has, for data holders who keep that to themselves.
-
-What stands between a job and a silo's records, and the leave that it gives.
+Pure: no file is read and no record. The guard puts its requests together here, checks what would
+reveal how many records a silo has (for data holders who keep that to themselves), and raises the
+noise to what the limits still allow.
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ from privet.tasks import Examples
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asking:
+class RequestOrigin:
     """Who asks for which data set, and for which job; named by the silo's own configuration."""
 
     dataset: str
@@ -95,8 +93,8 @@ def code_hash(task: str) -> str | None:
 _RULE = "sending.records_public"
 
 
-def telling(experiment: Experiment, plan: LocalPlan) -> Iterator[Refusal]:
-    """Settings under which the update itself, or what must come with it, tells the number.
+def reveals_record_count(experiment: Experiment, plan: LocalPlan) -> Iterator[Refusal]:
+    """Settings under which the update itself, or what must come with it, reveals the number.
 
     An update's noise is as large as its steps and its noise multiplier make it, so both must come
     from the job and not from the number of records; the batch must not be cut to it; and the
@@ -120,7 +118,7 @@ class RefusedByPolicy(PrivetError):  # noqa: N818 - it is the answer, not a faul
 
 
 class TrainingPermit(Protocol):
-    """Leave to use the records once."""
+    """Permission to use the records once."""
 
     @property
     def plan(self) -> LocalPlan:
@@ -128,7 +126,7 @@ class TrainingPermit(Protocol):
 
     @property
     def records_public(self) -> bool:
-        """Whether anything that tells the number of records may leave."""
+        """Whether anything that reveals the number of records may be sent."""
 
     def records(self) -> Examples:
         """The records; from here on the reservation stands whatever happens."""
@@ -138,7 +136,7 @@ class TrainingPermit(Protocol):
 
 
 class EvaluationPermit(Protocol):
-    """Leave to measure the model once: what may be sent of it, and how."""
+    """Permission to measure the model once: what may be sent of it, and how."""
 
     @property
     def rules(self) -> tuple[MetricRule, ...]:
@@ -150,7 +148,7 @@ class EvaluationPermit(Protocol):
 
     @property
     def records_public(self) -> bool:
-        """Whether anything that tells the number of records may leave."""
+        """Whether anything that reveals the number of records may be sent."""
 
     def records(self) -> Examples:
         """The records to measure on; from here on what is noised stays charged."""
@@ -163,7 +161,7 @@ class Guard(Protocol):
         """Raise Refused before the task's code, which reads the records, is even loaded."""
 
     def check(self, experiment: Experiment, silo: Silo, plan: LocalPlan) -> int | None:
-        """How many of the job's rounds fit the budget, or None where that is not told.
+        """How many of the job's rounds fit the budget, or None where that is not revealed.
 
         Raise Refused when not even the first is allowed. Charges nothing.
         """
@@ -210,7 +208,7 @@ class FreeEvaluationPermit:
 
 
 class Unguarded:
-    """The guard of shares of one place's records: whoever deals them out has them all anyway."""
+    """The guard of shares of one place's records: whoever partitions them has them all anyway."""
 
     def enter(self, experiment: Experiment) -> None:
         """Nothing is refused."""
@@ -258,13 +256,13 @@ def judge(policy: Policy, request: Request) -> Decision:
 
 
 def judge_training(
-    policy: Policy, asking: Asking, experiment: Experiment, plan: LocalPlan
+    policy: Policy, origin: RequestOrigin, experiment: Experiment, plan: LocalPlan
 ) -> Decision:
-    """The decision on a round of `plan`; Refused also when it would tell a size that is kept."""
-    decision = judge(policy, asking.training(experiment, plan))
-    told = () if decision.records_public else tuple(telling(experiment, plan))
-    if told:
-        raise RefusedByPolicy("; ".join(map(str, told)))
+    """The decision on a round of `plan`; Refused also when it would reveal a secret size."""
+    decision = judge(policy, origin.training(experiment, plan))
+    revealing = () if decision.records_public else tuple(reveals_record_count(experiment, plan))
+    if revealing:
+        raise RefusedByPolicy("; ".join(map(str, revealing)))
     return decision
 
 
@@ -285,7 +283,7 @@ def fitted(
     """The plan with the noise that makes `rounds` rounds fit, where the job asks for that.
 
     Not where the number of records is kept: what is left of the budget and the noise that fits it
-    tell the sampling rate. Noise never falls below what the job has trained with before.
+    reveal the sampling rate. Noise never falls below what the job has trained with before.
     """
     mechanism, privacy = plan.mechanism, experiment.privacy
     if mechanism is None or privacy is None or privacy.on_budget == "stop":
@@ -334,22 +332,22 @@ def what_if(
     *,
     policy: Policy,
     history: History,
-    asking: Asking,
+    origin: RequestOrigin,
     month: str,
 ) -> Prospect:
     """The prospect of a job that has not begun, in `month` (as 2025-01); charges nothing.
 
     Raises Refused when the policy does not allow a round of it, whatever was spent.
     """
-    decision = judge_training(policy, asking, experiment, plan)
+    decision = judge_training(policy, origin, experiment, plan)
     limits = limits_of(decision)
 
     def project(event: DpEvent) -> tuple[Projection, ...]:
         found = history.project(
             limits,
-            dataset=asking.dataset,
-            job=asking.job,
-            who=asking.requester,
+            dataset=origin.dataset,
+            job=origin.job,
+            who=origin.requester,
             month=month,
             parts=parts_of(event_text(event)),
         )

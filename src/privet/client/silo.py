@@ -53,14 +53,14 @@ class ModelCache:
 
 
 @dataclass(frozen=True)
-class Place:
-    """A task with all the training records that lie in one place, dealt to its silos."""
+class LocalData:
+    """A task and all the training records on this machine, partitioned to its silos."""
 
     task: Task
     names: tuple[str, ...]
     silos: tuple[Examples, ...]
     """To train on: views into one tensor; one silo outside a simulation."""
-    bench: ModelCache
+    model_cache: ModelCache
     held_out: tuple[Examples, ...] = ()
     """To evaluate on, a part for each silo; empty without [evaluation]."""
     _fingerprints: dict[int, Fingerprint] = field(default_factory=dict, repr=False)
@@ -82,23 +82,23 @@ class Silo:
 
     name: str
     index: int
-    place: Place
+    local: LocalData
     seed: int | None
     """The simulation's seed; None on a real silo, where randomness comes from the system."""
 
     @property
     def task(self) -> Task:
-        """The task that all silos of the place share."""
-        return self.place.task
+        """The task that all silos on this machine share."""
+        return self.local.task
 
     @property
     def examples(self) -> Examples:
         """The silo's own records to train on."""
-        return self.place.silos[self.index]
+        return self.local.silos[self.index]
 
     def held_out(self) -> Examples:
         """The silo's own records that are kept out of training; DataError when there are none."""
-        held_out = self.place.held_out[self.index] if self.place.held_out else None
+        held_out = self.local.held_out[self.index] if self.local.held_out else None
         if not held_out:
             raise DataError("the silo keeps no records for evaluation (evaluation.holdout)")
         return held_out
@@ -109,12 +109,12 @@ class Silo:
         In a simulation it belongs to the silo's name: silos of one ledger may then hold equal
         records, which real silos, each with a ledger of its own, may as well.
         """
-        found = self.place.fingerprint(self.index)
+        found = self.local.fingerprint(self.index)
         return found if self.seed is None else found.named(self.name)
 
     def model(self) -> FlatModel:
         """A model of the task to load weights into; the same object at every call."""
-        return self.place.bench.model()
+        return self.local.model_cache.model()
 
     def noise(self, round_: int, use: str = "noise") -> NoiseSource:
         """Noise that no other silo, no other round and no other use shares."""
@@ -133,31 +133,31 @@ def open_silo(experiment: Experiment, context: Context) -> Silo:
     """The silo that `context`'s node configuration names; DataError when its records are unfit."""
     node = context.node_config
     simulated = "num-partitions" in node
-    place = open_place(
+    local = load_local_data(
         experiment,
         data_dir=data_folder(node.get("data-dir")),
         run_id=context.run_id,
         divided=simulated,
     )
     index = int(node.get("partition-id", 0))
-    if simulated and node["num-partitions"] != len(place.silos):
+    if simulated and node["num-partitions"] != len(local.silos):
         raise DataError(
             f"the simulation has {node['num-partitions']} nodes, the experiment "
-            f"{len(place.silos)} silos (federation.silos); make them equal"
+            f"{len(local.silos)} silos (federation.silos); make them equal"
         )
     return Silo(
-        name=str(node.get("name", place.names[index])),
+        name=str(node.get("name", local.names[index])),
         index=index,
-        place=place,
+        local=local,
         seed=experiment.seed if node.get("simulated") else None,
     )
 
 
-def open_place(
+def load_local_data(
     experiment: Experiment, *, data_dir: Path | None, run_id: int, divided: bool
-) -> Place:
-    """Load the records and, when `divided`, deal them to silos; kept for the run that asked."""
-    return _place(
+) -> LocalData:
+    """Load the records and, when `divided`, partition them to silos; cached for a run."""
+    return _load(
         experiment.task,
         experiment.model,
         json.dumps(experiment.data, sort_keys=True),
@@ -170,7 +170,7 @@ def open_place(
 
 
 @lru_cache(maxsize=2)
-def _place(
+def _load(
     task_name: str,
     model: str | None,
     options: str,
@@ -179,7 +179,7 @@ def _place(
     seed: int,
     data_dir: Path | None,
     run_id: int,  # noqa: ARG001 - a new run reads its data anew
-) -> Place:
+) -> LocalData:
     task = load_task(task_name, model=model, data_dir=data_dir, options=json.loads(options))
     examples = task.train_data()
     check_examples(examples, f"the training data of {task_name}")
@@ -200,21 +200,21 @@ def _place(
 
 def _held_apart(
     task: Task, names: tuple[str, ...], silos: tuple[Examples, ...], holdout: float, seed: int
-) -> Place:
-    """The place, with each silo's records divided into those to train on and those held out.
+) -> LocalData:
+    """The data, with each silo's records divided into those to train on and those held out.
 
     A record is held out or not by itself (a hash of its content under the seed), so that one more
     or one less moves no other: neighbours stay neighbours.
     """
-    bench = ModelCache(task.model())
+    model_cache = ModelCache(task.model())
     if holdout == 0:
-        return Place(task, names, silos, bench)
+        return LocalData(task, names, silos, model_cache)
     chosen = [_coins(silo, seed) < holdout for silo in silos]
-    return Place(
+    return LocalData(
         task,
         names,
         tuple(s.take(np.flatnonzero(~out)) for s, out in zip(silos, chosen, strict=True)),
-        bench,
+        model_cache,
         tuple(s.take(np.flatnonzero(out)) for s, out in zip(silos, chosen, strict=True)),
     )
 

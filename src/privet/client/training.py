@@ -1,6 +1,6 @@
-"""Local training: one loop, with differential privacy or without.
+"""Local training: the plan of a round, decided before a record is read, and the loop that runs it.
 
-What a silo will do in one round, decided before a record is read.
+One loop, with differential privacy or without.
 """
 
 from __future__ import annotations
@@ -199,11 +199,12 @@ def _epochs(n_records: int, plan: LocalPlan, rng: np.random.Generator) -> Iterat
 
 def _optimizer(model: nn.Module, work: LocalTraining) -> torch.optim.Optimizer:
     parameters, training = list(model.parameters()), work.training
-    drag = training.weight_decay
     optimizer = (
-        torch.optim.Adam(parameters, lr=work.lr, weight_decay=drag)
+        torch.optim.Adam(parameters, lr=work.lr, weight_decay=training.weight_decay)
         if training.optimizer == "adam"
-        else torch.optim.SGD(parameters, lr=work.lr, momentum=training.momentum, weight_decay=drag)
+        else torch.optim.SGD(
+            parameters, lr=work.lr, momentum=training.momentum, weight_decay=training.weight_decay
+        )
     )
     if (correct := work.correction) is not None:
         optimizer.register_step_pre_hook(lambda *_: correct(parameters))
@@ -228,15 +229,19 @@ class _Sgd:
             self._work.correction(self._parameters)
         for parameter in self._parameters:
             if parameter.grad is not None:
-                parameter.add_(self._slope(parameter, parameter.grad), alpha=-self._work.lr)
+                parameter.add_(self._direction(parameter, parameter.grad), alpha=-self._work.lr)
 
-    def _slope(self, parameter: nn.Parameter, slope: Tensor) -> Tensor:
+    def _direction(self, parameter: nn.Parameter, gradient: Tensor) -> Tensor:
         training = self._work.training
         if training.weight_decay:
-            slope = slope.add(parameter, alpha=training.weight_decay)
+            gradient = gradient.add(parameter, alpha=training.weight_decay)
         if not training.momentum:
-            return slope
+            return gradient
         velocity = self._velocities.get(parameter)
-        slope = slope.clone() if velocity is None else velocity.mul_(training.momentum).add_(slope)
-        self._velocities[parameter] = slope
-        return slope
+        gradient = (
+            gradient.clone()
+            if velocity is None
+            else velocity.mul_(training.momentum).add_(gradient)
+        )
+        self._velocities[parameter] = gradient
+        return gradient

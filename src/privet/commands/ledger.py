@@ -46,7 +46,7 @@ def what_if(
     """Say whether an experiment would fit the budget, and what it would leave. Charges nothing."""
     from rich.console import Console
 
-    from privet.client.guard import Asking, what_if
+    from privet.client.guard import RequestOrigin, what_if
     from privet.client.training import plan_round
     from privet.experiment import Experiment, assignments
     from privet.privacy.ledger import read_history
@@ -55,7 +55,7 @@ def what_if(
     experiment = Experiment.from_file(file, assignments(settings or []))
     rules, history = Policy.from_file(policy), read_history(ledger)
     count = records or _count(experiment, data_dir)
-    asking = Asking(
+    origin = RequestOrigin(
         dataset=dataset or _only(history, rules),
         requester=requester,
         job="what if: a job not yet begun",
@@ -66,10 +66,10 @@ def what_if(
         asked,
         policy=rules,
         history=history,
-        asking=asking,
+        origin=origin,
         month=datetime.now(UTC).strftime("%Y-%m"),
     )
-    for line in _job(experiment, asked, prospect.plan, asking.dataset, count):
+    for line in _job(experiment, asked, prospect.plan, origin.dataset, count):
         typer.echo(line)
     if prospect.outlook.whole:
         Console().print(_table_of_silos(prospect, experiment.rounds))
@@ -79,10 +79,10 @@ def what_if(
 
 
 def _count(experiment: Experiment, data_dir: Path | None) -> int:
-    from privet.client.silo import open_place
+    from privet.client.silo import load_local_data
     from privet.tasks.files import data_folder
 
-    place = open_place(experiment, data_dir=data_folder(data_dir), run_id=0, divided=False)
+    place = load_local_data(experiment, data_dir=data_folder(data_dir), run_id=0, divided=False)
     return len(place.silos[0])
 
 

@@ -21,7 +21,7 @@ from privet.privacy.encryption.keys import load_roster
 from privet.progress import describe
 from privet.randomness import stream, torch_seed
 from privet.record.folder import SUMMARY, RunFolder
-from privet.server.cohort import Seats
+from privet.server.cohort import IdentifyNode
 from privet.server.evaluation import Evaluator
 from privet.server.models import ClearModel, GlobalModel
 from privet.server.rounds import Coordinator, SiloMemory, Watch
@@ -54,7 +54,7 @@ class Hosting:
     memory: SiloMemory | None = None
     roster: Path | None = None
     """With encryption: the silos' identity keys. Unset: the run config's `roster`."""
-    seats: Seats | None = None
+    identify: IdentifyNode | None = None
     """Who is at which node, where the host knows. Unset: silos are believed."""
     open_model: OpenModel | None = None
     """Reads a sealed model, where this process is a key holder's too: in a simulation."""
@@ -100,7 +100,7 @@ def run(grid: Grid, context: Context, hosting: Hosting) -> None:
         evaluate=None if test is None else Evaluator(task, test),
         watch=hosting.watch,
         memory=hosting.memory,
-        seats=hosting.seats,
+        identify=hosting.identify,
     )
     outcome = coordinator.run(checkpoint)
     if outcome.weights is not None:

@@ -16,15 +16,15 @@ from privet.wire import ENROL, UNUSABLE, Enrolment, Failure
 
 
 @dataclass(frozen=True)
-class Seat:
-    """What the coordinator's host knows of a node by itself, whatever the silo says."""
+class NodeIdentity:
+    """Which silo a node is, as the coordinator's host knows by itself, whatever the silo says."""
 
     index: int
-    """Place in the federation; never another silo's."""
+    """Index in the federation; never another silo's."""
     silo: str
 
 
-Seats = Callable[[int], Seat]
+IdentifyNode = Callable[[int], NodeIdentity]
 
 MOST_UNUSABLE = 3
 """Unusable replies in a row after which a silo is asked no more."""
@@ -42,7 +42,7 @@ class Absent(ExperimentError):  # noqa: N818 - says what is the matter
 
 
 class Cohort:
-    """The silos that enrolled, by node, in the order of their places in the federation."""
+    """The silos that enrolled, by node, in the order of their indices in the federation."""
 
     def __init__(self, experiment: Experiment, silos: Mapping[int, Enrolment]) -> None:
         self._experiment = experiment
@@ -50,19 +50,19 @@ class Cohort:
         self._unwilling: dict[str, str] = {}
         self._asked: set[int] = set()
         self._unusable: dict[str, int] = {}
-        self.welcome(silos)
+        self.add(silos)
 
-    def welcome(self, silos: Mapping[int, Enrolment]) -> None:
-        """Add silos, at their places."""
+    def add(self, silos: Mapping[int, Enrolment]) -> None:
+        """Add silos, in the order of their indices."""
         everybody = {**self._silos, **silos}
         self._silos = dict(sorted(everybody.items(), key=lambda item: item[1].index))
         self._asked |= silos.keys()
 
-    def turn_away(self, nodes: Iterable[int]) -> None:
+    def exclude(self, nodes: Iterable[int]) -> None:
         """Ask these nodes no more: they cannot take part, or do not say anything."""
         self._asked |= set(nodes)
 
-    def strangers(self, nodes: Iterable[int]) -> list[int]:
+    def unanswered(self, nodes: Iterable[int]) -> list[int]:
         """Those of `nodes` that have not said yet whether they take part."""
         return sorted(set(nodes) - self._asked)
 
@@ -147,16 +147,16 @@ class Cohort:
 
 
 def enrol(
-    grid: Grid, experiment: Experiment, seats: Seats | None = None
+    grid: Grid, experiment: Experiment, identify: IdentifyNode | None = None
 ) -> tuple[Cohort, list[Failure]]:
     """Ask every node; whoever cannot take part is left out of the run, with the reason.
 
-    With `seats` names and places are what they say; else what the silos say.
+    With `identify` names and indices are what it gives; else what the silos state.
 
     ExperimentError when fewer than federation.min_silos can; Absent if that may pass.
     """
     cohort = Cohort(experiment, {})
-    failures = invite(grid, experiment, cohort, seats)
+    failures = invite(grid, experiment, cohort, identify)
     reason = failures[0].reason if failures else "no silo answered"
     kind = Absent if any(each.stage in _AWAY for each in failures) else ExperimentError
     if not len(cohort):
@@ -167,32 +167,32 @@ def enrol(
 
 
 def invite(
-    grid: Grid, experiment: Experiment, cohort: Cohort, seats: Seats | None = None
+    grid: Grid, experiment: Experiment, cohort: Cohort, identify: IdentifyNode | None = None
 ) -> list[Failure]:
     """Ask the nodes that have not answered yet; those that can are added to `cohort`."""
-    strangers = cohort.strangers(grid.get_node_ids())
-    if not strangers:
+    unanswered = cohort.unanswered(grid.get_node_ids())
+    if not unanswered:
         return []
-    messages = [Message(RecordDict(), node, ENROL) for node in strangers]
+    messages = [Message(RecordDict(), node, ENROL) for node in unanswered]
     enrolled: dict[int, Enrolment] = {}
     failures = []
-    silent, timeout = set(strangers), max(experiment.round_timeout, _LEAST_TO_ENROL)
+    silent, timeout = set(unanswered), max(experiment.round_timeout, _LEAST_TO_ENROL)
     for reply in grid.send_and_receive(messages, timeout=timeout):
         node = reply.metadata.src_node_id
         silent.discard(node)
-        name = seats(node).silo if seats else f"node {node}"
+        name = identify(node).silo if identify else f"node {node}"
         if reply.has_error():
             failures.append(Failure.parse(reply.error.reason, silo=name))
             if failures[-1].stage not in _PASSING:
-                cohort.turn_away([node])
+                cohort.exclude([node])
             continue
         try:
             enrolment = Enrolment.from_records(reply.content)
         except Exception as error:  # whatever a peer sends, the run goes on without it
             failures.append(Failure(name, "enrol", f"unusable reply: {error}"))
-            cohort.turn_away([node])
+            cohort.exclude([node])
         else:
-            enrolled[node] = replace(enrolment, **vars(seats(node))) if seats else enrolment
-    cohort.welcome(enrolled)
-    cohort.turn_away(silent)
+            enrolled[node] = replace(enrolment, **vars(identify(node))) if identify else enrolment
+    cohort.add(enrolled)
+    cohort.exclude(silent)
     return failures

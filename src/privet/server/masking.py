@@ -82,7 +82,7 @@ class MaskedRound:
         self._modulus = modulus
         self._nodes: dict[str, int] = {}
         self._adverts: tuple[bytes, ...] = ()
-        self._letters: dict[str, Mapping[str, bytes]] = {}
+        self._encrypted_shares: dict[str, Mapping[str, bytes]] = {}
         self._threshold = 0
 
     def deal(self, asked: list[int], failures: list[Failure]) -> list[int]:
@@ -101,10 +101,12 @@ class MaskedRound:
                 return list(self._nodes.values())
             nodes = {name: node for name, node in nodes.items() if name not in lost}
 
-    def letter(self, silo: str) -> ConfigRecord:
+    def record_for(self, silo: str) -> ConfigRecord:
         """What goes to `silo` with its train message."""
-        letters = {sender: dealt[silo] for sender, dealt in self._letters.items() if silo in dealt}
-        return replace(self._request(), letters=letters).record()
+        encrypted_shares = {
+            sender: dealt[silo] for sender, dealt in self._encrypted_shares.items() if silo in dealt
+        }
+        return replace(self._request(), encrypted_shares=encrypted_shares).record()
 
     def unmask(self, total: Adder, failures: list[Failure]) -> str | None:
         """Take the masks out of the sum; the reason when that cannot be done."""
@@ -140,7 +142,7 @@ class MaskedRound:
         self._adverts = _messages(adverts)
         request = replace(self._request(), messages=self._adverts)
         dealt = self._ask(SHARE, request, names, failures)
-        self._letters = {name: answer.letters for name, answer in dealt.items()}
+        self._encrypted_shares = {name: answer.encrypted_shares for name, answer in dealt.items()}
         return True
 
     def _ask(

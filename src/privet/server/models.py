@@ -27,7 +27,7 @@ class GlobalModel(Protocol):
     ) -> list[int]:
         """Begin a round, in which silos train with learning rate `lr`: the nodes that can."""
 
-    def letter(self, silo: str) -> ConfigRecord | None:
+    def record_for(self, silo: str) -> ConfigRecord | None:
         """What goes to this silo alone with its train message."""
 
     def add(self, silo: str, reply: TrainReply) -> None:
@@ -90,7 +90,7 @@ class ClearModel:
         self._round = self._strategy.open(self._weights, lr=lr)
         return asked
 
-    def letter(self, silo: str) -> ConfigRecord | None:  # noqa: ARG002
+    def record_for(self, silo: str) -> ConfigRecord | None:  # noqa: ARG002
         """Nothing."""
         return None
 

@@ -15,7 +15,7 @@ from flwr.serverapp import Grid
 from privet.experiment import Experiment
 from privet.record.folder import Checkpoint, RunFolder
 from privet.server.accounts import Accounts
-from privet.server.cohort import Cohort, Seats, enrol, invite
+from privet.server.cohort import Cohort, IdentifyNode, enrol, invite
 from privet.server.evaluation import Scores
 from privet.server.models import GlobalModel, under
 from privet.server.tally import Measurements, Tally
@@ -65,9 +65,9 @@ class Coordinator:
         evaluate: Evaluate | None,
         watch: Watch,
         memory: SiloMemory | None = None,
-        seats: Seats | None = None,
+        identify: IdentifyNode | None = None,
     ) -> None:
-        self._seats = seats
+        self._identify = identify
         self._grid = grid
         self._experiment = experiment
         self._strategy = strategy
@@ -84,7 +84,7 @@ class Coordinator:
 
         It ends early, with the model so far, when too few silos are willing to go on.
         """
-        cohort, absent = enrol(self._grid, self._experiment, self._seats)
+        cohort, absent = enrol(self._grid, self._experiment, self._identify)
         self._strategy.check_silos(len(cohort))
         first = 1
         if checkpoint is None:
@@ -111,7 +111,7 @@ class Coordinator:
 
     def _round(self, round_: int, cohort: Cohort) -> None:
         start = time.perf_counter()
-        late = invite(self._grid, self._experiment, cohort, self._seats)
+        late = invite(self._grid, self._experiment, cohort, self._identify)
         tally = Tally(failures=late + self._model.prepare(round_, cohort))
         asked = [node for node in cohort.draw(round_) if self._model.admits(cohort.name(node))]
         lr = learning_rate(self._experiment, round_)
@@ -181,8 +181,8 @@ class Coordinator:
         return measured
 
     def _addressed(self, request: RecordDict, silo: str) -> RecordDict:
-        letter = self._model.letter(silo)
-        return request if letter is None else RecordDict({**request, MASKS: letter})
+        own = self._model.record_for(silo)
+        return request if own is None else RecordDict({**request, MASKS: own})
 
     def _ask(
         self, nodes: list[int], requests: Iterable[RecordDict], round_: int, kind: str

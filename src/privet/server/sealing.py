@@ -131,9 +131,9 @@ class SealedModel:
         )
         return self._masked.deal(asked, failures)
 
-    def letter(self, silo: str) -> ConfigRecord | None:
-        """The others' letters to this silo, with masks."""
-        return self._masked.letter(silo) if self._masked else None
+    def record_for(self, silo: str) -> ConfigRecord | None:
+        """The others' encrypted shares for this silo, with masks."""
+        return self._masked.record_for(silo) if self._masked else None
 
     def add(self, silo: str, reply: TrainReply) -> None:
         """Add an upload that `silo` has signed for this round."""
@@ -299,8 +299,8 @@ class SealedModel:
         if elected not in made:
             raise ExperimentError(f"no key could be made: {refused[0].reason}")
         wraps = {n: w for n, w in made[elected].wraps.items() if n in nodes}
-        letters = {nodes[name]: replace(request, wrapped=wrap) for name, wrap in wraps.items()}
-        not_taken = self._ask(list(letters), letters, TAKE, cohort)[1]
+        requests = {nodes[name]: replace(request, wrapped=wrap) for name, wrap in wraps.items()}
+        not_taken = self._ask(list(requests), requests, TAKE, cohort)[1]
         lost = {failure.silo for failure in not_taken}
         members = self._identities.ordered([elected, *(name for name in wraps if name not in lost)])
         self._without_key = set(nodes) - set(members)

@@ -15,7 +15,7 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import ErrorCode
 
-from privet.client.app import Halves, client_app, train_in_halves
+from privet.client.app import ResumableRound, client_app, resumable_train_round
 from privet.client.keyring import Keyring
 from privet.client.sealed import KeyHolder
 from privet.errors import ExperimentError
@@ -135,13 +135,13 @@ def simulated_client_app(experiment: Experiment, house: SimulatedSilos) -> Clien
 
 def simulated_training(
     message: Message, context: Context, *, experiment: Experiment, house: SimulatedSilos
-) -> Halves:
+) -> ResumableRound:
     """What that ClientApp does with a train message, stopping where the training can begin."""
     inner = _told(context, run_config=experiment.to_run_config(), house=house)
     rate, seed = experiment.federation.dropout, experiment.seed
     if (dropped := _dropped_out(message, inner, rate=rate, seed=seed)) is not None:
         return dropped
-    return (yield from train_in_halves(message, inner))
+    return (yield from resumable_train_round(message, inner))
 
 
 def _simulated(

@@ -6,7 +6,7 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from privet.client.silo import Place, open_place
+from privet.client.silo import LocalData, load_local_data
 from privet.client.training import LocalPlan, plan_round
 from privet.experiment import Experiment
 from privet.privacy.mechanisms import check_model
@@ -20,7 +20,7 @@ class Prepared:
     """An experiment that can run: its data are loaded and every silo has a plan."""
 
     experiment: Experiment
-    place: Place
+    place: LocalData
     plans: tuple[LocalPlan, ...]
     data_dir: Path | None
     run_id: int
@@ -66,9 +66,9 @@ def prepare(
         Policy.from_file(policy)
     run_id = secrets.randbits(62) + 1
     data_dir = data_folder(data_dir)
-    place = open_place(experiment, data_dir=data_dir, run_id=run_id, divided=True)
+    place = load_local_data(experiment, data_dir=data_dir, run_id=run_id, divided=True)
     strategy.check_silos(len(place.silos))
     if experiment.privacy is not None:
-        check_model(place.bench.model().module, place.silos[0].inputs[:2])
+        check_model(place.model_cache.model().module, place.silos[0].inputs[:2])
     plans = tuple(plan_round(experiment, n_records=len(silo)) for silo in place.silos)
     return Prepared(experiment, place, plans, data_dir, run_id, policy, requester)

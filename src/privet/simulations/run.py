@@ -17,11 +17,11 @@ import torch
 from flwr.app import Context, RecordDict
 from torch import Tensor
 
-from privet.client.silo import Place
+from privet.client.silo import LocalData
 from privet.client.training import LocalPlan
 from privet.experiment import Experiment
 from privet.privacy.mechanisms.canaries import CANARIES
-from privet.privacy.mechanisms.together import NotTogether
+from privet.privacy.mechanisms.together import NotBatchable
 from privet.randomness import one_thread
 from privet.record.folder import SUMMARY, RunFolder
 from privet.server.app import Hosting, look_away, server_app
@@ -52,7 +52,7 @@ SILOS = "silos.json"
 _MOST_LABELS = 100
 
 
-def describe_silos(place: Place, plans: Sequence[LocalPlan]) -> dict[str, Any]:
+def describe_silos(place: LocalData, plans: Sequence[LocalPlan]) -> dict[str, Any]:
     """Sizes, labels and plans of the silos. Labels are left out when there are too many."""
     targets = torch.cat([silo.targets for silo in place.silos])
     labels = None if targets.is_floating_point() else torch.unique(targets).tolist()
@@ -199,7 +199,7 @@ def engine_warnings(prepared: Prepared, engine: Engine) -> list[str]:
         return []
     try:
         chain_for(prepared.place)
-    except NotTogether as reason:
+    except NotBatchable as reason:
         return [f"the model does not suit the vectorised engine, silos train one by one: {reason}"]
     return []
 
@@ -210,7 +210,7 @@ def _together(prepared: Prepared, house: SimulatedSilos, engine: Engine) -> Vect
         return None
     try:
         chain = chain_for(prepared.place)
-    except NotTogether:
+    except NotBatchable:
         return None
     begin = partial(simulated_training, experiment=prepared.experiment, house=house)
     return Vectorised(begin, chain)

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from flwr.app import Context, Message
 
-from privet.client.app import Halves, Train
-from privet.client.silo import Place
+from privet.client.app import ResumableRound, Train
+from privet.client.silo import LocalData
 from privet.client.training import LocalTraining, Trained, train
 from privet.privacy.mechanisms.together import (
     Chain,
-    Descent,
+    OptimizerSettings,
     Row,
     RowResult,
     chain_of,
@@ -45,7 +45,7 @@ _log = logging.getLogger(__name__)
 class Vectorised:
     """Answers the train messages of a few silos at once."""
 
-    begin: Callable[[Message, Context], Halves]
+    begin: Callable[[Message, Context], ResumableRound]
     chain: Chain
     size: int = SILOS_AT_ONCE
 
@@ -63,15 +63,15 @@ class Vectorised:
 def pays(prepared: Prepared) -> bool:
     """Whether training silos together is quicker, if it is possible: many silos, a small model."""
     asked = len(prepared.place.silos) * prepared.experiment.federation.participation
-    weights = sum(p.numel() for p in prepared.place.bench.model().module.parameters())
+    weights = sum(p.numel() for p in prepared.place.model_cache.model().module.parameters())
     return asked >= _FEWEST and weights <= _MOST_WEIGHTS
 
 
-def chain_for(place: Place) -> Chain:
+def chain_for(place: LocalData) -> Chain:
     """The model of the place's task as a chain; NotTogether, with the reason, when it is none."""
     rows = [silo.take(np.linspace(0, len(silo) - 1, 4, dtype=np.int64)) for silo in place.silos[:8]]
     inputs = torch.cat([each.inputs for each in rows])
-    model = place.bench.model().module
+    model = place.model_cache.model().module
     chain = chain_of(model, inputs)
     with torch.no_grad():
         outputs = model(inputs)
@@ -98,7 +98,7 @@ def _tell_once(warning: str) -> None:
 
 def _train_together(chain: Chain, works: Sequence[LocalTraining]) -> list[RowResult]:
     training = works[0].training
-    descent = Descent(training.optimizer, training.momentum, training.weight_decay)
+    descent = OptimizerSettings(training.optimizer, training.momentum, training.weight_decay)
     return train_rows(chain, [_row(work) for work in works], works[0].task.loss, descent=descent)
 
 
@@ -130,7 +130,7 @@ def _trained(work: LocalTraining, outcome: RowResult) -> Trained:
     )
 
 
-def _first_half(halves: Halves) -> LocalTraining | Message:
+def _first_half(halves: ResumableRound) -> LocalTraining | Message:
     """The training that is ready, or the reply of a silo that does not train."""
     try:
         return next(halves)
@@ -139,7 +139,7 @@ def _first_half(halves: Halves) -> LocalTraining | Message:
         return reply
 
 
-def _second_half(halves: Halves, how: Train) -> Message:
+def _second_half(halves: ResumableRound, how: Train) -> Message:
     try:
         halves.send(how)
     except StopIteration as done:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from privet.client.silo import Place, open_place
+from privet.client.silo import LocalData, load_local_data
 from privet.errors import ExperimentError
 from privet.experiment import Experiment
 from privet.tasks import Examples
@@ -67,7 +67,7 @@ class Dealt:
         return self._place.task.metrics(outputs, targets)
 
     @property
-    def _place(self) -> Place:
+    def _place(self) -> LocalData:
         return dealt(self._whole, data_dir=self._data_dir)
 
 
@@ -90,13 +90,13 @@ class OneSilo(Dealt):
         return self._place.silos[names.index(self._silo)]
 
 
-def dealt(experiment: Experiment, *, data_dir: Path | None) -> Place:
+def dealt(experiment: Experiment, *, data_dir: Path | None) -> LocalData:
     """The experiment's silos with their records; those who ask in turn share it.
 
     Torch's random state is left as it was.
     """
     with torch.random.fork_rng(devices=[]):
-        return open_place(experiment, data_dir=data_dir, run_id=0, divided=True)
+        return load_local_data(experiment, data_dir=data_dir, run_id=0, divided=True)
 
 
 def task_settings(kind: type[Dealt], experiment: Experiment, **more: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 import privet
-from privet.client.silo import Place
+from privet.client.silo import LocalData
 from privet.client.training import plan_round
 from privet.errors import ExperimentError, nearest
 from privet.experiment import Experiment
@@ -185,7 +185,7 @@ class Planner:
         experiment = Experiment.from_mapping(raw)
         return self._planned("federated", settings, experiment, of=whole, baseline=False)
 
-    def dealt(self, planned: Planned) -> Place:
+    def dealt(self, planned: Planned) -> LocalData:
         """The cell's silos and their records; DataError when they cannot be read or dealt."""
         return dealt(planned.experiment, data_dir=self._data_dir)
 

@@ -3,7 +3,7 @@
 What travels when the server may see sums only: sealed models, keys and masks.
 
 sealed    beside or in place of a model, and of an update      keys    query.offer, make, take
-masks     query.advert, share, consent, reveal, and letters beside a train message
+masks     query.advert, share, consent, reveal, and encrypted shares beside a train message
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ ADVERT, SHARE, CONSENT, REVEAL = (
 MASKS = "masks"
 """The record of masked rounds: a MaskRequest or MaskAnswer, also beside a TrainRequest."""
 SEALED = "sealed"
-"""The record of what is told about a sealed vector; the vector itself is in one of its own."""
+"""The record of what is stated about a sealed vector; the vector itself is in one of its own."""
 MODELS, UPDATE = "sealed-models", "sealed-update"
 
 
@@ -251,7 +251,7 @@ class MaskRequest:
     colluding: int
     messages: tuple[bytes, ...] = ()
     """Adverts, or consents."""
-    letters: Mapping[str, bytes] = field(default_factory=dict)
+    encrypted_shares: Mapping[str, bytes] = field(default_factory=dict)
     """From each other silo to this one."""
     survivors: tuple[str, ...] = ()
 
@@ -269,7 +269,9 @@ class MaskRequest:
                 "survivors": list(self.survivors),
             }
         )
-        return ConfigRecord({**record, **{f"from:{n}": text for n, text in self.letters.items()}})
+        return ConfigRecord(
+            {**record, **{f"from:{n}": text for n, text in self.encrypted_shares.items()}}
+        )
 
     @classmethod
     def from_records(cls, records: RecordDict) -> MaskRequest:
@@ -280,19 +282,19 @@ class MaskRequest:
             **{name: cast(int, record[name]) for name in numbers},
             messages=tuple(cast(list[bytes], record["messages"])),
             survivors=tuple(cast(list[str], record["survivors"])),
-            letters=named("from:", record),
+            encrypted_shares=named("from:", record),
         )
 
 
 @dataclass(frozen=True)
 class MaskAnswer:
-    """What a silo says to a MaskRequest: a message for everyone, or letters to the others."""
+    """What a silo answers a MaskRequest: a message for everyone, or encrypted shares."""
 
     message: bytes | None = None
-    letters: Mapping[str, bytes] = field(default_factory=dict)
+    encrypted_shares: Mapping[str, bytes] = field(default_factory=dict)
 
     def record(self) -> ConfigRecord:
-        record = ConfigRecord({f"for:{name}": text for name, text in self.letters.items()})
+        record = ConfigRecord({f"for:{name}": text for name, text in self.encrypted_shares.items()})
         if self.message is not None:
             record["message"] = self.message
         return record

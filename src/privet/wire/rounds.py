@@ -29,7 +29,7 @@ _UPDATE = "update"
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """The server's half of a round, the same for every silo that is asked."""
+    """The server's side of a round, the same for every silo that is asked."""
 
     round: int
     lr: float
@@ -66,7 +66,7 @@ class TrainRequest:
 
 @dataclass(frozen=True)
 class TrainReply:
-    """A silo's half of a round: everything that leaves it."""
+    """A silo's side of a round: everything that leaves it."""
 
     update: Vector | None
     """Local minus global weights, shape (d,); None when it is sealed."""
@@ -191,7 +191,7 @@ class Enrolment:
     noise_multiplier: float | None = None
     """What the silo needs to reach the target epsilon over the whole run."""
     rounds: int | None = None
-    """How many of the job's rounds fit the silo's budget; None where that is not told."""
+    """How many of the job's rounds fit the silo's budget; None where that is not revealed."""
     records: int | None = None
     """With encryption and weights by records: how many it has, so that weights get a unit."""
 

@@ -13,14 +13,14 @@ from audits.mechanism.planted import planted
 from privet.audits.one_run import one_run_bound, score
 from privet.privacy.accounting import noise_multiplier_for
 from privet.privacy.mechanisms import Canaries, DpSgd, SeededNoise
-from privet.privacy.mechanisms.canaries import Sighting
-from privet.privacy.mechanisms.together import Descent, Row, chain_of, train_rows
+from privet.privacy.mechanisms.canaries import CanaryObservation
+from privet.privacy.mechanisms.together import OptimizerSettings, Row, chain_of, train_rows
 from privet.randomness import numpy_generator, stream
 
 DELTA, RATE, STEPS, CANARIES, RECORDS = 1e-5, 0.1, 60, 300, 20
 
 
-def audits(epsilon: float, count: int) -> list[Sighting]:
+def audits(epsilon: float, count: int) -> list[CanaryObservation]:
     """Of `count` small trainings with the noise that a claim of `epsilon` needs."""
     sigma = noise_multiplier_for(epsilon=epsilon, delta=DELTA, sampling_rate=RATE, steps=STEPS)
     plan = DpSgd(
@@ -42,10 +42,10 @@ def audits(epsilon: float, count: int) -> list[Sighting]:
         rows.append(Row(weights, inputs, targets, batches, 0.1, plan, noise, canaries=inserted))
         drawn.append(inserted)
     chain = chain_of(nn.Linear(3, 2), inputs)
-    outcomes = train_rows(chain, rows, F.cross_entropy, descent=Descent())
+    outcomes = train_rows(chain, rows, F.cross_entropy, descent=OptimizerSettings())
     traces = [outcome.canaries for outcome in outcomes]
     return [
-        Sighting("silo", 1, plan, canaries.inserted, trace.sampled, trace.gradients)
+        CanaryObservation("silo", 1, plan, canaries.inserted, trace.sampled, trace.gradients)
         for canaries, trace in zip(drawn, traces, strict=True)
         if trace is not None
     ]

@@ -25,7 +25,7 @@ from privet.audits.deep.training import (
 from privet.errors import DataError
 from privet.privacy.mechanisms import DpSgd, SeededNoise, privatise
 from privet.privacy.mechanisms.canaries import Floats
-from privet.privacy.mechanisms.together import Descent, chain_of
+from privet.privacy.mechanisms.together import OptimizerSettings, chain_of
 from privet.randomness import numpy_generator, stream
 from privet.strategies import load_strategy
 from privet.tasks import Examples
@@ -58,7 +58,7 @@ def case(strategy: str = "fedavg") -> Case:
     return Case(
         chain_of(flat.module, own.inputs[:2]),
         F.cross_entropy,
-        Descent(),
+        OptimizerSettings(),
         lambda: load_strategy(strategy, {}),
         flat.vector(),
         own,

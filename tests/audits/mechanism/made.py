@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from privet.privacy.mechanisms import DpSgd
-from privet.privacy.mechanisms.canaries import Sighting
+from privet.privacy.mechanisms.canaries import CanaryObservation
 
 
 def sightings(
@@ -19,7 +19,7 @@ def sightings(
     sigma: float = 1.0,
     real_sigma: float | None = None,
     real_rate: float | None = None,
-) -> list[Sighting]:
+) -> list[CanaryObservation]:
     """Of a mechanism that claims `rate` and `sigma`, whatever it really does."""
     rng = np.random.default_rng(seed)
     plan = DpSgd(noise_multiplier=sigma, clip=2.0, sampling_rate=rate, steps=steps, batch_size=50.0)
@@ -32,5 +32,7 @@ def sightings(
             noise = rng.standard_normal((steps, coordinates))
             sums = sampled + (sigma if real_sigma is None else real_sigma) * noise
             gradients = (sums * plan.clip / plan.batch_size).astype(np.float32)
-            made.append(Sighting(f"silo-{silo}", round_, plan, inserted, sampled, gradients))
+            made.append(
+                CanaryObservation(f"silo-{silo}", round_, plan, inserted, sampled, gradients)
+            )
     return made

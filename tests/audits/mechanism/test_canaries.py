@@ -18,8 +18,8 @@ from privet.commands.cli import main
 from privet.errors import PrivacyError
 from privet.experiment import TrainingSettings
 from privet.privacy.mechanisms import Canaries, DpSgd, SeededNoise
-from privet.privacy.mechanisms.canaries import CANARIES, read_sightings
-from privet.privacy.mechanisms.together import Descent, Row, chain_of, train_rows
+from privet.privacy.mechanisms.canaries import CANARIES, read_observations
+from privet.privacy.mechanisms.together import OptimizerSettings, Row, chain_of, train_rows
 from privet.randomness import numpy_generator, stream
 from privet.simulations.vectorised import ways_to_train
 from privet.vectors import FlatModel
@@ -153,7 +153,9 @@ def test_rows_with_differently_many_coordinates_do_not_train_together() -> None:
     noise = SeededNoise(stream(1, "noise"))
     row = Row(WEIGHTS, examples.inputs, examples.targets, [], 0.1, mechanism, noise, canaries=HALF)
     with pytest.raises(PrivacyError, match="equally many canaries"):
-        train_rows(chain, [row, replace(row, canaries=None)], F.cross_entropy, descent=Descent())
+        train_rows(
+            chain, [row, replace(row, canaries=None)], F.cross_entropy, descent=OptimizerSettings()
+        )
 
 
 def experiment(**changes: Any) -> Experiment:
@@ -173,7 +175,7 @@ def experiment(**changes: Any) -> Experiment:
 def test_a_run_keeps_what_it_saw(tmp_path: Path) -> None:
     simulate(experiment(), out=tmp_path / "one", execution=Execution(canaries=16, workers=1))
     simulate(experiment(), out=tmp_path / "two", execution=Execution(canaries=16, workers=2))
-    one, two = (read_sightings(tmp_path / run / CANARIES) for run in ("one", "two"))
+    one, two = (read_observations(tmp_path / run / CANARIES) for run in ("one", "two"))
     assert sorted((each.silo, each.round) for each in one) == [
         (f"silo-{silo}", round_) for silo in range(3) for round_ in (1, 2)
     ]
@@ -188,7 +190,7 @@ def test_a_run_keeps_what_it_saw(tmp_path: Path) -> None:
 def test_a_run_without_canaries_keeps_nothing(tmp_path: Path) -> None:
     simulate(experiment(), out=tmp_path / "run")
     assert not (tmp_path / "run" / CANARIES).exists()
-    assert read_sightings(tmp_path / "run" / CANARIES) == []
+    assert read_observations(tmp_path / "run" / CANARIES) == []
 
 
 def test_the_command_asks_for_canaries(tmp_path: Path) -> None:
@@ -197,7 +199,7 @@ def test_the_command_asks_for_canaries(tmp_path: Path) -> None:
     command = ["simulate", str(file), "--set", "federation.silos=2", "--canaries", "5"]
     with pytest.raises(SystemExit, match="0"):
         main([*command, "--out", str(tmp_path / "run"), "--quiet"])
-    assert [each.gradients.shape[1] for each in read_sightings(tmp_path / "run" / CANARIES)] == [
+    assert [each.gradients.shape[1] for each in read_observations(tmp_path / "run" / CANARIES)] == [
         5,
         5,
     ]

@@ -9,20 +9,20 @@ import pytest
 
 from audits.mechanism.made import sightings
 from privet.errors import DataError
-from privet.privacy.mechanisms.canaries import add_sighting, read_sightings
+from privet.privacy.mechanisms.canaries import add_observation, read_observations
 
 
 def written(folder: Path, count: int = 3) -> Path:
     for sighting in sightings(1, silos=1, rounds=count, coordinates=13):
-        add_sighting(folder / "silo-0.jsonl", sighting)
+        add_observation(folder / "silo-0.jsonl", sighting)
     return folder / "silo-0.jsonl"
 
 
 def test_every_bit_comes_back(tmp_path: Path) -> None:
     made = sightings(1, silos=2, rounds=3, coordinates=13)
     for each in made:
-        add_sighting(tmp_path / f"{each.silo}.jsonl", each)
-    for wrote, read in zip(made, read_sightings(tmp_path), strict=True):
+        add_observation(tmp_path / f"{each.silo}.jsonl", each)
+    for wrote, read in zip(made, read_observations(tmp_path), strict=True):
         assert (read.silo, read.round, read.plan) == (wrote.silo, wrote.round, wrote.plan)
         np.testing.assert_array_equal(read.inserted, wrote.inserted)
         np.testing.assert_array_equal(read.sampled, wrote.sampled)
@@ -32,16 +32,16 @@ def test_every_bit_comes_back(tmp_path: Path) -> None:
 def test_a_line_that_was_cut_off_is_left_out_and_written_over(tmp_path: Path) -> None:
     file = written(tmp_path)
     file.write_bytes(file.read_bytes()[:-40])
-    assert [each.round for each in read_sightings(tmp_path)] == [1, 2]
-    add_sighting(file, sightings(1, silos=1, rounds=3, coordinates=13)[2])
-    assert [each.round for each in read_sightings(tmp_path)] == [1, 2, 3]
+    assert [each.round for each in read_observations(tmp_path)] == [1, 2]
+    add_observation(file, sightings(1, silos=1, rounds=3, coordinates=13)[2])
+    assert [each.round for each in read_observations(tmp_path)] == [1, 2, 3]
 
 
 def test_a_round_that_ran_again_counts_once(tmp_path: Path) -> None:
     file = written(tmp_path)
     again = sightings(2, silos=1, rounds=2, coordinates=13)[1]
-    add_sighting(file, again)
-    read = {each.round: each for each in read_sightings(tmp_path)}
+    add_observation(file, again)
+    read = {each.round: each for each in read_observations(tmp_path)}
     assert sorted(read) == [1, 2, 3]
     np.testing.assert_array_equal(read[2].gradients, again.gradients)
 
@@ -68,4 +68,4 @@ def test_a_line_that_was_changed_is_named(tmp_path: Path, old: bytes, new: bytes
     lines[1] = lines[1].replace(old, new, 1)
     file.write_bytes(b"\n".join(lines))
     with pytest.raises(DataError, match=r"silo-0.jsonl, line 2"):
-        read_sightings(tmp_path)
+        read_observations(tmp_path)

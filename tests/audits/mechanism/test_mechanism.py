@@ -10,19 +10,19 @@ from audits.mechanism.made import sightings
 from privet.audits.claims import Claim
 from privet.audits.mechanism import mechanism_claims
 from privet.privacy.accounting import noise_multiplier_for
-from privet.privacy.mechanisms.canaries import Sighting
+from privet.privacy.mechanisms.canaries import CanaryObservation
 
 DELTA, EPSILON = 1e-5, 2.0
 SIGMA = noise_multiplier_for(epsilon=EPSILON, delta=DELTA, sampling_rate=0.1, steps=100)
 
 
-def claims(seen: list[Sighting]) -> tuple[Claim, Claim]:
+def claims(seen: list[CanaryObservation]) -> tuple[Claim, Claim]:
     conforms, bounded = mechanism_claims(seen, subject="run", epsilon=EPSILON, delta=DELTA)
     assert (conforms.id, bounded.id) == ("mechanism.conformance", "mechanism.lower-bound")
     return conforms, bounded
 
 
-def made(seed: int = 1, **law: float) -> list[Sighting]:
+def made(seed: int = 1, **law: float) -> list[CanaryObservation]:
     return sightings(
         seed, silos=10, rounds=10, steps=10, coordinates=100, rate=0.1, sigma=SIGMA, **law
     )

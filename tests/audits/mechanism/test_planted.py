@@ -10,7 +10,7 @@ from scipy.stats import binom
 from audits.mechanism.planted import FAULTS, planted
 from privet import Execution, Experiment, simulate
 from privet.audits.conformance import Conformance, conformance
-from privet.privacy.mechanisms.canaries import CANARIES, read_sightings
+from privet.privacy.mechanisms.canaries import CANARIES, read_observations
 from privet.simulations.run import Engine
 
 NAMES = {
@@ -51,7 +51,7 @@ def audited(folder: Path, engine: Engine, fault: str | None, *, seed: int = 1) -
     with planted(fault):
         execution = Execution(engine=engine, canaries=64)
         simulate(experiment(seed), out=folder / "run", execution=execution)
-    seen = read_sightings(folder / "run" / CANARIES)
+    seen = read_observations(folder / "run" / CANARIES)
     assert len(seen) == 4 * 4  # no silo failed
     return conformance(seen)
 

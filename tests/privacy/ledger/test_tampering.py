@@ -21,7 +21,7 @@ from privet.privacy.ledger import (
     verify,
     verify_bundle,
 )
-from privet.privacy.ledger.entries import START, Draft, Entry, sealed
+from privet.privacy.ledger.entries import START, Draft, Entry, chained
 
 
 def fill(ledger: Ledger, rounds: int, first: int = 0) -> None:
@@ -63,11 +63,16 @@ def alter(path: Path, *statements: str) -> None:
 
 def forget_pages(path: Path, key: SiloKey) -> None:
     """As after a crash: the file beside the ledger knows its last entry, and no pages."""
-    from privet.privacy.ledger.entries import Beacon, beacon_path, install_beacon, prepare_beacon
+    from privet.privacy.ledger.entries import (
+        HeadFile,
+        head_path,
+        install_head_file,
+        prepare_head_file,
+    )
 
     last = read_history(path).entries[-1]
-    install_beacon(path, prepare_beacon(path, Beacon.of(last, key)))
-    assert beacon_path(path).exists()
+    install_head_file(path, prepare_head_file(path, HeadFile.of(last, key)))
+    assert head_path(path).exists()
 
 
 ROWS = {
@@ -130,7 +135,7 @@ def test_a_chain_that_is_hashed_anew_is_found_by_its_signatures(written, key):
         if entry.sequence == 3:
             draft["who"] = "nobody"
         after = chain[-1] if chain else None
-        chain.append(sealed(Draft(**draft), after=after, time=entry.time, versions=entry.versions))
+        chain.append(chained(Draft(**draft), after=after, time=entry.time, versions=entry.versions))
     assert chain[0].previous == START
     alter(
         written,

@@ -10,11 +10,11 @@ import torch
 
 from privet.audits.deep.training import Case, TrainingRound, worst_case
 from privet.audits.evidence import Evidence, LedgerCharge
-from privet.client.silo import Place, open_place
+from privet.client.silo import LocalData, load_local_data
 from privet.errors import DataError, PrivetError
 from privet.experiment import Experiment
 from privet.privacy.mechanisms import DpSgd
-from privet.privacy.mechanisms.together import Descent, NotTogether
+from privet.privacy.mechanisms.together import NotBatchable, OptimizerSettings
 from privet.server.app import initial_model
 from privet.server.rounds import learning_rate
 from privet.simulations.vectorised import chain_for
@@ -42,14 +42,14 @@ def case_of(run: Evidence, silo: str) -> Case:
     experiment, bill = run.settings, run.bill(silo)
     if bill is None:
         raise DataError(f"no sound ledger of {silo} is there to say what ran")
-    place = open_place(experiment, data_dir=data_folder(None), run_id=0, divided=True)
+    place = load_local_data(experiment, data_dir=data_folder(None), run_id=0, divided=True)
     records = _records(place, silo, run.plans.get(silo, {}))
     rounds = tuple(_rounds(experiment, bill, run, records))
     if not rounds:
         raise DataError(f"{silo} took part in no round")
     try:
         chain = chain_for(place)
-    except NotTogether as reason:
+    except NotBatchable as reason:
         raise DataError(f"such models cannot be trained many at once: {reason}") from None
     flat = FlatModel(initial_model(place.task, experiment))
     targets = torch.cat([each.targets for each in place.silos])
@@ -58,7 +58,7 @@ def case_of(run: Evidence, silo: str) -> Case:
     return Case(
         chain,
         place.task.loss,
-        Descent(training.optimizer, training.momentum, training.weight_decay),
+        OptimizerSettings(training.optimizer, training.momentum, training.weight_decay),
         lambda: _server(experiment),
         flat.vector(),
         records,
@@ -67,7 +67,7 @@ def case_of(run: Evidence, silo: str) -> Case:
     )
 
 
-def _records(place: Place, silo: str, plan: Mapping[str, Any]) -> Examples:
+def _records(place: LocalData, silo: str, plan: Mapping[str, Any]) -> Examples:
     found = dict(zip(place.names, place.silos, strict=True)).get(silo)
     if found is None or plan.get("records") != len(found):
         raise DataError(f"the data are no longer those that {silo} was trained on")

@@ -25,7 +25,7 @@ from torch import Tensor
 from privet.errors import DataError
 from privet.privacy.mechanisms import DpSgd, SeededNoise
 from privet.privacy.mechanisms.canaries import Floats, Mask
-from privet.privacy.mechanisms.together import Chain, Descent, Row, train_rows
+from privet.privacy.mechanisms.together import Chain, OptimizerSettings, Row, train_rows
 from privet.randomness import numpy_generator, one_thread, stream
 from privet.strategies.strategy import RoundSkipped, Strategy, Update
 from privet.tasks import Examples
@@ -121,7 +121,7 @@ class Case:
 
     chain: Chain
     loss: Loss
-    descent: Descent
+    descent: OptimizerSettings
     strategy: Callable[[], Strategy]
     start: Vector
     records: Examples

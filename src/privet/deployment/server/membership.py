@@ -8,7 +8,7 @@ from pathlib import Path
 
 from privet.deployment.parties import Parties, PartiesFile
 from privet.deployment.server.flower import Link
-from privet.server.cohort import Seat
+from privet.server.cohort import NodeIdentity
 
 log = logging.getLogger("privet.server")
 
@@ -43,13 +43,13 @@ class Membership:
         path.write_text(parties.roster().to_toml(), encoding="utf-8")
         return path
 
-    def seat(self, node: int) -> Seat:
+    def identify(self, node: int) -> NodeIdentity:
         """Who is at `node`, by the list and not by what the silo says."""
         members = self.current().members
         for index, member in enumerate(members):
             if self.nodes.get(member.name) == node:
-                return Seat(index, member.name)
-        return Seat(len(members), f"node {node}")
+                return NodeIdentity(index, member.name)
+        return NodeIdentity(len(members), f"node {node}")
 
     def _follow(self, parties: Parties) -> None:
         standing = {silo.name: silo for silo in parties.silos()}

@@ -78,7 +78,7 @@ class Runner:
     def waiting_for(self) -> dict[str, str]:
         """By silo: the message whose answer the present job waits for."""
         waiting = dict(self._grid.waiting_for) if self._grid else {}
-        return {self.members.seat(node).silo: kind for node, kind in waiting.items()}
+        return {self.members.identify(node).silo: kind for node, kind in waiting.items()}
 
     def _interrupt(self) -> None:
         self._stop.set()
@@ -134,7 +134,7 @@ class Runner:
                 folder=job.run,
                 resume=True,
                 watch=lambda entry: self._watch(job, experiment, entry, new=entry["round"] > known),
-                seats=self.members.seat,
+                identify=self.members.identify,
                 roster=self.members.roster() if encrypted else None,
             )
             context = Context(

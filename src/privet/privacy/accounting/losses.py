@@ -41,7 +41,7 @@ _LARGEST = 700.0
 _Floats = NDArray[np.float64]
 
 
-class Dots(NamedTuple):
+class DiscreteLosses(NamedTuple):
     """Mass `masses[i]` at loss (lower + i) * grid, and the mass of an infinite loss."""
 
     lower: int
@@ -51,7 +51,7 @@ class Dots(NamedTuple):
 
 def sampled_gaussian(
     *, noise_multiplier: float, sampling_rate: float, grid: float
-) -> tuple[Dots, Dots]:
+) -> tuple[DiscreteLosses, DiscreteLosses]:
     """The losses of removing and of adding one record; the same object twice at a rate of 1.
 
     Guarantee, up to rounding (1e-15 / grid in a mass): the hockey-stick divergence of either is the
@@ -121,7 +121,7 @@ def _unsampled(losses: _Floats, rate: float) -> _Floats:
         return losses + np.log1p(np.maximum((rate - 1) / rate * np.expm1(-losses), -1.0))
 
 
-def _connected(lower: int, excess: _Floats, grid: float) -> Dots:
+def _connected(lower: int, excess: _Floats, grid: float) -> DiscreteLosses:
     """The masses whose divergences at the grid points exceed max(0, 1 - exp(l)) by `excess`.
 
     Without any excess all mass is at 0. The excess moves it to both sides by its second difference.
@@ -134,7 +134,7 @@ def _connected(lower: int, excess: _Floats, grid: float) -> Dots:
     masses[:-1] += slopes
     masses[1:] -= slopes + rises
     # What rounding leaves below 0 is raised to 0, which can only enlarge a divergence.
-    return Dots(lower, np.maximum(masses, 0.0), float(excess[-1]))
+    return DiscreteLosses(lower, np.maximum(masses, 0.0), float(excess[-1]))
 
 
 GRID = 1e-3

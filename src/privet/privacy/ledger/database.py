@@ -16,16 +16,16 @@ from urllib.parse import quote
 
 from privet.privacy.ledger.entries import (
     COLUMNS,
-    Beacon,
     Draft,
     Entry,
     Head,
-    beacon_path,
+    HeadFile,
     canonical,
-    install_beacon,
-    prepare_beacon,
-    read_beacon,
-    sealed,
+    chained,
+    head_path,
+    install_head_file,
+    prepare_head_file,
+    read_head_file,
     versions,
 )
 from privet.privacy.ledger.errors import LedgerError, distrust
@@ -229,9 +229,9 @@ def demand_free(path: Path) -> None:
     if path.exists():
         raise LedgerError(f"{path} exists already: a ledger is never overwritten")
     # A .head of the first entry alone is what a creation leaves behind that did not come through.
-    if beacon_path(path).exists() and read_beacon(path).sequence > 1:
+    if head_path(path).exists() and read_head_file(path).sequence > 1:
         raise LedgerError(
-            f"{path} is gone but {beacon_path(path).name} says that it had entries: restore it"
+            f"{path} is gone but {head_path(path).name} says that it had entries: restore it"
         )
 
 
@@ -246,19 +246,19 @@ def write_new(path: Path, key: SiloKey, time: str) -> None:
         connection.execute("PRAGMA journal_mode = WAL")
     finally:
         connection.close()
-    install_beacon(path, prepare_beacon(path, beacon))
+    install_head_file(path, prepare_head_file(path, beacon))
     unfinished.rename(path)
     sync_folder(path.parent)
 
 
-def _first_transaction(connection: sqlite3.Connection, key: SiloKey, time: str) -> Beacon:
+def _first_transaction(connection: sqlite3.Connection, key: SiloKey, time: str) -> HeadFile:
     meta = {
         "ledger": uuid.uuid4().hex,
         "public_key": key.public,
         "schema": str(SCHEMA_VERSION),
     }
     detail = canonical({"created": meta}).decode()
-    first = sealed(
+    first = chained(
         Draft(kind="note", who="operator", detail=detail),
         after=None,
         time=time,
@@ -269,7 +269,7 @@ def _first_transaction(connection: sqlite3.Connection, key: SiloKey, time: str) 
     connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
     insert(connection, first, Head.of(first, key))
     connection.execute("COMMIT")
-    return Beacon.of(first, key)
+    return HeadFile.of(first, key)
 
 
 def check_file(connection: sqlite3.Connection, path: Path, key: SiloKey) -> None:

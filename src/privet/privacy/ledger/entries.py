@@ -106,7 +106,7 @@ def canonical(content: object) -> bytes:
     return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
-def sealed(draft: Draft, *, after: Entry | None, time: str, versions: str) -> Entry:
+def chained(draft: Draft, *, after: Entry | None, time: str, versions: str) -> Entry:
     """`draft` as the entry that follows `after`."""
     fields_ = {
         **vars(draft),
@@ -137,7 +137,7 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Beacon:
+class HeadFile:
     """What the file beside the ledger says: its last entry, and its pages if it was closed well."""
 
     sequence: int
@@ -146,7 +146,7 @@ class Beacon:
     signature: str
 
     @classmethod
-    def of(cls, entry: Entry, key: SiloKey, *, image: str | None = None) -> Beacon:
+    def of(cls, entry: Entry, key: SiloKey, *, image: str | None = None) -> HeadFile:
         """The beacon of a ledger that ends with `entry`."""
         signature = key.sign(_beacon_message(entry.sequence, entry.hash, image))
         return cls(entry.sequence, entry.hash, image, signature)
@@ -157,14 +157,14 @@ class Beacon:
         return signed_by(public, message, self.signature)
 
 
-def beacon_path(ledger: Path) -> Path:
+def head_path(ledger: Path) -> Path:
     """The file beside `ledger` that knows its last entry."""
     return beside(ledger, ".head")
 
 
-def read_beacon(ledger: Path) -> Beacon:
+def read_head_file(ledger: Path) -> HeadFile:
     """The beacon of `ledger`; LedgerError when it is missing or is not what was written."""
-    path = beacon_path(ledger)
+    path = head_path(ledger)
     try:
         beacon, as_written = _parsed(path.read_bytes())
     except FileNotFoundError:
@@ -182,26 +182,26 @@ def read_beacon(ledger: Path) -> Beacon:
 
 
 @lru_cache(maxsize=4)
-def _parsed(content: bytes) -> tuple[Beacon, bool]:
+def _parsed(content: bytes) -> tuple[HeadFile, bool]:
     """The beacon in a file, and whether the file holds just that."""
-    beacon = Beacon(**json.loads(content))
+    beacon = HeadFile(**json.loads(content))
     return beacon, content == _text(beacon) and isinstance(beacon.sequence, int)
 
 
-def prepare_beacon(ledger: Path, beacon: Beacon) -> Path:
+def prepare_head_file(ledger: Path, beacon: HeadFile) -> Path:
     """Write `beacon` durably under another name: a full disk is found before the commit."""
     prepared = beside(ledger, ".head.new")
     write_durably(prepared, _text(beacon))
     return prepared
 
 
-def install_beacon(ledger: Path, prepared: Path) -> None:
+def install_head_file(ledger: Path, prepared: Path) -> None:
     """Put a prepared beacon in place of the old one, atomically and durably."""
-    prepared.replace(beacon_path(ledger))
+    prepared.replace(head_path(ledger))
     sync_folder(ledger.parent)
 
 
-def _text(beacon: Beacon) -> bytes:
+def _text(beacon: HeadFile) -> bytes:
     return canonical(asdict(beacon)) + b"\n"
 
 

@@ -17,16 +17,16 @@ from pathlib import Path
 from privet.privacy.ledger import database
 from privet.privacy.ledger.database import check_file
 from privet.privacy.ledger.entries import (
-    Beacon,
     Clock,
     Draft,
     Entry,
     Head,
-    beacon_path,
-    install_beacon,
-    prepare_beacon,
-    read_beacon,
-    sealed,
+    HeadFile,
+    chained,
+    head_path,
+    install_head_file,
+    prepare_head_file,
+    read_head_file,
     versions,
     written,
 )
@@ -44,7 +44,7 @@ class SignedLog:
         self._key = key
         self._clock = clock
         self._durable = durable
-        self._vouched: tuple[Head | None, Beacon | None] = (None, None)
+        self._vouched: tuple[Head | None, HeadFile | None] = (None, None)
         self._history = History()
         self._mutex = threading.RLock()
         self._process = os.getpid()
@@ -73,7 +73,7 @@ class SignedLog:
             content = draft(self._history, time)
             if content is None:
                 return None
-            entry = sealed(content, after=self._history.last, time=time, versions=versions())
+            entry = chained(content, after=self._history.last, time=time, versions=versions())
             self._write(entry)
             self._history.add(entry)
         return entry
@@ -119,10 +119,10 @@ class SignedLog:
         head, beacon = Head.of(entry, self._key), self._vouched[1]
         database.insert(self._connection, entry, head)
         if self._durable:  # else .head knows an earlier entry until the ledger is closed
-            beacon = Beacon.of(entry, self._key)
-            prepared = prepare_beacon(self.path, beacon)
+            beacon = HeadFile.of(entry, self._key)
+            prepared = prepare_head_file(self.path, beacon)
             self._connection.execute("COMMIT")
-            install_beacon(self.path, prepared)
+            install_head_file(self.path, prepared)
         else:
             self._connection.execute("COMMIT")
         self._vouched = (head, beacon)
@@ -163,12 +163,12 @@ class SignedLog:
         known_head, known_beacon = self._vouched  # signed here or checked before: equal is enough
         if head != known_head and not head.is_signed_by(self._key.public):
             raise distrust(self.path, "its last signature is not that of this silo")
-        beacon = read_beacon(self.path)
+        beacon = read_head_file(self.path)
         if beacon != known_beacon and not beacon.is_signed_by(self._key.public):
-            raise distrust(beacon_path(self.path), "it is not signed by this silo")
+            raise distrust(head_path(self.path), "it is not signed by this silo")
         if database.hash_at(self._connection, beacon.sequence) != beacon.hash:
             problem = (
-                f"it ends with entry {entry.sequence}, and {beacon_path(self.path).name} knows "
+                f"it ends with entry {entry.sequence}, and {head_path(self.path).name} knows "
                 f"entry {beacon.sequence}: its end was cut off or an older copy was put back"
             )
             raise distrust(self.path, problem)
@@ -198,13 +198,13 @@ class SignedLog:
         with exclusive(beside(self.path, ".lock"), seconds=5.0):
             self._demand_same_file()
             self._check_end()
-            entry, beacon = database.last_entry(self._connection), read_beacon(self.path)
+            entry, beacon = database.last_entry(self._connection), read_head_file(self.path)
             if entry is None or (beacon.image and beacon.sequence == entry.sequence):
                 return
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             image = database.image_of(self._connection)
-            beacon = Beacon.of(entry, self._key, image=image)
-            install_beacon(self.path, prepare_beacon(self.path, beacon))
+            beacon = HeadFile.of(entry, self._key, image=image)
+            install_head_file(self.path, prepare_head_file(self.path, beacon))
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -27,7 +27,14 @@ from typing import Any
 
 from privet.errors import PrivetError
 from privet.privacy.ledger import database
-from privet.privacy.ledger.entries import Beacon, Entry, Head, beacon_path, canonical, read_beacon
+from privet.privacy.ledger.entries import (
+    Entry,
+    Head,
+    HeadFile,
+    canonical,
+    head_path,
+    read_head_file,
+)
 from privet.privacy.ledger.errors import LedgerError
 from privet.privacy.ledger.files import beside, sync_folder, write_durably
 from privet.privacy.ledger.history import History
@@ -239,9 +246,9 @@ def _demand_readable(connection: sqlite3.Connection, path: Path) -> None:
         raise LedgerError(f"{path}: its tables are not those of a ledger")
 
 
-def _beacon(path: Path, findings: list[Finding]) -> Beacon | None:
+def _beacon(path: Path, findings: list[Finding]) -> HeadFile | None:
     try:
-        return read_beacon(path)
+        return read_head_file(path)
     except LedgerError as error:
         findings.append(Finding(None, str(error)))
         return None
@@ -251,7 +258,7 @@ def _all(
     connection: sqlite3.Connection,
     path: Path,
     public_key: str | None,
-    beacon: Beacon | None,
+    beacon: HeadFile | None,
     exports: Sequence[Path],
 ) -> Iterator[Finding]:
     yield from _file_findings(connection, path)
@@ -310,11 +317,11 @@ def _identity_findings(
 def _beacon_findings(
     connection: sqlite3.Connection,
     path: Path,
-    beacon: Beacon,
+    beacon: HeadFile,
     entries: Sequence[Entry],
     public: str,
 ) -> Iterator[Finding]:
-    name = beacon_path(path).name
+    name = head_path(path).name
     if not beacon.is_signed_by(public):
         yield Finding(None, f"{name} is not signed by the silo")
     hashes = {entry.sequence: entry.hash for entry in entries}

@@ -36,7 +36,7 @@ from privet.errors import DataError, PrivetError
 from privet.privacy.mechanisms.gradients import Gradients, Sums
 from privet.privacy.mechanisms.plan import DpSgd
 
-LOUDNESS = 1000.0
+CANARY_NORM = 1000.0
 """A canary's gradient in clip norms: one that is not clipped, or not by itself, stands out."""
 
 
@@ -101,7 +101,7 @@ class CanaryBlock:
         """Those of the step's canaries; none when none was sampled."""
         if len(self._sampled) == 0:
             return []
-        lengths = torch.full((len(self._sampled),), LOUDNESS * clip)
+        lengths = torch.full((len(self._sampled),), CANARY_NORM * clip)
         return [_CanaryGradients(self.parameter, torch.from_numpy(self._sampled), lengths)]
 
     def look(self) -> None:
@@ -143,7 +143,7 @@ Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Sighting:
+class CanaryObservation:
     """One silo's round on its canary coordinates (see `privacy.mechanisms.canaries`)."""
 
     silo: str
@@ -171,7 +171,7 @@ CANARIES = "canaries"
 """The folder of a run."""
 
 
-def add_sighting(file: Path, sighting: Sighting) -> None:
+def add_observation(file: Path, sighting: CanaryObservation) -> None:
     """Append to `file`, which has one writer; folders are made as needed."""
     line = {
         "silo": sighting.silo,
@@ -188,7 +188,7 @@ def add_sighting(file: Path, sighting: Sighting) -> None:
         out.write(json.dumps(line).encode() + b"\n")
 
 
-def read_sightings(folder: Path) -> list[Sighting]:
+def read_observations(folder: Path) -> list[CanaryObservation]:
     """Those of every file in `folder`, each silo's round once; none when there is no folder.
 
     A round that was run again after an interruption counts as it was seen last. Raises DataError,
@@ -212,7 +212,7 @@ def _drop_torn_line(file: BinaryIO) -> None:
         file.truncate(file.read().rfind(b"\n") + 1)
 
 
-def _read(file: Path) -> Iterator[Sighting]:
+def _read(file: Path) -> Iterator[CanaryObservation]:
     whole_lines = file.read_bytes().split(b"\n")[:-1]
     for number, line in enumerate(whole_lines, start=1):
         try:
@@ -221,12 +221,12 @@ def _read(file: Path) -> Iterator[Sighting]:
             raise DataError(f"{file}, line {number}: not what was seen of a canary") from error
 
 
-def _sighting(line: dict[str, Any]) -> Sighting:
+def _sighting(line: dict[str, Any]) -> CanaryObservation:
     inserted = np.array([int(digit, base=2) for digit in line["inserted"]], dtype=np.bool_)
     numbers = np.frombuffer(base64.b64decode(line["gradients"], validate=True), dtype="<f4")
     bits = np.frombuffer(base64.b64decode(line["sampled"], validate=True), dtype=np.uint8)
     shape = line["steps"], len(inserted)
-    return Sighting(
+    return CanaryObservation(
         str(line["silo"]),
         int(line["round"]),
         DpSgd(**line["plan"]),

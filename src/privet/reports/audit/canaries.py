@@ -15,7 +15,7 @@ from privet.audits.one_run import Scored, one_run_bound, score
 from privet.audits.report import Report
 from privet.audits.two_sided import roc
 from privet.errors import PrivacyError
-from privet.privacy.mechanisms.canaries import Sighting
+from privet.privacy.mechanisms.canaries import CanaryObservation
 from privet.reports.audit.figures import ClaimedBound, Picture, Roc, bounds_picture, tests_picture
 from privet.reports.audit.opening import Files
 
@@ -57,7 +57,9 @@ def _order(files: Files) -> list[str]:
     return sorted(named, key=lambda subject: subject not in failed)[:MOST_RUNS]
 
 
-def _seen(report: Report, subject: str, sightings: Sequence[Sighting]) -> CanaryAttack | None:
+def _seen(
+    report: Report, subject: str, sightings: Sequence[CanaryObservation]
+) -> CanaryAttack | None:
     sums = {s.silo: s for s in report.sums if s.subject == subject and s.job is not None}
     claims = {silo: each.epsilon for silo, each in sums.items()}
     if not sightings or not claims:
@@ -77,7 +79,7 @@ def _seen(report: Report, subject: str, sightings: Sequence[Sighting]) -> Canary
 
 
 def _bounds(
-    sightings: Sequence[Sighting], scored: Scored, claims: dict[str, float], delta: float
+    sightings: Sequence[CanaryObservation], scored: Scored, claims: dict[str, float], delta: float
 ) -> Iterator[ClaimedBound]:
     for silo in dict.fromkeys(each.silo for each in sightings):
         own = score([each for each in sightings if each.silo == silo], view="steps")

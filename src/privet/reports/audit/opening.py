@@ -20,7 +20,7 @@ from privet.audits.report import Report
 from privet.charts.formatting import bound, counted, listed, scientific
 from privet.errors import PrivetError
 from privet.experiment import Experiment
-from privet.privacy.mechanisms.canaries import CANARIES, Sighting, read_sightings
+from privet.privacy.mechanisms.canaries import CANARIES, CanaryObservation, read_observations
 from privet.privacy.policy import Policy
 from privet.privacy.policy.rules import Budget
 
@@ -80,7 +80,7 @@ class Files:
         given = self.report.options.policy
         return self._policy(given) if given else None
 
-    def sightings(self, subject: str) -> list[Sighting]:
+    def sightings(self, subject: str) -> list[CanaryObservation]:
         """What was seen of a run's canaries; nothing where a file has changed since."""
         folder = PurePosixPath(subject, CANARIES)
         audited = {name for name in self._digests if PurePosixPath(name).parent == folder}
@@ -88,7 +88,7 @@ class Files:
         if audited != there or any(self._content(name) is None for name in audited):
             return []
         try:
-            return read_sightings(self.base / folder)
+            return read_observations(self.base / folder)
         except PrivetError:
             return []
 

@@ -22,7 +22,7 @@ class Group:
     plan: MaskPlan
     rounds: dict[str, MaskRound]
     adverts: list[bytes]
-    letters: dict[str, dict[str, bytes]]
+    encrypted_shares: dict[str, dict[str, bytes]]
     """By sender, then by recipient."""
     values: dict[str, np.ndarray]
     masked: dict[str, np.ndarray]
@@ -38,8 +38,12 @@ class Group:
             for name, phase in self.phases.items()
         }
 
-    def letters_to(self, name: str) -> dict[str, bytes]:
-        return {peer: letters[name] for peer, letters in self.letters.items() if peer != name}
+    def shares_for(self, name: str) -> dict[str, bytes]:
+        return {
+            peer: encrypted_shares[name]
+            for peer, encrypted_shares in self.encrypted_shares.items()
+            if peer != name
+        }
 
     def reveals(self, survivors: Iterable[str]) -> list[bytes]:
         survivors, rounds = list(survivors), self.again()
@@ -100,14 +104,14 @@ def group_of(
         plan=plan,
         rounds=rounds,
         adverts=adverts,
-        letters={name: each.share(adverts) for name, each in rounds.items()},
+        encrypted_shares={name: each.share(adverts) for name, each in rounds.items()},
         values=values
         or {name: rng.integers(0, 2**bits, count, dtype=np.uint64) for name in identities},
         masked={},
         phases={},
     )
     for name, each in rounds.items():
-        group.masked[name] = each.mask(group.values[name], letters=group.letters_to(name))
+        group.masked[name] = each.mask(group.values[name], encrypted_shares=group.shares_for(name))
         group.phases[name] = each._at(Masked)
     return group
 

@@ -83,12 +83,16 @@ def test_adverts(group, others, cases):
 
 @CASES
 def test_shares(group, others, cases):
-    elsewhere = [other.letters["silo-b"]["silo-a"] for other in others]
+    elsewhere = [other.encrypted_shares["silo-b"]["silo-a"] for other in others]
     cipher = _cipher(group)
     adverts = gather_adverts(group.adverts, plan=group.plan)
     reject_all(
-        group.letters["silo-b"]["silo-a"],
-        [group.letters["silo-c"]["silo-a"], group.letters["silo-a"]["silo-b"], *elsewhere],
+        group.encrypted_shares["silo-b"]["silo-a"],
+        [
+            group.encrypted_shares["silo-c"]["silo-a"],
+            group.encrypted_shares["silo-a"]["silo-b"],
+            *elsewhere,
+        ],
         lambda message: read_share(
             message, adverts=adverts, sender="silo-b", recipient="silo-a", cipher=cipher
         ),
@@ -97,14 +101,14 @@ def test_shares(group, others, cases):
 
 
 def _cipher(group):
-    """The key for letters of silo-a, which is gone once it has masked: begin the round anew."""
+    """The key for shares to silo-a, which is gone once it has masked: begin the round anew."""
     rounds = {
         name: MaskRound.begin(plan=group.plan, name=name, identity=key)
         for name, key in group.identities.items()
     }
     group.adverts[:] = [each.advert() for each in rounds.values()]
     cipher = rounds["silo-a"]._phase.cipher
-    group.letters = {name: each.share(group.adverts) for name, each in rounds.items()}
+    group.encrypted_shares = {name: each.share(group.adverts) for name, each in rounds.items()}
     return cipher
 
 
@@ -177,7 +181,7 @@ def test_errors_logs_and_representations_show_no_share(group, caplog):
         for message, read in [
             (reveal, lambda made: read_reveal(made, adverts=adverts)),
             (
-                group.letters["silo-b"]["silo-a"],
+                group.encrypted_shares["silo-b"]["silo-a"],
                 lambda made: read_share(
                     made, adverts=adverts, sender="silo-b", recipient="silo-a", cipher=cipher
                 ),

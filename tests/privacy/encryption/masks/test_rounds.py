@@ -35,11 +35,13 @@ class Restarting:
 
     def masked(self):
         adverts = list(self.all(MaskRound.advert).values())
-        letters = self.all(MaskRound.share, adverts)
+        encrypted_shares = self.all(MaskRound.share, adverts)
         return adverts, {
             name: self.silo(name).mask(
                 self.group.values[name],
-                letters={peer: each[name] for peer, each in letters.items() if peer != name},
+                encrypted_shares={
+                    peer: each[name] for peer, each in encrypted_shares.items() if peer != name
+                },
             )
             for name in self.group.identities
         }
@@ -83,7 +85,7 @@ def test_nothing_is_masked_twice(restarting):
     for step in (
         lambda silo: silo.advert(),
         lambda silo: silo.share([]),
-        lambda silo: silo.mask(restarting.group.values["silo-a"], letters={}),
+        lambda silo: silo.mask(restarting.group.values["silo-a"], encrypted_shares={}),
         lambda silo: silo.reveal([]),
     ):
         with pytest.raises(MaskError, match="round 1 of masks is masked; this step is for one"):

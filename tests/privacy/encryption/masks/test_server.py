@@ -179,31 +179,36 @@ def test_a_swapped_or_repeated_advert_is_refused(group, begun):
 
 def test_silos_that_were_shown_different_adverts_part(group, begun):
     rounds, adverts = begun
-    letters = {name: each.share(adverts) for name, each in rounds.items() if name != "silo-d"}
-    letters["silo-d"] = rounds["silo-d"].share([*adverts[1:3], adverts[3]])
-    to_b = {name: each["silo-b"] for name, each in letters.items() if name != "silo-b"}
+    encrypted_shares = {
+        name: each.share(adverts) for name, each in rounds.items() if name != "silo-d"
+    }
+    encrypted_shares["silo-d"] = rounds["silo-d"].share([*adverts[1:3], adverts[3]])
+    to_b = {name: each["silo-b"] for name, each in encrypted_shares.items() if name != "silo-b"}
     with pytest.raises(MessageError, match="'silo-d' was shown other mask adverts"):
-        rounds["silo-b"].mask(group.values["silo-b"], letters=to_b)
+        rounds["silo-b"].mask(group.values["silo-b"], encrypted_shares=to_b)
 
 
 def test_letters_are_from_and_for_the_right_silo(group, begun):
     rounds, adverts = begun
-    letters = {name: each.share(adverts) for name, each in rounds.items()}
-    right = {name: each["silo-a"] for name, each in letters.items() if name != "silo-a"}
+    encrypted_shares = {name: each.share(adverts) for name, each in rounds.items()}
+    right = {name: each["silo-a"] for name, each in encrypted_shares.items() if name != "silo-a"}
     wrong = [
         (
-            right | {"silo-b": letters["silo-b"]["silo-c"]},
+            right | {"silo-b": encrypted_shares["silo-b"]["silo-c"]},
             "not from silo 'silo-b' to silo 'silo-a'",
         ),
         (right | {"silo-b": right["silo-c"]}, "not from silo 'silo-b' to silo 'silo-a'"),
-        (right | {"silo-b": group.letters["silo-b"]["silo-a"]}, "shown other mask adverts"),
+        (
+            right | {"silo-b": group.encrypted_shares["silo-b"]["silo-a"]},
+            "shown other mask adverts",
+        ),
     ]
     for given, problem in wrong:
         with pytest.raises(MessageError, match=problem):
-            rounds["silo-a"].mask(group.values["silo-a"], letters=given)
+            rounds["silo-a"].mask(group.values["silo-a"], encrypted_shares=given)
     del right["silo-b"]
     with pytest.raises(MaskError, match="'silo-b' has dealt no shares: begin the round again"):
-        rounds["silo-a"].mask(group.values["silo-a"], letters=right)
+        rounds["silo-a"].mask(group.values["silo-a"], encrypted_shares=right)
 
 
 def test_too_few_or_mixed_reveals_are_refused(group):

@@ -105,8 +105,8 @@ def test_numbers_that_do_not_fit_are_refused_before_anything_is_spent(group, val
         for name, key in group.identities.items()
     }
     adverts = [each.advert() for each in rounds.values()]
-    letters = {name: each.share(adverts) for name, each in rounds.items()}
-    to_a = {name: each["silo-a"] for name, each in letters.items() if name != "silo-a"}
+    encrypted_shares = {name: each.share(adverts) for name, each in rounds.items()}
+    to_a = {name: each["silo-a"] for name, each in encrypted_shares.items() if name != "silo-a"}
     with pytest.raises(MaskError, match=problem):
-        rounds["silo-a"].mask(values, letters=to_a)
-    rounds["silo-a"].mask(np.zeros(5, dtype=np.uint64), letters=to_a)
+        rounds["silo-a"].mask(values, encrypted_shares=to_a)
+    rounds["silo-a"].mask(np.zeros(5, dtype=np.uint64), encrypted_shares=to_a)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-from privet.privacy.mechanisms.together import NotTogether, chain_of
+from privet.privacy.mechanisms.together import NotBatchable, chain_of
 from privet.privacy.mechanisms.together.chain import check_loss
 
 FLAT = torch.randn(4, 6)
@@ -78,7 +78,7 @@ class Own(nn.Sequential):
 def test_what_cannot_be_trained_together_is_told(
     make: Callable[[], nn.Module], inputs: Tensor, why: str
 ) -> None:
-    with pytest.raises(NotTogether, match=why):
+    with pytest.raises(NotBatchable, match=why):
         chain_of(make(), inputs)
 
 
@@ -118,5 +118,5 @@ def test_a_loss_that_couples_examples_is_found(
 ) -> None:
     outputs, targets = torch.randn(6, 2), torch.tensor([0, 1, 0, 1, 1, 1])
     check_loss(F.cross_entropy, outputs, targets)
-    with pytest.raises(NotTogether, match=why):
+    with pytest.raises(NotBatchable, match=why):
         check_loss(loss, outputs, targets)

@@ -16,7 +16,13 @@ from torch.nn import functional as F
 
 from privet.errors import PrivacyError
 from privet.privacy.mechanisms import DpSgd, SeededNoise, privatise
-from privet.privacy.mechanisms.together import Descent, Row, RowResult, chain_of, train_rows
+from privet.privacy.mechanisms.together import (
+    OptimizerSettings,
+    Row,
+    RowResult,
+    chain_of,
+    train_rows,
+)
 from privet.randomness import numpy_generator, stream
 from privet.vectors import FlatModel, Vector
 
@@ -70,7 +76,7 @@ def noise_of(silo: int) -> SeededNoise:
     return SeededNoise(stream(1, "noise", silo))
 
 
-def optimizer_of(descent: Descent, model: nn.Module, lr: float) -> torch.optim.Optimizer:
+def optimizer_of(descent: OptimizerSettings, model: nn.Module, lr: float) -> torch.optim.Optimizer:
     if descent.optimizer == "adam":
         return torch.optim.Adam(model.parameters(), lr=lr, weight_decay=descent.weight_decay)
     return torch.optim.SGD(
@@ -78,7 +84,7 @@ def optimizer_of(descent: Descent, model: nn.Module, lr: float) -> torch.optim.O
     )
 
 
-def alone(name: str, row: Row, descent: Descent, silo: int) -> RowResult:
+def alone(name: str, row: Row, descent: OptimizerSettings, silo: int) -> RowResult:
     """The row through `privatise` and torch's own optimizer, or without privacy through neither."""
     flat = FlatModel(built(name))
     flat.load(row.weights)
@@ -105,7 +111,7 @@ def alone(name: str, row: Row, descent: Descent, silo: int) -> RowResult:
     return RowResult(flat.vector() - row.weights, nonfinite=nonfinite)
 
 
-def compare(name: str, rows: list[Row], descent: Descent, *, atol: float = 1e-5) -> None:
+def compare(name: str, rows: list[Row], descent: OptimizerSettings, *, atol: float = 1e-5) -> None:
     chain = chain_of(built(name), rows[0].inputs)
     together = train_rows(
         chain,
@@ -151,18 +157,20 @@ def test_private_rows_are_those_of_privatise(
             n, batch_size=size, epochs=epochs, noise_multiplier=noise, clip=clip * (silo + 1)
         )
         rows.append(private_row(weights, silo, n, plan, lr=0.05 * (silo + 1)))
-    compare(name, rows, Descent(momentum=momentum), atol=1e-5 * max(1.0, clip))
+    compare(name, rows, OptimizerSettings(momentum=momentum), atol=1e-5 * max(1.0, clip))
 
 
 @given(
     name=st.sampled_from(sorted(MODELS)),
     sizes=sizes,
     batch_size=st.integers(4, 20),
-    descent=st.sampled_from([Descent(), Descent(momentum=0.9, weight_decay=0.1)]),
+    descent=st.sampled_from(
+        [OptimizerSettings(), OptimizerSettings(momentum=0.9, weight_decay=0.1)]
+    ),
 )
 @settings(max_examples=30, deadline=None)
 def test_plain_rows_are_those_of_torch(
-    name: str, sizes: list[int], batch_size: int, descent: Descent
+    name: str, sizes: list[int], batch_size: int, descent: OptimizerSettings
 ) -> None:
     weights = FlatModel(built(name)).vector()
     rows = []
@@ -185,8 +193,8 @@ def test_twelve_steps_with_an_empty_batch_and_uneven_silos(name: str) -> None:
     ]
     nobody = np.zeros(0, dtype=np.int64)
     rows[0] = replace(rows[0], batches=[nobody, *rows[0].batches[1:]])
-    compare(name, rows, Descent())
-    compare(name, [replace(row, batches=[nobody] * 3) for row in rows[:1]], Descent())
+    compare(name, rows, OptimizerSettings())
+    compare(name, [replace(row, batches=[nobody] * 3) for row in rows[:1]], OptimizerSettings())
 
 
 def test_adam_is_torchs_adam() -> None:
@@ -194,7 +202,7 @@ def test_adam_is_torchs_adam() -> None:
     weights = FlatModel(built("mlp")).vector()
     plan = DpSgd.over(60, batch_size=6, epochs=1, noise_multiplier=1.0, clip=0.5)
     rows = [private_row(weights, silo, 60, plan, lr=0.01) for silo in range(3)]
-    compare("mlp", rows, Descent("adam", weight_decay=0.1))
+    compare("mlp", rows, OptimizerSettings("adam", weight_decay=0.1))
 
 
 @pytest.mark.parametrize("rate", [0.9, 1.0])
@@ -204,7 +212,7 @@ def test_large_batches_are_left_where_they_are(rate: float) -> None:
     plan = DpSgd(1.0, 0.5, sampling_rate=rate, steps=2, batch_size=int(rate * n))
     rows = [private_row(weights, silo, n, plan) for silo in range(2)]
     before = [row.inputs.clone() for row in rows]
-    compare("normalised", rows, Descent())
+    compare("normalised", rows, OptimizerSettings())
     assert all(torch.equal(row.inputs, was) for row, was in zip(rows, before, strict=True))
 
 
@@ -227,14 +235,14 @@ def test_each_row_has_its_own_correction_after_the_noise() -> None:
     rows = [private_row(weights, silo, 30, plan) for silo in range(3)]
     rows[0] = replace(rows[0], correction=pull(weights, mlp, 0.5))
     rows[2] = replace(rows[2], correction=pull(0 * weights, mlp, 2.0))
-    compare("mlp", rows, Descent())
+    compare("mlp", rows, OptimizerSettings())
     free = train_rows(
         chain_of(built("mlp"), rows[0].inputs),
         [private_row(weights, 0, 30, plan)],
         F.cross_entropy,
-        descent=Descent(),
+        descent=OptimizerSettings(),
     )
-    assert abs(free[0].update - alone("mlp", rows[0], Descent(), 0).update).max() > 1e-2
+    assert abs(free[0].update - alone("mlp", rows[0], OptimizerSettings(), 0).update).max() > 1e-2
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
@@ -243,11 +251,11 @@ def test_a_gradient_that_is_not_finite_counts_as_zero_in_its_silo_alone(value: f
     plan = DpSgd(1.0, 0.5, sampling_rate=1.0, steps=3, batch_size=8)
     rows = [private_row(weights, silo, 8, plan) for silo in range(3)]
     rows[1].inputs[2] = value
-    compare("mlp", rows, Descent())
+    compare("mlp", rows, OptimizerSettings())
     chain = chain_of(built("mlp"), rows[0].inputs)
     rows = [private_row(weights, silo, 8, plan) for silo in range(3)]
     rows[1].inputs[2] = value
-    outcomes = train_rows(chain, rows, F.cross_entropy, descent=Descent())
+    outcomes = train_rows(chain, rows, F.cross_entropy, descent=OptimizerSettings())
     assert all(np.isfinite(outcome.update).all() for outcome in outcomes)
 
 
@@ -259,9 +267,9 @@ def test_the_first_record_fills_up_batches_and_counts_for_nothing() -> None:
         inputs, targets = records(10, silo)
         inputs[0] = float("nan")
         rows.append(Row(weights, inputs, targets, [batch] * 3, lr=0.1))
-    compare("linear", rows, Descent())
+    compare("linear", rows, OptimizerSettings())
     plan = DpSgd(1.0, 0.5, sampling_rate=0.5, steps=3, batch_size=5)
-    compare("linear", [replace(row, plan=plan) for row in rows], Descent())
+    compare("linear", [replace(row, plan=plan) for row in rows], OptimizerSettings())
 
 
 def test_a_row_does_not_depend_on_the_others() -> None:
@@ -271,7 +279,7 @@ def test_a_row_does_not_depend_on_the_others() -> None:
 
     def first(*others: Row) -> Vector:
         rows = [private_row(weights, 0, 40, plan), *others]
-        return train_rows(chain, rows, F.cross_entropy, descent=Descent())[0].update
+        return train_rows(chain, rows, F.cross_entropy, descent=OptimizerSettings())[0].update
 
     other = private_row(weights, 1, 40, plan)
     wild = replace(private_row(1e4 * weights, 2, 40, plan), lr=100.0)
@@ -286,7 +294,7 @@ def test_rows_that_do_not_belong_together_are_refused() -> None:
     chain = chain_of(built("linear"), row.inputs)
     for rows in ([row, plain], [plain, row], [replace(row, noise=None)]):
         with pytest.raises(PrivacyError, match="all with DP-SGD and noise, or all without"):
-            train_rows(chain, rows, F.cross_entropy, descent=Descent())
+            train_rows(chain, rows, F.cross_entropy, descent=OptimizerSettings())
     longer = replace(row, batches=[*row.batches, row.batches[0]])
     with pytest.raises(PrivacyError, match="5 batches for a plan of 4 steps"):
-        train_rows(chain, [longer], F.cross_entropy, descent=Descent())
+        train_rows(chain, [longer], F.cross_entropy, descent=OptimizerSettings())

@@ -7,7 +7,7 @@ masks can be taken out of the sum when silos have dropped out.
 
     plan        what all agree on, and the bound on silos that side with the server
     adverts     fresh public keys and commitments, signed
-    shares      both secrets of each silo, dealt in letters to the others
+    shares      both secrets of each silo, shared and encrypted to the others
     streams     a mask from a seed;  seeds: a seed from keys;  shamir: a secret from shares
     consents    one list of survivors, signed by enough of them
     reveals     one share of one secret of each silo

@@ -66,7 +66,7 @@ class Advertised:
     plan: MaskPlan
     name: str
     cipher: AgreementKey
-    """For the letters with shares."""
+    """Encrypts shares to the others."""
     mask: AgreementKey
     personal: Secret
 
@@ -87,7 +87,7 @@ class Advertised:
         return Advert(self.name, self.cipher.public, self.mask.public, commitment)
 
     def share(self, messages: Iterable[bytes]) -> tuple[Shared, dict[str, bytes]]:
-        """Deal both secrets to all silos whose adverts are in `messages`; letters by recipient."""
+        """Deal both secrets to all silos with adverts in `messages`; encrypted shares by recipient."""
         adverts = gather_adverts(messages, plan=self.plan)
         if adverts.of(self.name) != self.advert:
             raise MessageError(f"the adverts hold another one of silo {self.name!r} than it made")
@@ -96,7 +96,7 @@ class Advertised:
         personal = split(self.personal, threshold=threshold, places=places.values())
         pair = split(self.mask.secret(), threshold=threshold, places=places.values())
         own = personal[places.pop(self.name)]
-        letters = {
+        encrypted_shares = {
             name: write_share(
                 HeldShares(personal[place], pair[place]),
                 adverts=adverts,
@@ -106,7 +106,7 @@ class Advertised:
             )
             for name, place in places.items()
         }
-        return Shared(made=self, adverts=adverts, own=own), letters
+        return Shared(made=self, adverts=adverts, own=own), encrypted_shares
 
     def fields(self) -> tuple[Field, ...]:
         return self.cipher.secret().reveal(), self.mask.secret().reveal(), self.personal.reveal()
@@ -125,7 +125,7 @@ class Advertised:
 
 @dataclass(frozen=True, kw_only=True)
 class Shared:
-    """Ready to mask, once the others' letters are here."""
+    """Ready to mask, once the others' encrypted shares are here."""
 
     made: Advertised
     adverts: Adverts
@@ -133,12 +133,12 @@ class Shared:
     """Its own share of its own personal seed; of its mask key it keeps none, being no dropout."""
 
     def mask(
-        self, coefficients: Coefficients, letters: Mapping[str, bytes]
+        self, coefficients: Coefficients, encrypted_shares: Mapping[str, bytes]
     ) -> tuple[Masked, Coefficients]:
-        """The coefficients under masks, given the letter of every other silo, by name."""
+        """The coefficients under masks, given every other silo's encrypted share, by name."""
         plan, name = self.made.plan, self.made.name
         _check_coefficients(coefficients, plan)
-        held = {peer: self._opened(letters, peer) for peer in self._peers}
+        held = {peer: self._opened(encrypted_shares, peer) for peer in self._peers}
         masked = coefficients.flatten()
         add_stream(masked, personal_stream(self.adverts, name, self.made.personal), sign=1)
         for peer in self._peers:
@@ -151,12 +151,12 @@ class Shared:
     def _peers(self) -> list[str]:
         return [member for member in self.adverts.members if member != self.made.name]
 
-    def _opened(self, letters: Mapping[str, bytes], peer: str) -> HeldShares:
-        if peer not in letters:
+    def _opened(self, encrypted_shares: Mapping[str, bytes], peer: str) -> HeldShares:
+        if peer not in encrypted_shares:
             raise MaskError(f"silo {peer!r} has dealt no shares: begin the round again without it")
         made = self.made
         return read_share(
-            letters[peer],
+            encrypted_shares[peer],
             adverts=self.adverts,
             sender=peer,
             recipient=made.name,
@@ -344,17 +344,19 @@ class MaskRound:
         return write_advert(advert, plan=self._plan, identity=self._identity)
 
     def share(self, adverts: Iterable[bytes]) -> dict[str, bytes]:
-        """Letters to all other silos, by name, given everyone's adverts (its own among them)."""
-        phase, letters = self._at(Advertised).share(adverts)
+        """Encrypted shares for all other silos, by name, given everyone's adverts (and its own)."""
+        phase, encrypted_shares = self._at(Advertised).share(adverts)
         self._move(phase)
-        return letters
+        return encrypted_shares
 
-    def mask(self, coefficients: Coefficients, *, letters: Mapping[str, bytes]) -> Coefficients:
-        """`coefficients` plus masks modulo 2^bits, given the others' letters to this silo, by name.
+    def mask(
+        self, coefficients: Coefficients, *, encrypted_shares: Mapping[str, bytes]
+    ) -> Coefficients:
+        """`coefficients` plus masks modulo 2^bits, given the others' encrypted shares, by name.
 
         By itself each masked number is uniform, whatever the coefficient is.
         """
-        phase, masked = self._at(Shared).mask(coefficients, letters)
+        phase, masked = self._at(Shared).mask(coefficients, encrypted_shares)
         self._move(phase)
         return masked
 

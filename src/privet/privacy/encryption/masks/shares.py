@@ -1,6 +1,6 @@
-"""A silo's two secrets, dealt to the others in letters that the server cannot read.
+"""A silo's two secrets, shared among the others under encryption that the server cannot open.
 
-The letter to a peer holds one share of the personal seed and one of the mask key. It is encrypted
+The message to a peer holds one share of the personal seed and one of the mask key. It is encrypted
 under a key that both silos derive from their adverted keys, which authenticates the sender as well,
 and which is bound to the plan, both names and all adverts.
 
@@ -106,7 +106,7 @@ class HeldShares:
 def write_share(
     held: HeldShares, *, adverts: Adverts, sender: str, recipient: str, cipher: AgreementKey
 ) -> bytes:
-    """The letter from silo `sender`, whose key for letters is `cipher`."""
+    """The encrypted shares from silo `sender`, whose key for them is `cipher`."""
     facts = _facts(adverts, sender, recipient)
     key = cipher.agree(adverts.of(recipient).cipher, info=facts)
     box = encrypt(held.personal.reveal() + held.pair.reveal(), key=key, bound=facts)
@@ -116,9 +116,9 @@ def write_share(
 def read_share(
     message: bytes, *, adverts: Adverts, sender: str, recipient: str, cipher: AgreementKey
 ) -> HeldShares:
-    """What silo `sender` dealt to silo `recipient`, whose key for letters is `cipher`.
+    """What silo `sender` dealt to silo `recipient`, whose key for shares is `cipher`.
 
-    MessageError for a letter between others, one about other adverts, or any change.
+    MessageError for a message between others, one about other adverts, or any change.
     """
     fields = Fields(message, TITLE)
     names, digest, box = (fields.name(), fields.name()), fields.blob(size=32), fields.blob()

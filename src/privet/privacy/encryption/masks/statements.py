@@ -1,6 +1,6 @@
 """Mask adverts: what each silo says in public before the shares are dealt, signed.
 
-Two fresh public keys (one for the letters with shares, one for the masks) and a commitment to the
+Two fresh public keys (one to encrypt shares, one for the masks) and a commitment to the
 personal seed, by which everyone can tell later whether the seed was rebuilt rightly. All of it is
 for one round: a mask key that was rebuilt after a dropout must not have a second use.
 

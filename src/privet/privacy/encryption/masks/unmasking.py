@@ -131,7 +131,7 @@ def _add_personal(total: Coefficients, adverts: Adverts, name: str, personal: Se
 def _add_pairs(
     total: Coefficients, adverts: Adverts, name: str, secret: Secret, survivors: tuple[str, ...]
 ) -> None:
-    """What the survivors added on account of `name`, whose own half never came."""
+    """What the survivors added on account of `name`, whose own update never came."""
     key = AgreementKey.from_secret(secret)
     if key.public != adverts.of(name).mask:
         raise _wrong(name)

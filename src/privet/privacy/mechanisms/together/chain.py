@@ -131,7 +131,7 @@ _ELEMENTWISE = (
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-class NotTogether(PrivetError):  # noqa: N818 - an answer, not a fault
+class NotBatchable(PrivetError):  # noqa: N818 - an answer, not a fault
     """The model has to be trained silo by silo; says why."""
 
 
@@ -196,7 +196,7 @@ def chain_of(model: nn.Module, inputs: Tensor) -> Chain:
     other, with rows of numbers between them; every parameter trained, none shared, and no hooks.
     """
     if inputs.dtype != torch.float32:
-        raise NotTogether(f"its inputs are {inputs.dtype}")
+        raise NotBatchable(f"its inputs are {inputs.dtype}")
     links: list[Layer | Callable[[Tensor], Tensor]] = []
     shape = tuple(inputs.shape[1:])
     for path, module in _sequence("", model):
@@ -204,9 +204,9 @@ def chain_of(model: nn.Module, inputs: Tensor) -> Chain:
         links.append(link)
     chain = Chain(tuple(links))
     if not all(parameter.requires_grad for parameter in model.parameters()):
-        raise NotTogether("a part of it is frozen")
+        raise NotBatchable("a part of it is frozen")
     if chain.shapes != [tuple(t.shape) for t in (*model.parameters(), *model.buffers())]:
-        raise NotTogether("its layers share parameters or have buffers")
+        raise NotBatchable("its layers share parameters or have buffers")
     return chain
 
 
@@ -215,15 +215,15 @@ def check_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> None:
     outputs = outputs.detach()
     rows = zip(torch.split(outputs, 1), torch.split(targets, 1), strict=True)
     try:
-        together = _slopes(loss, outputs, targets) * len(outputs)
-        alone = [_slopes(loss, output, target) for output, target in rows]
+        together = _gradients(loss, outputs, targets) * len(outputs)
+        alone = [_gradients(loss, output, target) for output, target in rows]
     except Exception as error:  # a task's own code: it fails again where it is needed
-        raise NotTogether(f"its loss fails: {error}") from error
+        raise NotBatchable(f"its loss fails: {error}") from error
     if not torch.allclose(together, torch.cat(alone), rtol=1e-4, atol=1e-6):
-        raise NotTogether("its loss is no mean of terms that each depend on one example")
+        raise NotBatchable("its loss is no mean of terms that each depend on one example")
 
 
-def _slopes(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
+def _gradients(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
     outputs = outputs.clone().requires_grad_()
     with torch.enable_grad():
         (slopes,) = torch.autograd.grad(loss(outputs, targets), [outputs])
@@ -233,7 +233,7 @@ def _slopes(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
 def _sequence(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The layers in the order in which they run."""
     if any(getattr(module, hooks) for hooks in _HOOKS):
-        raise NotTogether(f"layer {path!r} has hooks")
+        raise NotBatchable(f"layer {path!r} has hooks")
     if type(module) is not nn.Sequential:
         yield path, module
         return
@@ -258,7 +258,7 @@ def _link(
             return module, shape
         if len(shape) == 1 and module.bias is not None:
             return LayerNorm(*shape, module.eps), shape
-    raise NotTogether(f"layer {place}, on inputs of shape {shape}, is none that it knows")
+    raise NotBatchable(f"layer {place}, on inputs of shape {shape}, is none that it knows")
 
 
 def _flat(values: Tensor) -> Tensor:

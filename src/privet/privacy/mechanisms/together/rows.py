@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from privet.errors import PrivacyError
-from privet.privacy.mechanisms.canaries import LOUDNESS, Canaries, CanaryTrace, split
+from privet.privacy.mechanisms.canaries import CANARY_NORM, Canaries, CanaryTrace, split
 from privet.privacy.mechanisms.gradients import clip_factors
 from privet.privacy.mechanisms.plan import DpSgd, NoiseSource
 from privet.privacy.mechanisms.together.chain import Chain, LayerPass, Loss
@@ -29,24 +29,24 @@ _EPS = 1e-8
 
 
 @dataclass(frozen=True)
-class Descent:
+class OptimizerSettings:
     """SGD or Adam exactly as torch.optim has them, with their defaults for what is not named."""
 
     optimizer: Literal["sgd", "adam"] = "sgd"
     momentum: float = 0.0
     weight_decay: float = 0.0
 
-    def begin(self, weights: Tensor) -> Steps:
+    def begin(self, weights: Tensor) -> BatchedOptimizer:
         """An optimizer of `weights`, shape (K, d), that has not stepped yet."""
         kept = {"adam": 2, "sgd": 1 if self.momentum else 0}[self.optimizer]
-        return Steps(self, [torch.zeros_like(weights) for _ in range(kept)])
+        return BatchedOptimizer(self, [torch.zeros_like(weights) for _ in range(kept)])
 
 
 @dataclass
-class Steps:
+class BatchedOptimizer:
     """An optimizer with what it keeps from step to step."""
 
-    descent: Descent
+    descent: OptimizerSettings
     kept: list[Tensor]
     taken: int = 0
 
@@ -115,7 +115,7 @@ class RowResult:
 
 
 def train_rows(
-    chain: Chain, rows: Sequence[Row], loss: Loss, *, descent: Descent
+    chain: Chain, rows: Sequence[Row], loss: Loss, *, descent: OptimizerSettings
 ) -> list[RowResult]:
     """Train every row from its weights, one step a batch; outcomes in the order of `rows`.
 
@@ -132,7 +132,9 @@ def train_rows(
     return _together(chain, rows, loss, descent)
 
 
-def _together(chain: Chain, rows: Sequence[Row], loss: Loss, descent: Descent) -> list[RowResult]:
+def _together(
+    chain: Chain, rows: Sequence[Row], loss: Loss, descent: OptimizerSettings
+) -> list[RowResult]:
     # The longest come first, so that those which still train are always the first.
     order = sorted(range(len(rows)), key=lambda place: -len(rows[place].batches))
     stack = _Stack(chain, [rows[place] for place in order], loss, descent)
@@ -165,7 +167,9 @@ class _Stack:
     Its shape is (K, d + m): behind the d weights of the model lie those of the m canaries.
     """
 
-    def __init__(self, chain: Chain, rows: Sequence[Row], loss: Loss, descent: Descent) -> None:
+    def __init__(
+        self, chain: Chain, rows: Sequence[Row], loss: Loss, descent: OptimizerSettings
+    ) -> None:
         self._rows = rows
         self._chain = chain
         self._loss = loss
@@ -222,7 +226,7 @@ class _Stack:
         sampled = [
             _coordinates(row, canaries) for row, (_, canaries) in zip(rows, drawn, strict=True)
         ]
-        songs, places = _songs(rows, sampled)
+        songs, places = _canary_norms(rows, sampled)
         factors = self._factors(outputs, targets, layers, taken, songs)
         _add_sums(layers, factors[:, : taken.shape[1], None], self._parts(gradients))
         gradients[:, self._model :].scatter_add_(1, places, songs * factors[:, taken.shape[1] :])
@@ -326,13 +330,15 @@ def _coordinates(row: Row, canaries: NDArray[np.int64]) -> NDArray[np.int64]:
     return row.canaries.coordinates[canaries] if row.canaries else canaries
 
 
-def _songs(rows: Sequence[Row], sampled: Sequence[NDArray[np.int64]]) -> tuple[Tensor, Tensor]:
+def _canary_norms(
+    rows: Sequence[Row], sampled: Sequence[NDArray[np.int64]]
+) -> tuple[Tensor, Tensor]:
     """The canaries' gradients and their coordinates, both (K, C); 0 for what only pads."""
     songs = torch.zeros(len(rows), max(map(len, sampled)))
     places = torch.zeros(songs.shape, dtype=torch.int64)
     for place, (row, coordinates) in enumerate(zip(rows, sampled, strict=True)):
         if row.plan is not None:
-            songs[place, : len(coordinates)] = LOUDNESS * row.plan.clip
+            songs[place, : len(coordinates)] = CANARY_NORM * row.plan.clip
             places[place, : len(coordinates)] = torch.from_numpy(coordinates)
     return songs, places
 
