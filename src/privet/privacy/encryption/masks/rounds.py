@@ -87,7 +87,7 @@ class Advertised:
         return Advert(self.name, self.cipher.public, self.mask.public, commitment)
 
     def share(self, messages: Iterable[bytes]) -> tuple[Shared, dict[str, bytes]]:
-        """Deal both secrets to all silos with adverts in `messages`; encrypted shares by recipient."""
+        """Deal both secrets to all silos that adverted in `messages`; encrypted, by recipient."""
         adverts = gather_adverts(messages, plan=self.plan)
         if adverts.of(self.name) != self.advert:
             raise MessageError(f"the adverts hold another one of silo {self.name!r} than it made")
