@@ -32,8 +32,8 @@ from privet.audits.deep.record import DeepOptions
 from privet.audits.one_run import View, one_run_bound, score
 from privet.privacy.accounting import noise_multiplier_for
 from privet.privacy.mechanisms import Canaries, DpSgd, SeededNoise
+from privet.privacy.mechanisms.batched import OptimizerSettings, Row, chain_of, train_rows
 from privet.privacy.mechanisms.canaries import CANARIES, CanaryObservation, read_observations
-from privet.privacy.mechanisms.together import OptimizerSettings, Row, chain_of, train_rows
 from privet.randomness import numpy_generator, stream
 from privet.simulations.run import Engine
 

@@ -81,7 +81,7 @@ def ours(silos: Silos, *, private: bool, together: bool) -> Callable[[], None]:
     from privet.client.training import LocalPlan, LocalTraining, train
     from privet.experiment import TrainingSettings
     from privet.privacy.mechanisms import DpSgd, SeededNoise
-    from privet.privacy.mechanisms.together import chain_of
+    from privet.privacy.mechanisms.batched import chain_of
     from privet.randomness import numpy_generator, stream
     from privet.simulations.vectorised import ways_to_train
     from privet.vectors import FlatModel

@@ -24,7 +24,7 @@ from scipy.stats import binom
 from privet.audits.sums import segments_of
 from privet.privacy.accounting.events import Segment
 from privet.privacy.ledger.costs import epsilon_of
-from privet.privacy.quiet import no_absl_warnings
+from privet.privacy.library_logging import no_absl_warnings
 
 DELTAS = tuple(10.0**-power for power in range(3, 11))
 TIMES = (2, 3, 5)

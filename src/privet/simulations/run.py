@@ -20,8 +20,8 @@ from torch import Tensor
 from privet.client.silo import LocalData
 from privet.client.training import LocalPlan
 from privet.experiment import Experiment
+from privet.privacy.mechanisms.batched import NotBatchable
 from privet.privacy.mechanisms.canaries import CANARIES
-from privet.privacy.mechanisms.together import NotBatchable
 from privet.randomness import one_thread
 from privet.record.folder import SUMMARY, RunFolder
 from privet.server.app import Hosting, look_away, server_app

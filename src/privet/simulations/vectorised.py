@@ -2,7 +2,7 @@
 
 Each silo is admitted, charged and answered for by the very code that a real one runs; only the
 arithmetic between the reservation in its ledger and the commit is shared (`privacy.mechanisms.
-together`). The same batches and the same noise give the same model, but for rounding.
+batched`). The same batches and the same noise give the same model, but for rounding.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from flwr.app import Context, Message
 from privet.client.app import ResumableRound, Train
 from privet.client.silo import LocalData
 from privet.client.training import LocalTraining, Trained, train
-from privet.privacy.mechanisms.together import (
+from privet.privacy.mechanisms.batched import (
     Chain,
     OptimizerSettings,
     Row,

@@ -13,8 +13,8 @@ from audits.mechanism.planted import planted
 from privet.audits.one_run import one_run_bound, score
 from privet.privacy.accounting import noise_multiplier_for
 from privet.privacy.mechanisms import Canaries, DpSgd, SeededNoise
+from privet.privacy.mechanisms.batched import OptimizerSettings, Row, chain_of, train_rows
 from privet.privacy.mechanisms.canaries import CanaryObservation
-from privet.privacy.mechanisms.together import OptimizerSettings, Row, chain_of, train_rows
 from privet.randomness import numpy_generator, stream
 
 DELTA, RATE, STEPS, CANARIES, RECORDS = 1e-5, 0.1, 60, 300, 20

@@ -24,8 +24,8 @@ from privet.audits.deep.training import (
 )
 from privet.errors import DataError
 from privet.privacy.mechanisms import DpSgd, SeededNoise, privatise
+from privet.privacy.mechanisms.batched import OptimizerSettings, chain_of
 from privet.privacy.mechanisms.canaries import Floats
-from privet.privacy.mechanisms.together import OptimizerSettings, chain_of
 from privet.randomness import numpy_generator, stream
 from privet.strategies import load_strategy
 from privet.tasks import Examples

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from privet.client.silo import Silo
 from privet.privacy.mechanisms import SeededNoise, gradients, per_example, plan
-from privet.privacy.mechanisms.together import rows
+from privet.privacy.mechanisms.batched import rows
 from privet.randomness import stream
 
 Fault = Callable[[ExitStack], None]

@@ -18,8 +18,8 @@ from privet.commands.cli import main
 from privet.errors import PrivacyError
 from privet.experiment import TrainingSettings
 from privet.privacy.mechanisms import Canaries, DpSgd, SeededNoise
+from privet.privacy.mechanisms.batched import OptimizerSettings, Row, chain_of, train_rows
 from privet.privacy.mechanisms.canaries import CANARIES, read_observations
-from privet.privacy.mechanisms.together import OptimizerSettings, Row, chain_of, train_rows
 from privet.randomness import numpy_generator, stream
 from privet.simulations.vectorised import ways_to_train
 from privet.vectors import FlatModel

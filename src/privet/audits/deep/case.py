@@ -14,7 +14,7 @@ from privet.client.silo import LocalData, load_local_data
 from privet.errors import DataError, PrivetError
 from privet.experiment import Experiment
 from privet.privacy.mechanisms import DpSgd
-from privet.privacy.mechanisms.together import NotBatchable, OptimizerSettings
+from privet.privacy.mechanisms.batched import NotBatchable, OptimizerSettings
 from privet.server.app import initial_model
 from privet.server.rounds import learning_rate
 from privet.simulations.vectorised import chain_for

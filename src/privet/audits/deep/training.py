@@ -24,8 +24,8 @@ from torch import Tensor
 
 from privet.errors import DataError
 from privet.privacy.mechanisms import DpSgd, SeededNoise
+from privet.privacy.mechanisms.batched import Chain, OptimizerSettings, Row, train_rows
 from privet.privacy.mechanisms.canaries import Floats, Mask
-from privet.privacy.mechanisms.together import Chain, OptimizerSettings, Row, train_rows
 from privet.randomness import numpy_generator, one_thread, stream
 from privet.strategies.strategy import RoundSkipped, Strategy, Update
 from privet.tasks import Examples

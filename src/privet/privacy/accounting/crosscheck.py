@@ -19,7 +19,7 @@ import numpy as np
 from privet.privacy.accounting.events import Segment, dp_sgd_event, merged
 from privet.privacy.accounting.spending import epsilon
 from privet.privacy.dp_events import DpEvent
-from privet.privacy.quiet import no_absl_warnings, untouched_root_logger
+from privet.privacy.library_logging import no_absl_warnings, untouched_root_logger
 
 PRV_SEGMENTS = 5
 """PRV's time grows faster than the number of distinct mechanisms: 2 s for 10, 13 s for 50."""

@@ -22,7 +22,7 @@ from scipy.optimize import brentq
 
 from privet.errors import PrivacyError
 from privet.privacy.accounting.spending import check_delta
-from privet.privacy.quiet import no_absl_warnings
+from privet.privacy.library_logging import no_absl_warnings
 
 Law = Literal["geometric", "logarithmic", "poisson"]
 Curve = npt.NDArray[np.float64]

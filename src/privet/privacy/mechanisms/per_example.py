@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from privet.errors import ModelError, PrivacyError
+from privet.privacy.library_logging import untouched_root_logger
 from privet.privacy.mechanisms.canaries import CanaryBlock
 from privet.privacy.mechanisms.gradients import (
     DenseGradients,
@@ -23,7 +24,6 @@ from privet.privacy.mechanisms.gradients import (
     clip_factors,
 )
 from privet.privacy.mechanisms.plan import DpSgd, NoiseSource
-from privet.privacy.quiet import untouched_root_logger
 
 with untouched_root_logger():
     from opacus.grad_sample import GradSampleModule

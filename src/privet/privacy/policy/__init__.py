@@ -10,10 +10,10 @@ A job can ask for less than the policy allows, never for more; what the policy d
 refused.
 """
 
+from privet.privacy.policy.explanation import best_guess, explain, starting_policy
 from privet.privacy.policy.judge import BudgetLimit, Decision, MetricRule, Refusal, Request
 from privet.privacy.policy.policy import Policy
 from privet.privacy.policy.rules import PolicyError
-from privet.privacy.policy.words import best_guess, explain, starting_policy
 
 __all__ = [
     "BudgetLimit",

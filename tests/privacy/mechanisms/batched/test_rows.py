@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from privet.errors import PrivacyError
 from privet.privacy.mechanisms import DpSgd, SeededNoise, privatise
-from privet.privacy.mechanisms.together import (
+from privet.privacy.mechanisms.batched import (
     OptimizerSettings,
     Row,
     RowResult,

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-from privet.privacy.mechanisms.together import NotBatchable, chain_of
-from privet.privacy.mechanisms.together.chain import check_loss
+from privet.privacy.mechanisms.batched import NotBatchable, chain_of
+from privet.privacy.mechanisms.batched.chain import check_loss
 
 FLAT = torch.randn(4, 6)
 PICTURES = torch.randn(4, 1, 2, 3)

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from privet.errors import PrivacyError
+from privet.privacy.mechanisms.batched.chain import Chain, LayerPass, Loss
 from privet.privacy.mechanisms.canaries import CANARY_NORM, Canaries, CanaryTrace, split
 from privet.privacy.mechanisms.gradients import clip_factors
 from privet.privacy.mechanisms.plan import DpSgd, NoiseSource
-from privet.privacy.mechanisms.together.chain import Chain, LayerPass, Loss
 from privet.vectors import Vector
 
 _BETAS = 0.9, 0.999
