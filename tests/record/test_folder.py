@@ -77,3 +77,18 @@ def test_no_temporary_files_are_left(tmp_path: Path) -> None:
         "checkpoint.safetensors",
         "model.safetensors",
     }
+
+
+def test_settings_in_another_spelling_of_toml_are_the_same(tmp_path: Path) -> None:
+    """As an earlier version wrote them: lists in one line, tabs escaped."""
+    settings = {"hidden": [64, 32], "names": ["a\tb"], "share": 1e-05}
+    experiment = Experiment.from_mapping({"task": "digits", "data": settings})
+    folder = RunFolder(tmp_path)
+    folder.create(experiment)
+    written = (tmp_path / "experiment.toml").read_text()
+    start = written.index("[data]")
+    end = written.index("\n\n", start)
+    table = '[data]\nhidden = [64, 32]\nnames = ["a\\tb"]\nshare = 1e-05'
+    assert written[start:end] != table
+    (tmp_path / "experiment.toml").write_text(written[:start] + table + written[end:])
+    assert folder.reopen(experiment) is None

@@ -316,7 +316,7 @@ def test_masks_leave_the_model_as_it_is(tmp_path: Path) -> None:
         names=SIX,
     )
     assert [entry["loss"] for entry in masked] == [entry["loss"] for entry in plain]
-    assert not list((tmp_path / "masked/keys").rglob("*.draft"))
+    assert not list((tmp_path / "masked/keys").rglob("*.part"))
 
 
 @pytest.mark.parametrize("missing", range(2**6))

@@ -15,6 +15,7 @@ from privet.audits.ledgers import Account
 from privet.audits.lines import HISTORY, SUMMARY, HistoryLine, read_lines, read_summary
 from privet.errors import DataError, PrivetError
 from privet.experiment import Experiment
+from privet.files import demand_file, read_file
 from privet.privacy.ledger import Charge
 from privet.privacy.mechanisms.canaries import CANARIES
 from privet.privacy.policy import Policy
@@ -117,8 +118,8 @@ def ledger_files(path: Path) -> list[Path]:
 def files_of(folder: Path) -> list[Path]:
     """The files of a run that an audit rests on, as far as they are there."""
     names = (SETTINGS, HISTORY, SUMMARY, PLANS, POLICY, JOB, CHECKPOINT)
-    found = [folder / name for name in names if (folder / name).exists()]
-    found += sorted((folder / CANARIES).glob("*.jsonl"))
+    found = [demand_file(folder / name) for name in names if (folder / name).exists()]
+    found += map(demand_file, sorted((folder / CANARIES).glob("*.jsonl")))
     ledger = folder / LEDGER
     return [*found, *ledgers.files_of(ledger)] if ledger.exists() else found
 
@@ -136,11 +137,11 @@ def read_run(
     `policy` takes the place of the run's own one. Damage becomes the evidence's `fault`.
     """
     try:
-        experiment = Experiment.from_file(folder / SETTINGS)
+        experiment = Experiment.from_file(demand_file(folder / SETTINGS))
         summary = read_summary(folder)
         lines = read_lines(folder, finished=summary is not None)
         if policy is None and (folder / POLICY).exists():
-            policy = Policy.from_file(folder / POLICY)
+            policy = Policy.from_file(demand_file(folder / POLICY))
         plans, job = _plans(folder), _job(folder)
     except (PrivetError, OSError, ValueError) as error:
         return Evidence(subject, folder, fault=str(error).replace(f"{folder}/", ""))
@@ -204,7 +205,7 @@ def _json(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads(read_file(path))
     except (ValueError, RecursionError):
         raise DataError(f"{path.name}: it is not JSON") from None
     if not isinstance(found, dict):

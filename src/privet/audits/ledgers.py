@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 
 from privet.audits.claims import Claim, judged, unknown
 from privet.errors import PrivetError
+from privet.files import demand_file
 from privet.privacy.ledger import Charge, Entry, Finding, History, database, verify, verify_bundle
 from privet.privacy.ledger.files import beside
 from privet.privacy.ledger.history import CLOCK_TOLERANCE, moment
@@ -74,7 +75,8 @@ def is_ledger(path: Path) -> bool:
 def files_of(path: Path) -> list[Path]:
     """The file at `path` and, of a ledger, those beside it that belong to it."""
     parts = (path, beside(path, ".head"), beside(path, "-wal"))
-    return [each for each in parts if each.exists() and (each == path or each.stat().st_size)]
+    there = [demand_file(each) for each in parts if each.exists()]
+    return [each for each in there if each == path or each.stat().st_size]
 
 
 def read_account(path: Path, *, subject: str, keys: Mapping[str, str]) -> Account:

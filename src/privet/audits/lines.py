@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from privet.errors import DataError
+from privet.files import read_file
 
 HISTORY, SUMMARY = "history.jsonl", "summary.json"
 
@@ -116,7 +117,7 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8")
+        return read_file(path).decode("utf-8")
     except OSError as error:
         raise DataError(f"{path.name} cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:

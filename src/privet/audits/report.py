@@ -20,7 +20,7 @@ from privet.audits.claims import Claim, Verdict
 from privet.audits.deep.record import Deep, DeepOptions
 from privet.audits.leaks import ReleasedField
 from privet.errors import DataError
-from privet.files import replace_file
+from privet.files import write_whole
 
 SCHEMA = 1
 SCHEMA_FILE = Path(__file__).with_name("audit.schema.json")
@@ -144,7 +144,7 @@ def write(report: Report, path: Path) -> None:
     """Write `audit.json`, whole or not at all; DataError when it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, to_json(report).encode())
+        write_whole(path, to_json(report).encode())
     except OSError as error:
         raise DataError(f"{path} cannot be written ({error.strerror})") from None
 

@@ -19,6 +19,7 @@ from privet.audits.ledgers import Account
 from privet.audits.lines import HistoryLine
 from privet.audits.record import Findings, by_ledgers
 from privet.audits.replay import against_policy, beyond_policy, encrypted
+from privet.files import demand_file
 from privet.privacy.accounting.events import Segment
 from privet.privacy.encryption.header import read_header
 from privet.privacy.ledger import Entry
@@ -239,7 +240,7 @@ def _last_sum(run: Evidence) -> tuple[str | None, str | None]:
 def _clients(checkpoint: Path) -> tuple[str, ...] | None:
     """Whose uploads the last sum is of; None where it is not there or cannot be read."""
     try:
-        with safe_open(checkpoint, framework="np") as file:
+        with safe_open(demand_file(checkpoint), framework="np") as file:
             if _SUM not in file.keys():  # noqa: SIM118
                 return None
             content = file.get_tensor(_SUM).tobytes()

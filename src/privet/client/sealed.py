@@ -25,6 +25,7 @@ from privet.client.keyring import Keyring, cipher_of, mask_of, open_keyring, sec
 from privet.client.silo import Silo
 from privet.errors import ExperimentError
 from privet.experiment import EncryptionSettings, Experiment
+from privet.files import replacing
 from privet.privacy.encryption import Cipher, Malformed, SecretKey, Tampered, Terms, read_header
 from privet.privacy.encryption.keys import RunKey, Session, sign_upload
 from privet.privacy.encryption.residues import Integers
@@ -282,7 +283,8 @@ def _write_model(path: Path, vector: Vector, context: Context, experiment: Exper
     flat.load(vector)
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.numpy() for name, value in flat.module.state_dict().items()}
-    save_file(tensors, path, metadata={"format": "pt"})
+    with replacing(path) as part:
+        save_file(tensors, part, metadata={"format": "pt"})
 
 
 def _opened(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from privet.errors import PrivetError
+from privet.files import write_whole
 
 if TYPE_CHECKING:
     from privet.deployment.admin import AdminClient
@@ -156,7 +157,7 @@ def _fetch(client: AdminClient, job: str, out: Path) -> None:
     if not told["files"]:
         raise PrivetError(f"job {job} has nothing to fetch yet: it is {told['state']}")
     out.mkdir(parents=True, exist_ok=True)
-    (out / "job.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    write_whole(out / "job.json", (json.dumps(told, indent=2) + "\n").encode())
     with Progress(TextColumn("{task.description}"), BarColumn(), DownloadColumn()) as bars:
         for name in told["files"]:
             bar = bars.add_task(name, total=None)

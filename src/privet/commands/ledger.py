@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from privet.errors import PrivetError
+from privet.files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -289,7 +293,7 @@ def _is_text(file: Path) -> bool:
 
 
 def _chosen(history: History, dataset: str | None) -> tuple[str, ...]:
-    from privet.errors import PrivetError, nearest
+    from privet.errors import nearest
 
     if dataset is None:
         return history.datasets
@@ -401,7 +405,12 @@ def _plot(
         axis.set(title=dataset, ylabel=f"epsilon at delta = {delta:g}")
         axis.tick_params(axis="x", rotation=20)
         axis.legend(fontsize=8, framealpha=0.8, edgecolor="none")
-    figure.savefig(path, dpi=130)
+    picture = io.BytesIO()
+    figure.savefig(picture, format=path.suffix.removeprefix(".") or "png", dpi=130)
+    try:
+        write_whole(path, picture.getvalue())
+    except OSError as error:
+        raise PrivetError(f"--plot {path}: it cannot be written ({error.strerror})") from None
 
 
 def _curve(

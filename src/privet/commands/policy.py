@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from privet.files import write_new
+
 policy_cli = typer.Typer(
     name="policy",
     no_args_is_help=True,
@@ -33,8 +35,7 @@ def init(file: PolicyFile) -> None:
     from privet.privacy.policy import PolicyError, starting_policy
 
     try:
-        with file.open("x", encoding="utf-8") as new:
-            new.write(starting_policy())
+        write_new(file, starting_policy().encode(), mode=0o666)
     except FileExistsError:
         raise PolicyError(f"{file} exists; choose another name, or move it away first") from None
     except OSError as error:

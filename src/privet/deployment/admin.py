@@ -19,6 +19,7 @@ from privet.deployment.parties.requests import Signing
 from privet.deployment.parties.transport import check_hello, client
 from privet.errors import PrivetError
 from privet.experiment import Experiment
+from privet.files import demand_file, sync
 from privet.privacy.ledger.keys import SiloKey
 
 _PIECE = 1 << 20
@@ -92,7 +93,8 @@ class AdminClient:
         An interrupted transfer goes on where it stopped the next time. `progress` is told the
         bytes so far and in all.
         """
-        part = to.with_name(f".{to.name}.part")
+        to = demand_file(to).resolve()
+        part = demand_file(to.with_name(f".{to.name}.part"))
         have = part.stat().st_size if part.exists() else 0
         headers = {"range": f"bytes={have}-"} if have else {}
         url = f"/privet/v1/jobs/{job}/files/{name}"
@@ -114,6 +116,7 @@ class AdminClient:
                         progress(have, total)
         except httpx.HTTPError as error:
             raise NoAnswer(f"{name}: the transfer broke off ({error}); ask again") from None
+        sync(part)
         part.replace(to)
 
     def _json(self, method: str, path: str, content: bytes | None = None) -> dict[str, Any]:

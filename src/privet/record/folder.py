@@ -10,7 +10,6 @@ summary.json       the outcome, versioned; written last, so its presence means "
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from safetensors.numpy import save_file
 
 from privet.errors import ExperimentError
 from privet.experiment import Experiment
-from privet.files import replace_file
+from privet.files import demand_file, leftovers, read_file, replacing, write_whole
 
 SETTINGS = "experiment.toml"
 HISTORY = "history.jsonl"
@@ -50,8 +49,8 @@ class RunFolder:
     def create(self, experiment: Experiment) -> None:
         """Begin a run; ExperimentError when the folder holds another run."""
         self.check_free(resume=False)
-        replace_file(self.path / SETTINGS, experiment.to_toml().encode())
-        (self.path / HISTORY).touch()
+        write_whole(self.path / SETTINGS, experiment.to_toml().encode())
+        demand_file(self.path / HISTORY).touch()
 
     def check_free(self, *, resume: bool) -> None:
         """Make the folder; ExperimentError when it cannot be, or holds a run not to be resumed."""
@@ -71,22 +70,25 @@ class RunFolder:
 
     def reopen(self, experiment: Experiment) -> Checkpoint | None:
         """Go back to the last whole round; ExperimentError when the settings are not the same."""
-        written = Experiment.from_file(self.path / SETTINGS)
+        written = Experiment.from_file(demand_file(self.path / SETTINGS))
         if written.to_toml() != experiment.to_toml():
             raise ExperimentError(
                 f"{self.path} was run with other settings; --resume needs the same"
             )
+        for name in (CHECKPOINT, MODEL):
+            for part in leftovers(self.path / name):
+                part.unlink(missing_ok=True)
         checkpoint = self._checkpoint()
         last = checkpoint.round if checkpoint else -1
         kept = [line for line in self.history() if line["round"] <= last]
-        replace_file(self.path / HISTORY, "".join(_line(entry) for entry in kept).encode())
+        write_whole(self.path / HISTORY, "".join(_line(entry) for entry in kept).encode())
         return checkpoint
 
     def history(self) -> list[dict[str, Any]]:
         """The rounds so far; a line torn by a kill is left out."""
         path = self.path / HISTORY
         entries = []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        for line in read_file(path).decode().splitlines() if path.exists() else ():
             try:
                 entries.append(json.loads(line))
             except ValueError:
@@ -98,7 +100,7 @@ class RunFolder:
         path = self.path / CHECKPOINT
         if not path.exists():
             return -1
-        with safe_open(path, framework="np") as file:
+        with safe_open(demand_file(path), framework="np") as file:
             return int(file.metadata()["round"])
 
     def append(self, entry: Mapping[str, Any]) -> None:
@@ -116,24 +118,20 @@ class RunFolder:
 
     def save_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write `content` as a JSON file."""
-        replace_file(self.path / name, (json.dumps(content, indent=2) + "\n").encode())
+        write_whole(self.path / name, (json.dumps(content, indent=2) + "\n").encode())
 
     def _checkpoint(self) -> Checkpoint | None:
         path = self.path / CHECKPOINT
         if not path.exists():
             return None
-        with safe_open(path, framework="np") as file:
+        with safe_open(demand_file(path), framework="np") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return Checkpoint(round=int(file.metadata()["round"]), tensors=tensors)
 
     def _replace_tensors(self, name: str, tensors: Tensors, metadata: dict[str, str]) -> None:
-        # Straight to the file, without the whole of it in memory.
-        temporary = self.path / f".{name}.part"
         whole = {key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}
-        save_file(whole, temporary, metadata=metadata)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(self.path / name)
+        with replacing(self.path / name) as part:  # a copy of a model in memory is saved
+            save_file(whole, part, metadata=metadata)
 
 
 def _line(entry: Mapping[str, Any]) -> str:

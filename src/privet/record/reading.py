@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from privet.errors import DataError
+from privet.files import read_file
 from privet.privacy.ledger.entries import canonical
 from privet.record.run import (
     CrossCheckFigures,
@@ -88,7 +89,7 @@ def _job(told: Mapping[str, Any]) -> str | None:
 
 def _file(folder: Path, name: str) -> str | None:
     try:
-        return (folder / name).read_text(encoding="utf-8", errors="replace")
+        return read_file(folder / name).decode(errors="replace")
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -20,6 +20,7 @@ from typing import Any
 
 from privet.charts.formatting import shortened
 from privet.errors import PrivetError
+from privet.files import demand_file
 from privet.privacy.ledger import History, read_history, verify
 from privet.privacy.policy import Policy, PolicyError, explain
 
@@ -74,7 +75,7 @@ def read_rules(folder: Path) -> ExplainedPolicy | None:
     if not path.exists():
         return None
     try:
-        return ExplainedPolicy(Policy.from_file(path))
+        return ExplainedPolicy(Policy.from_file(demand_file(path)))
     except PolicyError as error:
         return ExplainedPolicy(None, str(error).replace(str(path), POLICY))
 

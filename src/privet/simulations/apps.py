@@ -20,6 +20,7 @@ from privet.client.keyring import Keyring
 from privet.client.sealed import KeyHolder
 from privet.errors import ExperimentError
 from privet.experiment import EncryptionSettings, Experiment
+from privet.files import write_whole
 from privet.privacy.encryption.keys import Member, Roster, load_roster
 from privet.privacy.ledger import SiloKey
 from privet.randomness import numpy_generator, stream
@@ -77,7 +78,7 @@ class SimulatedKeys:
             path = self._identity(name)
             identity = SiloKey.load(path) if path.exists() else SiloKey.create(path)
             members.append(Member(name, identity.public))
-        self.roster.write_text(Roster(tuple(members)).to_toml(), encoding="utf-8")
+        write_whole(self.roster, Roster(tuple(members)).to_toml().encode())
 
     def _identity(self, name: str) -> Path:
         return self.folder / name / "identity.key"

@@ -20,6 +20,7 @@ from torch import Tensor
 from privet.client.silo import LocalData
 from privet.client.training import LocalPlan
 from privet.experiment import Experiment
+from privet.files import write_whole
 from privet.privacy.mechanisms.batched import NotBatchable
 from privet.privacy.mechanisms.canaries import CANARIES
 from privet.randomness import one_thread
@@ -189,7 +190,7 @@ def _own_copy(policy: Path | None, out: Path) -> Path | None:
     if policy is None:
         return None
     copy = out.absolute() / POLICY
-    copy.write_bytes(policy.read_bytes())
+    write_whole(copy, policy.read_bytes())
     return copy
 
 

@@ -27,6 +27,7 @@ from typing import Any
 
 from privet.errors import DataError, PrivacyError, PrivetError
 from privet.experiment import Experiment
+from privet.files import read_file
 from privet.privacy.ledger import read_history
 from privet.record.folder import RunFolder
 from privet.server.rounds import Watch
@@ -83,7 +84,7 @@ def _run(job: CellJob, watch: Watch) -> Cell:
 def finished(cell: Cell, folder: Path) -> Cell | None:
     """What was found out about `cell` before, as it is named now; None when it has not been run."""
     try:
-        raw = json.loads((folder / CELL).read_text(encoding="utf-8"))
+        raw = json.loads(read_file(folder / CELL))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

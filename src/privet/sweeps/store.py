@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from privet.errors import DataError, ExperimentError
-from privet.files import replace_file
+from privet.files import read_file, replacing, write_whole
 from privet.sweeps.results import Sweep, from_plain, to_plain
 
 SWEEP = "sweep.json"
@@ -30,7 +30,7 @@ def read_sweep(folder: Path) -> Sweep:
     """The results in a sweep's folder; DataError when there are none that can be read."""
     path = folder / SWEEP
     try:
-        return from_plain(json.loads(path.read_text(encoding="utf-8")))
+        return from_plain(json.loads(read_file(path)))
     except FileNotFoundError:
         raise DataError(f"{folder} is not a sweep's folder: it has no {SWEEP}") from None
     except (OSError, ValueError) as error:
@@ -64,13 +64,13 @@ class Store:
 
     def save_asked(self, text: str) -> None:
         """Replace what was asked for."""
-        replace_file(self.folder / AGAIN, text.encode())
+        write_whole(self.folder / AGAIN, text.encode())
 
     def save(self, sweep: Sweep) -> None:
         """Replace the results."""
         start = time.monotonic()
         text = json.dumps(to_plain(sweep), indent=1, allow_nan=False) + "\n"
-        replace_file(self.folder / SWEEP, text.encode())
+        write_whole(self.folder / SWEEP, text.encode())
         end = time.monotonic()
         self._next = end + (end - start) / _SHARE
 
@@ -82,8 +82,7 @@ class Store:
     def save_tables(self, sweep: Sweep) -> None:
         """Replace the tables."""
         table = sweep.table()
-        replace_file(self.folder / "cells.csv", table.to_csv(index=False).encode())
-        part = self.folder / ".cells.parquet.part"
+        write_whole(self.folder / "cells.csv", table.to_csv(index=False).encode())
         mixed = table.select_dtypes("object").columns
-        table.astype(dict.fromkeys(mixed, "string")).to_parquet(part, index=False)
-        part.replace(self.folder / "cells.parquet")
+        with replacing(self.folder / "cells.parquet") as part:
+            table.astype(dict.fromkeys(mixed, "string")).to_parquet(part, index=False)

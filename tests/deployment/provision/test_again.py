@@ -224,12 +224,12 @@ def test_a_run_that_is_cut_short_is_made_good(
     """Whatever was being written: no half kit stands there, and the next run ends well."""
     real, count = folders.write_whole, 0
 
-    def cut(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+    def cut(path: Path, content: bytes, **how: Any) -> None:
         nonlocal count
         count += 1
         if count == call:
             raise _Cut
-        real(path, content, mode=mode)
+        real(path, content, **how)
 
     monkeypatch.setattr(folders, "write_whole", cut)
     with pytest.raises(_Cut):

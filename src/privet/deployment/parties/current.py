@@ -8,9 +8,9 @@ import threading
 from pathlib import Path
 
 from privet.deployment.parties.errors import PartiesError
-from privet.deployment.parties.files import write_whole
 from privet.deployment.parties.parties import Parties
 from privet.deployment.parties.reading import LARGEST_FILE, read_from, read_parties
+from privet.files import write_whole
 
 _log = logging.getLogger("privet.deployment.parties")
 
@@ -66,7 +66,7 @@ class PartiesFile:
 
     def _write(self, content: bytes) -> None:
         try:
-            write_whole(self.path, content)
+            write_whole(self.path, content, mode=0o644, durable=True)
             self._stamp = _stamp(self.path.stat())
         except OSError as error:
             raise PartiesError(

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from privet.deployment.parties.errors import PartiesError
-from privet.deployment.parties.files import write_new
+from privet.files import write_new
 
 LONGEST_PUBLIC = 500
 """Characters; a P-384 key has 156."""

@@ -30,9 +30,9 @@ from cryptography.x509 import Certificate
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from privet.deployment.parties.addresses import ip_address
-from privet.deployment.parties.files import write_new, write_whole
 from privet.deployment.provision.errors import ProvisionError
 from privet.deployment.provision.rendering import CA_FILE, SERVER_CERTIFICATE, SERVER_KEY
+from privet.files import write_new, write_whole
 
 AUTHORITY_DAYS = 3650
 """A new authority must be carried to every party by hand, so it lasts longer."""
@@ -220,7 +220,7 @@ def authority(
     if held and not ends_soon(held.certificate, at=at, margin=margin):
         return held, "kept"
     founded = found_authority(project, key, at=at, days=days)
-    write_whole(file, pem(founded.certificate))
+    write_whole(file, pem(founded.certificate), mode=0o644, durable=True)
     return founded, "renewed" if held else "made"
 
 

@@ -34,11 +34,11 @@ from pydantic import (
 )
 
 from privet.deployment.parties.addresses import host_fault, joined
-from privet.deployment.parties.files import write_whole
 from privet.deployment.parties.kits import Key, Name, OptionalAddress, Share, check_name
 from privet.deployment.parties.node_keys import NodeKey
 from privet.deployment.parties.parties import Role
 from privet.deployment.provision.errors import ProvisionError
+from privet.files import write_whole
 from privet.privacy.ledger.keys import SiloKey
 from privet.privacy.policy.rules import Location, one_line
 
@@ -102,7 +102,7 @@ def join(name: str, *, folder: Path) -> tuple[Path, PartyKeys]:
         public_keys = own_public_keys(folder)
         path = folder / public_file(name)
         text = _TEXT.format(name=name, identity=public_keys.identity, node_key=public_keys.node_key)
-        write_whole(path, text.encode())
+        write_whole(path, text.encode(), mode=0o644, durable=True)
     except OSError as error:
         raise ProvisionError(f"{folder} cannot be written: {error.strerror}") from None
     return path, public_keys

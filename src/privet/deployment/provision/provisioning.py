@@ -8,15 +8,13 @@ owners edit are written once, and a run that finds nothing to do changes no byte
 
 from __future__ import annotations
 
-import fcntl
 import os
 import tomllib
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal
 
 from privet.deployment.parties import Parties, Party, load_parties
@@ -50,6 +48,7 @@ from privet.deployment.provision.rendering import (
     put,
 )
 from privet.deployment.provision.roll import PartyStanding, listing, margin, members, standings
+from privet.files import locked
 from privet.privacy.ledger.keys import SiloKey
 
 PROJECT_KEY = "project.key"
@@ -138,7 +137,7 @@ class _Job:
 
     def run(self) -> Provisioned:
         self.look()  # again, now that nobody else writes
-        key = self.key or _key_made_whole(self.out / PROJECT_KEY)
+        key = self.key or SiloKey.create(self.out / PROJECT_KEY)
         issuer, outcome = self._authority()
         with ExitStack() as kits:
             folders = self._begin_kits(kits)
@@ -334,24 +333,9 @@ def _server_in(file: Path) -> str | None:
     return named if isinstance(named, str) else None
 
 
-def _key_made_whole(path: Path) -> SiloKey:
-    """A new key that is there whole or not at all, whatever happens meanwhile."""
-    with TemporaryDirectory(dir=path.parent, prefix=".new-") as folder:
-        new = Path(folder) / path.name
-        key = SiloKey.create(new)
-        path.hardlink_to(new)
-    return key
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep other runs out of `folder`; the lock ends with the process, however it ends."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def _alone(folder: Path) -> AbstractContextManager[int]:
+    """Keep other runs out of `folder`."""
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ProvisionError(f"another provision is at work in {folder}") from None
-        yield
-    finally:
-        os.close(descriptor)
+        return locked(folder, flags=os.O_DIRECTORY)
+    except BlockingIOError:
+        raise ProvisionError(f"another provision is at work in {folder}") from None

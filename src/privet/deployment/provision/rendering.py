@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,10 +12,10 @@ from functools import cache
 from pathlib import Path
 
 import jinja2
+import tomli_w
 
 import privet
 from privet.deployment.parties.addresses import joined
-from privet.deployment.parties.files import write_whole
 from privet.deployment.parties.parties import Role
 from privet.deployment.provision.project import (
     IDENTITY_FILE,
@@ -25,7 +24,7 @@ from privet.deployment.provision.project import (
     Project,
     ProjectSilo,
 )
-from privet.privacy.ledger.files import sync_folder
+from privet.files import sync, write_whole
 from privet.privacy.policy import starting_policy
 
 CA_FILE = "ca.pem"
@@ -119,8 +118,7 @@ def _templates() -> jinja2.Environment:
 
 
 def _toml(text: str) -> str:
-    """A string of TOML, which is one of JSON but for the one control character JSON leaves."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return tomli_w.dumps({"text": text}).removeprefix("text = ").rstrip("\n")
 
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -135,9 +133,9 @@ def folder_made_whole(path: Path) -> Iterator[Path]:
     unfinished.mkdir(mode=0o700)
     try:
         yield unfinished
-        sync_folder(unfinished)
+        sync(unfinished)
         unfinished.rename(path)
-        sync_folder(path.parent)
+        sync(path.parent)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
@@ -147,7 +145,7 @@ def put(folder: Path, files: Mapping[str, Content]) -> tuple[str, ...]:
     """Write those files that are absent or differ; returns their names."""
     stale = tuple(name for name, file in files.items() if _held(folder / name) != file.data)
     for name in stale:
-        write_whole(folder / name, files[name].data, mode=files[name].mode)
+        write_whole(folder / name, files[name].data, mode=files[name].mode, durable=True)
     return stale
 
 
@@ -159,7 +157,7 @@ def archive(folder: Path, names: Sequence[str]) -> None:
     path = folder.with_name(f"{folder.name}.zip")
     content = _zipped(folder, [name for name in names if (folder / name).is_file()])
     if _held(path) != content:
-        write_whole(path, content, mode=0o600)
+        write_whole(path, content, mode=0o600, durable=True)
 
 
 def _zipped(folder: Path, names: Sequence[str]) -> bytes:

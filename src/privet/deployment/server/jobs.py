@@ -19,7 +19,7 @@ from typing import Literal
 from privet.deployment.parties.orders import Order, read_order
 from privet.deployment.parties.parties import Parties
 from privet.deployment.parties.requests import Denied
-from privet.files import replace_file
+from privet.files import write_whole
 
 State = Literal["queued", "waiting", "running", "finished", "failed", "cancelled"]
 OVER: frozenset[State] = frozenset({"finished", "failed", "cancelled"})
@@ -64,7 +64,7 @@ class Job:
         """Note a new state, durably, and in the log."""
         before = self.standing.starts if (self.folder / "state.json").exists() else 0
         now = JobState(state, detail, time.time(), before + start)
-        replace_file(self.folder / "state.json", json.dumps(asdict(now)).encode())
+        write_whole(self.folder / "state.json", json.dumps(asdict(now)).encode())
         self.note(f"{state}: {detail}" if detail else state)
 
     def note(self, line: str) -> None:
@@ -103,7 +103,7 @@ class JobStore:
                 raise Denied(f"job {order.job} is known already")
             try:
                 building.mkdir(mode=0o700)
-                replace_file(building / "order.json", text.encode())
+                write_whole(building / "order.json", text.encode())
                 Job(building).become("queued", f"by {order.requester}")
                 building.rename(job.folder)
             except OSError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from privet.deployment.parties import Parties, PartiesFile
 from privet.deployment.server.flower import Link
+from privet.files import write_whole
 from privet.server.cohort import NodeIdentity
 
 log = logging.getLogger("privet.server")
@@ -40,7 +41,7 @@ class Membership:
         """The silos' identity keys as encryption reads them, in a file."""
         parties = self.current()
         path = self._folder / f"roster-{parties.version}.toml"
-        path.write_text(parties.roster().to_toml(), encoding="utf-8")
+        write_whole(path, parties.roster().to_toml().encode())
         return path
 
     def identify(self, node: int) -> NodeIdentity:

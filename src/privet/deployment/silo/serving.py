@@ -26,7 +26,7 @@ from privet.deployment.silo.metrics import Outcome, SiloMetrics, outcome_of
 from privet.deployment.silo.orders import OrderedJob, believed, node_config
 from privet.deployment.silo.worker import Died, Work, Worker
 from privet.errors import PrivetError
-from privet.files import only_process, replace_file
+from privet.files import only_process, write_whole
 from privet.privacy.ledger import Ledger, SiloKey
 from privet.privacy.policy import Policy
 from privet.wire import Failure
@@ -217,7 +217,7 @@ class _Silo:
         parties = self._parties.current()
         path = self.kit.state / _ROSTER.format(parties.version)
         if not path.exists() and len(parties.silos()) > 1:
-            replace_file(path, parties.roster().to_toml().encode())
+            write_whole(path, parties.roster().to_toml().encode())
         return path
 
     def _answer_for_the_lost(self) -> None:

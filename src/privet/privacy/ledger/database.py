@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
+from privet.files import demand_file, sync
 from privet.privacy.ledger.entries import (
     COLUMNS,
     Draft,
@@ -29,7 +30,7 @@ from privet.privacy.ledger.entries import (
     versions,
 )
 from privet.privacy.ledger.errors import LedgerError, distrust
-from privet.privacy.ledger.files import beside, sync_folder
+from privet.privacy.ledger.files import beside
 from privet.privacy.ledger.keys import SiloKey
 
 SCHEMA_VERSION = 1
@@ -101,7 +102,7 @@ def connect(path: Path, *, durable: bool = True) -> sqlite3.Connection:
     `durable`: it is with the operating system, which a killed process survives, a power cut not.
     """
     connection = sqlite3.connect(
-        f"file:{quote(str(path.absolute()))}?mode=rw",
+        f"file:{quote(str(demand_file(path).absolute()))}?mode=rw",
         uri=True,
         isolation_level=None,
         check_same_thread=False,
@@ -120,7 +121,7 @@ def connect(path: Path, *, durable: bool = True) -> sqlite3.Connection:
 
 def connect_to_read(path: Path) -> sqlite3.Connection:
     """A connection that cannot write, also on a medium that cannot be written to."""
-    uri = f"file:{quote(str(path.absolute()))}?mode=ro"
+    uri = f"file:{quote(str(demand_file(path).absolute()))}?mode=ro"
     if not os.access(path.parent, os.W_OK) and not beside(path, "-wal").exists():
         uri += "&immutable=1"
     connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
@@ -248,7 +249,7 @@ def write_new(path: Path, key: SiloKey, time: str) -> None:
         connection.close()
     install_head_file(path, prepare_head_file(path, beacon))
     unfinished.rename(path)
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
 def _first_transaction(connection: sqlite3.Connection, key: SiloKey, time: str) -> HeadFile:

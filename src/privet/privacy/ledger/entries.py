@@ -33,8 +33,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
+from privet.files import create, read_file, sync
 from privet.privacy.ledger.errors import LedgerError
-from privet.privacy.ledger.files import beside, sync_folder, write_durably
+from privet.privacy.ledger.files import beside
 from privet.privacy.ledger.keys import SiloKey, signed_by
 
 Kind = Literal["reserve", "commit", "release", "note"]
@@ -166,7 +167,7 @@ def read_head_file(ledger: Path) -> HeadFile:
     """The beacon of `ledger`; LedgerError when it is missing or is not what was written."""
     path = head_path(ledger)
     try:
-        beacon, as_written = _parsed(path.read_bytes())
+        beacon, as_written = _parsed(read_file(path))
     except FileNotFoundError:
         raise LedgerError(
             f"{path} is missing: without it a ledger that lost its end looks whole; "
@@ -191,14 +192,15 @@ def _parsed(content: bytes) -> tuple[HeadFile, bool]:
 def prepare_head_file(ledger: Path, beacon: HeadFile) -> Path:
     """Write `beacon` durably under another name: a full disk is found before the commit."""
     prepared = beside(ledger, ".head.new")
-    write_durably(prepared, _text(beacon))
+    prepared.unlink(missing_ok=True)  # a process that died may have left it
+    create(prepared, _text(beacon))
     return prepared
 
 
 def install_head_file(ledger: Path, prepared: Path) -> None:
     """Put a prepared beacon in place of the old one, atomically and durably."""
     prepared.replace(head_path(ledger))
-    sync_folder(ledger.parent)
+    sync(ledger.parent)
 
 
 def _text(beacon: HeadFile) -> bytes:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import os
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,8 +27,8 @@ from cryptography.hazmat.primitives.serialization import (
 from numpy.typing import NDArray
 
 from privet.errors import DataError
+from privet.files import read_file, write_new
 from privet.privacy.ledger.errors import LedgerError
-from privet.privacy.ledger.files import sync_folder
 
 
 class SiloKey:
@@ -51,12 +50,7 @@ class SiloKey:
         key = cls(Ed25519PrivateKey.generate())
         pem = key._private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(pem)
-                file.flush()
-                os.fsync(file.fileno())
-            sync_folder(path.parent)
+            write_new(path, pem)
         except FileExistsError:
             raise LedgerError(f"{path} exists already: a key is never overwritten") from None
         except OSError as error:
@@ -68,7 +62,7 @@ class SiloKey:
         """The key in `path`; LedgerError when others may read the file, or it holds no such key."""
         try:
             mode = stat.S_IMODE(path.stat().st_mode)
-            pem = path.read_bytes()
+            pem = read_file(path)
         except OSError as error:
             raise LedgerError(f"{path}: the key cannot be read ({error.strerror})") from None
         if mode & 0o077:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from privet.errors import PrivetError
+from privet.files import read_file, write_whole
 from privet.privacy.ledger import database
 from privet.privacy.ledger.entries import (
     Entry,
@@ -36,7 +37,7 @@ from privet.privacy.ledger.entries import (
     read_head_file,
 )
 from privet.privacy.ledger.errors import LedgerError
-from privet.privacy.ledger.files import beside, sync_folder, write_durably
+from privet.privacy.ledger.files import beside
 from privet.privacy.ledger.history import History
 from privet.privacy.ledger.keys import signed_by
 from privet.privacy.ledger.ledger import EXPORT_PREFIX, Ledger
@@ -109,11 +110,9 @@ def export(ledger: Ledger, path: Path) -> Path:
     bundle = Bundle(ledger.public_key, tuple(entries), tuple(heads), signature="")
     content = bundle.content()
     document = {**content, "signature": ledger.sign_export(canonical(content))}
-    unfinished = beside(path, ".new")
+    text = json.dumps(document, indent=1, sort_keys=True) + "\n"
     try:
-        write_durably(unfinished, json.dumps(document, indent=1, sort_keys=True).encode() + b"\n")
-        unfinished.replace(path)
-        sync_folder(path.parent)
+        write_whole(path, text.encode(), mode=0o600, durable=True)
     except OSError as error:
         raise LedgerError(f"{path}: the export cannot be written ({error.strerror})") from None
     return path
@@ -122,7 +121,7 @@ def export(ledger: Ledger, path: Path) -> Path:
 def read_bundle(path: Path) -> Bundle:
     """The bundle in a file; LedgerError when it is none."""
     try:
-        document = json.loads(path.read_bytes())
+        document = json.loads(read_file(path))
         if document.pop("format") != FORMAT:
             raise ValueError
         return _bundle(**document)

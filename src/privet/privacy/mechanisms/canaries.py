@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from privet.errors import DataError, PrivetError
+from privet.files import demand_file, read_file
 from privet.privacy.mechanisms.gradients import Gradients, Sums
 from privet.privacy.mechanisms.plan import DpSgd
 
@@ -183,7 +184,7 @@ def add_observation(file: Path, sighting: CanaryObservation) -> None:
         "gradients": _base64(sighting.gradients.astype("<f4")),
     }
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a+b") as out:
+    with demand_file(file).open("a+b") as out:
         _drop_torn_line(out)
         out.write(json.dumps(line).encode() + b"\n")
 
@@ -213,7 +214,7 @@ def _drop_torn_line(file: BinaryIO) -> None:
 
 
 def _read(file: Path) -> Iterator[CanaryObservation]:
-    whole_lines = file.read_bytes().split(b"\n")[:-1]
+    whole_lines = read_file(file).split(b"\n")[:-1]
     for number, line in enumerate(whole_lines, start=1):
         try:
             yield _sighting(json.loads(line))

@@ -20,6 +20,7 @@ from privet.audits.report import Report
 from privet.charts.formatting import bound, counted, listed, scientific
 from privet.errors import PrivetError
 from privet.experiment import Experiment
+from privet.files import read_file
 from privet.privacy.mechanisms.canaries import CANARIES, CanaryObservation, read_observations
 from privet.privacy.policy import Policy
 from privet.privacy.policy.rules import Budget
@@ -98,7 +99,7 @@ class Files:
 
     def _content(self, name: str) -> bytes | None:
         try:
-            content = (self.base / name).read_bytes() if name in self._digests else None
+            content = read_file(self.base / name) if name in self._digests else None
         except (OSError, ValueError):
             return None
         same = content and hashlib.sha256(content).hexdigest() == self._digests[name]

@@ -17,7 +17,7 @@ from privet.audits.persons import TIMES
 from privet.audits.report import Persons, Report, read
 from privet.charts.formatting import listed
 from privet.errors import DataError, PrivetError
-from privet.files import replace_file
+from privet.files import write_whole
 from privet.reports.audit.canaries import canaries, rocs_of_deep, runs_with_canaries
 from privet.reports.audit.claims import FEW, counts, families, in_one_sentence, kinds
 from privet.reports.audit.figures import WIDTH, roc_picture
@@ -146,8 +146,8 @@ def write_pages(file: Path) -> WrittenPages:
     html, pdf = file.with_name(PAGE), file.with_name(PRINT)
     try:
         pdf.unlink(missing_ok=True)
-        replace_file(html, content)
-        replace_file(pdf, to_pdf(content.decode()))
+        write_whole(html, content)
+        write_whole(pdf, to_pdf(content.decode()))
     except NoPdf as reason:
         return WrittenPages(html, None, str(reason))
     except OSError as error:

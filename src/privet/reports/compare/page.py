@@ -14,7 +14,7 @@ from privet.charts.formatting import bound
 from privet.charts.lines import SIDE, LineChart, Series, hover, line_chart, silo_style
 from privet.charts.scales import Scale, Tick, finite, nice_ticks, ticks
 from privet.errors import PrivetError
-from privet.files import replace_file
+from privet.files import write_whole
 from privet.reports.compare.comparison import Comparison
 from privet.reports.compare.entries import ComparisonEntry
 from privet.reports.compare.rows import figures, headings, legend, settings, to_csv
@@ -164,8 +164,8 @@ def write(comparison: Comparison, folder: Path) -> Path:
     """Write compare.html and compare.csv into `folder`; return the path of the page."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        replace_file(folder / TABLE, to_csv(comparison).encode())
-        replace_file(folder / PAGE, render(comparison).encode())
+        write_whole(folder / TABLE, to_csv(comparison).encode())
+        write_whole(folder / PAGE, render(comparison).encode())
     except OSError as error:
         raise PrivetError(f"--out {folder}: cannot be written: {error.strerror}") from None
     return folder / PAGE

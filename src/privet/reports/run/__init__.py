@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from privet.files import replace_file
+from privet.files import write_whole
 from privet.record.reading import read_run
 from privet.reports.run.page import render
 from privet.reports.run.plots import write_plots
@@ -32,7 +32,7 @@ def write_report(folder: Path, *, plots: bool = False) -> Path:
     """
     run = read_run(folder)
     page = folder / "report.html"
-    replace_file(page, render(run).encode())
+    write_whole(page, render(run).encode())
     if plots or (folder / _PLOTS).exists():
         write_plots(run, folder / _PLOTS)
     return page

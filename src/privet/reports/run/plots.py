@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from privet.charts.formatting import scientific
 from privet.charts.pictures import COLOURS, INK, drawing, in_legend, saved
-from privet.files import replace_file
+from privet.files import write_whole
 from privet.record.run import Run
 from privet.reports.run.curves import (
     FEW,
@@ -48,7 +48,7 @@ def write_plots(run: Run, folder: Path) -> tuple[Path, ...]:
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    replace_file(path, saved(figure, "png", dpi=110))
+    write_whole(path, saved(figure, "png", dpi=110))
     return path
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from privet.files import replace_file
+from privet.files import write_whole
 from privet.reports.sweep.page import render
 from privet.reports.sweep.pictures import write_pictures
 from privet.sweeps.store import AGAIN, read_sweep
@@ -29,5 +29,5 @@ def write_report(folder: Path) -> Path:
     page = folder / "report.html"
     pictures = write_pictures(sweep, folder)
     again = AGAIN if (folder / AGAIN).exists() else None
-    replace_file(page, render(sweep, again=again, pictures=pictures).encode())
+    write_whole(page, render(sweep, again=again, pictures=pictures).encode())
     return page

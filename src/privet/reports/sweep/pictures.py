@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from privet.charts.lines import STYLES
 from privet.charts.pictures import COLOURS, INK, MUTED, drawing, in_legend, saved
-from privet.files import replace_file
+from privet.files import write_whole
 from privet.reports.sweep.axes import Point, View, accuracies, views
 from privet.reports.sweep.marks import Mark, marks, settings
 from privet.sweeps.results import Sweep
@@ -29,8 +29,8 @@ def write_pictures(sweep: Sweep, folder: Path) -> tuple[str, ...]:
         return ()
     with drawing():
         figure = _figure(views(sweep, shown)[0], shown, accuracies(shown, found)[0].points)
-        replace_file(folder / "accuracy.png", saved(figure, "png", dpi=200))
-        replace_file(folder / "accuracy.svg", saved(figure, "svg", dpi=200))
+        write_whole(folder / "accuracy.png", saved(figure, "png", dpi=200))
+        write_whole(folder / "accuracy.svg", saved(figure, "svg", dpi=200))
     return "accuracy.png", "accuracy.svg"
 
 

@@ -142,8 +142,8 @@ def test_content_is_on_disk_before_it_takes_the_place(federation, path, monkeypa
 
 def test_forgetting_removes_what_a_crash_left_too(federation, path):
     federation.key.save(path)
-    leftover = path.with_name("run.key.0123456789abcdef.draft")
-    other = path.with_name("run.key.new.0123456789abcdef.draft")
+    leftover = path.with_name(".run.key.01234567.part")
+    other = path.with_name(".run.key.new.01234567.part")
     leftover.write_bytes(b"")
     other.write_bytes(b"")
     forget_key(path)

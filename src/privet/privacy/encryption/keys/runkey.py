@@ -19,24 +19,22 @@ but they could read the key as well. The content is not encrypted; the disk shou
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
+import math
 import os
-import secrets
 import stat
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
-from glob import escape
 from pathlib import Path
 
+from privet.files import leftovers, locked, replacing, sync
 from privet.privacy.encryption.errors import KeyFileError, KeysError, MessageError
 from privet.privacy.encryption.keys.agreement import AgreementKey, derive
 from privet.privacy.encryption.keys.messages import Offers, unwrap, wrap
 from privet.privacy.encryption.keys.roster import Fields, Session, check_numbers, counted, pack
 from privet.privacy.encryption.keys.secret import Secret
-from privet.privacy.ledger.files import sync_folder
 from privet.privacy.ledger.keys import SiloKey
 
 LARGEST = 4_000_000
@@ -45,22 +43,18 @@ LARGEST = 4_000_000
 _FILE_TITLE = "privet key file 1"
 _CHECKSUM = 32
 _AGREEMENT = "agreement key"
-_TOKEN = 16 * "[0-9a-f]"
 
 
 def write_key(path: Path, secret: Secret, *, kind: str, session: Session) -> None:
     """Keep `secret` in `path`, in place of what was there. KeyFileError if it cannot be written."""
     content = _content(secret, kind, session)
-    draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}.draft")
     try:
-        _create(draft, content)
-        draft.replace(path)
-        sync_folder(path.parent)
+        if path.is_symlink():  # a key is never written where a link leads
+            path.unlink()
+        with replacing(path, mode=0o600, durable=True) as part:
+            part.write_bytes(content)
     except OSError as error:
         raise KeyFileError(f"{path}: the key cannot be written ({error.strerror})") from None
-    finally:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
 
 
 def swap_key(
@@ -97,10 +91,9 @@ def forget_key(path: Path) -> None:
     The blocks of a disk may keep the content; deleting protects from later readers of the folder.
     """
     try:
-        drafts = path.parent.glob(f"{escape(path.name)}.{_TOKEN}.draft")
-        for each in [path, *drafts]:
+        for each in [path, *leftovers(path)]:
             each.unlink(missing_ok=True)
-        sync_folder(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise KeyFileError(f"{path}: the key cannot be removed ({error.strerror})") from None
 
@@ -138,27 +131,12 @@ def _secret(content: bytes, kind: str, session: Session) -> Secret:
     return secret
 
 
-@contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Keep other processes that ask for the same out; ends with the process, however it ends."""
+def _alone_in(folder: Path) -> AbstractContextManager[int]:
+    """Keep other processes that ask for the same out."""
     try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return locked(folder, seconds=math.inf, flags=os.O_DIRECTORY)
     except OSError as error:
         raise KeyFileError(f"{folder}: keys cannot be kept there ({error.strerror})") from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        # Explicitly: a child that was forked in between shares the descriptor and would keep it.
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-        os.close(descriptor)
-
-
-def _create(draft: Path, content: bytes) -> None:
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _private_content(path: Path) -> bytes:
