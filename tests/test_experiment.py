@@ -149,3 +149,40 @@ def test_with_settings_validates_again() -> None:
     assert experiment.with_settings({"training.lr": 0.7}).training.lr == 0.7
     with pytest.raises(ExperimentError, match=r"training\.lr = 0"):
         experiment.with_settings({"training.lr": 0})
+
+
+PLAIN = st.recursive(
+    st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(), PLAIN, max_size=4))
+def test_options_of_a_task_come_back_from_the_file_as_they_were(data: dict[str, Any]) -> None:
+    experiment = Experiment.from_mapping({"task": "digits", "data": data})
+    assert Experiment.from_mapping(tomllib.loads(experiment.to_toml())).data == data
+    assert Experiment.from_run_config(experiment.to_run_config()).data == data
+
+
+@pytest.mark.parametrize("value", ["1979-05-27", "07:32:00", "1979-05-27T07:32:00Z"])
+@pytest.mark.parametrize("place", ["data.when = {}", "strategy.x = [1, {{ a = {} }}]"])
+def test_a_date_is_no_setting(tmp_path: Path, place: str, value: str) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(f'task = "digits"\n{place.format(value)}\n')
+    with pytest.raises(ExperimentError, match=r"= .* is no setting; allowed are texts") as raised:
+        Experiment.from_file(path)
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_what_neither_json_nor_toml_can_say_is_refused() -> None:
+    for value in (None, {1}, b"bytes", [None], {"a": None}):
+        with pytest.raises(ExperimentError, match="is no setting"):
+            Experiment.from_mapping({"task": "digits", "data": {"x": value}})
+
+
+@pytest.mark.parametrize("text", ["{", "", "[1]", '"text"', "3", "[" * 100_000, '{"task": }'])
+def test_a_run_config_that_is_no_experiment_is_refused_in_a_line(text: str) -> None:
+    with pytest.raises(ExperimentError, match=r"^experiment: ") as raised:
+        Experiment.from_run_config({"experiment": text})
+    assert len(str(raised.value).splitlines()) == 1

@@ -22,11 +22,12 @@ from __future__ import annotations
 import json
 import math
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+import tomli_w
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from privet.errors import ExperimentError, nearest
 
@@ -37,6 +38,26 @@ SWEEP = "sweep"
 Rate = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+
+
+def _check_plain(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Refuse what does not come through JSON and TOML as it was."""
+    for key, value in options.items():
+        _check_value(key, value)
+    return options
+
+
+def _check_value(key: str, value: Any) -> None:
+    if isinstance(value, Mapping):
+        _check_plain({f"{key}.{name}": each for name, each in value.items()})
+    elif isinstance(value, list | tuple):
+        for place, each in enumerate(value):
+            _check_value(f"{key}[{place}]", each)
+    elif not isinstance(value, bool | int | float | str):
+        raise ValueError(
+            f"{key} = {value}: a {type(value).__name__} is no setting; allowed are texts, numbers, "
+            "true or false, lists and tables"
+        )
 
 
 class _Settings(BaseModel):
@@ -85,6 +106,11 @@ class StrategySettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow", ser_json_inf_nan="constants")
     name: str = "fedavg"
+
+    @model_validator(mode="after")
+    def _plain(self) -> Self:
+        _check_plain(self.options)
+        return self
 
     @property
     def options(self) -> dict[str, Any]:
@@ -156,7 +182,7 @@ class Experiment(_Settings):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     round_timeout: Positive = 3600.0
     """Seconds to wait for the replies of a round."""
-    data: dict[str, Any] = Field(default_factory=dict)
+    data: Annotated[dict[str, Any], AfterValidator(_check_plain)] = Field(default_factory=dict)
     """Options of the task, such as `file` and `target` of a table."""
     federation: FederationSettings = FederationSettings()
     training: TrainingSettings = TrainingSettings()
@@ -214,7 +240,7 @@ class Experiment(_Settings):
     def from_run_config(cls, run_config: Mapping[str, Any]) -> Experiment:
         """The experiment of a Flower run: whole as JSON under `experiment`, or dotted keys."""
         if RUN_CONFIG_KEY in run_config:
-            return cls.from_mapping(json.loads(str(run_config[RUN_CONFIG_KEY])))
+            return cls.from_mapping(_json_object(str(run_config[RUN_CONFIG_KEY])))
         raw: dict[str, Any] = {}
         for key, value in run_config.items():
             _assign(raw, key, value)
@@ -236,7 +262,7 @@ class Experiment(_Settings):
         values = self.model_dump(exclude_none=True)
         if self.training.steps is not None:
             values["training"].pop("epochs")
-        return "\n".join(_toml_lines(values)) + "\n"
+        return to_toml(values)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -249,6 +275,11 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ExperimentError(f"{path} is not a TOML file: {error}") from None
 
 
+def to_toml(values: Mapping[str, Any]) -> str:
+    """The settings as TOML; tables that are empty are left out."""
+    return tomli_w.dumps({key: value for key, value in values.items() if value != {}})
+
+
 def assignments(settings: Sequence[str]) -> dict[str, str]:
     """Dotted keys and values of KEY=VALUE texts, for `from_file`; ExperimentError for others."""
     pairs = {}
@@ -258,6 +289,16 @@ def assignments(settings: Sequence[str]) -> dict[str, str]:
             raise ExperimentError(f"--set {setting}: expected KEY=VALUE, such as privacy.epsilon=2")
         pairs[key.strip()] = value.strip()
     return pairs
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ExperimentError(f"{RUN_CONFIG_KEY}: it is not JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise ExperimentError(f"{RUN_CONFIG_KEY}: a JSON object is expected, not {text[:64]!r}")
+    return found
 
 
 def _field(raw: Mapping[str, Any], table: str, key: str) -> Any:
@@ -287,34 +328,6 @@ def toml_value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text  # a bare word such as fedprox
-
-
-def _toml_lines(values: Mapping[str, Any], table: str = "") -> Iterator[str]:
-    tables = {key: value for key, value in values.items() if isinstance(value, Mapping)}
-    for key, value in values.items():
-        if key not in tables:
-            yield f"{_toml_key(key)} = {_toml_text(value)}"
-    for key, value in tables.items():
-        if value:
-            name = f"{table}{_toml_key(key)}"
-            yield ""
-            yield f"[{name}]"
-            yield from _toml_lines(value, f"{name}.")
-
-
-def _toml_key(key: str) -> str:
-    bare = key.replace("_", "").replace("-", "")
-    return key if bare.isalnum() and bare.isascii() else json.dumps(key)
-
-
-def _toml_text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_toml_text(item) for item in value) + "]"
-    return json.dumps(str(value), ensure_ascii=False)
 
 
 def _one_line(error: ValidationError) -> str:

@@ -5,13 +5,12 @@ A sweep as an experiment file, by which `privet sweep` runs the same cells again
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from privet.errors import ExperimentError, nearest
-from privet.experiment import Experiment, dotted, toml_value
+from privet.experiment import Experiment, dotted, to_toml, toml_value
 from privet.privacy.accounting.tuning import Law, RandomRuns
 from privet.sweeps.results import Settings, Value
 
@@ -149,34 +148,4 @@ def sweep_toml(experiment: Experiment, asked: SweepRequest) -> str:
         "cells": [dict(cell) for cell in asked.cells],
     }
     given["sweep"] = {key: value for key, value in wanted.items() if value}
-    return "\n".join(_lines(given)) + "\n"
-
-
-def _lines(values: Mapping[str, Any]) -> Iterator[str]:
-    """Scalars, then a heading for each table; what is nested deeper stands in a line."""
-    tables = {key: value for key, value in values.items() if isinstance(value, Mapping)}
-    yield from (_key_value(key, value) for key, value in values.items() if key not in tables)
-    for key, table in tables.items():
-        yield f"\n[{_key(key)}]"
-        yield from (_key_value(*entry) for entry in table.items())
-
-
-def _key_value(key: str, value: Any) -> str:
-    return f"{_key(key)} = {_text(value)}"
-
-
-def _key(key: str) -> str:
-    bare = key.replace("_", "").replace("-", "")
-    return key if bare.isascii() and bare.isalnum() else _text(key)
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(_key_value(*entry) for entry in value.items()) + " }"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_text, value)) + "]"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return repr(value)
-    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+    return to_toml(given)

@@ -34,10 +34,12 @@ import json
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import tomli_w
 
 from privet.errors import nearest
 from privet.privacy.encryption.errors import KeysError, MessageError, RosterError
@@ -191,11 +193,7 @@ class Roster:
 
     def to_toml(self) -> str:
         """As a file that `load_roster` reads."""
-        tables = (
-            f'[[silos]]\nname = "{each.name}"\nidentity = "{each.identity}"\n'
-            for each in self.members
-        )
-        return "version = 1\n\n" + "\n".join(tables)
+        return tomli_w.dumps({"version": 1, "silos": [asdict(each) for each in self.members]})
 
     def identity(self, name: str) -> str:
         """The public key of silo `name`; RosterError when it is not listed."""
