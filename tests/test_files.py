@@ -28,7 +28,7 @@ from privet.files import (
     write_whole,
 )
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parent / "support"
 COMMANDS = """\
 import contextlib, io, json, signal, sys
 from privet.commands.cli import main
