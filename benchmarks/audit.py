@@ -102,7 +102,7 @@ def block(plan: DpSgd, seed: int, canaries: int) -> list[CanaryObservation]:
     noise = SeededNoise(stream(seed, "noise"))
     weights = np.zeros(4, dtype=np.float32)
     row = Row(weights, inputs, targets, batches, 0.1, plan, noise, canaries=inserted)
-    (outcome,) = train_rows(chain, [row], F.cross_entropy, descent=OptimizerSettings())
+    (outcome,) = train_rows(chain, [row], F.cross_entropy, optimizer=OptimizerSettings())
     assert outcome.canaries is not None
     steps = zip(
         np.split(outcome.canaries.sampled, 10),

@@ -98,8 +98,10 @@ def _tell_once(warning: str) -> None:
 
 def _train_together(chain: Chain, works: Sequence[LocalTraining]) -> list[RowResult]:
     training = works[0].training
-    descent = OptimizerSettings(training.optimizer, training.momentum, training.weight_decay)
-    return train_rows(chain, [_row(work) for work in works], works[0].task.loss, descent=descent)
+    optimizer = OptimizerSettings(training.optimizer, training.momentum, training.weight_decay)
+    return train_rows(
+        chain, [_row(work) for work in works], works[0].task.loss, optimizer=optimizer
+    )
 
 
 def _row(work: LocalTraining) -> Row:

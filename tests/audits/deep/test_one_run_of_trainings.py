@@ -42,7 +42,7 @@ def audits(epsilon: float, count: int) -> list[CanaryObservation]:
         rows.append(Row(weights, inputs, targets, batches, 0.1, plan, noise, canaries=inserted))
         drawn.append(inserted)
     chain = chain_of(nn.Linear(3, 2), inputs)
-    outcomes = train_rows(chain, rows, F.cross_entropy, descent=OptimizerSettings())
+    outcomes = train_rows(chain, rows, F.cross_entropy, optimizer=OptimizerSettings())
     traces = [outcome.canaries for outcome in outcomes]
     return [
         CanaryObservation("silo", 1, plan, canaries.inserted, trace.sampled, trace.gradients)

@@ -154,7 +154,10 @@ def test_rows_with_differently_many_coordinates_do_not_train_together() -> None:
     row = Row(WEIGHTS, examples.inputs, examples.targets, [], 0.1, mechanism, noise, canaries=HALF)
     with pytest.raises(PrivacyError, match="equally many canaries"):
         train_rows(
-            chain, [row, replace(row, canaries=None)], F.cross_entropy, descent=OptimizerSettings()
+            chain,
+            [row, replace(row, canaries=None)],
+            F.cross_entropy,
+            optimizer=OptimizerSettings(),
         )
 
 

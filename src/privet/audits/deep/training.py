@@ -187,7 +187,7 @@ def _train_group(
         before = np.stack([silo.weights for silo in silos])
         slopes = canary_slopes(case, before)
         rows = [silo.row(round_) for silo in silos]
-        outcomes = train_rows(case.chain, rows, case.loss, descent=case.descent)
+        outcomes = train_rows(case.chain, rows, case.loss, optimizer=case.descent)
         updates = np.stack([outcome.update for outcome in outcomes])
         products += dot_products(updates, slopes, round_)
         for silo, update in zip(silos, updates, strict=True):

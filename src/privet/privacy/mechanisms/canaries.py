@@ -3,17 +3,14 @@
 A model gets a block of coordinates beside its parameters. Some carry a canary record, whose
 gradient is one on its own coordinate, far longer than the clip norm, and zero elsewhere. Canaries
 are sampled, clipped, summed, covered by noise and stepped on as records of the silo are, in the
-same calls; what is left on the block is known exactly (`privacy.audit`). Records have no gradient
+same calls; the law of what is left on the block is known exactly. Records have no gradient
 on the block and canaries none on the model, so neither changes the other, and what is seen of the
-block depends on no record at all. The block never leaves with an update.
+block depends on no record at all. The block is never sent with an update.
 
-What was seen of a mechanism: its noisy gradients on coordinates whose law is known.
-
-What was seen of a run's canaries, as files: one for each silo, a line for each round.
-
-A line is a JSON object: silo, round, plan, `inserted` ("0110...", a digit for each coordinate),
-steps, and in base64 `sampled`, the bits (steps, m) eight to a byte, and `gradients`, as many
-little-endian float32 numbers. A last line that was cut off by the end of its process is not read.
+What was observed is kept in files, one for each silo, a line for each round: a JSON object with
+silo, round, plan, `inserted` ("0110...", a digit for each coordinate), steps, and in base64
+`sampled`, the bits (steps, m) eight to a byte, and `gradients`, as many little-endian float32
+numbers. A last line that was cut off by the end of its process is not read.
 """
 
 from __future__ import annotations
@@ -109,6 +106,7 @@ class CanaryBlock:
         """Keep what the optimizer is about to step on."""
         assert self.parameter.grad is not None
         self.trace.coordinates.append(self._sampled)
+        # A copy: the gradient is a view of the whole step's vector, which it would keep alive.
         self.trace.private.append(self.parameter.grad.clone())
 
 
@@ -145,7 +143,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class CanaryObservation:
-    """One silo's round on its canary coordinates (see `privacy.mechanisms.canaries`)."""
+    """What was observed of one silo's round: noisy gradients on coordinates whose law is known."""
 
     silo: str
     round: int
@@ -204,7 +202,7 @@ def read_observations(folder: Path) -> list[CanaryObservation]:
 
 
 def _drop_torn_line(file: BinaryIO) -> None:
-    """Leave `file` at its end, behind a whole line."""
+    """Move to the end of `file`, behind a whole line: a crash may have torn the last one."""
     if (size := file.seek(0, os.SEEK_END)) == 0:
         return
     file.seek(size - 1)

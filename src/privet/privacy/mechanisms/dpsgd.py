@@ -77,6 +77,7 @@ def privatise(
     wrapped = PerExampleModule(model)
     with _stepped(optimizer, block):
         private = PrivateOptimizer(optimizer, model=wrapped, plan=plan, noise=noise, block=block)
+        # The caller still holds the bare optimizer: its step() would release gradients unprotected.
         hook = optimizer.register_step_pre_hook(private.guard)
         try:
             yield PrivateStep(wrapped, private)
@@ -85,6 +86,7 @@ def privatise(
             hook.remove()
             wrapped.close()
             optimizer.zero_grad(set_to_none=True)
+    # Only now: check_model without an example cannot see what a forward pass changes.
     _check_unchanged(model, buffers)
 
 
@@ -94,6 +96,7 @@ def _stepped(optimizer: Optimizer, block: CanaryBlock | None) -> Iterator[None]:
     if block is None:
         yield
         return
+    # In the same optimizer: one call then clips, sums and adds noise to model and block alike.
     optimizer.add_param_group({"params": [block.parameter]})
     hook = optimizer.register_step_pre_hook(lambda *_: block.look())
     try:

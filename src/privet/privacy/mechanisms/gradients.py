@@ -82,6 +82,7 @@ class OuterGradients:
 
     def drop(self, examples: Tensor) -> None:
         kept = ~examples.unsqueeze(1)
+        # where, not a product: NaN * 0 would stay NaN.
         self.activations = torch.where(kept, self.activations, 0.0)
         self.backprops = torch.where(kept, self.backprops, 0.0)
 
@@ -93,6 +94,8 @@ class OuterGradients:
             into[self.layer.bias].addmv_(self.backprops.T, weights)
 
 
+# float32 norms and sums are off by a few 1e-7 relative; 1e-5 leaves room for wide layers. The
+# event promises sensitivity `clip` exactly, so a gradient may be shorter, never longer.
 _ROUNDING = 1 - 1e-5
 _EPS = 1e-6
 

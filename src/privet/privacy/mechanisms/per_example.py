@@ -48,6 +48,7 @@ class PerExampleModule(GradSampleModule):  # type: ignore[misc]
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model, batch_first=True, loss_reduction="mean", strict=False)
+        # A record in two accumulated batches would be clipped in each and count twice in one step.
         self.forbid_grad_accumulation()
         self.batch: int | None = None
         self._outer: list[OuterGradients] = []
@@ -55,6 +56,7 @@ class PerExampleModule(GradSampleModule):  # type: ignore[misc]
     def forward(self, *inputs: Any, **options: Any) -> Any:
         if self.training and torch.is_grad_enabled():
             self._begin(inputs)
+        # Skipping an empty batch would reveal that it was empty: it is a step of noise alone.
         if _is_empty(inputs):
             return self._output_of_nothing(inputs, options)
         return self._module(*inputs, **options)
@@ -111,6 +113,7 @@ class PerExampleModule(GradSampleModule):  # type: ignore[misc]
         for module in self.iterate_submodules(self._module):
             if isinstance(module, RECURRENT):
                 continue
+            # No rule by hand for this layer: Opacus differentiates it by vmap (slower, as exact).
             if type(module) not in self.GRAD_SAMPLERS:
                 prepare_layer(module, batch_first=batch_first)
             hook = module.register_forward_hook(self.capture_activations_hook)
@@ -152,6 +155,7 @@ class PerExampleModule(GradSampleModule):  # type: ignore[misc]
         )
         assert isinstance(module, nn.Linear)  # `_is_plain` looked
         self._outer.append(OuterGradients(module, activations[0], backprops))
+        # Opacus' own hook, which is not called here, counts uses down at its end.
         for parameter in module.parameters():
             if parameter.requires_grad:
                 parameter._forward_counter -= 1  # type: ignore[attr-defined]
@@ -195,6 +199,7 @@ def _is_plain(module: nn.Module) -> bool:
     """A linear layer used once in this pass, on a matrix of one row per example."""
     if type(module) is not nn.Linear or len(module.activations) != 1:  # type: ignore[arg-type]
         return False
+    # A layer used twice gets the sum of two outer products, whose norm the factors do not give.
     used_before = any(hasattr(p, "_current_grad_sample") for p in module.parameters())
     return not used_before and module.activations[0][0].dim() == 2  # type: ignore[index]
 
@@ -255,10 +260,13 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
             raise PrivacyError("optimizer.step(closure): a closure could look at the data again")
         self._refuse_what_is_not_planned()
         gradients = self._collect()
+        # The sum starts from the noise: one without it never exists.
         total = self._drawn_noise()
         sums = self._by_parameter(total)
+        # Counted before the parameters move: a crash in between costs a step, never hides one.
         self.ran += 1
         self._add_clipped(gradients, sums)
+        # By the expected size: dividing by the drawn one would reveal how many took part.
         total.div_(self._plan.batch_size)
         for parameter, gradient in sums.items():
             parameter.grad = gradient
@@ -320,6 +328,7 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
         sizes = [len(group[0]) for group in groups]
         with torch.no_grad():
             norms = torch.cat([_norms(group) for group in groups])
+            # inf * 0 is NaN: what is not finite must become zero before it is weighted.
             lost = ~norms.isfinite()
             if lost.any():
                 self.nonfinite += int(lost.sum())

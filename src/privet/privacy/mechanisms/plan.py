@@ -1,10 +1,8 @@
-"""What DP-SGD will do, decided before it starts.
+"""What DP-SGD will do, decided before it starts: who is sampled, and where noise comes from.
 
-Which records take part in a step: Poisson sampling, with its rate and step count exact.
-
-Where Gaussian noise comes from: the operating system on a silo, a named stream in simulation.
-
-A share of records, such as accuracy, released from counts with Gaussian noise.
+Sampling is Poisson, with its rate and step count exact. Gaussian noise comes from the operating
+system on a silo and from a named stream in a simulation. A share of records, such as accuracy, is
+released from counts with the same noise.
 """
 
 from __future__ import annotations
@@ -151,6 +149,7 @@ class SeededNoise:
 
     def normal(self, shape: Sequence[int], std: float) -> Tensor:
         """The next numbers of the stream, shape `shape`, float32."""
+        # Bit-identical only for equal shapes: torch fills 16 numbers and more by another path.
         return torch.empty(*shape).normal_(0.0, std, generator=self._generator)
 
 
@@ -168,6 +167,7 @@ class SystemNoise:
         """Fresh numbers of `shape`, computed in float64 and rounded to float32 once."""
         count = math.prod(shape)
         total = torch.zeros(count, dtype=torch.float64)
+        # Two passes of two numbers each: half the sum of four has the variance of one.
         for _ in range(2):
             radius, angle = _uniform(2 * count).view(2, count)
             radius.log1p_().mul_(-2).sqrt_()
@@ -181,6 +181,7 @@ def _uniform(count: int) -> Tensor:
 
     The sign serves the radius (log(1 - u)) and does no harm to the angle.
     """
+    # A counter from zero is safe: the key is fresh at every call and never used again.
     encryptor = Cipher(algorithms.AES(os.urandom(32)), modes.CTR(bytes(16))).encryptor()
     words = np.frombuffer(encryptor.update(bytes(8 * count)), dtype=np.uint64)
     return torch.from_numpy((words >> np.uint64(11)).astype(np.float64) * -(2.0**-53))
@@ -212,6 +213,7 @@ class NoisyShare:
         bounded = torch.nan_to_num(values.double(), nan=0.0).clamp(0.0, 1.0)
         yes, no = bounded.sum(), (1.0 - bounded).sum()
         yes, no = torch.stack([yes, no]) + noise.normal((2,), self.noise_multiplier).double()
+        # Post-processing of the two noisy sums; few records or much noise can make both negative.
         total = float(yes + no)
         if total <= 0:
             return 0.5

@@ -117,7 +117,7 @@ def compare(name: str, rows: list[Row], descent: OptimizerSettings, *, atol: flo
         chain,
         [replace(row, noise=row.plan and noise_of(silo)) for silo, row in enumerate(rows)],
         F.cross_entropy,
-        descent=descent,
+        optimizer=descent,
     )
     for silo, (row, outcome) in enumerate(zip(rows, together, strict=True)):
         expected = alone(name, row, descent, silo)
@@ -240,7 +240,7 @@ def test_each_row_has_its_own_correction_after_the_noise() -> None:
         chain_of(built("mlp"), rows[0].inputs),
         [private_row(weights, 0, 30, plan)],
         F.cross_entropy,
-        descent=OptimizerSettings(),
+        optimizer=OptimizerSettings(),
     )
     assert abs(free[0].update - alone("mlp", rows[0], OptimizerSettings(), 0).update).max() > 1e-2
 
@@ -255,7 +255,7 @@ def test_a_gradient_that_is_not_finite_counts_as_zero_in_its_silo_alone(value: f
     chain = chain_of(built("mlp"), rows[0].inputs)
     rows = [private_row(weights, silo, 8, plan) for silo in range(3)]
     rows[1].inputs[2] = value
-    outcomes = train_rows(chain, rows, F.cross_entropy, descent=OptimizerSettings())
+    outcomes = train_rows(chain, rows, F.cross_entropy, optimizer=OptimizerSettings())
     assert all(np.isfinite(outcome.update).all() for outcome in outcomes)
 
 
@@ -279,7 +279,7 @@ def test_a_row_does_not_depend_on_the_others() -> None:
 
     def first(*others: Row) -> Vector:
         rows = [private_row(weights, 0, 40, plan), *others]
-        return train_rows(chain, rows, F.cross_entropy, descent=OptimizerSettings())[0].update
+        return train_rows(chain, rows, F.cross_entropy, optimizer=OptimizerSettings())[0].update
 
     other = private_row(weights, 1, 40, plan)
     wild = replace(private_row(1e4 * weights, 2, 40, plan), lr=100.0)
@@ -294,7 +294,7 @@ def test_rows_that_do_not_belong_together_are_refused() -> None:
     chain = chain_of(built("linear"), row.inputs)
     for rows in ([row, plain], [plain, row], [replace(row, noise=None)]):
         with pytest.raises(PrivacyError, match="all with DP-SGD and noise, or all without"):
-            train_rows(chain, rows, F.cross_entropy, descent=OptimizerSettings())
+            train_rows(chain, rows, F.cross_entropy, optimizer=OptimizerSettings())
     longer = replace(row, batches=[*row.batches, row.batches[0]])
     with pytest.raises(PrivacyError, match="5 batches for a plan of 4 steps"):
-        train_rows(chain, [longer], F.cross_entropy, descent=OptimizerSettings())
+        train_rows(chain, [longer], F.cross_entropy, optimizer=OptimizerSettings())

@@ -1,9 +1,8 @@
-"""Which models can be trained together, and such a model as a chain of layers.
+"""Which models can be trained as one batch over silos, and such a model as a chain of layers.
 
-Layers over K silos at once: activations (K, B, features), parameters (K, *shape).
-
-Each knows its examples' gradients by two factors: what `prepare` made of its input and the
-gradient of its output, `backprops`, shape (K, B, outputs).
+Layers work on K silos at once: activations (K, B, features), parameters (K, *shape). Each knows its
+examples' gradients by two factors: what `prepare` made of its input and the gradient of its output,
+`backprops`, shape (K, B, outputs).
 """
 
 from __future__ import annotations
@@ -167,6 +166,7 @@ class Chain:
         with torch.enable_grad():
             outputs, layers = self._forward(inputs, parameters)
             mean = loss(outputs.flatten(0, 1), targets.flatten(0, 1))
+            # A mean over K * B examples: each one's own gradient is K * B times its part of it.
             total = mean * float(outputs.shape[0] * outputs.shape[1])
         gradients = torch.autograd.grad(total, [seen.backprops for seen in layers])
         for seen, gradient in zip(layers, gradients, strict=True):
@@ -226,8 +226,8 @@ def check_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> None:
 def _gradients(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
     outputs = outputs.clone().requires_grad_()
     with torch.enable_grad():
-        (slopes,) = torch.autograd.grad(loss(outputs, targets), [outputs])
-    return slopes
+        (gradients,) = torch.autograd.grad(loss(outputs, targets), [outputs])
+    return gradients
 
 
 def _sequence(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:

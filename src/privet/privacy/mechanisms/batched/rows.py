@@ -1,7 +1,4 @@
-"""The training loop over K silos, a row each.
-
-Optimizer steps on the weights of K silos, a row each, every row with its own learning rate.
-"""
+"""The training loop and its optimizer over K silos, a row each with its own learning rate."""
 
 from __future__ import annotations
 
@@ -46,30 +43,30 @@ class OptimizerSettings:
 class BatchedOptimizer:
     """An optimizer with what it keeps from step to step."""
 
-    descent: OptimizerSettings
+    settings: OptimizerSettings
     kept: list[Tensor]
     taken: int = 0
 
-    def step(self, weights: Tensor, slope: Tensor, rates: Tensor) -> None:
-        """Move the first k silos' weights (k, d) against `slope`; `rates` has shape (k, 1).
+    def step(self, weights: Tensor, gradient: Tensor, rates: Tensor) -> None:
+        """Move the first k silos' weights (k, d) against `gradient`; `rates` has shape (k, 1).
 
-        In place, and the slope is used up.
+        In place, and the gradient is used up.
         """
         self.taken += 1
-        if self.descent.weight_decay:
-            slope.add_(weights, alpha=self.descent.weight_decay)
-        move = self._adam if self.descent.optimizer == "adam" else self._sgd
-        move(weights, slope, [each[: len(weights)] for each in self.kept], rates)
+        if self.settings.weight_decay:
+            gradient.add_(weights, alpha=self.settings.weight_decay)
+        move = self._adam if self.settings.optimizer == "adam" else self._sgd
+        move(weights, gradient, [each[: len(weights)] for each in self.kept], rates)
 
-    def _sgd(self, weights: Tensor, slope: Tensor, kept: list[Tensor], rates: Tensor) -> None:
+    def _sgd(self, weights: Tensor, gradient: Tensor, kept: list[Tensor], rates: Tensor) -> None:
         for velocity in kept:
-            slope = velocity.mul_(self.descent.momentum).add_(slope)
-        weights.addcmul_(slope, rates, value=-1)
+            gradient = velocity.mul_(self.settings.momentum).add_(gradient)
+        weights.addcmul_(gradient, rates, value=-1)
 
-    def _adam(self, weights: Tensor, slope: Tensor, kept: list[Tensor], rates: Tensor) -> None:
+    def _adam(self, weights: Tensor, gradient: Tensor, kept: list[Tensor], rates: Tensor) -> None:
         mean, square = kept
-        mean.lerp_(slope, 1 - _BETAS[0])
-        square.mul_(_BETAS[1]).addcmul_(slope, slope, value=1 - _BETAS[1])
+        mean.lerp_(gradient, 1 - _BETAS[0])
+        square.mul_(_BETAS[1]).addcmul_(gradient, gradient, value=1 - _BETAS[1])
         spread = (square.sqrt() / math.sqrt(1 - _BETAS[1] ** self.taken)).add_(_EPS)
         rates = rates / (1 - _BETAS[0] ** self.taken)
         weights.addcdiv_(mean * rates, spread, value=-1)
@@ -115,7 +112,7 @@ class RowResult:
 
 
 def train_rows(
-    chain: Chain, rows: Sequence[Row], loss: Loss, *, descent: OptimizerSettings
+    chain: Chain, rows: Sequence[Row], loss: Loss, *, optimizer: OptimizerSettings
 ) -> list[RowResult]:
     """Train every row from its weights, one step a batch; outcomes in the order of `rows`.
 
@@ -128,16 +125,16 @@ def train_rows(
     for row in rows:
         _check(row, private=rows[0].plan is not None, block=_width(rows[0]))
     if len(rows) > 1 and max(map(_largest, rows)) > _LARGE:
-        return [_together(chain, [row], loss, descent)[0] for row in rows]
-    return _together(chain, rows, loss, descent)
+        return [_train_stacked(chain, [row], loss, optimizer)[0] for row in rows]
+    return _train_stacked(chain, rows, loss, optimizer)
 
 
-def _together(
-    chain: Chain, rows: Sequence[Row], loss: Loss, descent: OptimizerSettings
+def _train_stacked(
+    chain: Chain, rows: Sequence[Row], loss: Loss, optimizer: OptimizerSettings
 ) -> list[RowResult]:
     # The longest come first, so that those which still train are always the first.
     order = sorted(range(len(rows)), key=lambda place: -len(rows[place].batches))
-    stack = _Stack(chain, [rows[place] for place in order], loss, descent)
+    stack = _Stack(chain, [rows[place] for place in order], loss, optimizer)
     for number, noise in enumerate(stack.noise()):
         stack.step(number, noise)
     return [stack.outcome(order.index(place)) for place in range(len(rows))]
@@ -154,11 +151,13 @@ def _width(row: Row) -> int:
 
 def _check(row: Row, *, private: bool, block: int) -> None:
     if (row.plan is not None, row.noise is not None) != (private, private):
-        raise PrivacyError("rows that train together are all with DP-SGD and noise, or all without")
+        raise PrivacyError(
+            "rows that train in one batch are all with DP-SGD and noise, or all without"
+        )
     if row.plan is not None and len(row.batches) > row.plan.steps:
         raise PrivacyError(f"{len(row.batches)} batches for a plan of {row.plan.steps} steps")
     if _width(row) != block or (block and not private):
-        raise PrivacyError("rows that train together have equally many canaries, under DP-SGD")
+        raise PrivacyError("rows that train in one batch have equally many canaries, under DP-SGD")
 
 
 class _Stack:
@@ -168,7 +167,7 @@ class _Stack:
     """
 
     def __init__(
-        self, chain: Chain, rows: Sequence[Row], loss: Loss, descent: OptimizerSettings
+        self, chain: Chain, rows: Sequence[Row], loss: Loss, optimizer: OptimizerSettings
     ) -> None:
         self._rows = rows
         self._chain = chain
@@ -178,7 +177,7 @@ class _Stack:
         self._weights = F.pad(models, (0, _width(rows[0])))
         self._traces = [CanaryTrace(len(row.canaries)) if row.canaries else None for row in rows]
         self._buffers = torch.empty_like(self._weights), torch.empty_like(self._weights)
-        self._steps = descent.begin(self._weights)
+        self._steps = optimizer.begin(self._weights)
         self._rates = torch.tensor([[row.lr] for row in rows])
         plans = [row.plan for row in rows if row.plan is not None]
         self._private = bool(plans)
@@ -206,6 +205,7 @@ class _Stack:
 
     def _drawn(self, number: int) -> Tensor:
         rows = self._active(number)
+        # Two buffers in turn: the step before may still be adding gradients to the other one.
         drawn = self._buffers[number % 2][: len(rows)]
         for place, row in enumerate(rows):
             std = row.plan.noise_multiplier * row.plan.clip if row.plan else 0.0
@@ -226,10 +226,12 @@ class _Stack:
         sampled = [
             _coordinates(row, canaries) for row, (_, canaries) in zip(rows, drawn, strict=True)
         ]
-        songs, places = _canary_norms(rows, sampled)
-        factors = self._factors(outputs, targets, layers, taken, songs)
+        canary_norms, places = _canary_norms(rows, sampled)
+        factors = self._factors(outputs, targets, layers, taken, canary_norms)
         _add_sums(layers, factors[:, : taken.shape[1], None], self._parts(gradients))
-        gradients[:, self._model :].scatter_add_(1, places, songs * factors[:, taken.shape[1] :])
+        gradients[:, self._model :].scatter_add_(
+            1, places, canary_norms * factors[:, taken.shape[1] :]
+        )
         if self._private:
             gradients.div_(self._expected[:active])
         for place, row in enumerate(rows):
@@ -260,9 +262,9 @@ class _Stack:
     def _model_of(self, place: int, gradients: Tensor) -> list[nn.Parameter]:
         """One row's weights, as a model of its own would have them, with their gradients."""
         parameters = []
-        for weights, slopes in zip(self._parts(self._weights), self._parts(gradients), strict=True):
+        for weights, parts in zip(self._parts(self._weights), self._parts(gradients), strict=True):
             parameters.append(nn.Parameter(weights[place]))
-            parameters[-1].grad = slopes[place]
+            parameters[-1].grad = parts[place]
         return parameters
 
     def _factors(
@@ -271,11 +273,11 @@ class _Stack:
         targets: Tensor,
         layers: Sequence[LayerPass],
         taken: Tensor,
-        songs: Tensor,
+        canary_norms: Tensor,
     ) -> Tensor:
         """How much of each example's gradient counts, shape (K, B + C); 0 for what only pads."""
         if self._private:
-            return self._clipped(layers, taken, songs)
+            return self._clipped(layers, taken, canary_norms)
         counts = taken.sum(1)
         for place, count in enumerate(counts.tolist()):
             loss = self._loss(outputs[place, :count], targets[place, :count])
@@ -284,7 +286,7 @@ class _Stack:
             _drop(layers, ~taken)
         return taken / counts.unsqueeze(1)
 
-    def _clipped(self, layers: Sequence[LayerPass], taken: Tensor, songs: Tensor) -> Tensor:
+    def _clipped(self, layers: Sequence[LayerPass], taken: Tensor, canary_norms: Tensor) -> Tensor:
         parts = [seen.layer.squared_norms(seen.prepared, seen.backprops) for seen in layers]
         norms = torch.stack(parts).sum(0).sqrt_()
         lost = ~norms.isfinite()
@@ -292,7 +294,7 @@ class _Stack:
             self._nonfinite[: len(lost)] += (lost & taken).sum(1)
             _drop(layers, lost)
             norms = torch.where(lost, 0.0, norms)
-        norms, taken = torch.cat([norms, songs], 1), torch.cat([taken, songs > 0], 1)
+        norms, taken = torch.cat([norms, canary_norms], 1), torch.cat([taken, canary_norms > 0], 1)
         return clip_factors(norms, self._clips[: len(norms)]) * taken
 
 
@@ -333,14 +335,14 @@ def _coordinates(row: Row, canaries: NDArray[np.int64]) -> NDArray[np.int64]:
 def _canary_norms(
     rows: Sequence[Row], sampled: Sequence[NDArray[np.int64]]
 ) -> tuple[Tensor, Tensor]:
-    """The canaries' gradients and their coordinates, both (K, C); 0 for what only pads."""
-    songs = torch.zeros(len(rows), max(map(len, sampled)))
-    places = torch.zeros(songs.shape, dtype=torch.int64)
+    """The canaries' gradient norms and their coordinates, both (K, C); 0 for what only pads."""
+    canary_norms = torch.zeros(len(rows), max(map(len, sampled)))
+    places = torch.zeros(canary_norms.shape, dtype=torch.int64)
     for place, (row, coordinates) in enumerate(zip(rows, sampled, strict=True)):
         if row.plan is not None:
-            songs[place, : len(coordinates)] = CANARY_NORM * row.plan.clip
+            canary_norms[place, : len(coordinates)] = CANARY_NORM * row.plan.clip
             places[place, : len(coordinates)] = torch.from_numpy(coordinates)
-    return songs, places
+    return canary_norms, places
 
 
 def _drop(layers: Sequence[LayerPass], examples: Tensor) -> None:
