@@ -310,12 +310,12 @@ def test_only_what_changed_is_read_again(live: Live, tmp_path: Path) -> None:
         (tmp_path / f"{number:02}").mkdir()
         job = Job(tmp_path / f"{number:02}")
         (job.folder / "order.json").touch()
-        job.become("finished")
+        job.become("running")
     page = LivePage(store, dict, row)
     assert len(page._state("")["jobs"]) == len(read) == MOST_JOBS
     page._state("")
     assert len(read) == MOST_JOBS
-    job.become("failed", "after all")
+    job.become("failed")
     page._state("")
     assert read[MOST_JOBS:] == [job.id]
 

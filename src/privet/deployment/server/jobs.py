@@ -9,6 +9,7 @@ jobs/<id>/run/         the run folder
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import threading
 import time
@@ -19,11 +20,12 @@ from typing import Literal
 from privet.deployment.parties.orders import Order, read_order
 from privet.deployment.parties.parties import Parties
 from privet.deployment.parties.requests import Denied
-from privet.files import write_whole
+from privet.files import locked, write_whole
 
 State = Literal["queued", "waiting", "running", "finished", "failed", "cancelled"]
 OVER: frozenset[State] = frozenset({"finished", "failed", "cancelled"})
 RUN = "run"
+_PATIENCE = 60.0
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,20 @@ class Job:
         """What became of it so far."""
         return JobState(**json.loads((self.folder / "state.json").read_text(encoding="utf-8")))
 
-    def become(self, state: State, detail: str = "", *, start: bool = False) -> None:
-        """Note a new state, durably, and in the log."""
-        before = self.standing.starts if (self.folder / "state.json").exists() else 0
-        now = JobState(state, detail, time.time(), before + start)
-        write_whole(self.folder / "state.json", json.dumps(asdict(now)).encode())
+    def become(self, state: State, detail: str = "", *, start: bool = False) -> bool:
+        """Note a new state, durably, and in the log; False, and no change, for a job that is over.
+
+        The runner's thread and an administrator's request ask for states at any time: whoever ends
+        the job first has ended it.
+        """
+        with locked(self.folder, seconds=_PATIENCE, flags=os.O_DIRECTORY):
+            before = self.standing if (self.folder / "state.json").exists() else None
+            if before and before.state in OVER:
+                return False
+            now = JobState(state, detail, time.time(), (before.starts if before else 0) + start)
+            write_whole(self.folder / "state.json", json.dumps(asdict(now)).encode())
         self.note(f"{state}: {detail}" if detail else state)
+        return True
 
     def note(self, line: str) -> None:
         """Add a line to the job's log."""

@@ -139,9 +139,8 @@ class _AdminRoutes:
         job = self._named(request)
         if job is None:
             return _no_job(request)
-        if job.standing.state in OVER:
+        if not await run_in_threadpool(self._runner.cancel, job):
             return _no(409, f"job {job.id} is {job.standing.state}")
-        await run_in_threadpool(self._runner.cancel, job)
         return JSONResponse(_row(job))
 
     async def file(self, request: Request) -> Response:

@@ -69,11 +69,12 @@ class Runner:
         """There is a new job."""
         self._more.set()
 
-    def cancel(self, job: Job) -> None:
-        """End a job; its run folder stays as it is."""
-        job.become("cancelled")
-        if self._job is not None and self._job.id == job.id:
+    def cancel(self, job: Job) -> bool:
+        """End a job, unless it is over; its run folder stays as it is."""
+        cancelled = job.become("cancelled")
+        if cancelled and self._job is not None and self._job.id == job.id:
             self._interrupt()
+        return cancelled
 
     def waiting_for(self) -> dict[str, str]:
         """By silo: the message whose answer the present job waits for."""
@@ -125,7 +126,8 @@ class Runner:
         experiment = order.settings()
         self._check_task(experiment)
         self._wait_for_silos(job, experiment)
-        job.become("running", start=True)
+        if not job.become("running", start=True):
+            raise Cancelled
         with self.link.run({ORDER_KEY: job.order_text()}) as live:
             self._grid = LinkGrid(live, self.notifier, stop=self._stop)
             encrypted = experiment.encryption is not None
@@ -164,7 +166,8 @@ class Runner:
                 return
             text = f"for {', '.join(away)} ({here} of {len(nodes)} silos are here)"
             if text != said:
-                job.become("waiting", text)
+                if not job.become("waiting", text):
+                    raise Cancelled
                 said = text
             self._stop.wait(_LOOK_AROUND)
             if self._stop.is_set():
