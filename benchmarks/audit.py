@@ -26,10 +26,10 @@ from torch.nn import functional as F
 
 from privet import Execution, Experiment, simulate
 from privet.audits import evidence
-from privet.audits.conformance import Conformance, conformance
 from privet.audits.deep.claims import deep_audit
 from privet.audits.deep.record import DeepOptions
-from privet.audits.one_run import View, one_run_bound, score
+from privet.audits.lower_bounds import View, one_run_bound, score
+from privet.audits.mechanism import Conformance, conformance
 from privet.privacy.accounting import noise_multiplier_for
 from privet.privacy.mechanisms import Canaries, DpSgd, SeededNoise
 from privet.privacy.mechanisms.batched import OptimizerSettings, Row, chain_of, train_rows

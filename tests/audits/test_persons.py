@@ -10,7 +10,7 @@ from dp_accounting.pld import PLDAccountant
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privet.audits.persons import DELTAS, TIMES, by_delta, in_one_silo, in_silos
+from privet.audits.spent import DELTAS, TIMES, by_delta, in_one_silo, in_silos
 from privet.privacy.accounting.events import Segment
 from privet.privacy.ledger.costs import epsilon_of
 

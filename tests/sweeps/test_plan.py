@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from privet import Experiment, simulate
 from privet.errors import ExperimentError
-from privet.sweeps.asked import SweepRequest
 from privet.sweeps.plan import Planner, address, baselines_of, data_identity, setting
+from privet.sweeps.request import SweepRequest
 from privet.sweeps.results import Cell
 
 BASE = Experiment.from_mapping({"task": "digits", "federation": {"silos": 3}})

@@ -11,7 +11,7 @@ from privet import Experiment, sweep
 from privet.errors import ExperimentError
 from privet.privacy.accounting.tuning import RandomRuns, rdp_epsilon, run_rdp, selection_rdp
 from privet.privacy.ledger import read_history
-from privet.sweeps.asked import runs_of
+from privet.sweeps.request import runs_of
 from privet.sweeps.store import read_sweep
 
 TINY = Experiment.from_mapping(

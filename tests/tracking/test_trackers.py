@@ -28,7 +28,7 @@ from privet import simulate, sweep
 from privet.commands.cli import main
 from privet.errors import ExperimentError, PrivetError
 from privet.experiment import dotted
-from privet.tracking import line
+from privet.tracking import pipe as line
 from privet.tracking.following import REPORT
 from tracked import TINY, by_round
 

@@ -11,17 +11,13 @@ from functools import partial
 from pathlib import Path
 
 import privet
-from privet.audits import evidence, leaks, ledgers, mechanism, record, rules, sums
+from privet.audits import compliance, epsilon, evidence, leaks, ledgers, mechanism, record, spent
 from privet.audits.claims import Claim, judged
 from privet.audits.deep.record import Deep, DeepOptions
 from privet.audits.evidence import Evidence
 from privet.audits.ledgers import Account
-from privet.audits.persons import Person, by_delta, in_one_silo, in_silos
-from privet.audits.report import File, Options, Persons, Report, Somebody, Sum, differences, read
-from privet.audits.sums import segments_of, snippet
+from privet.audits.report import File, Options, Report, differences, read
 from privet.errors import DataError
-from privet.privacy.ledger import Charge
-from privet.privacy.ledger.costs import epsilon_of
 from privet.privacy.policy import Policy
 
 Check = Callable[[Evidence], Iterable[Claim]]
@@ -35,16 +31,13 @@ def look_away(_run: str, _done: int) -> None:
 
 CHECKS: tuple[Check, ...] = (
     record.claims,
-    sums.claims,
-    rules.claims,
-    rules.claims_of_sums,
+    epsilon.claims,
+    compliance.claims,
+    compliance.claims_of_sums,
     leaks.claims,
     mechanism.claims,
 )
 """What every run is held against, in the order of the report."""
-
-_MOST_EXACT = 3
-"""Runs up to which a person with several records is computed exactly, which takes seconds."""
 
 _OF_DEEP = (
     "Deep: models were trained by privet as it is installed, with the settings that the ledger "
@@ -109,8 +102,8 @@ def audit(
         verdict="FAIL" if failed else "PASS",
         files=tuple(_digests(found.files, base)),
         claims=tuple(claims),
-        sums=(*_sums_of_runs(runs, delta), *_sums_of_accounts(found.known, delta)),
-        persons=tuple(_persons(runs, delta)),
+        sums=(*spent.sums_of_runs(runs, delta), *spent.sums_of_accounts(found.known, delta)),
+        persons=tuple(spent.persons_of(runs, delta)),
         leaks=tuple(left for run in runs for left in leaks.leaks(run)),
         assumptions=(*_ASSUMPTIONS, *(_OF_DEEP if deep else ())),
         deep=tuple(record for _, record in deeply if record),
@@ -229,7 +222,7 @@ def _of_policy(found: _Inputs) -> Iterator[Claim]:
     """Ledgers by themselves against the policy that was given; runs have met it already."""
     for book in found.known if found.policy else ():
         if book.sound:
-            yield from _made(book.subject, rules.claims_of_account, book, found.policy)
+            yield from _made(book.subject, compliance.claims_of_account, book, found.policy)
 
 
 def _made(subject: str, check: Callable[..., Iterable[Claim]], *evidence: object) -> list[Claim]:
@@ -255,68 +248,3 @@ def _deeply(
 
 def _whole(runs: Sequence[Evidence]) -> list[Evidence]:
     return [run for run in runs if run.fault is None]
-
-
-def _sums_of_runs(runs: Sequence[Evidence], delta: float) -> Iterator[Sum]:
-    for run in _whole(runs):
-        for silo, bill in (run.bills or {}).items():
-            yield _sum(
-                run.subject,
-                silo,
-                bill.account.subject,
-                bill.job,
-                bill.charges,
-                delta=run.delta or delta,
-            )
-
-
-def _sums_of_accounts(books: Sequence[Account], delta: float) -> Iterator[Sum]:
-    for book in books:
-        for dataset in book.history.datasets if book.sound else ():
-            charges = tuple(book.history.charged(dataset))
-            yield _sum(book.subject, dataset, book.subject, None, charges, delta=delta)
-
-
-def _sum(
-    subject: str,
-    silo: str,
-    ledger: str,
-    job: str | None,
-    charges: Sequence[Charge],
-    *,
-    delta: float,
-) -> Sum:
-    parts = segments_of(part for charge in charges for part in charge.parts)
-    return Sum(
-        subject=subject,
-        silo=silo,
-        ledger=ledger,
-        job=job,
-        epsilon=epsilon_of(parts, delta=delta),
-        delta=delta,
-        interrupted=sum(charge.open for charge in charges),
-        by_delta=by_delta(parts),
-        segments=tuple((p.noise_multiplier, p.sampling_rate, p.steps) for p in parts),
-        by_hand=snippet(parts, delta=delta),
-    )
-
-
-def _persons(runs: Sequence[Evidence], delta: float) -> Iterator[Persons]:
-    """Of runs with differential privacy: without, one record alone has no bound."""
-    whole = [run for run in _whole(runs) if run.delta is not None and run.bills]
-    for run in whole:
-        at = run.delta or delta
-        spent = {silo: sums.parts_of_charges(b.charges) for silo, b in (run.bills or {}).items()}
-        dearest = max(spent, key=lambda silo: epsilon_of(spent[silo], delta=at))
-        exact = len(whole) <= _MOST_EXACT
-        yield Persons(
-            subject=run.subject,
-            delta=at,
-            in_silos=_told(in_silos(spent, delta=at)),
-            silo=dearest,
-            in_one_silo=_told(in_one_silo(spent[dearest], delta=at, exact=exact)),
-        )
-
-
-def _told(persons: Sequence[Person]) -> tuple[Somebody, ...]:
-    return tuple(Somebody(each.times, each.epsilon, each.method) for each in persons)

@@ -70,10 +70,10 @@ def sweep_(
     from privet.experiment import SWEEP, Experiment, assignments, read_toml
     from privet.progress import choose_mode
     from privet.reports.sweep import write_report
-    from privet.sweeps.asked import SweepRequest, runs_of
+    from privet.sweeps.cells import tracked_sweep
     from privet.sweeps.progress import cell_progress
+    from privet.sweeps.request import SweepRequest, runs_of
     from privet.sweeps.run import sweep
-    from privet.sweeps.tracked import tracked_sweep
 
     experiment = Experiment.from_file(file, assignments(settings or []))
     asked = SweepRequest.from_table(read_toml(file).get(SWEEP, {})).with_options(

@@ -1,10 +1,10 @@
-"""One cell: run it in a folder of its own and say what came of it.
-
-Cells in long-lived processes, one cell after the other in each.
+"""One cell, run in a folder of its own by one of several long-lived processes.
 
 A worker is forked where the system can fork, so what the parent has imported and read is there at
 once. A cell whose process dies has failed, and the process is replaced. Workers end with their
 parent, however it ends, so that nobody writes into the folder of a sweep that goes on.
+
+A tracker follows every cell, and a run of the sweep's own that the cells belong to.
 """
 
 from __future__ import annotations
@@ -26,18 +26,73 @@ from pathlib import Path
 from typing import Any
 
 from privet.errors import DataError, PrivacyError, PrivetError
-from privet.experiment import Experiment
+from privet.experiment import Experiment, dotted
 from privet.files import read_file
 from privet.privacy.ledger import read_history
 from privet.record.folder import RunFolder
+from privet.server.app import look_away
 from privet.server.rounds import Watch
 from privet.simulations.ledger import LEDGER, settle
 from privet.simulations.prepare import prepare
 from privet.simulations.run import Engine, Execution, run_prepared
-from privet.sweeps.results import Cell, cell_from_plain, to_plain
-from privet.sweeps.tracked import tracked_cell
+from privet.sweeps.results import Cell, Sweep, cell_from_plain, title, to_plain
 from privet.tasks.registry import kept_tasks
-from privet.tracking.line import TrackerPipe
+from privet.tracking.following import REPORT, ended, followed
+from privet.tracking.pipe import TrackerPipe
+from privet.tracking.pipe import open_pipe as open_line
+from privet.tracking.tracker import About, Tracking
+
+_SWEEP = "sweep"
+_FILES = ("sweep.json", "cells.csv", REPORT)
+
+
+@contextmanager
+def tracked_cell(
+    line: TrackerPipe | None, cell: Cell, experiment: Experiment, *, folder: Path
+) -> Iterator[Watch]:
+    """A watch for a cell, in the process that runs it; without a line it watches nothing."""
+    if line is None:
+        yield look_away
+        return
+    settings = dotted(experiment.model_dump(exclude_none=True)) if cell.kind == "federated" else {}
+    own = {"kind": cell.kind, "seed": cell.seed} | ({"silo": cell.silo} if cell.silo else {})
+    about = About(f"{title(cell)}, seed {cell.seed}", {**settings, **cell.settings, **own}, _SWEEP)
+    with followed(line, cell.address, about, folder) as watch:
+        yield watch
+
+
+@dataclass(frozen=True)
+class SweepTracking:
+    """A sweep's own run, which its cells belong to, and the line that they speak on."""
+
+    line: TrackerPipe
+
+    def begin(self, sweep: Sweep, *, folder: Path) -> None:
+        """Say what is swept."""
+        axes = {f"axis.{axis.key}": to_plain(axis.values) for axis in sweep.axes}
+        settings = dotted(sweep.experiment) | axes | {"seeds": list(sweep.seeds)}
+        self.line.say("begin", _SWEEP, About(folder.absolute().name, settings, cells=True))
+
+
+@contextmanager
+def tracked_sweep(
+    track: str | SweepTracking | None, *, folder: Path
+) -> Iterator[SweepTracking | None]:
+    """What `sweep` takes as `track`; one that is open already stays open.
+
+    At the end the results and, if there is one, the report are passed on.
+    """
+    if track is None or isinstance(track, SweepTracking):
+        yield track
+        return
+    with (
+        open_line(Tracking.parse(track), folder) as line,
+        ended(line, _SWEEP, [folder / name for name in _FILES]),
+    ):
+        yield SweepTracking(line)
+
+
+# DROPPED
 
 CELL = "cell.json"
 

@@ -1,6 +1,6 @@
 """Which runs a sweep consists of: the grid, the seeds, and the baselines beside them.
 
-What a cell is recognised by: everything that decides its result, in sixteen digits.
+A cell is recognised by its address: a hash over everything that decides its result.
 """
 
 from __future__ import annotations

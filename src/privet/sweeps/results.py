@@ -1,9 +1,7 @@
-"""What a finished (or half finished) sweep is: axes, cells, what follows from them.
+"""What a finished (or half finished) sweep is: axes, cells, what follows from them, in words too.
 
 `sweep.json` is this record, field for field. Absent parts are null, and an infinite epsilon (no
 differential privacy) is the text "inf", as JSON has no infinity.
-
-Settings, estimates and findings as a person would say them.
 """
 
 from __future__ import annotations

@@ -14,14 +14,13 @@ from privet.experiment import Experiment
 from privet.files import only_process
 from privet.privacy.accounting.tuning import RandomRuns
 from privet.simulations.run import Engine
-from privet.sweeps.asked import SweepRequest, sweep_toml
-from privet.sweeps.cells import CellJob, finished, run_jobs
+from privet.sweeps.cells import CellJob, SweepTracking, finished, run_jobs, tracked_sweep
 from privet.sweeps.plan import Planned, Planner, baselines_of, grid, seeds_of
+from privet.sweeps.request import SweepRequest, sweep_toml
 from privet.sweeps.results import SCHEMA, Axis, Cell, Settings, Sweep, Value
 from privet.sweeps.selection import choose, plan_selection
 from privet.sweeps.statistics import compare, estimate
 from privet.sweeps.store import CELLS, LOCK, Store
-from privet.sweeps.tracked import SweepTracking, tracked_sweep
 from privet.tasks.files import data_folder
 from privet.tasks.registry import kept_tasks
 

@@ -11,7 +11,8 @@ from privet.experiment import Experiment, dotted
 from privet.record.folder import SUMMARY
 from privet.server.app import look_away
 from privet.server.rounds import Watch
-from privet.tracking.line import TrackerPipe, open_line
+from privet.tracking.pipe import TrackerPipe
+from privet.tracking.pipe import open_pipe as open_line
 from privet.tracking.tracker import About, Status, Tracking, figures
 
 REPORT = "report.html"

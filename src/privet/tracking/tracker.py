@@ -1,8 +1,6 @@
-"""What a tracker can do, and the three that there are.
+"""What a tracker is and is given: settings, and of a round's entry in the history the figures.
 
-Which tracker is asked for, and whether it can be had.
-
-What a tracker is told: settings, and of a round's entry in the history the figures.
+Which tracker was requested is parsed here, and whether its package is installed.
 """
 
 from __future__ import annotations

@@ -13,8 +13,13 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from privet.audits.one_run import lower_bound, p_value
-from privet.audits.two_sided import clopper_pearson_bound, errors_at, gaussian_bound
+from privet.audits.lower_bounds import (
+    clopper_pearson_bound,
+    errors_at,
+    gaussian_bound,
+    lower_bound,
+    p_value,
+)
 
 DELTA, ERROR = 1e-5, 0.05
 

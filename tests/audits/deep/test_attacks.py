@@ -13,7 +13,7 @@ from scipy import stats
 
 from privet.audits.deep.attacks import Attack, PrivacyProfile, attacks_on, best_of, curve_of
 from privet.audits.deep.training import Observations, coins
-from privet.audits.two_sided import Errors
+from privet.audits.lower_bounds import Errors
 from privet.errors import PrivacyError
 from privet.privacy.accounting.events import Segment
 

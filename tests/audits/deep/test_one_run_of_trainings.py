@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from audits.mechanism.planted import planted
-from privet.audits.one_run import one_run_bound, score
+from privet.audits.lower_bounds import one_run_bound, score
 from privet.privacy.accounting import noise_multiplier_for
 from privet.privacy.mechanisms import Canaries, DpSgd, SeededNoise
 from privet.privacy.mechanisms.batched import OptimizerSettings, Row, chain_of, train_rows

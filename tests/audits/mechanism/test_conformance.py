@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import binom, kstest
 
 from audits.mechanism.made import sightings
-from privet.audits.conformance import Check, Conformance, conformance
+from privet.audits.mechanism import Check, Conformance, conformance
 from privet.errors import PrivacyError
 
 

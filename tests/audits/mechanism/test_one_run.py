@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from audits.mechanism.made import sightings
-from privet.audits.one_run import View, lower_bound, one_run_bound, p_value, score
+from privet.audits.lower_bounds import View, lower_bound, one_run_bound, p_value, score
 from privet.errors import PrivacyError
 from privet.privacy.accounting import noise_multiplier_for
 

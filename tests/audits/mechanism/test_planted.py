@@ -9,7 +9,7 @@ from scipy.stats import binom
 
 from audits.mechanism.planted import FAULTS, planted
 from privet import Execution, Experiment, simulate
-from privet.audits.conformance import Conformance, conformance
+from privet.audits.mechanism import Conformance, conformance
 from privet.privacy.mechanisms.canaries import CANARIES, read_observations
 from privet.simulations.run import Engine
 

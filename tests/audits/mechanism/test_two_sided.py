@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from privet.audits.two_sided import (
+from privet.audits.lower_bounds import (
     GAUSSIAN,
     Errors,
     best_threshold,

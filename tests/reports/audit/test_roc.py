@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, norm
 
-from privet.audits.two_sided import gaussian_epsilon, roc
+from privet.audits.lower_bounds import gaussian_epsilon, roc
 from privet.reports.audit.figures import Roc, interval, most_true, roc_picture
 
 RATES = np.linspace(0, 1, 101)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from privet.commands.cli import main
 from privet.experiment import Experiment, read_toml
-from privet.sweeps.asked import SweepRequest, sweep_toml
+from privet.sweeps.request import SweepRequest, sweep_toml
 from privet.sweeps.results import Sweep
 from privet.sweeps.store import read_sweep
 

@@ -1,8 +1,7 @@
-"""Scores, thresholds and what they say: half of the models choose an attack, the other half count.
+"""Attacks on models with and without a canary, and what all that is charged allows any attack.
 
-So a bound is that of one attack that was fixed before, however many were tried.
-
-What charged mechanisms leave to any attack: all that they promise, at many deltas.
+One half of the models chooses attack and threshold, the other half counts its errors. So a bound is
+that of one attack that was fixed before, however many were tried.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import numpy as np
 
 from privet.audits.deep.record import Allowed, AttackBound, AttackCurve, Observer, Score
 from privet.audits.deep.training import Observations
-from privet.audits.two_sided import (
+from privet.audits.lower_bounds import (
     GAUSSIAN,
     Errors,
     Threshold,

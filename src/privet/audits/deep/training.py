@@ -2,9 +2,8 @@
 
 Every model starts as the run's did and is trained by the code that trains a silo; the server is the
 run's strategy with this silo alone. What two observers see is kept as a number for each canary: of
-the server, which gets an update in every round, and of somebody who has the last model.
-
-Records as bad as they come, to be hidden among a silo's own: an audit asks whether they show.
+the server, which gets an update in every round, and of somebody who has the last model. The
+canaries are records as bad as they come, since epsilon is a promise about the worst case.
 """
 
 from __future__ import annotations

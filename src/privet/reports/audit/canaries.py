@@ -9,11 +9,10 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from privet.audits.conformance import Conformance, conformance
 from privet.audits.deep.record import Deep
-from privet.audits.one_run import Scored, one_run_bound, score
+from privet.audits.lower_bounds import Scored, one_run_bound, roc, score
+from privet.audits.mechanism import Conformance, conformance
 from privet.audits.report import Report
-from privet.audits.two_sided import roc
 from privet.errors import PrivacyError
 from privet.privacy.mechanisms.canaries import CanaryObservation
 from privet.reports.audit.figures import ClaimedBound, Picture, Roc, bounds_picture, tests_picture

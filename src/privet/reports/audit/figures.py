@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import beta
 
-from privet.audits.conformance import Check, Conformance
+from privet.audits.mechanism import Check, Conformance
 from privet.charts.formatting import bound, decimal, scientific, shortened
 from privet.charts.scales import Scale, decades, nice_ticks
 from privet.privacy.mechanisms.canaries import Floats

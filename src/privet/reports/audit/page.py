@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from privet.audits.persons import TIMES
 from privet.audits.report import Persons, Report, read
+from privet.audits.spent import TIMES
 from privet.charts.formatting import listed
 from privet.errors import DataError, PrivetError
 from privet.files import write_whole

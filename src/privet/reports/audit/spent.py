@@ -12,8 +12,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from privet.audits.persons import TIMES
 from privet.audits.report import Persons, Report, Somebody, Sum
+from privet.audits.spent import TIMES
 from privet.charts.formatting import NOTHING, bound
 from privet.errors import PrivetError
 from privet.privacy.accounting.events import Segment

@@ -1,6 +1,6 @@
-"""What a sweep is asked for: the table [sweep] of an experiment file, and what replaces it.
+"""What a sweep is requested to run: the table [sweep] of an experiment file, and what replaces it.
 
-A sweep as an experiment file, by which `privet sweep` runs the same cells again.
+It is written back as such a file, by which `privet sweep` runs the same cells again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How an epsilon moves with delta, and with how often one person is among the records.
+"""What was spent: by each silo, at other deltas, and for persons who are more than one record.
 
 The figure of a run is about one record of one silo. Somebody who is a record of g silos is covered
 by the composition of what these spent. Somebody who is g records of one silo is covered by the
@@ -11,18 +11,20 @@ bound is a mechanism that dominates them: all g records at once, whenever at lea
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Literal
 
 from dp_accounting import GaussianDpEvent, SelfComposedDpEvent
 from dp_accounting.dp_event import DpEvent, MixtureOfGaussiansDpEvent
 from dp_accounting.pld import PLDAccountant
 from scipy.stats import binom
 
-from privet.audits.sums import segments_of
+from privet.audits.epsilon import parts_of_charges, segments_of, snippet
+from privet.audits.evidence import Evidence
+from privet.audits.ledgers import Account
+from privet.audits.report import Persons, Somebody, Sum
 from privet.privacy.accounting.events import Segment
+from privet.privacy.ledger import Charge
 from privet.privacy.ledger.costs import epsilon_of
 from privet.privacy.library_logging import no_absl_warnings
 
@@ -34,16 +36,71 @@ _MOST_STEPS = 100_000
 _GRIDS = (1e-4, 1e-2)
 """The finest and the coarsest grid of privacy losses; coarser is faster, and never too low."""
 
-Method = Literal["composition", "mixture", "domination"]
+_MOST_EXACT = 3
+"""Runs up to which a person with several records is computed exactly, which takes seconds."""
 
 
-@dataclass(frozen=True)
-class Person:
-    """Epsilon at one delta for somebody who is `times` silos, or `times` records of one silo."""
+def sums_of_runs(runs: Sequence[Evidence], delta: float) -> Iterator[Sum]:
+    """What each silo's ledger charges for each run; `delta` is for runs that claim at none."""
+    for run in runs:
+        for silo, bill in (run.bills or {}).items():
+            yield _sum(
+                run.subject,
+                silo,
+                bill.account.subject,
+                bill.job,
+                bill.charges,
+                delta=run.delta or delta,
+            )
 
-    times: int
-    epsilon: float
-    method: Method
+
+def sums_of_accounts(accounts: Sequence[Account], delta: float) -> Iterator[Sum]:
+    """What each data set was charged over the life of its ledger; unsound ledgers say nothing."""
+    for account in accounts:
+        for dataset in account.history.datasets if account.sound else ():
+            charges = tuple(account.history.charged(dataset))
+            yield _sum(account.subject, dataset, account.subject, None, charges, delta=delta)
+
+
+def _sum(
+    subject: str,
+    silo: str,
+    ledger: str,
+    job: str | None,
+    charges: Sequence[Charge],
+    *,
+    delta: float,
+) -> Sum:
+    parts = segments_of(part for charge in charges for part in charge.parts)
+    return Sum(
+        subject=subject,
+        silo=silo,
+        ledger=ledger,
+        job=job,
+        epsilon=epsilon_of(parts, delta=delta),
+        delta=delta,
+        interrupted=sum(charge.open for charge in charges),
+        by_delta=by_delta(parts),
+        segments=tuple((p.noise_multiplier, p.sampling_rate, p.steps) for p in parts),
+        by_hand=snippet(parts, delta=delta),
+    )
+
+
+def persons_of(runs: Sequence[Evidence], delta: float) -> Iterator[Persons]:
+    """Of runs with differential privacy: without, one record alone has no bound."""
+    private = [run for run in runs if run.delta is not None and run.bills]
+    for run in private:
+        at = run.delta or delta
+        spent = {silo: parts_of_charges(b.charges) for silo, b in (run.bills or {}).items()}
+        most = max(spent, key=lambda silo: epsilon_of(spent[silo], delta=at))
+        exact = len(private) <= _MOST_EXACT
+        yield Persons(
+            subject=run.subject,
+            delta=at,
+            in_silos=tuple(in_silos(spent, delta=at)),
+            silo=most,
+            in_one_silo=tuple(in_one_silo(spent[most], delta=at, exact=exact)),
+        )
 
 
 def by_delta(parts: Sequence[Segment]) -> dict[str, float]:
@@ -51,19 +108,19 @@ def by_delta(parts: Sequence[Segment]) -> dict[str, float]:
     return {f"{delta:.0e}": epsilon_of(parts, delta=delta) for delta in DELTAS}
 
 
-def in_silos(spent: Mapping[str, Sequence[Segment]], *, delta: float) -> list[Person]:
+def in_silos(spent: Mapping[str, Sequence[Segment]], *, delta: float) -> list[Somebody]:
     """For somebody who is one record in each of the g silos that spent most, g up to TIMES."""
     alone = {silo: epsilon_of(parts, delta=delta) for silo, parts in spent.items()}
-    dearest = sorted(spent, key=lambda silo: alone[silo], reverse=True)
+    by_cost = sorted(spent, key=lambda silo: alone[silo], reverse=True)
     found = []
     for times in TIMES:
-        if times <= len(dearest):
-            together = [part for silo in dearest[:times] for part in spent[silo]]
-            found.append(Person(times, epsilon_of(together, delta=delta), "composition"))
+        if times <= len(by_cost):
+            together = [part for silo in by_cost[:times] for part in spent[silo]]
+            found.append(Somebody(times, epsilon_of(together, delta=delta), "composition"))
     return found
 
 
-def in_one_silo(parts: Iterable[Segment], *, delta: float, exact: bool = True) -> list[Person]:
+def in_one_silo(parts: Iterable[Segment], *, delta: float, exact: bool = True) -> list[Somebody]:
     """For somebody who is g records of one silo, each of them charged for everything.
 
     Without `exact`, which takes a second or two for each g, by domination.
@@ -72,7 +129,7 @@ def in_one_silo(parts: Iterable[Segment], *, delta: float, exact: bool = True) -
     return [_times(together, times, delta, exact) for times in TIMES] if together else []
 
 
-def _times(parts: tuple[Segment, ...], times: int, delta: float, exact: bool) -> Person:
+def _times(parts: tuple[Segment, ...], times: int, delta: float, exact: bool) -> Somebody:
     few = (
         exact
         and len(parts) <= _MOST_MECHANISMS
@@ -80,9 +137,9 @@ def _times(parts: tuple[Segment, ...], times: int, delta: float, exact: bool) ->
     )
     mixture = _mixture(parts, times, delta) if few else math.inf
     if math.isfinite(mixture):
-        return Person(times, mixture, "mixture")
+        return Somebody(times, mixture, "mixture")
     dominating = [_dominating(part, times) for part in parts]
-    return Person(times, epsilon_of(dominating, delta=delta), "domination")
+    return Somebody(times, epsilon_of(dominating, delta=delta), "domination")
 
 
 def _dominating(part: Segment, times: int) -> Segment:

@@ -1,6 +1,6 @@
 """Is the epsilon that was claimed the one that the ledgers' entries give?
 
-The same epsilon without privet: what ran, and ten lines over dp-accounting alone.
+It is computed anew from the entries, and once more without privet: by ten lines over dp-accounting.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from privet.audits.claims import Claim, judged, unknown
+from privet.audits.compliance import exceeded
 from privet.audits.evidence import Evidence, LedgerCharge
 from privet.audits.lines import HistoryLine
 from privet.audits.record import Findings, by_ledgers, told
-from privet.audits.replay import exceeded
 from privet.privacy.accounting import CrossChecks, cross_check, dp_sgd_event
 from privet.privacy.accounting.events import Segment
 from privet.privacy.ledger import Charge, Limit

@@ -48,7 +48,7 @@ class TrackerPipe:
 
 
 @contextmanager
-def open_line(tracking: Tracking, folder: Path) -> Iterator[TrackerPipe]:
+def open_pipe(tracking: Tracking, folder: Path) -> Iterator[TrackerPipe]:
     """A line while the context is open. When it ends, the tracker has PATIENCE seconds.
 
     The tracker is a new interpreter: what this process has open or has locked is not its concern.
