@@ -33,7 +33,9 @@ SERVER, SILO = "privet.server", "privet.silo"
 _LOOK = 1.0
 _MOST_QUESTIONS = 100
 _OWN_PORT = ("grpc.so_reuseport", 0)
+"""Otherwise a second process takes the port as well, and either answers for both."""
 _NO_PROXY = ("grpc.enable_http_proxy", 0)
+"""A proxy that the environment names is for other hosts than the one that is asked here."""
 
 
 class Health:
@@ -87,6 +89,7 @@ def serving_health(address: str | None, service: str) -> Iterator[Health]:
     )
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     try:
+        # Without TLS: it says SERVING or not, and Kubernetes' gRPC probes speak nothing else.
         server.add_insecure_port(address)
     except RuntimeError:
         raise PrivetError(

@@ -100,6 +100,7 @@ class PartiesFile:
 
 
 def _refuse_older(new: Parties, old: Parties) -> None:
+    # An older list is signed as well, and those who were revoked since may act by it.
     if new.project != old.project:
         raise PartiesError(f"the list is of project {new.project!r}, not of {old.project!r}")
     if new.version < old.version:

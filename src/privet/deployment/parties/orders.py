@@ -83,6 +83,7 @@ def read_order(text: str, parties: Parties) -> Order:
 
 def _order(raw: Mapping[str, Any]) -> Order:
     kinds = {"project": str, "job": str, "requester": str, "at": float, "experiment": dict}
+    # Exactly these types: to `isinstance`, true is a number.
     if {key: type(value) for key, value in raw.items()} != kinds:
         raise Denied("an order is malformed")
     if not re.fullmatch(f"[0-9a-f]{{{2 * _ID_BYTES}}}", raw["job"]):

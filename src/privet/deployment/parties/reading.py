@@ -34,6 +34,7 @@ _TYPES: dict[str, type] = {
     "revoked": bool,
 }
 _LONGEST_NUMBER = 20
+"""Digits; `int` takes quadratic time for many."""
 
 
 def read_parties(content: bytes, *, project_key: str) -> Parties:
@@ -46,6 +47,7 @@ def read_parties(content: bytes, *, project_key: str) -> Parties:
         raise PartiesError(f"project_key {fault}")
     whole = _table(_parsed(content), "the list of parties", {"signed": dict, "signature": str})
     try:
+        # Written anew and not cut out of `content`: what is signed is then what is read below.
         text = signing_text(whole["signed"])
     except (ValueError, RecursionError):
         raise PartiesError("the list of parties is not JSON as privet writes it") from None
@@ -123,6 +125,7 @@ def _parsed(content: bytes) -> object:
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    # Of a repeated key one reader takes the first and another the last: one signature, two lists.
     table = dict(pairs)
     if len(table) < len(pairs):
         raise ValueError("a key is repeated")

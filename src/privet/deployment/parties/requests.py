@@ -77,6 +77,7 @@ class Signature:
 
     def facts(self, *, project: str, method: str, target: str) -> bytes:
         """What is signed."""
+        # The first line keeps kinds apart: a request's signature is none of an order or a list.
         said = [project, self.start, self.name, method, target, repr(self.at), self.nonce]
         return b"privet request 1\n" + json.dumps([*said, self.digest]).encode()
 
@@ -143,23 +144,28 @@ class Checking:
         parties = self.parties()
         party = parties.named(signature.name)
         facts = signature.facts(project=parties.project, method=method, target=target)
+        # One answer for both: who cannot sign does not learn which names there are.
         if party is None or not signed_by(party.identity, facts, signature.by_key):
             raise Denied("not signed by a party of this project")
+        # From here on refusals say more: they go to whoever holds the party's key.
         now = self.clock()
         if fault := party.fault(datetime.fromtimestamp(now, UTC)):
             raise Denied(fault)
-        if not abs(now - signature.at) <= WINDOW:
+        if not abs(now - signature.at) <= WINDOW:  # so that a time of NaN is refused as well
             raise Denied(
                 f"the clock of {signature.name} differs from the server's by "
                 f"{signature.at - now:+.0f} s; at most {WINDOW:.0f} s are allowed"
             )
         if signature.start != self.start:
             raise OtherStart("signed for another start of the server")
+        # Last, so that only parties can have a nonce remembered, each for a few minutes.
         self._take(signature, now)
         return party, signature.digest
 
     def _take(self, signature: Signature, now: float) -> None:
         with self._lock:
+            # Nonces lapse in the order in which they came: what is kept is what the last minutes
+            # brought, however long the server runs.
             while self._seen and (first := next(iter(self._seen.items())))[1] < now:
                 del self._seen[first[0]]
             if signature.nonce in self._seen:
@@ -169,4 +175,5 @@ class Checking:
 
 def matches(body: bytes, digest: str) -> bool:
     """Whether `body` is what was signed."""
+    # Not in constant time: the digest travels in the clear and is no secret.
     return hashlib.sha256(body).hexdigest() == digest

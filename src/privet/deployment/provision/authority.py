@@ -38,7 +38,7 @@ AUTHORITY_DAYS = 3650
 """A new authority must be carried to every party by hand, so it lasts longer."""
 
 _SLOW_CLOCKS = timedelta(days=1)
-"""Certificates begin that long before they are made."""
+"""Certificates begin that long before they are made: a clock that is behind refuses none."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ def found_authority(
     name = _common_name(f"{project} authority")
     until = at + timedelta(days=max(days, AUTHORITY_DAYS))
     builder = _begun(name, name, key.public_key(), at=at, until=until)
+    # It certifies servers, and nobody who could certify others.
     constraints = x509.BasicConstraints(ca=True, path_length=0)
     builder = builder.add_extension(constraints, critical=True)
     builder = builder.add_extension(_usage(signs_certificates=True), critical=True)
@@ -185,6 +186,7 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
 
 
 def _common_name(text: str) -> x509.Name:
+    # RFC 5280 allows a common name 64 characters; the names that count are the alternative ones.
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text[:64])])
 
 

@@ -100,7 +100,7 @@ class Link:
 
     def __init__(self, database: Path) -> None:
         """Raises PrivetError when the database cannot be opened."""
-        before = os.umask(0o077)
+        before = os.umask(0o077)  # SQLite makes the files, in whatever mode the umask leaves
         try:
             objects = ObjectStoreFactory()
             self._objects = ObjectsOnDisk(database.with_name("objects"))

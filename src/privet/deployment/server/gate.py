@@ -67,7 +67,7 @@ _FLEET = "/v1/fleet/"
 _SMALL, _OWN = 4096, 1 << 20
 _TOGETHER = TOGETHER + (1 << 20)
 _LONGEST_LENGTH = 20
-"""Digits; leading zeros count, too."""
+"""Digits of a Content-Length, leading zeros too: `int` takes quadratic time for many."""
 _PIECE = 1 << 18
 
 log = logging.getLogger("privet.server")
@@ -119,6 +119,7 @@ class Gate:
         cap = self._cap(path, method)
         # Of a header that is repeated the first counts, as it does for Flower.
         headers = {name.decode("latin-1"): value for name, value in reversed(scope["headers"])}
+        # By the head alone: a stranger can neither fill memory with a body nor reach a parser.
         party, digest = self._who(headers, scope)
         self._may(party, path)
         body = await self._body(headers, receive, cap)
@@ -193,6 +194,7 @@ class Gate:
 
     def _check_node(self, party: Party, headers: dict[str, bytes]) -> None:
         """The node key in Flower's own header must be this silo's, and admitted."""
+        # Flower believes the node key, privet the identity key: both must be of the same silo.
         given = headers.get(FLEET_HTTP_PUBLIC_KEY_HEADER.lower(), b"")
         try:
             public = base64.b64decode(given, validate=True)
@@ -204,6 +206,7 @@ class Gate:
     async def _body(self, headers: dict[str, bytes], receive: Receive, cap: int) -> bytes:
         """At most `cap` bytes, which must keep coming."""
         length = headers.get("content-length", b"0")
+        # A chunked body has no length that could be held against the cap before it is read.
         if "transfer-encoding" in headers or not length.isdigit():
             raise _Refused(411, "a body needs its Content-Length")
         if len(length) > _LONGEST_LENGTH or int(length) > cap:

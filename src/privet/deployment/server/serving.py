@@ -37,7 +37,10 @@ from privet.errors import PrivetError
 from privet.files import only_process
 
 HEAD_BYTES = 1 << 16
+"""Of a request's head; uvicorn's httptools protocol has no limit of its own."""
 HEAD_SECONDS = 20.0
+"""From a connection, or a request's first byte, to the end of its head: who sends a byte now and
+then, as Slowloris does, keeps a connection no longer."""
 WHOLE_SECONDS = 150.0
 """From the end of a request's head to that of its body; the gate gives up before."""
 
@@ -96,6 +99,7 @@ class BoundedHttp(HttpToolsProtocol):
 
 
 _MOST_CONNECTIONS = 2000
+"""Beyond these uvicorn answers 503 at once."""
 _MMAP_THRESHOLD, _ARENA_MAX = -3, -8  # of malloc.h
 
 log = logging.getLogger("privet.server")
@@ -209,6 +213,7 @@ class _Server(uvicorn.Server):
 
 
 def _newest_tls(config: uvicorn.Config, default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:  # noqa: ARG001
+    # Silos and administrators run privet, and browsers speak 1.3: nobody needs anything older.
     tls = default()
     tls.minimum_version = ssl.TLSVersion.TLSv1_3
     return tls

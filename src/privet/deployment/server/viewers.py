@@ -31,13 +31,17 @@ PRIVATE = {
 }
 """Headers of every answer below /page."""
 LINK_SECONDS = 120.0
+"""Time to open it in a browser; in whose history it is then of no use to anybody."""
 SESSION_SECONDS = 3600.0
+"""From its beginning, whatever is looked at: nothing prolongs a session."""
 _MOST = 256
 _BYTES = 32
 
 
 @dataclass(frozen=True)
 class _Pass:
+    """A link or a session. Of its secret the hash alone: nothing that is kept opens the page."""
+
     digest: bytes
     name: str
     identity: str
@@ -54,6 +58,7 @@ class PagePasses:
 
     parties: Callable[[], Parties]
     clock: Callable[[], float] = time.monotonic
+    """Not the time of day: a clock that is set back makes no session longer."""
     _links: list[_Pass] = field(default_factory=list)
     _sessions: list[_Pass] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -70,7 +75,7 @@ class PagePasses:
             link = self._find(self._links, token)
             if link is None:
                 return None
-            self._links.remove(link)
+            self._links.remove(link)  # used up, whatever comes of it
             if not self._stands(link):
                 return None
             return self._issue(self._sessions, link.name, link.identity, SESSION_SECONDS)
@@ -93,6 +98,7 @@ class PagePasses:
     def _find(self, passes: list[_Pass], secret: str) -> _Pass | None:
         now, digest = self.clock(), _digest(secret)
         passes[:] = [each for each in passes if each.until > now]
+        # All are compared, each in constant time: how long it takes tells nothing of any.
         found = [each for each in passes if hmac.compare_digest(each.digest, digest)]
         return found[0] if found else None
 

@@ -131,6 +131,8 @@ class Connection:
         interceptor = NodeAuthHttpInterceptor(private, public)  # type: ignore[arg-type]
 
         def fleet() -> FleetHttpClient:
+            # Flower's own HTTP client is closed before it is used, so `verify` is of no account:
+            # the one in its place trusts the project's authority and nobody else.
             made = FleetHttpClient(server, interceptors=[interceptor], verify=False)
             made._client.close()
             made._client = client(
@@ -139,6 +141,7 @@ class Connection:
             made._client.event_hooks["response"].append(self._hear)
             return made
 
+        # Two: a sign of life must not wait behind a model that is on its way.
         self._fleet, self._pulse = fleet(), fleet()
 
     @property
