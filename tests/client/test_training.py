@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from privet import Examples, Experiment
 from privet.client.training import LocalTraining, plan_round, train
 from privet.experiment import TrainingSettings
-from privet.privacy.mechanisms import SeededNoise
+from privet.privacy.mechanisms import DpSgd, SeededNoise, privatise
 from privet.randomness import numpy_generator, stream
 from privet.vectors import FlatModel
 
@@ -74,6 +74,48 @@ def test_plain_training_is_to_the_bit_a_loop_with_torchs_sgd(drag: dict[str, flo
             optimizer.step()
     np.testing.assert_array_equal(result.update, flat.vector() - weights)
     assert result.steps == 6
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+def test_a_pass_ends_with_a_batch_of_one_record_when_one_is_left(batch_size: int) -> None:
+    setup = experiment(**{"training.batch_size": batch_size, "training.epochs": 2})
+    examples = points(9)
+    rng = numpy_generator(stream(1, "batches"))
+    weights, result = trained(setup, examples)
+    flat = FlatModel(Line().model())
+    flat.load(weights)
+    model, steps = flat.module, 0
+    for _ in range(2):
+        order = torch.from_numpy(rng.permutation(9))
+        for batch in order.split(batch_size):
+            loss = Line().loss(model(examples.inputs[batch]), examples.targets[batch])
+            gradients = torch.autograd.grad(loss, list(model.parameters()))
+            with torch.no_grad():
+                for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+                    parameter.sub_(gradient, alpha=0.1)
+            steps += 1
+    assert len(batch) == 1
+    np.testing.assert_allclose(result.update, flat.vector() - weights, atol=1e-6)
+    assert result.steps == steps == 2 * -(-9 // batch_size)
+
+
+def test_a_private_batch_of_one_record_is_a_step_like_any_other() -> None:
+    plan = DpSgd(0.0, 0.3, sampling_rate=0.5, steps=3, batch_size=2)
+    examples = points(4)
+    flat = FlatModel(Line().model())
+    flat.load(np.linspace(-1, 1, 8, dtype=np.float32))
+    model = flat.module.train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    with privatise(model, optimizer, plan=plan, noise=SeededNoise(stream(1))) as private:
+        for batch in ([0, 1], [2, 3], [1]):
+            before = flat.vector()
+            private.optimizer.zero_grad()
+            Line().loss(private.model(examples.inputs[batch]), examples.targets[batch]).backward()
+            private.optimizer.step()
+        moved = flat.vector() - before
+    # One gradient, clipped to 0.3 and divided by the expected two records.
+    assert np.linalg.norm(moved) == pytest.approx(0.3 / 2, rel=1e-3)
+    assert private.ran == 3
 
 
 def test_private_training_equals_clipping_one_example_at_a_time() -> None:

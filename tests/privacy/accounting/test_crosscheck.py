@@ -2,8 +2,9 @@ import logging
 import math
 
 import pytest
+from opacus.accountants import PRVAccountant
 
-from privet.privacy.accounting import cross_check, dp_sgd_event
+from privet.privacy.accounting import cross_check, crosscheck, dp_sgd_event
 
 DELTA = 1e-5
 
@@ -28,6 +29,37 @@ def test_three_accountants_agree(segments, rdp, prv):
     assert checks.prv == pytest.approx(prv, rel=2e-3)
     assert checks.pld <= checks.prv <= checks.pld + 0.03
     assert checks.pld <= checks.rdp <= 1.15 * checks.pld
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize(
+    ("segment", "tolerance"),
+    [((1.0, 1 / 12, 120), 0.03), ((0.55, 0.2, 250), 0.002)],
+    ids=["0.02 and PRV's own error", "0.2 % of a large epsilon"],
+)
+def test_prv_must_be_as_near_as_the_documentation_says(segment, tolerance, sign, monkeypatch):
+    events = [dp_sgd(*segment)]
+    figure = cross_check(events, delta=DELTA).pld
+    allowed = tolerance if figure < 15 else tolerance * figure
+    assert 5 < figure < crosscheck.PRV_EPSILON
+    for share, agree in ((0.98, True), (1.02, False)):
+        answer = figure + sign * share * allowed
+        monkeypatch.setattr(crosscheck, "_prv", lambda *_, answer=answer: answer)
+        checks = cross_check(events, delta=DELTA)
+        assert checks.agree is agree
+        assert any("apart" in problem for problem in checks.problems) is not agree
+
+
+def test_prv_is_asked_for_a_tight_answer(monkeypatch):
+    asked = []
+    found = PRVAccountant.get_epsilon
+    monkeypatch.setattr(
+        PRVAccountant,
+        "get_epsilon",
+        lambda self, delta, **how: asked.append(how) or found(self, delta, **how),
+    )
+    assert cross_check([dp_sgd(1.0, 1 / 12, 119)], delta=DELTA).prv is not None
+    assert asked == [{"eps_error": 0.01}]
 
 
 def test_several_mechanisms_are_all_counted():

@@ -27,6 +27,7 @@ from privet.privacy.policy import Policy, explain
 from privet.record.reading import read_run
 from privet.record.run import read_books
 from privet.reports.run import write_report
+from privet.reports.run.assumptions import assumptions
 from privet.reports.run.page import render
 from privet.simulations.run import simulate
 
@@ -306,6 +307,21 @@ def test_alarms_for_numbers_not_to_rely_on(tmp_path: Path) -> None:
     assert "Delta 0.01 is not below one over the number of records" in text
     assert f"holds {largest} records)" in text
     assert "They do not agree." in text
+
+
+@pytest.mark.parametrize(("records", "alarm"), [(100, True), (99, False)])
+def test_a_delta_of_exactly_one_over_the_records_is_too_large(
+    records: int, alarm: bool, tmp_path: Path
+) -> None:
+    """At delta = 1/n, publishing one of n records at random is (0, delta)-private."""
+    sample = samples.Sample(delta="0.01")
+    for silo in sample.silos:
+        silo["records"] = 50
+    sample.silos[0]["records"] = records
+    page = page_of(sample, tmp_path)
+    assert ("Delta 0.01 is not below one over" in page.text) is alarm
+    (statement,) = [each for each in assumptions(read_run(tmp_path)) if each.term == "Delta"]
+    assert statement.caution is alarm
 
 
 def test_no_alarm_without_a_reason(tmp_path: Path) -> None:
