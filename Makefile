@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 NEWEST ?= .venv-newest
 BIN := $(VENV)/bin
+PYTEST := -m pytest -n auto --dist worksteal --durations=10
 
 .PHONY: demo test slow lint format docs dist newest versions clean
 
@@ -11,10 +12,10 @@ demo: $(VENV)/.privet
 	$(BIN)/privet simulate examples/digits.toml --out runs/demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	$(BIN)/python $(PYTEST)
 
 slow: $(VENV)/.ray
-	$(BIN)/python -m pytest -n auto --dist worksteal --slow -m slow
+	$(BIN)/python $(PYTEST) --slow -m slow
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

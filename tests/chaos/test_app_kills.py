@@ -22,7 +22,9 @@ from silo_holder import holder
 def silos() -> BaseContext:
     """Forks from a server that has loaded the installed part of the silo's code."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["privet.client.app", "privet.tasks.digits"])
+    # The last are what a first round of DP-SGD imports: seconds, and under a tracer many.
+    libraries = ["torch._dynamo", "scipy.signal", "opacus"]
+    context.set_forkserver_preload(["privet.client.app", "privet.tasks.digits", *libraries])
     return context
 
 
