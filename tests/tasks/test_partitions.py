@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -66,29 +67,46 @@ def test_the_seed_decides(how: str) -> None:
     assert deal(3) != deal(4)
 
 
-@given(n=st.integers(1, 200), silos=st.integers(1, 20))
-@settings(max_examples=30)
-def test_iid_deals_as_flowers_iid_partitioner_does(n: int, silos: int) -> None:
-    from datasets import Dataset
-    from flwr_datasets.partitioner import IidPartitioner
-
-    if n < silos:
-        return
-    flower = IidPartitioner(num_partitions=silos)
-    flower.dataset = Dataset.from_dict({"record": list(range(n))})
-    sizes = [len(flower.load_partition(i)) for i in range(silos)]
-    assert [len(part) for part in partition(labelled([0] * n), silos=silos, how="iid")] == sizes
-
-
-def test_iid_needs_neither_flower_nor_datasets() -> None:
-    code = (
-        "import sys, torch; from privet.tasks import Examples; "
-        "from privet.tasks.partitions import partition; "
-        "partition(Examples(torch.zeros(9, 1), torch.zeros(9).long()), silos=3, how='iid'); "
-        "print({'datasets', 'flwr_datasets'} & set(sys.modules))"
+@pytest.mark.parametrize(
+    ("how", "silos", "alpha", "shards", "seed", "digest"),
+    [
+        ("iid", 10, 0.5, 2, 7, "d0ceb7dd5bb4100b"),
+        ("iid", 3, 0.5, 2, 8, "d1551813768dbaf2"),
+        ("dirichlet", 10, 0.5, 2, 7, "fdf88e7ba0358010"),
+        ("dirichlet", 5, 0.1, 2, 8, "b21722599dd017fa"),
+        ("dirichlet", 30, 0.3, 2, 9, "c406450bcb6c1d13"),
+        ("dirichlet", 1, 5.0, 2, 7, "955e655b833ac151"),
+        ("shards", 10, 0.5, 2, 7, "504a3c441dd134ab"),
+        ("shards", 7, 0.5, 3, 8, "cdf42eb2ca88b235"),
+        ("linear", 10, 0.5, 2, 7, "3c859b5be0ed5df1"),
+        ("linear", 44, 0.5, 2, 8, "f244177ee094b4bf"),
+        ("exponential", 5, 0.5, 2, 7, "8f217792af2ef49b"),
+        ("exponential", 6, 0.5, 2, 8, "7cb4daebf29fe303"),
+    ],
+)
+def test_records_are_dealt_as_flowers_partitioners_deal_them(
+    how: str, silos: int, alpha: float, shards: int, seed: int, digest: str
+) -> None:
+    """The digests are those of flwr-datasets 0.6.1: whose each of 1,007 records was."""
+    owner = np.empty(1007, dtype=np.uint8)
+    parts = partition(
+        ten_classes(1007), silos=silos, how=how, alpha=alpha, shards_per_silo=shards, seed=seed
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "set()"
+    for silo, part in enumerate(parts):
+        owner[part] = silo
+    assert hashlib.sha256(owner.tobytes()).hexdigest().startswith(digest)
+
+
+@given(silos=st.integers(1, 40), alpha=st.sampled_from([0.1, 0.5, 5.0]), seed=st.integers(0, 99))
+@settings(max_examples=30)
+def test_a_dirichlet_silo_has_ten_records_or_half_its_share(
+    silos: int, alpha: float, seed: int
+) -> None:
+    try:
+        parts = partition(ten_classes(500), silos=silos, how="dirichlet", alpha=alpha, seed=seed)
+    except DataError:
+        return
+    assert min(map(len, parts)) >= min(10, 500 // (2 * silos))
 
 
 def test_sizes_are_equal_linear_or_exponential() -> None:

@@ -1,29 +1,25 @@
-"""Dealing records to silos for a simulation, by Flower's partitioners.
+"""Dealing records to silos for a simulation.
 
-Importing them costs two seconds, so it happens only for a partition that needs them. `iid` does
-not: it is Flower's `IidPartitioner`, contiguous parts of equal size, on shuffled records.
+The deals are those of flwr-datasets 0.6 (IidPartitioner, DirichletPartitioner, ShardPartitioner,
+LinearPartitioner, ExponentialPartitioner), draw by draw and to the last bit, on shuffled records.
 """
 
 from __future__ import annotations
 
-import os
-import warnings
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
 import numpy as np
+from numpy.typing import NDArray
 
 from privet.errors import DataError, ExperimentError, nearest
 from privet.randomness import numpy_generator, stream
 from privet.tasks.task import Examples, Indices
 
-if TYPE_CHECKING:
-    from flwr_datasets.partitioner import Partitioner
-
 PARTITIONS = ("iid", "dirichlet", "shards", "linear", "exponential", "natural")
 
 _SMALLEST_DIRICHLET = 10
 _DRAWS = 20
+_TRIES = 11
+
+Labels = NDArray[np.generic]
 
 
 def partition(
@@ -65,9 +61,14 @@ def partition(
     order = numpy_generator(stream(seed, "partition")).permutation(len(examples))
     if how == "iid":
         return [np.sort(part) for part in np.array_split(order, silos)]
+    labels = examples.targets.numpy()[order]
     if how == "dirichlet":
-        return _dirichlet(examples, order, silos=silos, alpha=alpha, seed=seed)
-    return _dealt(examples, order, _partitioner(how, len(examples), silos, shards_per_silo, seed))
+        parts = _dirichlet(labels, silos=silos, alpha=alpha, seed=seed)
+    elif how == "shards":
+        parts = _shards(labels, silos=silos, shards_per_silo=shards_per_silo, seed=seed)
+    else:
+        parts = _growing(len(order), silos=silos, how=how)
+    return [np.sort(order[part]) for part in parts]
 
 
 def _natural(examples: Examples, silos: int | None) -> list[Indices]:
@@ -84,92 +85,57 @@ def _natural(examples: Examples, silos: int | None) -> list[Indices]:
     return [np.flatnonzero(examples.silo == i) for i in range(count)]
 
 
-def _dirichlet(
-    examples: Examples, order: Indices, *, silos: int, alpha: float, seed: int
-) -> list[Indices]:
-    """The first of twenty seeded tries (of eleven draws each) in which no silo is too small."""
-    from_share = len(examples) // (2 * silos)
+def _dirichlet(labels: Labels, *, silos: int, alpha: float, seed: int) -> list[Indices]:
+    """The first of twenty seeded draws, of eleven tries each, in which no silo is too small."""
+    from_share = len(labels) // (2 * silos)
     smallest = max(1, min(_SMALLEST_DIRICHLET, from_share))
     for draw in range(_DRAWS):
-        try:
-            return _dealt(examples, order, _dirichlet_draw(silos, alpha, smallest, (seed, draw)))
-        except DataError:
-            continue
+        rng = _rng("dirichlet", seed, draw)
+        for _ in range(_TRIES):
+            parts = _by_proportions(labels, np.full(silos, float(alpha)), rng)
+            if min(map(len, parts)) >= smallest:
+                return parts
     raise DataError(
         f"federation.partition = 'dirichlet' with alpha = {alpha} never gave each of {silos} silos "
-        f"{smallest} of {len(examples)} records; raise federation.alpha or have fewer silos"
+        f"{smallest} of {len(labels)} records; raise federation.alpha or have fewer silos"
     )
 
 
-def _dirichlet_draw(
-    silos: int, alpha: float, smallest: int, names: tuple[int, int]
-) -> Callable[[], Partitioner]:
-    def make() -> Partitioner:
-        from flwr_datasets.partitioner import DirichletPartitioner
+def _by_proportions(
+    labels: Labels, alpha: NDArray[np.float64], rng: np.random.Generator
+) -> list[Indices]:
+    """Each class divided by proportions from Dirichlet(`alpha`), of shape (silos,)."""
+    pieces: list[list[Indices]] = [[] for _ in alpha]
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        cuts = (np.cumsum(rng.dirichlet(alpha)) * len(members)).astype(int)[:-1]
+        for silo, piece in zip(pieces, np.split(members, cuts), strict=True):
+            silo.append(piece)
+    return [np.concatenate(each) for each in pieces]
 
-        return DirichletPartitioner(
-            num_partitions=silos,
-            partition_by="label",
-            alpha=float(alpha),
-            min_partition_size=smallest,
-            shuffle=False,
-            seed=_seed("dirichlet", *names),
+
+def _shards(labels: Labels, *, silos: int, shards_per_silo: int, seed: int) -> list[Indices]:
+    size = max(1, len(labels) // (silos * shards_per_silo))
+    order = np.argsort(labels, kind="stable")
+    shards = np.split(order, np.arange(size, len(labels), size))
+    dealt = np.array_split(_rng("shards", seed).permutation(len(shards)), silos)
+    return [np.concatenate([shards[number] for number in each]) for each in dealt]
+
+
+def _growing(records: int, *, silos: int, how: str) -> list[Indices]:
+    """Contiguous parts of linearly or exponentially growing sizes; the last takes what is left."""
+    units = np.arange(1.0, silos + 1)
+    with np.errstate(over="ignore", invalid="ignore"):  # e^710 is too large: no size is left
+        units = units if how == "linear" else np.exp(units)
+        sizes = (units / units.sum() * records).astype(np.int64)
+    sizes[-1] += records - sizes.sum()
+    if sizes.min() < 1:
+        raise DataError(
+            f"federation.silos = {silos}: {records} records cannot be dealt so, for {how} sizes "
+            "leave a silo with none; have fewer silos"
         )
-
-    return make
-
-
-def _partitioner(
-    how: str, records: int, silos: int, shards_per_silo: int, seed: int
-) -> Callable[[], Partitioner]:
-    def make() -> Partitioner:
-        from flwr_datasets import partitioner as flower
-
-        if how == "linear":
-            return flower.LinearPartitioner(silos)
-        if how == "exponential":
-            return flower.ExponentialPartitioner(silos)
-        # Flower drops the remainder when it is asked for a number of shards; when it is asked for
-        # their size it keeps all records, in one shard more.
-        return flower.ShardPartitioner(
-            num_partitions=silos,
-            partition_by="label",
-            shard_size=max(1, records // (silos * shards_per_silo)),
-            keep_incomplete_shard=True,
-            shuffle=False,
-            seed=_seed("shards", seed),
-        )
-
-    return make
+    return np.split(np.arange(records), np.cumsum(sizes)[:-1])
 
 
-def _seed(*names: int | str) -> int:
-    return int(stream(0, *names).generate_state(1, np.uint32)[0])
-
-
-def _dealt(examples: Examples, order: Indices, make: Callable[[], Partitioner]) -> list[Indices]:
-    """Run a Flower partitioner over the labels in `order`; DataError when it cannot."""
-    _keep_offline()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import datasets
-
-        partitioner = make()
-        labels = examples.targets.numpy()[order]
-        columns = {"label": labels, "record": order}
-        # In arrow format a column becomes an array at once, not item by item (17 s for 60,000).
-        partitioner.dataset = datasets.Dataset.from_dict(columns).with_format("arrow")
-        try:
-            parts = [
-                np.sort(partitioner.load_partition(i)["record"].to_numpy())
-                for i in range(partitioner.num_partitions)
-            ]
-        except ValueError as error:
-            raise DataError(f"the records cannot be dealt so: {error}") from error
-    return parts
-
-
-def _keep_offline() -> None:
-    """`datasets` reads these once, when it is first imported: no network, no progress bars."""
-    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
-        os.environ.setdefault(name, "1")
+def _rng(*names: int | str) -> np.random.Generator:
+    return np.random.default_rng(int(stream(0, *names).generate_state(1, np.uint32)[0]))

@@ -109,28 +109,27 @@ def load_task(
     model: str | None = None,
     data_dir: Path | None = None,
     options: Mapping[str, object] | None = None,
-    folder: Path | None = None,
 ) -> Task:
     """Make the task called `name`: one of `TASKS`, or "package.module:Class".
 
     A class of your own is called with keywords model=, data_dir= and the options. Its module is
-    looked for among the installed ones and then in `folder` (where the experiment file lies;
-    default: the current folder), which is added to the end of `sys.path`.
+    looked for among the installed ones and then in the current folder, which is added to the end of
+    `sys.path`.
 
     Raises ExperimentError when the name, the module, the class, a method of the class or an option
     is unknown, and whatever the class itself raises. No data is read here by the built-in tasks.
     """
-    cls = _task_class(name, folder or Path.cwd())
+    cls = _task_class(name)
     arguments = {**(options or {}), "model": model, "data_dir": data_dir}
     _check_arguments(name, cls, options or {})
     key = f"{name} {sorted(arguments.items())}"
     return kept(key, lambda: cast("Task", cls(**arguments)))
 
 
-def _task_class(name: str, folder: Path) -> type:
+def _task_class(name: str) -> type:
     """The class that `name` stands for, with every method a task must have."""
     if ":" in name:
-        return _checked(name, _attribute(name, _own_module(name, folder)))
+        return _checked(name, _attribute(name, _own_module(name)))
     if name not in TASKS:
         raise ExperimentError(
             f"task = {name!r}: the tasks are {', '.join(TASKS)}, or your own as "
@@ -143,9 +142,9 @@ def _module(path: str) -> object:
     return importlib.import_module(path.partition(":")[0])
 
 
-def _own_module(name: str, folder: Path) -> object:
-    """Import the module half of `name`, with `folder` on the module search path."""
-    place = str(folder.resolve())
+def _own_module(name: str) -> object:
+    """Import the module half of `name`, with the current folder on the module search path."""
+    place = str(Path.cwd().resolve())
     if place not in sys.path:
         sys.path.append(place)
     importlib.invalidate_caches()
