@@ -28,7 +28,7 @@ from privet import simulate, sweep
 from privet.commands.cli import main
 from privet.errors import ExperimentError, PrivetError
 from privet.experiment import dotted
-from privet.tracking import pipe as line
+from privet.tracking import pipe
 from privet.tracking.following import REPORT
 from tracked import TINY, by_round
 
@@ -283,7 +283,7 @@ def test_a_server_that_is_not_there_stops_nothing_and_no_password_is_shown(
 def test_a_server_that_never_answers_is_waited_for_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(line, "PATIENCE", 1.0)
+    monkeypatch.setattr(pipe, "GRACE_SECONDS", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         result = sweep(
             TINY,
@@ -301,7 +301,7 @@ def test_a_tracker_that_is_killed_is_told(
 ) -> None:
     def kill(entry: Mapping[str, Any]) -> None:
         if entry["round"] == 1:
-            [tracker] = [p for p in psutil.Process().children() if line.__name__ in p.cmdline()]
+            [tracker] = [p for p in psutil.Process().children() if pipe.__name__ in p.cmdline()]
             tracker.send_signal(signal.SIGKILL)
 
     simulate(TINY, out=tmp_path, track="tensorboard", watch=kill)

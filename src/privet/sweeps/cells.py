@@ -48,30 +48,30 @@ _FILES = ("sweep.json", "cells.csv", REPORT)
 
 @contextmanager
 def tracked_cell(
-    line: TrackerPipe | None, cell: Cell, experiment: Experiment, *, folder: Path
+    tracker: TrackerPipe | None, cell: Cell, experiment: Experiment, *, folder: Path
 ) -> Iterator[Watch]:
-    """A watch for a cell, in the process that runs it; without a line it watches nothing."""
-    if line is None:
+    """A watch for a cell, in the process that runs it; without a tracker it watches nothing."""
+    if tracker is None:
         yield look_away
         return
     settings = dotted(experiment.model_dump(exclude_none=True)) if cell.kind == "federated" else {}
     own = {"kind": cell.kind, "seed": cell.seed} | ({"silo": cell.silo} if cell.silo else {})
     about = About(f"{title(cell)}, seed {cell.seed}", {**settings, **cell.settings, **own}, _SWEEP)
-    with followed(line, cell.address, about, folder) as watch:
+    with followed(tracker, cell.address, about, folder) as watch:
         yield watch
 
 
 @dataclass(frozen=True)
 class SweepTracking:
-    """A sweep's own run, which its cells belong to, and the line that they speak on."""
+    """A sweep's own run, which its cells belong to, and the pipe that all of them write to."""
 
-    line: TrackerPipe
+    pipe: TrackerPipe
 
     def begin(self, sweep: Sweep, *, folder: Path) -> None:
-        """Say what is swept."""
+        """Begin the sweep's run, with its settings and axes."""
         axes = {f"axis.{axis.key}": to_plain(axis.values) for axis in sweep.axes}
         settings = dotted(sweep.experiment) | axes | {"seeds": list(sweep.seeds)}
-        self.line.say("begin", _SWEEP, About(folder.absolute().name, settings, cells=True))
+        self.pipe.send("begin", _SWEEP, About(folder.absolute().name, settings, cells=True))
 
 
 @contextmanager
@@ -86,10 +86,10 @@ def tracked_sweep(
         yield track
         return
     with (
-        open_line(Tracking.parse(track), folder) as line,
-        ended(line, _SWEEP, [folder / name for name in _FILES]),
+        open_line(Tracking.parse(track), folder) as pipe,
+        ended(pipe, _SWEEP, [folder / name for name in _FILES]),
     ):
-        yield SweepTracking(line)
+        yield SweepTracking(pipe)
 
 
 # DROPPED
@@ -99,7 +99,7 @@ CELL = "cell.json"
 
 @dataclass(frozen=True)
 class CellJob:
-    """A cell that is to be run, with all that its process must be told."""
+    """A cell that is to be run, with all that its process needs."""
 
     cell: Cell
     experiment: Experiment
@@ -108,13 +108,13 @@ class CellJob:
     data_dir: Path | None = None
 
 
-def run_cell(job: CellJob, line: TrackerPipe | None = None) -> Cell:
+def run_cell(job: CellJob, tracker: TrackerPipe | None = None) -> Cell:
     """Run it and leave a finished run folder, which appears whole or not at all.
 
-    A tracker at the other end of `line` follows. Raises whatever the run raises; its folder is then
-    gone.
+    A tracker at the other end of the pipe `tracker` follows. Raises whatever the run raises; its
+    folder is then gone.
     """
-    with tracked_cell(line, job.cell, job.experiment, folder=job.folder) as watch:
+    with tracked_cell(tracker, job.cell, job.experiment, folder=job.folder) as watch:
         return _run(job, watch)
 
 
@@ -126,11 +126,11 @@ def _run(job: CellJob, watch: Watch) -> Cell:
         prepared = prepare(job.experiment, data_dir=job.data_dir)
         execution = Execution(workers=1, engine=job.engine)
         summary = run_prepared(prepared, out=part, execution=execution, resume=False, watch=watch)
-        _demand_agreement(summary)
+        _require_agreement(summary)
         done = _outcome(job.cell, summary, RunFolder(part), seconds=time.perf_counter() - start)
         settle(part)
         RunFolder(part).save_json(CELL, to_plain(done))
-        part.rename(job.folder)
+        part.rename(job.folder)  # at once, so that a folder without a leading dot is a whole cell
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return done
@@ -147,7 +147,7 @@ def finished(cell: Cell, folder: Path) -> Cell | None:
     return replace(cell_from_plain(raw), baseline=cell.baseline, settings=cell.settings)
 
 
-def _demand_agreement(summary: Mapping[str, Any]) -> None:
+def _require_agreement(summary: Mapping[str, Any]) -> None:
     checks = summary["epsilon"] and summary["epsilon"]["cross_checks"]
     if checks and not checks["agree"]:
         raise PrivacyError(f"epsilon is not confirmed: {'; '.join(checks['problems'])}")
@@ -175,8 +175,8 @@ def _spent(claimed: Mapping[str, Any] | None, ledger: Path) -> dict[str, float] 
     """Epsilon of every silo by the ledger alone; None without differential privacy."""
     if claimed is None:
         return None
-    books = read_history(ledger)
-    return {silo: books.spent(silo, delta=claimed["delta"]) for silo in claimed["per_silo"]}
+    charged = read_history(ledger)
+    return {silo: charged.spent(silo, delta=claimed["delta"]) for silo in claimed["per_silo"]}
 
 
 def _per_silo(summary: Mapping[str, Any], last: Mapping[str, Any]) -> dict[str, float] | None:
@@ -196,28 +196,28 @@ class _Worker:
 
 
 def run_jobs(
-    jobs: Sequence[CellJob], *, workers: int, line: TrackerPipe | None = None
+    jobs: Sequence[CellJob], *, workers: int, tracker: TrackerPipe | None = None
 ) -> Iterator[Cell]:
     """Each cell as it is done or has failed, in the order of the clock.
 
-    A tracker at the other end of `line` is told of every round.
+    Every round goes to the tracker at the other end of the pipe `tracker`.
     When the caller stops listening, or is interrupted, all processes are ended.
     """
     waiting = list(reversed(jobs))
     _import_what_is_imported_late()
-    with _staff(min(workers, len(jobs)), line) as staff:
-        for worker in staff:
-            _give(worker, waiting)
-        while busy := [worker for worker in staff if worker.job is not None]:
+    with _processes(min(workers, len(jobs)), tracker) as running:
+        for worker in running:
+            _assign(worker, waiting)
+        while busy := [worker for worker in running if worker.job is not None]:
             ready = wait([worker.pipe for worker in busy])
             for worker in busy:
                 if worker.pipe not in ready or worker.job is None:
                     continue
-                cell = _take(worker) or _bury(worker, worker.job.cell)
+                cell = _outcome_of(worker) or _lost(worker, worker.job.cell)
                 if not worker.process.is_alive():
-                    staff.remove(worker)
-                    staff.append(worker := _start(line))
-                _give(worker, waiting)
+                    running.remove(worker)
+                    running.append(worker := _start(tracker))
+                _assign(worker, waiting)
                 yield cell
 
 
@@ -229,36 +229,37 @@ def _import_what_is_imported_late() -> None:
 
 
 @contextmanager
-def _staff(count: int, line: TrackerPipe | None) -> Iterator[list[_Worker]]:
-    staff: list[_Worker] = []
+def _processes(count: int, tracker: TrackerPipe | None) -> Iterator[list[_Worker]]:
+    running: list[_Worker] = []
     try:
-        staff.extend(_start(line) for _ in range(count))
-        yield staff
+        running.extend(_start(tracker) for _ in range(count))
+        yield running
     finally:
-        for worker in staff:
+        for worker in running:
             worker.process.kill()
             worker.process.join()
             worker.pipe.close()
 
 
-def _start(line: TrackerPipe | None) -> _Worker:
+def _start(tracker: TrackerPipe | None) -> _Worker:
     can_fork = "fork" in multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("fork" if can_fork else "spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, os.getpid(), line), daemon=True)
+    # A daemon, so that an interpreter which ends in the ordinary way takes its workers along.
+    process = context.Process(target=_worker, args=(theirs, os.getpid(), tracker), daemon=True)
     process.start()
     theirs.close()
     return _Worker(process, ours)
 
 
-def _give(worker: _Worker, waiting: list[CellJob]) -> None:
+def _assign(worker: _Worker, waiting: list[CellJob]) -> None:
     worker.job = waiting.pop() if waiting else None
     if worker.job is not None:
-        with contextlib.suppress(OSError):  # one that died meanwhile is found by `_take`
+        with contextlib.suppress(OSError):  # one that died meanwhile is found by `_outcome_of`
             worker.pipe.send(worker.job)
 
 
-def _take(worker: _Worker) -> Cell | None:
+def _outcome_of(worker: _Worker) -> Cell | None:
     try:
         cell: Cell = worker.pipe.recv()
     except (EOFError, OSError):
@@ -266,7 +267,7 @@ def _take(worker: _Worker) -> Cell | None:
     return cell
 
 
-def _bury(worker: _Worker, cell: Cell) -> Cell:
+def _lost(worker: _Worker, cell: Cell) -> Cell:
     worker.process.join(timeout=1)
     code = worker.process.exitcode
     worker.process.kill()
@@ -275,31 +276,31 @@ def _bury(worker: _Worker, cell: Cell) -> Cell:
     return replace(cell, status="failed", reason=f"its process died with exit code {code}")
 
 
-def _serve(pipe: Connection, parent: int, line: TrackerPipe | None) -> None:
-    """A worker's life: run cells until the parent is gone."""
+def _worker(pipe: Connection, parent: int, tracker: TrackerPipe | None) -> None:
+    """In a worker: run cells until the parent is gone."""
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C
+    threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
+    torch.set_num_threads(1)  # workers share the cores: one each
     with contextlib.suppress(EOFError, OSError), kept_tasks():
         while True:
-            pipe.send(_work_on(pipe.recv(), line))
+            pipe.send(_work_on(pipe.recv(), tracker))
 
 
-def _end_with(parent: int) -> None:
+def _exit_with(parent: int) -> None:
     """End this process at once when `parent` has ended: another takes over then."""
     while os.getppid() == parent:
         threading.Event().wait(0.2)
     os._exit(1)
 
 
-def _work_on(job: CellJob, line: TrackerPipe | None) -> Cell:
+def _work_on(job: CellJob, tracker: TrackerPipe | None) -> Cell:
     try:
-        return run_cell(job, line)
+        return run_cell(job, tracker)
     except PrivetError as error:
         reason = str(error)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
-    told = " ".join(reason.split())[:_LONGEST_REASON]
-    return replace(job.cell, status="failed", reason=told)
+    line = " ".join(reason.split())[:_LONGEST_REASON]
+    return replace(job.cell, status="failed", reason=line)

@@ -1,4 +1,8 @@
-"""Silos of a simulated federation as tasks: all of them dealt once and for all, or one alone."""
+"""Silos of a simulated federation as tasks: all of one fixed partition, or one silo alone.
+
+An experiment names such a task by module and class, and a cell's address is a hash over its
+experiment: whoever renames either, gives every such cell a new folder.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +21,11 @@ from privet.tasks import Examples
 
 
 class Dealt:
-    """The task `of`, whose training records are dealt to silos that are then natural ones.
+    """The task `of`, whose training records are partitioned into silos that are then natural ones.
 
     They are the silos that the table `federation` gives with this `seed`, whatever the seed of the
-    experiment. Model, test records, loss and metrics are those of `of`.
+    experiment: cells of all seeds train on the same silos. Model, test records, loss and metrics
+    are those of `of`.
     """
 
     def __init__(
@@ -40,34 +45,34 @@ class Dealt:
     @property
     def notes(self) -> tuple[str, ...]:
         """Those of the task `of`."""
-        return tuple(getattr(self._place.task, "notes", ()))
+        return tuple(getattr(self._local_data.task, "notes", ()))
 
     def model(self) -> nn.Module:
-        return self._place.task.model()
+        return self._local_data.task.model()
 
     def train_data(self) -> Examples:
-        silos = self._place.silos
+        silos = self._local_data.silos
         owners = np.repeat(np.arange(len(silos)), [len(silo) for silo in silos])
         records = [silo.records for silo in silos if silo.records is not None]
         return Examples(
             torch.cat([silo.inputs for silo in silos]),
             torch.cat([silo.targets for silo in silos]),
             owners,
-            self._place.names,
+            self._local_data.names,
             torch.cat(records) if records else None,
         )
 
     def test_data(self) -> Examples | None:
-        return self._place.task.test_data()
+        return self._local_data.task.test_data()
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return self._place.task.loss(outputs, targets)
+        return self._local_data.task.loss(outputs, targets)
 
     def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
-        return self._place.task.metrics(outputs, targets)
+        return self._local_data.task.metrics(outputs, targets)
 
     @property
-    def _place(self) -> LocalData:
+    def _local_data(self) -> LocalData:
         return dealt(self._whole, data_dir=self._data_dir)
 
 
@@ -84,14 +89,14 @@ class OneSilo(Dealt):
         self._silo = silo
 
     def train_data(self) -> Examples:
-        names = self._place.names
+        names = self._local_data.names
         if self._silo not in names:
             raise ExperimentError(f"data.silo = {self._silo!r}: the silos are {', '.join(names)}")
-        return self._place.silos[names.index(self._silo)]
+        return self._local_data.silos[names.index(self._silo)]
 
 
 def dealt(experiment: Experiment, *, data_dir: Path | None) -> LocalData:
-    """The experiment's silos with their records; those who ask in turn share it.
+    """The experiment's silos with their records, read once for callers that follow each other.
 
     Torch's random state is left as it was.
     """

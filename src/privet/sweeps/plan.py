@@ -28,7 +28,7 @@ from privet.tasks import Examples, load_task
 Buffer: TypeAlias = bytes | memoryview
 
 FORMAT = 1
-"""Raised when runs of the same settings begin to come out otherwise."""
+"""Raised when runs of the same settings begin to come out otherwise; old cells are run again."""
 
 
 def address(experiment: Experiment, *, engine: str, data: str) -> str:
@@ -51,6 +51,7 @@ def data_identity(experiment: Experiment, *, data_dir: Path | None) -> str:
     task = load_task(
         experiment.task, model=experiment.model, data_dir=data_dir, options=experiment.data
     )
+    # A task of one's own may change without its data: its source is part of what decides a result.
     source = inspect.getsourcefile(type(getattr(task, "_task", task)))
     code = Path(source).read_bytes() if source else b""
     model = str(task.model()).encode()
@@ -70,6 +71,7 @@ def _content(examples: Examples | None) -> Iterator[Buffer]:
 def _digest(*parts: Buffer) -> str:
     whole = hashlib.blake2b(digest_size=8)
     for part in parts:
+        # With their lengths, so that no two lists of parts are the same bytes.
         whole.update(memoryview(part).nbytes.to_bytes(8, "little"))
         whole.update(part)
     return whole.hexdigest()
@@ -79,7 +81,8 @@ BASELINES = ("no-dp", "alone", "pooled")
 
 _PRIVACY = ("privacy.",)
 _LEFT_OUT = ("privacy.", "strategy.", "encryption.")
-"""Tables that do not matter to a silo alone and to pooled data."""
+"""Tables that do not matter to a silo alone and to pooled data: cells that differ in nothing else
+share these baselines."""
 
 
 @dataclass(frozen=True)
@@ -153,14 +156,14 @@ class Planner:
     def plan(
         self, settings: Sequence[Settings], seeds: Sequence[int], baselines: Sequence[str]
     ) -> list[Planned]:
-        """The cells asked for, then the baselines; what is both is there once."""
-        asked = [self.federated(each, seed) for each in settings for seed in seeds]
-        cells = list(asked)
+        """The cells requested, then the baselines; what is both is there once."""
+        requested = [self.federated(each, seed) for each in settings for seed in seeds]
+        cells = list(requested)
         if "no-dp" in baselines:
             cells += [
-                plain for each in _first_of_each(asked, _PRIVACY) for plain in self._no_dp(each)
+                plain for each in _first_of_each(requested, _PRIVACY) for plain in self._no_dp(each)
             ]
-        for each in _first_of_each(asked, _LEFT_OUT):
+        for each in _first_of_each(requested, _LEFT_OUT):
             if "alone" in baselines:
                 cells += self._alone(each)
             if "pooled" in baselines:
@@ -194,53 +197,53 @@ class Planner:
         """The experiment's own."""
         return self._experiment.seed
 
-    def _no_dp(self, asked: Planned) -> Iterator[Planned]:
+    def _no_dp(self, requested: Planned) -> Iterator[Planned]:
         """The same federation without differential privacy."""
-        if asked.experiment.privacy is None:
+        if requested.experiment.privacy is None:
             return
-        kept = _without(asked.cell.settings, _PRIVACY)
-        yield self.federated({**kept, "privacy.epsilon": math.inf}, asked.cell.seed, baseline=True)
+        kept, seed = _without(requested.cell.settings, _PRIVACY), requested.cell.seed
+        yield self.federated({**kept, "privacy.epsilon": math.inf}, seed, baseline=True)
 
-    def _alone(self, asked: Planned) -> Iterator[Planned]:
+    def _alone(self, requested: Planned) -> Iterator[Planned]:
         """Every silo on its own records, without differential privacy: it hands nothing out.
 
         It trains with as many local steps as it would in the federation: as many in a round, in
         every round in which a coin of the same bias says so.
         """
-        experiment = asked.experiment
+        experiment = requested.experiment
         chances = ("participation", "dropout")
         federation = {name: getattr(experiment.federation, name) for name in chances}
-        for silo in self._names_and_sizes(asked):
+        for silo in self._names_and_sizes(requested):
             task = task_settings(OneSilo, experiment, silo=silo)
-            yield self._single(asked, "alone", federation, silo=silo, **task)
+            yield self._single(requested, "alone", federation, silo=silo, **task)
 
-    def _pooled(self, asked: Planned) -> Iterator[Planned]:
+    def _pooled(self, requested: Planned) -> Iterator[Planned]:
         """One silo that holds everybody's records, without differential privacy: the ceiling.
 
         In a round it takes as many local steps as all silos of the federation together are expected
         to take, so it goes over the records as often as they do, in batches of the same size.
         """
-        experiment = asked.experiment.model_copy(update={"privacy": None})
-        sizes = self._names_and_sizes(asked).values()
+        experiment = requested.experiment.model_copy(update={"privacy": None})
+        sizes = self._names_and_sizes(requested).values()
         if not sizes:
             return
         steps = sum(plan_round(experiment, n_records=size).steps for size in sizes)
         expected = experiment.federation.participation * (1 - experiment.federation.dropout) * steps
         training = experiment.training.model_dump(exclude_unset=True, exclude={"epochs"})
         training["steps"] = max(1, round(expected))
-        yield self._single(asked, "pooled", {}, training=training)
+        yield self._single(requested, "pooled", {}, training=training)
 
-    def _names_and_sizes(self, asked: Planned) -> dict[str, int]:
+    def _names_and_sizes(self, requested: Planned) -> dict[str, int]:
         """Of the silos; empty where data cannot be read or dealt: the cell itself will say why."""
         try:
-            place = self.dealt(asked)
+            data = self.dealt(requested)
         except Exception:  # a task of one's own may raise anything
             return {}
-        return {name: len(silo) for name, silo in zip(place.names, place.silos, strict=True)}
+        return {name: len(silo) for name, silo in zip(data.names, data.silos, strict=True)}
 
     def _single(
         self,
-        asked: Planned,
+        requested: Planned,
         kind: Kind,
         federation: Mapping[str, Any],
         *,
@@ -248,14 +251,14 @@ class Planner:
         **replaced: Any,
     ) -> Planned:
         """One silo that averages with nobody: no strategy, nothing to protect on the way."""
-        raw = asked.experiment.model_dump(
+        raw = requested.experiment.model_dump(
             exclude_unset=True, exclude={"privacy", "strategy", "encryption", "federation"}
         )
         raw |= {"federation": {"silos": 1, "partition": "iid", **federation}, **replaced}
-        settings = _without(asked.cell.settings, _LEFT_OUT)
+        settings = _without(requested.cell.settings, _LEFT_OUT)
         experiment = Experiment.from_mapping(raw)
         return self._planned(
-            kind, settings, experiment, of=asked.experiment, baseline=True, silo=silo
+            kind, settings, experiment, of=requested.experiment, baseline=True, silo=silo
         )
 
     def _planned(

@@ -61,7 +61,7 @@ class SweepRequest:
         seeds: str | None,
         baselines: str | None,
     ) -> SweepRequest:
-        """A copy with what the command line says, in its words, in place of the table's."""
+        """A copy with the command line's options, as typed, in place of what the table has."""
         pairs = [_pair(text) for text in axes]
         if epsilon is not None:
             pairs.insert(0, ("privacy.epsilon", epsilon))
@@ -120,8 +120,8 @@ def _values(where: str, values: Sequence[Any]) -> Sequence[Value]:
 
 def _of(where: str, value: Any, *kinds: type) -> Any:
     if not isinstance(value, kinds):
-        wanted = " or ".join(_KINDS[kind] for kind in kinds)
-        raise ExperimentError(f"{where} = {value!r}: it must be {wanted}")
+        allowed = " or ".join(_KINDS[kind] for kind in kinds)
+        raise ExperimentError(f"{where} = {value!r}: it must be {allowed}")
     return value
 
 
@@ -135,17 +135,17 @@ _KINDS = {
 }
 
 
-def sweep_toml(experiment: Experiment, asked: SweepRequest) -> str:
+def sweep_toml(experiment: Experiment, request: SweepRequest) -> str:
     """The settings that were given, without defaults, and the table [sweep].
 
     Defaults stay out because some exclude what an axis may set: epochs and steps.
     """
     given = experiment.model_dump(exclude_unset=True, exclude_none=True)
-    wanted = {
-        "seeds": asked.seeds,
-        "baselines": asked.baselines,
-        "axes": {key: list(values) for key, values in asked.axes.items()},
-        "cells": [dict(cell) for cell in asked.cells],
+    table = {
+        "seeds": request.seeds,
+        "baselines": request.baselines,
+        "axes": {key: list(values) for key, values in request.axes.items()},
+        "cells": [dict(cell) for cell in request.cells],
     }
-    given["sweep"] = {key: value for key, value in wanted.items() if value}
+    given["sweep"] = {key: value for key, value in table.items() if value}
     return to_toml(given)

@@ -38,7 +38,7 @@ Settings = Mapping[str, Value]
 
 @dataclass(frozen=True)
 class Axis:
-    """A key of the experiment file and the values it takes, in the order they were asked for."""
+    """A key of the experiment file and the values it takes, in the order of the request."""
 
     key: str
     values: tuple[Value, ...]
@@ -52,7 +52,7 @@ class Cell:
     """Follows from everything that decides the result; also the name of its folder in `cells`."""
     kind: Kind
     baseline: bool
-    """Not asked for by the axes: there to compare with."""
+    """Not one of the axes' combinations: there to compare with."""
     settings: Settings
     """What the axes (or the listed cell) set; of a baseline, only what matters to it."""
     seed: int
@@ -277,7 +277,7 @@ def described(settings: Settings) -> str:
     >>> described({"privacy.epsilon": math.inf})
     'no DP'
     """
-    return ", ".join(_said(key, value) for key, value in settings.items())
+    return ", ".join(_setting_text(key, value) for key, value in settings.items())
 
 
 def title(of: Estimate | Cell) -> str:
@@ -285,10 +285,10 @@ def title(of: Estimate | Cell) -> str:
     kinds = {"federated": "federated", "alone": "silos alone", "pooled": "pooled data"}
     if isinstance(of, Cell) and of.silo is not None:
         kinds["alone"] = f"{of.silo} alone"
-    said = described(of.settings)
-    if of.kind == "federated" and said:
-        return said
-    return f"{kinds[of.kind]}, {said}" if said else kinds[of.kind]
+    text = described(of.settings)
+    if of.kind == "federated" and text:
+        return text
+    return f"{kinds[of.kind]}, {text}" if text else kinds[of.kind]
 
 
 def accuracy_text(estimate: Estimate) -> str:
@@ -318,7 +318,7 @@ def findings(sweep: Sweep) -> Iterator[str]:
         yield f"+-: 95 % confidence interval of the mean over {seeds} seeds, by Student's t."
     yield from (each.words for each in sweep.comparisons)
     if sweep.selection:
-        yield from _released(sweep.selection)
+        yield from _release_sentences(sweep.selection)
     elif len(sweep.tried) > 1:
         yield (
             f"{len(sweep.tried)} settings were tried on these data. Each epsilon is that of one "
@@ -328,7 +328,7 @@ def findings(sweep: Sweep) -> Iterator[str]:
         yield f"failed: {title(cell)}, seed {cell.seed}: {cell.reason}"
 
 
-def _released(selection: Selection) -> Iterator[str]:
+def _release_sentences(selection: Selection) -> Iterator[str]:
     yield (
         f"Private tuning: {selection.runs} run{'' if selection.runs == 1 else 's'} (a "
         f"{selection.law} number with mean {selection.expected_runs:g}), each with settings drawn "
@@ -346,7 +346,7 @@ def _released(selection: Selection) -> Iterator[str]:
     )
 
 
-def _said(key: str, value: Value) -> str:
+def _setting_text(key: str, value: Value) -> str:
     table, _, last = key.rpartition(".")
     if key == "privacy.epsilon" and value == math.inf:
         return "no DP"

@@ -125,12 +125,12 @@ def sweep(
         else:
             planned = planner.plan(settings, record.seeds, record.baselines)
         record = replace(record, tried=_tried(before, planned))
-        store.save_asked(sweep_toml(experiment, _asked(record, cells)))
+        store.save_request(sweep_toml(experiment, _request(record, cells)))
         progress = _Progress(record, store, planned, begin)
         return _run(progress, data_dir, watch or LookAway(), tracking)
 
 
-def _asked(record: Sweep, cells: Sequence[Settings]) -> SweepRequest:
+def _request(record: Sweep, cells: Sequence[Settings]) -> SweepRequest:
     """Private tuning draws seeds of its own and takes no baselines."""
     axes = {axis.key: axis.values for axis in record.axes}
     if record.selection:
@@ -204,8 +204,8 @@ def _run(
         for each in progress.waiting()
     ]
     try:
-        line = tracking.line if tracking else None
-        for cell in run_jobs(jobs, workers=record.workers, line=line):
+        tracker = tracking.pipe if tracking else None
+        for cell in run_jobs(jobs, workers=record.workers, tracker=tracker):
             progress.note(cell)
             watch(cell)
     finally:

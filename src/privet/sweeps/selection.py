@@ -27,7 +27,7 @@ from privet.randomness import numpy_generator, stream
 from privet.sweeps.plan import Planned, Planner
 from privet.sweeps.results import Cell, Selection, Settings
 
-_NOT_DEALING = ("participation", "dropout", "min_silos")
+_NOT_PARTITION = ("participation", "dropout", "min_silos")
 
 
 def plan_selection(
@@ -39,6 +39,8 @@ def plan_selection(
     releases are not counted), for silos that differ between settings, and without test records.
     """
     options = [planner.fixed(each, seed=planner.seed) for each in settings]
+    # Settings and their number come from one stream of the seed, so that a sweep that goes on after
+    # a kill draws the same: to draw again until the result pleases would cost more than this.
     rng = numpy_generator(stream(planner.seed, "private tuning"))
     drawn = [int(rng.integers(len(settings))) for _ in range(runs.draw(rng))]
     planned = [
@@ -65,16 +67,18 @@ def _cost(planner: Planner, options: Sequence[Planned], runs: RandomRuns) -> Sel
             raise ExperimentError(
                 "private tuning: every setting needs [privacy], and [evaluation] is not counted"
             )
-    place = planner.dealt(options[0])
-    if len({_records(option) for option in options}) > 1 or place.task.test_data() is None:
+    data = planner.dealt(options[0])
+    if len({_records(option) for option in options}) > 1 or data.task.test_data() is None:
         raise ExperimentError(
             "private tuning: all settings need the same records in the same silos, and the task "
             "needs test records"
         )
+    # An epsilon at the smallest delta holds at the others. At each order the largest curve counts,
+    # since the data decide which setting is released.
     delta = min(option.experiment.privacy.delta for option in options if option.experiment.privacy)
     curves = [
         np.max([_curve(option, n_records=size) for option in options], axis=0)
-        for size in sorted({len(silo) for silo in place.silos})
+        for size in sorted({len(silo) for silo in data.silos})
     ]
     return Selection(
         law=runs.law,
@@ -92,8 +96,8 @@ def _cost(planner: Planner, options: Sequence[Planned], runs: RandomRuns) -> Sel
 def _records(option: Planned) -> str:
     """What decides which records a silo holds."""
     data = dict(option.experiment.data)
-    dealing = {k: v for k, v in data.pop("federation").items() if k not in _NOT_DEALING}
-    return repr((sorted(dealing.items()), sorted(data.items())))
+    partition = {k: v for k, v in data.pop("federation").items() if k not in _NOT_PARTITION}
+    return repr((sorted(partition.items()), sorted(data.items())))
 
 
 def _curve(option: Planned, *, n_records: int) -> Curve:

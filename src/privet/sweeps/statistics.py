@@ -22,7 +22,7 @@ from privet.sweeps.results import (
 
 CONFIDENCE = 0.95
 LEVEL = 0.05
-_NOTHING = 1e-9
+_ROUNDING = 1e-9
 """Smaller than any difference of accuracies, larger than rounding."""
 
 
@@ -61,10 +61,12 @@ def estimate(cells: Iterable[Cell]) -> list[Estimate]:
 def compare(
     cells: Sequence[Cell], estimates: Sequence[Estimate], axes: Sequence[Axis]
 ) -> list[PairedComparison]:
-    """Neighbours along each axis, and each setting that was asked for with the silos alone.
+    """Neighbours along each axis, and each setting that is no baseline with the silos alone.
 
-    Differences are paired by seed: seeds share the partition and the initial model. Two-sided
-    paired t tests; p values are corrected by Holm's method over all comparisons together.
+    Differences are paired by seed: settings share its partition and its initial model, so what
+    these do to both falls out of a difference. Two-sided paired t tests, since either setting may
+    be the better one; p values are corrected by Holm's method over all
+    comparisons together, since the largest of many differences is large by chance.
     """
     means = {_key(group.kind, group.settings): group.means() for group in _groups(cells)}
     pairs = [*_neighbours(estimates, axes), *_with_alone(estimates)]
@@ -110,8 +112,9 @@ def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Paired:
     mean, width = float(np.mean(differences)), half_width(differences)
     if width is None:
         return Paired(1, mean, None, None)
-    if np.ptp(differences) < _NOTHING:
-        return Paired(len(differences), mean, 0.0, None if abs(mean) > _NOTHING else 1.0)
+    # Without any spread t would divide by zero: nothing can be tested, unless nothing differs.
+    if np.ptp(differences) < _ROUNDING:
+        return Paired(len(differences), mean, 0.0, None if abs(mean) > _ROUNDING else 1.0)
     p = float(stats.ttest_1samp(differences, 0.0).pvalue)
     return Paired(len(differences), mean, width, p)
 
@@ -126,6 +129,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     corrected: list[float | None] = [None] * len(p_values)
     highest = 0.0
     for rank, (p, place) in enumerate(known):
+        # No smaller than one before: correcting may not change the order.
         highest = max(highest, min(1.0, (len(known) - rank) * p))
         corrected[place] = highest
     return corrected
@@ -225,7 +229,7 @@ def _comparison(
         test.half_width,
         test.p,
         p_holm,
-        words=_words(one, two, test, p_holm, family),
+        words=_sentence(one, two, test, p_holm, family),
     )
 
 
@@ -238,7 +242,7 @@ def _names(first: Estimate, second: Estimate, key: str | None) -> tuple[str, str
     return one, two
 
 
-def _words(first: str, second: str, test: Paired, p_holm: float | None, family: int) -> str:
+def _sentence(first: str, second: str, test: Paired, p_holm: float | None, family: int) -> str:
     if test.difference is None:
         return f"{first} against {second}: no seed in common"
     if p_holm is None:

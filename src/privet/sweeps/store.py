@@ -1,6 +1,6 @@
 """A sweep's folder.
 
-sweep.toml               what was asked for, as an experiment file that asks for the same again
+sweep.toml               the request, as an experiment file that makes the same sweep again
 sweep.json               the results, rewritten as a whole as cells are done
 cells.csv, cells.parquet the same cells as a table, when the command ends
 cells/<address>/         a run folder for each cell that is done
@@ -18,12 +18,13 @@ from privet.files import read_file, replacing, write_whole
 from privet.sweeps.results import Sweep, from_plain, to_plain
 
 SWEEP = "sweep.json"
-AGAIN = "sweep.toml"
+REQUEST = "sweep.toml"
 CELLS = "cells"
 LOCK = ".lock"
 
-_SHARE = 0.01
-"""Of the time, at most, that goes into rewriting the results between cells."""
+_REWRITING_SHARE = 0.01
+"""Of the time, at most, that goes into rewriting the results between cells: the file holds all
+cells, so that rewriting it after each would take time that grows with their square."""
 
 
 def read_sweep(folder: Path) -> Sweep:
@@ -62,9 +63,9 @@ class Store:
         for part in (self.folder / CELLS).glob(".*.part"):
             shutil.rmtree(part, ignore_errors=True)
 
-    def save_asked(self, text: str) -> None:
-        """Replace what was asked for."""
-        write_whole(self.folder / AGAIN, text.encode())
+    def save_request(self, text: str) -> None:
+        """Replace the request."""
+        write_whole(self.folder / REQUEST, text.encode())
 
     def save(self, sweep: Sweep) -> None:
         """Replace the results."""
@@ -72,7 +73,7 @@ class Store:
         text = json.dumps(to_plain(sweep), indent=1, allow_nan=False) + "\n"
         write_whole(self.folder / SWEEP, text.encode())
         end = time.monotonic()
-        self._next = end + (end - start) / _SHARE
+        self._next = end + (end - start) / _REWRITING_SHARE
 
     @property
     def due(self) -> bool:
@@ -83,6 +84,7 @@ class Store:
         """Replace the tables."""
         table = sweep.table()
         write_whole(self.folder / "cells.csv", table.to_csv(index=False).encode())
+        # Parquet has one type a column: an axis of numbers and texts becomes texts.
         mixed = table.select_dtypes("object").columns
         with replacing(self.folder / "cells.parquet") as part:
             table.astype(dict.fromkeys(mixed, "string")).to_parquet(part, index=False)

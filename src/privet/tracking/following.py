@@ -1,4 +1,7 @@
-"""A run as a tracker follows it."""
+"""A run as a tracker follows it.
+
+Not in `pipe`, which the tracker's process runs: it would import the server, and torch with it.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ def tracked_run(
         yield look_away
         return
     about = About(folder.absolute().name, dotted(experiment.model_dump(exclude_none=True)))
-    with open_line(tracking, folder) as line, followed(line, "run", about, folder) as watch:
+    with open_line(tracking, folder) as pipe, followed(pipe, "run", about, folder) as watch:
         yield watch
 
 
@@ -45,24 +48,24 @@ def both(first: Watch, second: Watch) -> Watch:
 
 
 @contextmanager
-def followed(line: TrackerPipe, key: str, about: About, folder: Path) -> Iterator[Watch]:
-    """A watch that says what happens on `line`, where the run is known as `key`."""
+def followed(pipe: TrackerPipe, key: str, about: About, folder: Path) -> Iterator[Watch]:
+    """A watch that says what happens on `pipe`, where the run is known as `key`."""
     begun = False
 
     def watch(entry: Mapping[str, Any]) -> None:
         nonlocal begun
         if not begun:  # with the first entry: until then the settings may be refused
-            line.say("begin", key, about)
+            pipe.send("begin", key, about)
             begun = True
-        line.say("round", key, entry["round"], figures(entry))
+        pipe.send("round", key, entry["round"], figures(entry))
 
-    with ended(line, key, [folder / name for name in (SUMMARY, REPORT)]):
+    with ended(pipe, key, [folder / name for name in (SUMMARY, REPORT)]):
         yield watch
 
 
 @contextmanager
-def ended(line: TrackerPipe, key: str, files: Sequence[Path]) -> Iterator[None]:
-    """Say how it ended, and what there is of `files` then."""
+def ended(pipe: TrackerPipe, key: str, files: Sequence[Path]) -> Iterator[None]:
+    """Send how it ended, and what there is of `files` then."""
     status: Status = "FAILED"
     try:
         yield
@@ -72,4 +75,4 @@ def ended(line: TrackerPipe, key: str, files: Sequence[Path]) -> Iterator[None]:
         raise
     finally:
         there = [file.absolute() for file in files if status == "FINISHED" and file.exists()]
-        line.say("end", key, status, there)
+        pipe.send("end", key, status, there)

@@ -1,7 +1,7 @@
-"""A line to a tracker in a process of its own: the run speaks, and never waits for an answer.
+"""A pipe to a tracker in a process of its own: the run writes, and never waits for an answer.
 
-The tracker may be slow, hang, fail or die: what was said to it is then lost, a person is told once
-on stderr, and nothing else happens. It ends with the process that opened the line.
+The tracker may be slow, hang, fail or die: what was sent is then lost, one warning goes to stderr,
+and nothing else happens. It ends with the process that opened the pipe.
 """
 
 from __future__ import annotations
@@ -23,22 +23,24 @@ from typing import Any
 
 from privet.tracking.tracker import Tracker, Tracking, open_tracker
 
-PATIENCE = 30.0
-"""Seconds that the tracker has, once the run is over, to pass on what it was told."""
-_LOCK_PATIENCE = 5.0
-_LONGEST = 300
+GRACE_SECONDS = 30.0
+"""Seconds that the tracker has, once the run is over, to pass on what it was sent."""
+_LOCK_SECONDS = 5.0
+_LONGEST_WARNING = 300
 
 
 @dataclass(frozen=True)
 class TrackerPipe:
-    """Where processes of a run or a sweep say what happens; it can be handed to a new process."""
+    """Where processes of a run or a sweep write what happens; it can be handed to a new process."""
 
     writer: Connection
     lock: Any
 
-    def say(self, method: str, *arguments: object) -> None:
-        """Have the tracker's `method` called; what cannot be said is lost."""
-        if not self.lock.acquire(timeout=_LOCK_PATIENCE):  # its holder was killed
+    def send(self, method: str, *arguments: object) -> None:
+        """Have the tracker's `method` called; what cannot be sent is lost."""
+        # Cells of a sweep share the pipe, and a message longer than PIPE_BUF is not written in one
+        # piece. A holder that was killed never gives the lock back: then the message is lost.
+        if not self.lock.acquire(timeout=_LOCK_SECONDS):
             return
         try:
             with contextlib.suppress(OSError):
@@ -55,61 +57,62 @@ def open_pipe(tracking: Tracking, folder: Path) -> Iterator[TrackerPipe]:
     """
     reader, writer = multiprocessing.Pipe(duplex=False)
     process = subprocess.Popen(
+        # -P: no module of the working directory takes the place of one that a tracker imports.
         [sys.executable, "-P", "-m", __name__, str(reader.fileno())],
         pass_fds=[reader.fileno()],
         stdin=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C is the run's to answer
     )
     reader.close()
-    line = TrackerPipe(writer, multiprocessing.Lock())
-    line.say("open", tracking, folder.absolute())
+    pipe = TrackerPipe(writer, multiprocessing.Lock())
+    pipe.send("open", tracking, folder.absolute())
     try:
-        yield line
+        yield pipe
     finally:
-        line.say("close")
+        pipe.send("close")
         writer.close()
-        _see_off(process, tracking)
+        _await_end(process, tracking)
 
 
-def _see_off(process: subprocess.Popen[bytes], tracking: Tracking) -> None:
+def _await_end(process: subprocess.Popen[bytes], tracking: Tracking) -> None:
     try:
-        code = process.wait(PATIENCE)
+        code = process.wait(GRACE_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-        _tell(tracking, f"it was not ready within {PATIENCE:g} s, and the rest is lost")
+        _warn(tracking, f"it was not ready within {GRACE_SECONDS:g} s, and the rest is lost")
         return
     if code:
-        _tell(tracking, f"its process died with exit code {code}")
+        _warn(tracking, f"its process died with exit code {code}")
 
 
 def main(descriptor: int) -> None:
-    """The tracker's life: until it is told to close, or everybody is gone."""
+    """The tracker's process: until the pipe is closed, or everybody at its other end is gone."""
     reader = Connection(descriptor, writable=False)
     _, (tracking, folder) = reader.recv()
-    told: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(reader, told), daemon=True).start()
-    stderr = _hush()
+    messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(reader, messages), daemon=True).start()
+    stderr = _silence()
     try:
-        _pass_on(told, tracking, folder)
+        _forward(messages, tracking, folder)
     except Exception as error:
-        _tell(tracking, f"{type(error).__name__}: {error}", stderr=stderr)
+        _warn(tracking, f"{type(error).__name__}: {error}", stderr=stderr)
 
 
-def _listen(reader: Connection, told: queue.SimpleQueue[Any]) -> None:
-    """Take everything off the line at once, so that nobody at the other end has to wait."""
+def _receive(reader: Connection, messages: queue.SimpleQueue[Any]) -> None:
+    """Take everything out of the pipe at once: a full one would make the run wait."""
     try:
         while (message := reader.recv())[0] != "close":
-            told.put(message)
-    except Exception:  # everybody is gone, or one was killed in the middle of a word
-        threading.Timer(PATIENCE, os._exit, [1]).start()
-    told.put(None)
+            messages.put(message)
+    except Exception:  # everybody is gone, or one was killed in the middle of a message
+        threading.Timer(GRACE_SECONDS, os._exit, [1]).start()
+    messages.put(None)
 
 
-def _pass_on(told: queue.SimpleQueue[Any], tracking: Tracking, folder: Path) -> None:
+def _forward(messages: queue.SimpleQueue[Any], tracking: Tracking, folder: Path) -> None:
     tracker: Tracker | None = None
     under_way: dict[str, None] = {}
-    while (message := told.get()) is not None:
+    while (message := messages.get()) is not None:
         method, (key, *rest) = message
         if method == "begin":
             tracker = tracker or open_tracker(tracking, folder)
@@ -123,8 +126,8 @@ def _pass_on(told: queue.SimpleQueue[Any], tracking: Tracking, folder: Path) -> 
             tracker.end(key, "KILLED", ())
 
 
-def _hush() -> int:
-    """Nothing that a tracker's library prints is seen; what is left of stderr is for us."""
+def _silence() -> int:
+    """Nothing that a tracker's library prints is seen; the stderr that was, for warnings."""
     ours = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
@@ -132,12 +135,12 @@ def _hush() -> int:
     return ours
 
 
-def _tell(tracking: Tracking, why: str, *, stderr: int = 2) -> None:
+def _warn(tracking: Tracking, why: str, *, stderr: int = 2) -> None:
     """One line, without the passwords that addresses may hold."""
-    said = re.sub(r"://[^/\s@]+@", "://", " ".join(why.split()))[:_LONGEST]
-    line = f"warning: tracking with {tracking.kind} has ended: {said}. The run goes on.\n"
+    reason = re.sub(r"://[^/\s@]+@", "://", " ".join(why.split()))[:_LONGEST_WARNING]
+    warning = f"warning: tracking with {tracking.kind} has ended: {reason}. The run goes on.\n"
     with contextlib.suppress(OSError):
-        os.write(stderr, line.encode())
+        os.write(stderr, warning.encode())
 
 
 if __name__ == "__main__":

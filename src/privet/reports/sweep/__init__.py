@@ -11,7 +11,7 @@ from pathlib import Path
 from privet.files import write_whole
 from privet.reports.sweep.page import render
 from privet.reports.sweep.pictures import write_pictures
-from privet.sweeps.store import AGAIN, read_sweep
+from privet.sweeps.store import REQUEST, read_sweep
 
 __all__ = ["write_report"]
 
@@ -28,6 +28,6 @@ def write_report(folder: Path) -> Path:
     sweep = read_sweep(folder)
     page = folder / "report.html"
     pictures = write_pictures(sweep, folder)
-    again = AGAIN if (folder / AGAIN).exists() else None
+    again = REQUEST if (folder / REQUEST).exists() else None
     write_whole(page, render(sweep, again=again, pictures=pictures).encode())
     return page
