@@ -77,6 +77,7 @@ def cross_check(events: Sequence[DpEvent], *, delta: float) -> CrossChecks:
 
 def _disagreements(pld: float, rdp: float, prv: float | None) -> list[str]:
     problems = []
+    # Both are upper bounds, PLD on a grid of 1e-3: rounding alone may put it that much above RDP.
     if rdp < pld * (1 - 1e-3) - 1e-3:
         problems.append(f"RDP says {rdp:.4f}, below PLD's {pld:.4f}: one of them is wrong")
     if prv is not None and abs(prv - pld) > max(_ABSOLUTE + _PRV_ERROR, 0.002 * pld):

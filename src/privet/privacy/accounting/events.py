@@ -6,10 +6,9 @@ a Gaussian event is the noise's standard deviation over the L2 norm bound of ONE
 replace-one adjacency the same event would cost about twice as much, so an event must never be
 handed to an accountant of another adjacency.
 
-Events taken apart: so many steps of one Poisson-sampled Gaussian mechanism.
-
-Composition does not depend on order, and composing T and then S steps of one mechanism is composing
-T + S of them, so a sequence of events is a list of segments and equal neighbours may be merged.
+A segment is so many steps of one Poisson-sampled Gaussian mechanism. Composition does not depend on
+order, and composing T and then S steps of one mechanism is composing T + S of them, so a sequence
+of events is a list of segments and equal neighbours may be merged.
 """
 
 from __future__ import annotations

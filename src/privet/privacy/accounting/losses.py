@@ -1,14 +1,13 @@
 """Privacy loss distributions of (sampled) Gaussian steps on one grid, composed with cached work.
 
-One step is discretised pessimistically (see `discretisation`), so every epsilon is an upper bound.
+One step is discretised pessimistically, so every epsilon is an upper bound.
 Composition is the FFT of Koskela et al. 2020 (arXiv 1906.03049) with dp-accounting's truncation
 rule; it is done here because what does not depend on the number of steps is then computed once per
 mechanism, which makes one more round several times cheaper. The tests hold the results against
 dp-accounting's own PLDAccountant.
 
-One step of the Poisson-sampled Gaussian mechanism as masses on a grid of privacy losses.
-
-"Connect the Dots" (Doroshenko, Ghazi, Kamath, Kumar & Manurangsi 2022, arXiv 2207.04380, Algorithm
+One step of the Poisson-sampled Gaussian mechanism becomes masses on the grid by "Connect the Dots"
+(Doroshenko, Ghazi, Kamath, Kumar & Manurangsi 2022, arXiv 2207.04380, Algorithm
 1): the hockey-stick divergence D(l) = max over events E of P(E) - exp(l) Q(E) is kept at the grid
 points and made linear in exp(l) between them. It is convex in exp(l), so what results is nowhere
 below the mechanism's, and every epsilon computed from it is an upper bound.
@@ -129,7 +128,7 @@ def _connected(lower: int, excess: _Floats, grid: float) -> DiscreteLosses:
     rises = np.diff(excess)
     slopes = rises / math.expm1(grid)
     masses = np.zeros(excess.size)
-    masses[-lower] = 1.0
+    masses[-lower] = 1.0  # index of loss 0
     masses[0] -= excess[0]
     masses[:-1] += slopes
     masses[1:] -= slopes + rises
@@ -289,7 +288,7 @@ def _log_moments(masses: _Floats, sign: int) -> _Floats:
 
 
 def _refinement(sigma: float, rate: float) -> int:
-    """How much finer than GRID one step must be told so that T-fold rounding stays below 0.1 %.
+    """How much finer than GRID one step must be so that T-fold rounding stays below 0.1 %.
 
     Rounding to a grid of width h adds about h^2 / 12 to the variance s^2 of one step's loss, which
     composition multiplies as it does s^2. So h <= s / 12, where s is bounded by the chi-square

@@ -4,7 +4,7 @@ The number of runs K is random, every run draws its settings anew and independen
 best run is released, by a score that is itself private or rests on public records. Then the release
 costs little more than one run (arXiv 2110.03620): Theorem 2 for a negative binomial number of runs
 that is at least one, Theorem 6 for a Poisson number. Both bound Renyi divergences; K itself must
-not be told, nor any other run.
+not be released, nor any other run.
 """
 
 from __future__ import annotations

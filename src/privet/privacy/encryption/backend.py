@@ -1,8 +1,7 @@
-"""What encrypts one plaintext after another, apart from what the plaintexts mean.
+"""What a cipher's two ends implement, and the parameters that make overflow impossible.
 
-The numbers behind the BFV cipher, and the inequalities that make overflow impossible.
-
-Symbols as in Fan & Vercauteren (ePrint 2012/144): ring degree N, ciphertext modulus q, plaintext
+A backend encrypts one plaintext after another, whatever the plaintexts mean. Symbols of the BFV
+parameters as in Fan & Vercauteren (ePrint 2012/144): ring degree N, ciphertext modulus q, plaintext
 modulus t. A coefficient below t is cut into digits; a digit holds one value of a client, and the
 bits above it hold the carry of the sum over clients.
 """
@@ -22,7 +21,7 @@ Plaintext = NDArray[Any]
 
 
 class Accumulator(Protocol):
-    """The server's half: ciphertexts in, one sum of ciphertexts out."""
+    """The server's side: ciphertexts in, one sum of ciphertexts out."""
 
     def add(self, body: memoryview) -> None:
         """Add the body of an upload; all of it or, with Malformed or Refused, nothing."""
@@ -32,7 +31,7 @@ class Accumulator(Protocol):
 
 
 class Backend(Protocol):
-    """The clients' half, and the maker of the server's."""
+    """The clients' side, and the maker of the server's."""
 
     @property
     def name(self) -> str:
@@ -121,10 +120,13 @@ class Profile:
         # Tags add up 128 digits times words of 32 bits below 2^64, whatever a coefficient holds.
         most = 2 ** ((self.digits - 1) * self.digit_bits + 25) + 2**25 - 1
         yield "plain_modulus", room <= t <= most, f"room for the digits, {room} to {most}"
+        # A client's digit is below 2^value_bits; sums must not carry into the next digit.
         most = (2**self.digit_bits - 1) // (2**self.value_bits - 1)
         yield "max_clients", clients <= most, f"at most {most}: more overflow a digit"
+        # Tags lie in coefficients of their own and are reduced modulo P only after decryption.
         most = (t - 1) // (TAG_MODULUS - 1)
         yield "max_clients", clients <= most, f"at most {most}: more overflow a tag"
+        # Decryption is exact while the noise is below q / 2t; 3 of that is kept for rounding.
         most = (MODULUS // (2 * t) - 3) // NOISE_PER_CLIENT
         yield "max_clients", clients <= most, f"at most {most}: more overflow the noise"
 
@@ -132,13 +134,6 @@ class Profile:
     def levels(self) -> int:
         """L: a value lies between -L and L."""
         return int(2 ** (self.value_bits - 1)) - 1
-
-    def _require(self, holds: bool, field: str, allowed: str) -> None:
-        if not holds:
-            raise EncryptionError(
-                f"profile {self.name!r}: {field} = {getattr(self, field)} overflows,"
-                f" allowed is {allowed}"
-            )
 
 
 DEFAULT = Profile(

@@ -5,7 +5,7 @@ A cipher is a codec (what the plaintexts mean) over a backend (what encrypts the
     scheme "bfv"    exact sums, integrity tags, masks: the one to use
     scheme "ckks"   TenSEAL's documented vectors of real numbers, see `privet...encryption.ckks`
 
-The server's half: add uploads that belong together, and nothing else.
+The server's side is `Adder`: it adds uploads that belong together, and does nothing else.
 """
 
 from __future__ import annotations
@@ -77,6 +77,7 @@ class Adder:
         Raises Malformed for bytes that are no upload, Refused for an upload of somebody else, of
         other terms or parameters, of a client that is in the sum, or of one client too many.
         """
+        # The cheap checks of the clear header first; the body is looked at only if it may count.
         header, body = read_header(upload)
         self._admit(header, client)
         self._accumulator.add(body)
@@ -245,6 +246,7 @@ class Cipher:
         self._require_key(key)
         header, body = self._sum(data)
         terms = header.terms
+        # Before decryption: an old sum is a replay, whatever its tags say.
         if (terms.run, terms.round) != (run, round):
             raise Tampered
         if len(header.clients) < at_least:

@@ -1,15 +1,11 @@
 """What the plaintexts mean: a vector, a weight and who sent them, in chunks that can be added.
 
-Fixed-point digits, a trailer and tags in the coefficients of BFV plaintexts.
+    coefficients 0 .. N-3   fixed-point digits: values of the vector, then the trailer
+    coefficients N-2, N-1   the tags of all those digits
 
-coefficients 0 .. N-3   digits: values of the vector, then the trailer
-coefficients N-2, N-1   the tags of all those digits
-
-What every chunk says besides values: how many clients, their weight, and which uploads.
-
-Keyed linear tags: sums that add up over clients, and that only holders of the key can make.
-
-A chunk's tags are T_k = sum_j r_(j+k) z_j mod P for k = 0, 1, with digits z_j below P = 2^31 - 1
+The trailer says how many clients there are, their weight, and which uploads. Tags are linear and
+keyed: those of clients add up to those of the sum, and only holders of the key can make them. A
+chunk's tags are T_k = sum_j r_(j+k) z_j mod P for k = 0, 1, with digits z_j below P = 2^31 - 1
 and words r_j that HMAC and AES-256 in counter mode make from the tag key, the terms and the number
 of the chunk. Sharing the words between both tags is Toeplitz hashing (Mansour, Nisan & Tiwari 1990;
 Krawczyk 1994): whoever does not know them and changes digits finds a fitting pair of tags with
@@ -229,6 +225,7 @@ class Tagger:
 
 
 def _hash(words: Integers, digits: Integers) -> int:
+    # At most 2^57 each, so a block of 128 stays below 2^64: nothing wraps before the reduction.
     products = words * digits
     sums = np.add.reduceat(products, np.arange(0, len(products), _BLOCK))
     return int((sums % TAG_MODULUS).sum()) % TAG_MODULUS
@@ -258,7 +255,7 @@ class FixedPointCodec:
             digits[: len(part)] = to_digits(
                 part, weight=own.weight, clamp=terms.clamp, levels=self._levels, rng=own.rng
             )
-            digits[len(part) : self.values] = 0
+            digits[len(part) : self.values] = 0  # the last chunk, after a full one
             coefficients = self._coefficients(digits, tagger.tags(chunk, digits))
             yield self._masked(coefficients, own.mask, chunk)
 
@@ -271,12 +268,14 @@ class FixedPointCodec:
         for chunk, coefficients in enumerate(chunks):
             digits = self._digits(coefficients)
             tags = coefficients[-TAGS:] % TAG_MODULUS
+            # No early end: how long it takes must not say which chunk was altered.
             genuine &= np.array_equal(tags, tagger.tags(chunk, digits))
             ends.append(digits[self.values :].copy())
             part = mean[chunk * self.values : (chunk + 1) * self.values]
             part[:] = from_digits(
                 digits[: len(part)], clients=len(clients), clamp=terms.clamp, levels=self._levels
             )
+        # Nonces are fresh for each upload: chunks of different uploads have different trailers.
         genuine &= all(np.array_equal(end, ends[0]) for end in ends)
         trailer = Trailer.from_digits(ends[0], bits=self._profile.value_bits)
         if not (genuine and trailer.is_of(clients, terms=terms, secret=secret)):

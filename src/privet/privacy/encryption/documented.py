@@ -4,9 +4,7 @@ Ciphertexts are not seeded here, and the server adds with TenSEAL, whose parser 
 message without its `sizes` crashes it, too large ones make it read memory that is not its own. So
 every message is held against the one form that an honest client sends before TenSEAL sees it. What
 is left is SEAL's own parsing of a ciphertext: an upload belongs here only after the caller has
-authenticated who sent it.
-
-Enough of protocol buffers to look at a message before a native parser does.
+authenticated who sent it. `fields` reads enough of protocol buffers for that.
 """
 
 from __future__ import annotations

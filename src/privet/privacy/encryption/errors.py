@@ -1,24 +1,18 @@
-"""What goes wrong with encrypted sums.
+"""What goes wrong with encrypted sums, keys and masks, each in one line.
 
-EncryptionError    a setting, a vector or a key that does not fit
-  Malformed        bytes that are no upload and no sum of this cipher
-  Refused          an upload that may not be added: one client too many, twice the same, ...
-  TooFewClients    a sum of fewer clients than the caller will look at
-  Tampered         a sum that is not what its clients sent
-
-What goes wrong with keys and with the messages about them, said in one line.
-
-KeysError         a setting or a call that would not be safe
-  RosterError     the list of silos, or a silo that is not on it
-  MessageError    a message that is not exactly what its maker sent, here and now
-  KeyFileError    a file that holds no key, or holds it badly
+    EncryptionError      a setting, a vector or a key that does not fit
+      Malformed          bytes that are no upload and no sum of this cipher
+      UploadRefused      an upload that may not be added: one client too many, twice the same, ...
+      TooFewClients      a sum of fewer clients than the caller will look at
+      Tampered           a sum that is not what its clients sent
+    KeysError            a setting or a call that would not be safe
+      RosterError        the list of silos, or a silo that is not on it
+      MessageError       a message that is not exactly what its maker sent, here and now
+      KeyFileError       a file that holds no key, or holds it badly
+      MaskError          a plan or a step that would not be safe
+        TooFewSilos      fewer silos than the threshold: the sum stays masked, nothing was revealed
 
 No text of these errors contains a key, a share or anything else that was encrypted.
-
-What goes wrong with masks, said in one line.
-
-MaskError       a plan or a step that would not be safe
-  TooFewSilos   fewer silos than the threshold: the sum stays masked, and nothing was revealed
 """
 
 from __future__ import annotations
@@ -34,7 +28,7 @@ class Malformed(EncryptionError):  # noqa: N818 - says what the bytes are
     """Bytes that this cipher did not make: wrong length, unknown version, a number out of range."""
 
 
-class UploadRefused(EncryptionError):  # noqa: N818 - the sum is right, the upload is not welcome
+class UploadRefused(EncryptionError):  # noqa: N818 - the sum is right, the upload is not
     """A well-formed upload that may not be added to this sum; the sum stays as it was."""
 
 
@@ -66,7 +60,8 @@ class RosterError(KeysError):
 class MessageError(KeysError):
     """A message that is malformed, altered, replayed or not from whom it says: none of it is used.
 
-    Texts do not depend on a secret, so that a refusal tells its sender nothing but that it came.
+    Texts do not depend on a secret, so that a refusal reveals nothing but that
+    the message came.
     """
 
 

@@ -3,9 +3,8 @@
     magic "PRVE", version, kind, digest of the cipher, length of the terms, number of clients
     terms, the clients' names, first 8 bytes of the SHA-256 of all of this; the encrypted body
 
-The check value catches accidents. Attackers meet the tags, which bind the terms and the names.
-
-What all clients of one sum have agreed on, in the clear.
+The check value catches accidents. Against attackers there are the tags, which bind the terms (what
+all clients of one sum have agreed on) and the names.
 """
 
 from __future__ import annotations
@@ -120,6 +119,7 @@ def read_header(data: bytes) -> tuple[Header, memoryview]:
         header = _parse(data)
     except (struct.error, UnicodeError, IndexError, EncryptionError) as error:
         raise Malformed(f"no header of an encrypted vector: {error}") from None
+    # Written once more and compared: one header has exactly one encoding.
     text = header.to_bytes()
     if not data.startswith(text):
         raise Malformed("no header of an encrypted vector: the check value is wrong")

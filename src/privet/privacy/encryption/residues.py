@@ -1,10 +1,9 @@
-"""The server's half of the seeded layout: residues are added, seeds are collected.
+"""The arithmetic of encrypted sums, in numpy alone: no native parser sees what a client sent.
 
-Only numpy sees what a client sent. A frame is one chunk: 4096 packed residues, then seeds.
-
-Sixty-bit residues in 7.5 bytes each, digits in coefficients, sums modulo q and t. Only numpy.
-
-Real numbers as integers of a few bits, and back.
+Real numbers become integers of a few bits (digits), digits lie in coefficients, and coefficients
+and residues add up modulo t and q. The server adds the residues of the seeded layout and collects
+the seeds; a frame is one chunk of it: 4096 residues of 60 bits, packed in 7.5 bytes each, then
+seeds.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def count_clipped(x: Reals, *, clamp: float) -> int:
     for block in _blocks(x):
         size = np.abs(block, dtype=np.float64)
         largest = size.max()
-        if not largest < np.inf:
+        if not largest < np.inf:  # false for NaN as well
             raise EncryptionError("the vector holds NaN or infinity: only finite values are sent")
         if largest > clamp:
             clipped += int(np.count_nonzero(size > clamp))
@@ -55,6 +54,7 @@ def to_digits(
     scaled *= weight * levels / clamp
     scaled += levels
     scaled += rng.random(len(x), dtype=np.float32)
+    # Truncation is floor, nothing being negative; the clip catches what float64 rounds beyond 2L.
     integers = scaled.astype(np.int64)
     digits: Integers = np.clip(integers, 0, 2 * levels, out=integers).view(np.uint64)
     return digits
@@ -188,6 +188,8 @@ class ResidueSum:
         Raises Refused for an upload that was added before, under whatever name.
         """
         packed, seeds = read_frames(body, chunks=len(self._total), seeds=1)
+        # Its ciphertexts once more, under another name, would count one silo's update twice. The
+        # seed is copied: a view would keep the whole upload in memory.
         own = seeds[:, 0].copy()
         if any((own == earlier).all(axis=1).any() for earlier in self._seeds):
             raise UploadRefused("the upload repeats a ciphertext that is in the sum already")
@@ -222,6 +224,7 @@ def read_frames(body: memoryview, *, chunks: int, seeds: int) -> tuple[Bytes, By
         raise Malformed(f"the body has {len(body)} bytes, expected are {chunks * frame}")
     frames = np.frombuffer(body, dtype=np.uint8).reshape(chunks, frame)
     packed = frames[:, :C0_BYTES]
+    # Before anything is added: `add` needs summands below q, and an upload counts whole or not.
     if any(unpack(chunk).max() >= MODULUS for chunk in packed):
         raise Malformed("a residue is not below the modulus")
     return packed, frames[:, C0_BYTES:].reshape(chunks, seeds, SEED_BYTES)

@@ -1,17 +1,16 @@
-"""The only door to `tenseal.sealapi`, the raw SEAL that TenSEAL ships.
+"""Symmetric BFV with half of every ciphertext replaced by the seed it was made from.
 
-SEAL saves and loads its objects in a form of its own. Where in that form the residues and the seed
-of a ciphertext lie is learned from fresh ciphertexts at first use and then proved on a known sum,
-so a library that writes another form is noticed and never guessed at. Bytes of a peer do not come
-through here: only residues and seeds whose number and range have been checked.
+Only this module uses `tenseal.sealapi`, the raw SEAL that TenSEAL ships. SEAL saves and loads its
+objects in a form of its own. Where in that form the residues and the seed of a ciphertext lie is
+learned from fresh ciphertexts at first use and then proved on a known sum, so a library that writes
+another form is noticed and never guessed at. Bytes of a peer do not come through here: only
+residues and seeds whose number and range have been checked.
 
-Symmetric BFV with half of every ciphertext replaced by the seed it was made from.
-
-A ciphertext of 4096 coefficients travels as c0, in 7.5 bytes a coefficient, and the 64 bytes from
-which c1 follows; a sum as the sum of the c0 and all the seeds. The sum of the c1 would be smaller
-only above 480 clients. Expanding the seeds takes a receiver about 0.2 ms each.
-
-A file in memory: SEAL's own interface reads and writes paths only.
+Symmetric, since whoever encrypts holds the key anyway: no public key is ever published, the noise
+is smaller, and c1 is random from a seed. A ciphertext of 4096 coefficients travels as c0, in 7.5
+bytes a coefficient, and the 64 bytes from which c1 follows; a sum as the sum of the c0 and all the
+seeds. The sum of the c1 would be smaller only above 480 clients. Expanding the seeds takes a
+receiver about 0.2 ms each.
 """
 
 from __future__ import annotations
@@ -47,9 +46,10 @@ from privet.privacy.encryption.residues import (
 
 
 class Scratch:
-    """One unnamed file, gone when closed; on systems without memfd a private temporary file.
+    """A file in memory, since SEAL's interface reads and writes paths only; gone when closed.
 
-    Not to be carried through a fork: both processes would write to the same file.
+    On systems without memfd it is a private temporary file. Not to be carried through a fork: both
+    processes would write to the same file.
     """
 
     def __init__(self) -> None:
@@ -169,6 +169,7 @@ class SealSession:
         self._sum.write(self._form.blob(c0.astype("<u8", copy=False).tobytes(), seeds[0]))
         total = self._load(self._sum)
         for seed in seeds[1:]:
+            # With c0 = 0, so that it adds the c1 of this seed and nothing else.
             self._seeded.write(seed, offset=self._form.seed_start)
             self._evaluator.add_inplace(total, self._load(self._seeded))
         plaintext = sealapi.Plaintext()
@@ -238,6 +239,7 @@ def _learn(context: Any) -> Form:
 def prove(ring: Ring) -> None:
     """Encrypt, add and decrypt a known vector; SealChanged unless the sum is exact."""
     t = ring.plain_modulus
+    # The whole range in both orders, and the largest coefficient everywhere: sums wrap modulo t.
     known = np.arange(DEGREE, dtype=np.uint64) * (t // DEGREE)
     plaintexts = [known, known[::-1] // 3, np.full(DEGREE, t - 1, dtype=np.uint64)]
     with ring.session(ring.generate()) as session:
@@ -284,7 +286,7 @@ class _Saver:
 
 
 class SeededBackend:
-    """BFV through raw SEAL; the server's half is `ResidueSum`, numpy alone.
+    """BFV through raw SEAL; the server's side is `ResidueSum`, numpy alone.
 
     Raises SealChanged when the installed TenSEAL cannot do this.
     """

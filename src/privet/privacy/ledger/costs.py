@@ -1,6 +1,4 @@
-"""Events as they stand in the ledger, and when one is provably no dearer than another.
-
-Epsilon of many mechanisms, whatever the order in which they ran.
+"""What the ledger's events cost: when one provably covers another, and the epsilon of many.
 
 Composition is commutative, so equal mechanisms are counted together. The mechanisms are then
 composed along a binary tree whose shape depends on nothing but which mechanisms there are: the
@@ -56,33 +54,33 @@ def parts_of(text: str) -> tuple[Segment, ...]:
 def covers(reserved: Sequence[Segment], ran: Sequence[Segment]) -> bool:
     """Whether `ran` provably costs at most `reserved`, at every delta and after any other run.
 
-    Each step that ran must be paid by a reserved step with at most its noise multiplier and at
+    Each step that ran must be covered by a reserved step with at most its noise multiplier and at
     least its sampling rate. More noise is post-processing; a lower rate q' < q is the q-sampled
-    mechanism over a sample drawn first, a mixture that reveals less. Steps are paid by their own
-    mechanism first, then greedily: some dearer reservations may be refused, no cheaper accepted.
+    mechanism over a sample drawn first, a mixture that reveals less. Steps are covered by their own
+    mechanism first, then greedily: what would suffice may be refused, never the reverse.
     """
     left = {part: part.steps for part in reserved}
     for part in sorted(ran, key=lambda part: not any(map(part.same_mechanism, reserved))):
-        owed = part.steps
-        for payer in sorted(left, key=lambda payer: not payer.same_mechanism(part)):
-            if _pays(payer, part):
-                paid = min(owed, left[payer])
-                left[payer] -= paid
-                owed -= paid
-        if owed:
+        uncovered = part.steps
+        for source in sorted(left, key=lambda source: not source.same_mechanism(part)):
+            if _dominates(source, part):
+                covered = min(uncovered, left[source])
+                left[source] -= covered
+                uncovered -= covered
+        if uncovered:
             return False
     return True
 
 
-def _pays(payer: Segment, part: Segment) -> bool:
+def _dominates(reserved: Segment, ran: Segment) -> bool:
     return (
-        part.noise_multiplier >= payer.noise_multiplier
-        and part.sampling_rate <= payer.sampling_rate
+        ran.noise_multiplier >= reserved.noise_multiplier
+        and ran.sampling_rate <= reserved.sampling_rate
     )
 
 
 REMEMBERED_BYTES = 2**27
-"""What is kept of the tree's branches between two questions: 128 MiB."""
+"""What is cached of the tree's branches between two calls: 128 MiB."""
 
 
 def epsilon_of(parts: Iterable[Segment], *, delta: float) -> float:
@@ -110,7 +108,7 @@ def _place(part: Segment) -> int:
 
 @lru_cache(maxsize=4096)
 def _address(noise_multiplier: float, sampling_rate: float) -> int:
-    """Where a mechanism hangs in the tree: by a hash, so that every tree is balanced."""
+    """The place of a mechanism in the tree: by a hash, so that every tree is balanced."""
     # Adding 0.0 makes -0.0 and 0.0, which are equal, one mechanism.
     content = struct.pack(">dd", noise_multiplier + 0.0, sampling_rate + 0.0)
     return int.from_bytes(hashlib.sha256(content).digest(), "big")
@@ -156,6 +154,8 @@ def _composed(ordered: tuple[Segment, ...]) -> Pair | None:
         return known[0]
     if len(ordered) == 1:
         return _branches.keep(ordered, losses_of(ordered[0]))
+    # Convolution is not associative to the last bit, so where the tree forks must follow from the
+    # mechanisms alone and not from the order in which they came.
     middle = _fork(ordered)
     left, right = _composed(ordered[:middle]), _composed(ordered[middle:])
     whole = None if left is None or right is None else left.compose(right)

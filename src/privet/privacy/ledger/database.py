@@ -1,7 +1,4 @@
-"""The SQLite file: its tables, the triggers that refuse edits, and what its errors mean.
-
-A new ledger file, and whether a file is a ledger of ours.
-"""
+"""The SQLite file: its tables, the triggers that refuse edits, how one is made, and its errors."""
 
 from __future__ import annotations
 
@@ -104,12 +101,13 @@ def connect(path: Path, *, durable: bool = True) -> sqlite3.Connection:
     connection = sqlite3.connect(
         f"file:{quote(str(demand_file(path).absolute()))}?mode=rw",
         uri=True,
-        isolation_level=None,
+        isolation_level=None,  # else sqlite3 begins transactions by itself, and late
         check_same_thread=False,
         timeout=30.0,
     )
     try:
         synchronous = f"synchronous = {'FULL' if durable else 'OFF'}"
+        # No function may be called by a trigger or view that somebody planted in the file.
         for pragma in (synchronous, "trusted_schema = OFF", "cell_size_check = ON"):
             connection.execute(f"PRAGMA {pragma}")
         connection.execute("PRAGMA fullfsync = ON")  # macOS; elsewhere it changes nothing
@@ -123,7 +121,7 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
     """A connection that cannot write, also on a medium that cannot be written to."""
     uri = f"file:{quote(str(demand_file(path).absolute()))}?mode=ro"
     if not os.access(path.parent, os.W_OK) and not beside(path, "-wal").exists():
-        uri += "&immutable=1"
+        uri += "&immutable=1"  # SQLite cannot make the -shm file that WAL needs here
     connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA trusted_schema = OFF")
     return connection
@@ -243,11 +241,11 @@ def write_new(path: Path, key: SiloKey, time: str) -> None:
     os.close(os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     connection = connect(unfinished)
     try:
-        beacon = _first_transaction(connection, key, time)
+        head_file = _first_transaction(connection, key, time)
         connection.execute("PRAGMA journal_mode = WAL")
     finally:
         connection.close()
-    install_head_file(path, prepare_head_file(path, beacon))
+    install_head_file(path, prepare_head_file(path, head_file))
     unfinished.rename(path)
     sync(path.parent)
 
@@ -275,6 +273,7 @@ def _first_transaction(connection: sqlite3.Connection, key: SiloKey, time: str) 
 
 def check_file(connection: sqlite3.Connection, path: Path, key: SiloKey) -> None:
     """Refuse what is no ledger, a newer one, another silo's, or one that cannot be written."""
+    # The version first: a newer ledger may have other tables and is not damaged.
     found = schema_version(connection)
     if found > SCHEMA_VERSION:
         raise LedgerError(

@@ -1,6 +1,4 @@
-"""One line of the ledger, and the hash that ties it to all lines before it.
-
-Signed heads: how far the ledger reaches, in the words of the silo's key.
+"""An entry of the ledger, the hash that ties it to all before it, and the signed head.
 
 A chain of hashes finds what was changed in the middle, not that its end was cut off. So each
 transaction signs its last entry, in the database and in a small file beside it
@@ -15,8 +13,6 @@ still hold the entry that the export ends with (`verify(..., exports=[...])`).
 
 The file also keeps the digest of the database's pages as the last process that wrote left them, so
 that damage to bytes that no entry uses is noticed as well.
-
-When an entry is written, and with which software.
 """
 
 from __future__ import annotations
@@ -95,6 +91,7 @@ class Entry:
 
     def digest(self) -> str:
         """The hash that this content must have."""
+        # A prefix of its own for whatever is hashed or signed: none can be taken for another.
         content = {name: getattr(self, name) for name in COLUMNS if name != "hash"}
         return hashlib.sha256(b"privet ledger entry 1\n" + canonical(content)).hexdigest()
 
@@ -133,13 +130,13 @@ class Head:
         return cls(entry.sequence, entry.hash, key.sign(_message(entry.sequence, entry.hash)))
 
     def is_signed_by(self, public: str) -> bool:
-        """Whether the silo with this public key vouches for the head."""
+        """Whether the silo with this public key signed the head."""
         return signed_by(public, _message(self.sequence, self.hash), self.signature)
 
 
 @dataclass(frozen=True)
 class HeadFile:
-    """What the file beside the ledger says: its last entry, and its pages if it was closed well."""
+    """The file beside the ledger: its last entry, and the digest of its pages once closed well."""
 
     sequence: int
     hash: str
@@ -148,26 +145,26 @@ class HeadFile:
 
     @classmethod
     def of(cls, entry: Entry, key: SiloKey, *, image: str | None = None) -> HeadFile:
-        """The beacon of a ledger that ends with `entry`."""
-        signature = key.sign(_beacon_message(entry.sequence, entry.hash, image))
+        """The head file of a ledger that ends with `entry`."""
+        signature = key.sign(_head_file_message(entry.sequence, entry.hash, image))
         return cls(entry.sequence, entry.hash, image, signature)
 
     def is_signed_by(self, public: str) -> bool:
-        """Whether the silo with this public key wrote the beacon."""
-        message = _beacon_message(self.sequence, self.hash, self.image)
+        """Whether the silo with this public key wrote the head file."""
+        message = _head_file_message(self.sequence, self.hash, self.image)
         return signed_by(public, message, self.signature)
 
 
 def head_path(ledger: Path) -> Path:
-    """The file beside `ledger` that knows its last entry."""
+    """The file beside `ledger` that names its last entry."""
     return beside(ledger, ".head")
 
 
 def read_head_file(ledger: Path) -> HeadFile:
-    """The beacon of `ledger`; LedgerError when it is missing or is not what was written."""
+    """The head file of `ledger`; LedgerError when it is missing or is not what was written."""
     path = head_path(ledger)
     try:
-        beacon, as_written = _parsed(read_file(path))
+        head_file, as_written = _parsed(read_file(path))
     except FileNotFoundError:
         raise LedgerError(
             f"{path} is missing: without it a ledger that lost its end looks whole; "
@@ -177,46 +174,47 @@ def read_head_file(ledger: Path) -> HeadFile:
         raise LedgerError(f"{path} cannot be read ({error.strerror})") from None
     except (ValueError, TypeError, RecursionError):
         raise LedgerError(f"{path} is damaged: it is no signed head") from None
+    # Another text of the same content is damage as well: every byte of the file counts.
     if not as_written:
         raise LedgerError(f"{path} is damaged: it is not what was written")
-    return beacon
+    return head_file
 
 
 @lru_cache(maxsize=4)
 def _parsed(content: bytes) -> tuple[HeadFile, bool]:
-    """The beacon in a file, and whether the file holds just that."""
-    beacon = HeadFile(**json.loads(content))
-    return beacon, content == _text(beacon) and isinstance(beacon.sequence, int)
+    """The content of a head file, and whether the file holds just that."""
+    head_file = HeadFile(**json.loads(content))
+    return head_file, content == _text(head_file) and isinstance(head_file.sequence, int)
 
 
-def prepare_head_file(ledger: Path, beacon: HeadFile) -> Path:
-    """Write `beacon` durably under another name: a full disk is found before the commit."""
+def prepare_head_file(ledger: Path, head_file: HeadFile) -> Path:
+    """Write `head_file` durably under another name: a full disk is found before the commit."""
     prepared = beside(ledger, ".head.new")
     prepared.unlink(missing_ok=True)  # a process that died may have left it
-    create(prepared, _text(beacon))
+    create(prepared, _text(head_file))
     return prepared
 
 
 def install_head_file(ledger: Path, prepared: Path) -> None:
-    """Put a prepared beacon in place of the old one, atomically and durably."""
+    """Put a prepared head file in place of the old one, atomically and durably."""
     prepared.replace(head_path(ledger))
     sync(ledger.parent)
 
 
-def _text(beacon: HeadFile) -> bytes:
-    return canonical(asdict(beacon)) + b"\n"
+def _text(head_file: HeadFile) -> bytes:
+    return canonical(asdict(head_file)) + b"\n"
 
 
 def _message(sequence: int, hash_: str) -> bytes:
     return b"privet ledger head 1\n" + canonical([sequence, hash_])
 
 
-def _beacon_message(sequence: int, hash_: str, image: str | None) -> bytes:
+def _head_file_message(sequence: int, hash_: str, image: str | None) -> bytes:
     return b"privet ledger beacon 1\n" + canonical([sequence, hash_, image])
 
 
 Clock = Callable[[], datetime]
-"""Tells the time, with a time zone."""
+"""Gives the present time, with a time zone."""
 
 
 def utc_now() -> datetime:

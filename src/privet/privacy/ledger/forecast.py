@@ -34,6 +34,7 @@ def forecast(project: Project, event: DpEvent, *, rounds: int) -> Forecast:
     coming, whole = tuple(project(event)), tuple(project(repeated(event, rounds)))
     if all(projection.fits for projection in whole):
         return Forecast(coming, whole, rounds)
+    # Bisection: what `n` rounds cost never falls with n.
     enough, too_many = 0, rounds
     while too_many - enough > 1:
         middle = (enough + too_many) // 2
@@ -68,4 +69,5 @@ def _share(projection: Projection) -> float:
     """What would be spent over what is allowed: at most 1 exactly when the projection fits."""
     if projection.fits:
         return projection.projected / (projection.limit.epsilon or 1.0)
+    # Rounding of the division must not make a limit that is exceeded look like one that holds.
     return math.nextafter(projection.projected / (projection.limit.epsilon or 1e-300), math.inf)

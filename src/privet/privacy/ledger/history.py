@@ -1,7 +1,4 @@
-"""What the entries say, replayed: pure, and the only source of every figure.
-
-How much may be spent, and the refusal when a round would exceed it.
-"""
+"""What the entries say, replayed: pure, and the only source of every figure and every limit."""
 
 from __future__ import annotations
 
@@ -187,6 +184,7 @@ class History:
         if note.dataset and fingerprint:
             self._growing.discard(note.dataset)
             self.fingerprints[note.dataset] = fingerprint
+            # The first name stays the owner: a data set that grew must not free its old records.
             self._owners.setdefault(fingerprint["content"], note.dataset)
 
     def charged(

@@ -1,8 +1,7 @@
-"""The silo's signing key: who vouches for a ledger.
+"""The silo's signing key, and the fingerprint by which it recognises a data set.
 
-Ed25519 (RFC 8032). The private half lies in one file that only its owner may read.
-
-What a data set is: its size, its layout and a digest of its records.
+Ed25519 (RFC 8032); the private key lies in one file that only its owner may read. A fingerprint is
+a data set's size, its layout and a digest of its records, kept under the key only.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from privet.privacy.ledger.errors import LedgerError
 
 
 class SiloKey:
-    """The private key of one silo; its `repr` shows the public half only.
+    """The private key of one silo; its `repr` shows the public key only.
 
     A file is PEM (PKCS #8, not encrypted) of mode 0600.
     """
@@ -42,7 +41,7 @@ class SiloKey:
     def __init__(self, private: Ed25519PrivateKey) -> None:
         self._private = private
         self.public = private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
-        """The public half, 64 hexadecimal digits: what an auditor needs."""
+        """The public key, 64 hexadecimal digits: what an auditor needs."""
 
     @classmethod
     def create(cls, path: Path) -> SiloKey:
@@ -76,6 +75,7 @@ class SiloKey:
     def seal(self, text: str) -> str:
         """A keyed digest of `text`: equal for equal texts, and says nothing without the key."""
         raw = self._private.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())
+        # A key for this one use: the signing key itself meets no text that others choose.
         secret = hmac.digest(raw, b"privet ledger seal 1", hashlib.sha256)
         return hmac.new(secret, text.encode(), hashlib.sha256).hexdigest()
 
@@ -93,6 +93,7 @@ def signed_by(public: str, message: bytes, signature: object) -> bool:
         key.verify(bytes.fromhex(str(signature)), message)
     except (InvalidSignature, ValueError):
         return False
+    # `fromhex` takes capitals too, and a changed byte of the file must not go unseen.
     return str(signature) == str(signature).lower()
 
 

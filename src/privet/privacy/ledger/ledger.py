@@ -91,6 +91,7 @@ class Ledger:
         if change not in (None, "grown"):
             raise LedgerRefusal(f"change = {change!r} must be 'grown' or left out")
         sealed = fingerprint.sealed(self._key)
+        # Without the lock first: nearly every call finds that nothing is new.
         with self._log.reading() as known:
             if not _is_news(known, dataset, sealed, change):
                 return
@@ -153,6 +154,7 @@ class Ledger:
             detail=canonical({"use": use, "encrypted": encrypted}).decode(),
         )
 
+        # Inside the transaction: of two rounds that would fit one by one, the second is refused.
         def draft(history: History, time: str) -> Draft:
             for projection in _projections(history, wish, time, limits):
                 if not projection.fits:
@@ -232,7 +234,7 @@ class Ledger:
 
     @property
     def public_key(self) -> str:
-        """The public half of the silo's key, 64 hexadecimal digits."""
+        """The silo's public key, 64 hexadecimal digits."""
         return self._key.public
 
     def chain(self) -> tuple[list[Entry], list[Head]]:

@@ -44,12 +44,13 @@ class SignedLog:
         self._key = key
         self._clock = clock
         self._durable = durable
-        self._vouched: tuple[Head | None, HeadFile | None] = (None, None)
+        self._verified: tuple[Head | None, HeadFile | None] = (None, None)
         self._history = History()
         self._mutex = threading.RLock()
         self._process = os.getpid()
         self._closed = False
         with database.sqlite_errors(path), exclusive(beside(path, ".lock")):
+            # Under the lock, so that the file that is checked is the one that was opened.
             self._file = _identity(path)
             self._connection = database.connect(path, durable=durable)
             try:
@@ -102,6 +103,7 @@ class SignedLog:
     def close(self) -> None:
         """Put everything into the one file and sign how its pages look; may be called twice."""
         with self._mutex:
+            # A forked child must not touch its parent's SQLite connection, not even to close it.
             if self._closed or self._process != os.getpid():
                 return
             self._closed = True
@@ -116,22 +118,25 @@ class SignedLog:
         problem = next(self._history.problems(entry), None)
         if problem:
             raise LedgerError(f"{self.path}: entry {entry.sequence} is not written: {problem}")
-        head, beacon = Head.of(entry, self._key), self._vouched[1]
+        head, head_file = Head.of(entry, self._key), self._verified[1]
         database.insert(self._connection, entry, head)
         if self._durable:  # else .head knows an earlier entry until the ledger is closed
-            beacon = HeadFile.of(entry, self._key)
-            prepared = prepare_head_file(self.path, beacon)
+            head_file = HeadFile.of(entry, self._key)
+            # Written before the COMMIT, when a full disk can still undo all, but in place after it:
+            # a head file ahead of the database would look like a ledger that lost its end.
+            prepared = prepare_head_file(self.path, head_file)
             self._connection.execute("COMMIT")
             install_head_file(self.path, prepared)
         else:
             self._connection.execute("COMMIT")
-        self._vouched = (head, beacon)
+        self._verified = (head, head_file)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """A write transaction that nobody else can be in; undone unless it was committed inside."""
         with self._mutex, database.sqlite_errors(self.path):
             self._demand_usable()
+            # SQLite's own lock ends with the COMMIT, before the head file is in place.
             with exclusive(beside(self.path, ".lock")):
                 self._connection.execute("BEGIN IMMEDIATE")
                 try:
@@ -160,19 +165,19 @@ class SignedLog:
             raise distrust(self.path, "its last entry is damaged or missing")
         if (head.sequence, head.hash) != (entry.sequence, entry.hash):
             raise distrust(self.path, "its last entry is not the one that was signed")
-        known_head, known_beacon = self._vouched  # signed here or checked before: equal is enough
+        known_head, known_file = self._verified  # signed here or checked before: equal is enough
         if head != known_head and not head.is_signed_by(self._key.public):
             raise distrust(self.path, "its last signature is not that of this silo")
-        beacon = read_head_file(self.path)
-        if beacon != known_beacon and not beacon.is_signed_by(self._key.public):
+        head_file = read_head_file(self.path)
+        if head_file != known_file and not head_file.is_signed_by(self._key.public):
             raise distrust(head_path(self.path), "it is not signed by this silo")
-        if database.hash_at(self._connection, beacon.sequence) != beacon.hash:
+        if database.hash_at(self._connection, head_file.sequence) != head_file.hash:
             problem = (
                 f"it ends with entry {entry.sequence}, and {head_path(self.path).name} knows "
-                f"entry {beacon.sequence}: its end was cut off or an older copy was put back"
+                f"entry {head_file.sequence}: its end was cut off or an older copy was put back"
             )
             raise distrust(self.path, problem)
-        self._vouched = (head, beacon)
+        self._verified = (head, head_file)
 
     def _time(self, *, any_time: bool) -> str:
         time, last = written(self._clock), self._history.last
@@ -198,13 +203,13 @@ class SignedLog:
         with exclusive(beside(self.path, ".lock"), seconds=5.0):
             self._demand_same_file()
             self._check_end()
-            entry, beacon = database.last_entry(self._connection), read_head_file(self.path)
-            if entry is None or (beacon.image and beacon.sequence == entry.sequence):
+            entry, head_file = database.last_entry(self._connection), read_head_file(self.path)
+            if entry is None or (head_file.image and head_file.sequence == entry.sequence):
                 return
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             image = database.image_of(self._connection)
-            beacon = HeadFile.of(entry, self._key, image=image)
-            install_head_file(self.path, prepare_head_file(self.path, beacon))
+            head_file = HeadFile.of(entry, self._key, image=image)
+            install_head_file(self.path, prepare_head_file(self.path, head_file))
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -7,12 +7,9 @@ damaged page; and, in a ledger that was closed well, every changed byte, used or
 Not found here: an older copy of the ledger and its .head put back together (give exports that are
 kept elsewhere), and a ledger rewritten by somebody who holds the silo's key.
 
-A signed copy of a ledger's entries, as JSON, to be kept or shown elsewhere.
-
-It holds events, names of data sets, jobs and requesters, times and software versions. It holds no
-record, no number of records and no digest of records that could be checked without the silo's key.
-
-Is a sequence of entries and signed heads one unbroken chain?
+An export is a signed copy of the entries, as JSON. It holds events, names of data sets, jobs and
+requesters, times and software versions. It holds no record, no number of records and no digest of
+records that could be checked without the silo's key.
 """
 
 from __future__ import annotations
@@ -196,10 +193,10 @@ def verify(
     findings: list[Finding] = []
     try:
         # Before the database: whatever is appended meanwhile can only make that longer.
-        beacon = _beacon(path, findings)
+        newest = _head_file(path, findings)
         with closing(database.connect_to_read(path)) as connection:
             connection.execute("BEGIN")
-            for finding in _all(connection, path, public_key, beacon, exports):
+            for finding in _all(connection, path, public_key, newest, exports):
                 findings.append(finding)
                 if len(findings) >= _MOST:
                     break
@@ -245,7 +242,7 @@ def _demand_readable(connection: sqlite3.Connection, path: Path) -> None:
         raise LedgerError(f"{path}: its tables are not those of a ledger")
 
 
-def _beacon(path: Path, findings: list[Finding]) -> HeadFile | None:
+def _head_file(path: Path, findings: list[Finding]) -> HeadFile | None:
     try:
         return read_head_file(path)
     except LedgerError as error:
@@ -257,7 +254,7 @@ def _all(
     connection: sqlite3.Connection,
     path: Path,
     public_key: str | None,
-    beacon: HeadFile | None,
+    newest: HeadFile | None,
     exports: Sequence[Path],
 ) -> Iterator[Finding]:
     yield from _file_findings(connection, path)
@@ -271,8 +268,8 @@ def _all(
     public = _public_key(entries)
     yield from _identity_findings(connection, entries, public, public_key)
     yield from chain_findings(entries, database.read_heads(connection), public_key or public)
-    if beacon:
-        yield from _beacon_findings(connection, path, beacon, entries, public_key or public)
+    if newest:
+        yield from _head_file_findings(connection, path, newest, entries, public_key or public)
     for export in exports:
         yield from _export_findings(export, entries, public_key or public)
 
@@ -313,27 +310,27 @@ def _identity_findings(
         yield Finding(1, "the ledger was made with another key")
 
 
-def _beacon_findings(
+def _head_file_findings(
     connection: sqlite3.Connection,
     path: Path,
-    beacon: HeadFile,
+    newest: HeadFile,
     entries: Sequence[Entry],
     public: str,
 ) -> Iterator[Finding]:
     name = head_path(path).name
-    if not beacon.is_signed_by(public):
+    if not newest.is_signed_by(public):
         yield Finding(None, f"{name} is not signed by the silo")
     hashes = {entry.sequence: entry.hash for entry in entries}
-    if beacon.sequence not in hashes:
+    if newest.sequence not in hashes:
         yield Finding(
             None,
-            f"it has {len(entries)} entries and {name} knows entry {beacon.sequence}: its end was "
+            f"it has {len(entries)} entries and {name} knows entry {newest.sequence}: its end was "
             "cut off or an older copy was put back",
         )
-    elif hashes[beacon.sequence] != beacon.hash:
-        yield Finding(beacon.sequence, f"it is not the entry that {name} knows")
-    closed_well = beacon.image is not None and beacon.sequence == max(hashes, default=0)
-    if closed_well and database.image_of(connection) != beacon.image:
+    elif hashes[newest.sequence] != newest.hash:
+        yield Finding(newest.sequence, f"it is not the entry that {name} knows")
+    closed_well = newest.image is not None and newest.sequence == max(hashes, default=0)
+    if closed_well and database.image_of(connection) != newest.image:
         yield Finding(None, "bytes of the file have changed since it was closed")
 
 

@@ -23,7 +23,7 @@ def explain(policy: Policy) -> list[str]:
 
 
 def best_guess(*, epsilon: float, delta: float) -> float:
-    """Largest chance to tell rightly whether a record was used, when a coin would tell in 1/2.
+    """Largest chance to guess rightly whether a record was used, where a coin is right in 1/2.
 
     Holds for whoever knows every other record and sees everything that an (epsilon, delta)-private
     mechanism releases, under add-or-remove adjacency: (e^epsilon + delta) / (e^epsilon + 1), from

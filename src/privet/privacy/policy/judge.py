@@ -1,7 +1,4 @@
-"""The rules, one function each: a request in, the refusals out, in the order of the file.
-
-What is asked of a policy, and what it answers.
-"""
+"""A request, and the policy's decision: one function for each rule, in the order of the file."""
 
 from __future__ import annotations
 
@@ -79,7 +76,7 @@ class BudgetLimit:
 
 @dataclass(frozen=True)
 class MetricRule:
-    """How the metric `name` may leave; `noise_multiplier` only with "noised"."""
+    """How the metric `name` may be released; `noise_multiplier` only with "noised"."""
 
     name: str
     release: Literal["withheld", "noised", "exact"]
@@ -92,7 +89,7 @@ class Decision:
 
     limits: finite ones, for the ledger to keep; the policy does not know what was spent.
     metrics: a rule for every metric that was asked for, by name.
-    records_public: whether the number of records may leave, as such or within another figure.
+    records_public: whether the number of records may be sent, as such or within another figure.
     """
 
     refusals: tuple[Refusal, ...]
@@ -185,6 +182,7 @@ def _mechanism(rules: Rules, request: Request) -> Iterator[Refusal]:
 
 def _noise(rules: Rules, request: Request) -> Iterator[Refusal]:
     least = rules.training.smallest_noise_multiplier
+    # `not >=`, since a NaN must be refused.
     if _private(request) and not (request.noise_multiplier or 0.0) >= least:
         asked = _figure(rules, request.noise_multiplier, "less")
         yield Refusal("training.smallest_noise_multiplier", asked, f"{least:g} or more")
@@ -194,6 +192,7 @@ def _sampling(rules: Rules, request: Request) -> Iterator[Refusal]:
     if not _private(request):
         return
     low, high = rules.training.smallest_sampling_rate, rules.training.largest_sampling_rate
+    # A mechanism that names no rate is taken to see every record in every step.
     rate = 1.0 if request.sampling_rate is None else request.sampling_rate
     if not 0 < rate <= high:
         asked = _figure(rules, rate, "another rate")
@@ -244,7 +243,7 @@ def _normal(code_hash: str | None) -> str | None:
 
 
 def _uses_records(request: Request) -> bool:
-    """Whether more may leave than metrics, which have rules of their own."""
+    """Whether more may be sent than metrics, which have rules of their own."""
     settings = (request.unit, request.mechanism, request.noise_multiplier, request.sampling_rate)
     return request.kind in ("train", "query") or any(setting is not None for setting in settings)
 
@@ -257,7 +256,7 @@ def _private(request: Request) -> bool:
 
 
 def _figure(rules: Rules, value: float | None, otherwise: str) -> str:
-    """`value`, unless it could tell the number of records: rates, and noise fitted to them, do."""
+    """`value`, unless it could reveal the number of records, as rates and fitted noise do."""
     return f"{value:g}" if rules.sending.records_public else otherwise
 
 

@@ -1,10 +1,7 @@
 """What a policy file can say about one data set. Defaults are the closed end of every rule.
 
-`"*"` stands for any name, wherever names are listed.
-
-When jobs may run.
-
-Mistakes in a policy file, said in one line that names the key, its value and what is allowed.
+`"*"` stands for any name, wherever names are listed. A mistake in the file is a PolicyError: one
+line that names the key, its value and what is allowed.
 """
 
 from __future__ import annotations
@@ -142,7 +139,7 @@ class Sending(_Table):
     """What may travel beside the metrics, and how."""
 
     records_public: bool = False
-    """Whether the number of records may leave."""
+    """Whether the number of records may be sent."""
     encryption_required: bool = False
     smallest_sum: Annotated[int, Field(ge=1)] = 1
     """Fewest silos whose updates are added before anyone uses the sum."""

@@ -1,10 +1,9 @@
-"""A secret between two silos that the relay between them does not learn (X25519, RFC 7748).
+"""Key agreement between two silos (X25519, RFC 7748), and authenticated encryption under its keys.
 
-Encryption that notices every change, and keys made from keys.
-
-ChaCha20-Poly1305 (RFC 8439) under keys from HKDF-SHA256 (RFC 5869). Nonces are random, 96 bits.
-Each key here belongs to one sender and one purpose, so a handful of messages share it; a repeated
-nonce would need about 2^48 of them for even odds (NIST SP 800-38D allows 2^32).
+The relay between the silos learns nothing. Messages are encrypted with ChaCha20-Poly1305 (RFC 8439)
+under keys from HKDF-SHA256 (RFC 5869). Nonces are random, 96 bits. Each key here belongs to one
+sender and one purpose, so a handful of messages share it; a repeated nonce would need about 2^48 of
+them for even odds (NIST SP 800-38D allows 2^32).
 """
 
 from __future__ import annotations
@@ -56,14 +55,14 @@ def decrypt(box: bytes, *, key: Secret, bound: bytes, fields: Fields) -> bytes:
 
 
 class AgreementKey:
-    """An X25519 private key for one purpose; its `repr` shows the public half only."""
+    """An X25519 private key for one purpose; its `repr` shows the public key only."""
 
     __slots__ = ("_private", "public")
 
     def __init__(self, private: X25519PrivateKey) -> None:
         self._private = private
         self.public = private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
-        """The public half, 32 bytes."""
+        """The public key, 32 bytes."""
 
     @classmethod
     def generate(cls) -> AgreementKey:
@@ -76,7 +75,7 @@ class AgreementKey:
         return cls(X25519PrivateKey.from_private_bytes(secret.reveal()))
 
     def secret(self) -> Secret:
-        """The private half, 32 bytes."""
+        """The private key, 32 bytes."""
         raw = self._private.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())
         return Secret(raw)
 
@@ -102,10 +101,11 @@ class AgreementKey:
 def read_public(fields: Fields, name: str) -> bytes:
     """The next field as a public key of silo `name`, which signed it; 32 bytes.
 
-    MessageError for one that no agreement can use: found here, it can be laid at the silo's door.
+    MessageError for one that no agreement can use: found here, it can be attributed to the silo.
     """
     public = fields.blob(size=32)
     try:
+        # A point of small order forces an all-zero secret with every key; the library refuses it.
         _probe().agree(public, info=b"")
     except MessageError:
         raise fields.fault(f"the public key of silo {name!r} is of small order") from None

@@ -1,30 +1,27 @@
-"""Key offers: a fresh public key of each silo, for one epoch, vouched for by its identity.
+"""What silos say to each other through the server, signed: offers, wrapped keys, upload statements.
 
-The server collects the offers and hands all of them to every silo. Guarantee of `gather`: each key
-is from the silo that it names and for this session; a key that the server swapped, an offer from
-another run or epoch, and an offer by a silo that is not on the roster are refused. The server can
-still leave offers out, or show two silos different ones; a wrapped key is bound to the digest of
-the offers that its maker saw, so silos that were shown different ones part.
+An offer is a fresh public key of a silo, for one epoch. The server collects the offers and hands
+all of them to every silo. Guarantee of `gather`: each key is from the silo that it names and for
+this session; a key that the server swapped, an offer from another run or epoch, and an offer by a
+silo that is not on the roster are refused. The server can still leave offers out, or show two silos
+different ones; a wrapped key is bound to the digest of the offers that its maker saw, so silos that
+were shown different ones part.
 
-A secret on its way from the elected silo to each of the others, through a relay.
-
-For each recipient the sender's and the recipient's offered keys give an encryption key (X25519,
-HKDF-SHA256) that is bound to the session, both names, both public keys and the digest of all
-offers; the ciphertext and these facts are signed with the sender's identity key.
+A wrapped key is a secret on its way from the elected silo to another. For each recipient the
+sender's and the recipient's offered keys give an encryption key (X25519, HKDF-SHA256) that is bound
+to the session, both names, both public keys and the digest of all offers; the ciphertext and these
+facts are signed with the sender's identity key.
 
 Guarantees to a recipient: the secret comes from the silo that the shared rule elects among the
 offers that the recipient itself has verified, it was made for this offer of the recipient, and the
 relay could neither read nor change it. Not guaranteed: that other recipients received the same
 secret. A silo that is elected holds the key by design; its honesty is assumed, not proved.
 
-Statements about uploads: who sent what for which round, signed with the identity key.
-
-An update that the server adds cannot be hidden from it behind a key, so it is encrypted
-homomorphically and vouched for by a signature instead. The statement travels beside the upload.
-
-To the server, `verify_upload` guarantees before anything is parsed or added that a silo of the
-roster made exactly these bytes, for this session, round and parameters. It does not guarantee that
-they are a sound ciphertext, or that the silo is honest.
+An upload statement says who sent what for which round. An update that the server adds cannot be
+hidden from it behind a key that authenticates, so it is encrypted homomorphically and a signed
+statement travels beside it. To the server, `verify_upload` guarantees before anything is parsed or
+added that a silo of the roster made exactly these bytes, for this session, round and parameters. It
+does not guarantee that they are a sound ciphertext, or that the silo is honest.
 """
 
 from __future__ import annotations
@@ -99,9 +96,9 @@ class Offers:
 
 
 def make_offer(*, session: Session, name: str, identity: SiloKey) -> tuple[AgreementKey, bytes]:
-    """A fresh key of silo `name` and the offer that carries its public half.
+    """A fresh key of silo `name` and the offer that carries its public key.
 
-    The private half stays here, in a key file if the process ends before the answer comes, and is
+    The private key stays here, in a key file if the process ends before the answer comes, and is
     deleted once the wrapped key was opened: who obtains it later could open the wrap.
     """
     key = AgreementKey.generate()
@@ -141,7 +138,7 @@ def wrap(
 ) -> dict[str, bytes]:
     """`secret` for every other silo that offered a key: messages by the recipient's name.
 
-    `name` is the silo at hand, `agreement` the private half of its own offer. KeysError when it is
+    `name` is the silo at hand, `agreement` the private key of its own offer. KeysError when it is
     not the elected one or the secret is too long; MessageError when `offers` has another key of it.
     """
     if name != offers.elected:
@@ -167,8 +164,9 @@ def wrap(
 def unwrap(message: bytes, *, offers: Offers, name: str, agreement: AgreementKey) -> Secret:
     """The secret that the elected silo sent to silo `name`; MessageError for anything else.
 
-    `offers` are those that this silo verified, `agreement` the private half of its own.
+    `offers` are those that this silo verified, `agreement` the private key of its own.
     """
+    # An older offer of this silo passes `gather` as well, and its private key is gone.
     _check_own(offers, name, agreement)
     most = LARGEST_SECRET + OVERHEAD + _HEADER
     sender, fields = read_signed(message, WRAP_TITLE, session=offers.session, most=most)

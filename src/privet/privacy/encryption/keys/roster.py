@@ -11,20 +11,17 @@ As TOML (JSON of the same shape works too):
 
     [[silos]]
     name = "hospital-a"
-    identity = "5f0c..."        # the public half of its Ed25519 key, 64 hexadecimal digits
+    identity = "5f0c..."        # its Ed25519 public key, 64 hexadecimal digits
 
-What every message is bound to: the run, the epoch of its key, and the roster.
+Every message is bound to a session: the run, the epoch of its key, and the roster. A silo signs its
+messages with its identity key (Ed25519, RFC 8032). Guarantee: what `read_signed` returns was
+written by the silo that it names, for this session and under this title. It does not say when, or
+how often: a message can be repeated within its session.
 
-Messages that a silo of the roster vouches for with its identity key (Ed25519, RFC 8032).
-
-Guarantee: what `read_signed` returns was written by the silo that it names, for this session and
-under this title. It does not say when, or how often: a message can be repeated within its session.
-
-One way to write a message: a title, then fields that each say how long they are.
-
-The title ends a line and is different for every kind of message, so no message (and no signature)
-can be taken for one of another kind. Lengths have four bytes and numbers eight, so that content has
-exactly one encoding: what is not byte for byte what `pack` writes is refused.
+A message is a title, then fields that each say how long they are. The title ends a line and is
+different for every kind of message, so no message (and no signature) can be taken for one of
+another kind. Lengths have four bytes and numbers eight, so that content has exactly one encoding:
+what is not byte for byte what `pack` writes is refused.
 """
 
 from __future__ import annotations
@@ -242,7 +239,7 @@ def _check(member: Member, place: int) -> None:
             f"silo {place}: its name may have up to 64 letters, digits, '.', '_' and '-', "
             "and begins with a letter or a digit"
         )
-    # The value is not shown: someone may have pasted the private half.
+    # The value is not shown: someone may have pasted the private key.
     if not re.fullmatch("[0-9a-f]{64}", member.identity):
         raise RosterError(
             f"silo {member.name!r}: its identity is not a public key (64 hexadecimal digits, "
@@ -376,6 +373,7 @@ def read_signed(message: bytes, title: str, *, session: Session, most: int) -> t
     fields = Fields(message, title, without=SIGNATURE)
     if len(message) > most:
         raise fields.fault(f"it has more than {most} bytes")
+    # Session and name come first: they say whose signature it must be. All else waits for it.
     session.check(fields)
     name = fields.name()
     body, signature = message[:-SIGNATURE], message[-SIGNATURE:]

@@ -3,18 +3,16 @@
 Limit: all holders have the same key. One that sides with the server can read every single update of
 that epoch, unless pairwise masks (privet.privacy.encryption.masks) are on as well.
 
-When the key is changed: a rule that server and silos work out alike, each for itself.
+When the key is changed is a rule (`rotation`) that server and silos work out alike. The server only
+proposes: a silo applies the rule to what it knows (the age of its key, the verified offers, its own
+tags) and does not go on with a key that the rule retires.
 
-The server only proposes. A silo applies the rule to what it knows (the age of its key, the verified
-offers, its own tags) and does not go on with a key that the rule retires.
-
-Keys on disk, for a process that is started anew for every message.
-
-A file has mode 0600 and belongs to the user who runs the silo; one that others may read, or that
-somebody else owns, is refused, and so is a link. A new file takes the place of the old one in a
-single step and is on disk when the call returns: after a crash there is the old key or the new one.
-A checksum finds damage. It is no signature: who may write the file could put in a key of their own,
-but they could read the key as well. The content is not encrypted; the disk should be.
+Keys are kept on disk, for a process that is started anew for every message. A file has mode 0600
+and belongs to the user who runs the silo; one that others may read, or that somebody else owns, is
+refused, and so is a link. A new file takes the place of the old one in a single step and is on disk
+when the call returns: after a crash there is the old key or the new one. A checksum finds damage.
+It is no signature: who may write the file could put in a key of their own, but they could read the
+key as well. The content is not encrypted; the disk should be.
 """
 
 from __future__ import annotations
@@ -99,7 +97,7 @@ def forget_key(path: Path) -> None:
 
 
 def write_agreement(path: Path, key: AgreementKey, *, session: Session) -> None:
-    """Keep the private half of a key offer until the wrapped key comes."""
+    """Keep the private key of a key offer until the wrapped key comes."""
     write_key(path, key.secret(), kind=_AGREEMENT, session=session)
 
 

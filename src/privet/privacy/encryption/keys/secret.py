@@ -1,9 +1,8 @@
-"""Bytes that are never shown, compared in constant time, and neither copied nor pickled.
+"""Secret bytes, and the secret key that the clients share.
 
-What Python cannot do: wipe memory. A secret stays in the process until its memory is used again,
-and a core dump or the swap may hold it.
-
-The secret that the clients share: what opens sums, and what their tags are made of.
+Secrets are never shown, compared in constant time, and neither copied nor pickled. What Python
+cannot do: wipe memory. A secret stays in the process until its memory is used again, and a core
+dump or the swap may hold it.
 """
 
 from __future__ import annotations
@@ -38,6 +37,7 @@ class Secret:
         return len(self._value)
 
     def __eq__(self, other: object) -> bool:
+        # In constant time: else who may try values finds a secret byte by byte.
         return isinstance(other, Secret) and hmac.compare_digest(self._value, other._value)
 
     __hash__ = None  # type: ignore[assignment]
@@ -78,7 +78,7 @@ class SecretKey:
 
     @property
     def name(self) -> str:
-        """Eight hexadecimal digits that tell keys apart and say nothing about them."""
+        """Eight hexadecimal digits that distinguish keys and reveal nothing about them."""
         return hashlib.sha256(b"privet encryption key name 1" + self.tag).hexdigest()[:8]
 
     def to_bytes(self) -> bytes:

@@ -5,13 +5,10 @@ plaintext of the encryption. Every two silos share a mask that one adds and the 
 each silo adds one of its own. Both secrets are shared out among the silos beforehand, so that the
 masks can be taken out of the sum when silos have dropped out.
 
-    plan        what all agree on, and the bound on silos that side with the server
-    adverts     fresh public keys and commitments, signed
-    shares      both secrets of each silo, shared and encrypted to the others
-    streams     a mask from a seed;  seeds: a seed from keys;  shamir: a secret from shares
-    consents    one list of survivors, signed by enough of them
-    reveals     one share of one secret of each silo
-    unmasking   the vector that takes the masks out of the sum
+    statements  the plan that all agree on, with its bound on silos that side with the server;
+                adverts: fresh public keys and commitments; consents: one list of survivors
+    shares      both secrets of each silo, shared and encrypted to the others; seeds and masks
+    unmasking   one share of one secret of each silo; the vector that takes the masks out of the sum
     rounds      a silo's steps in order, with its phases on disk
 
 Who learns what. The server works out the correction from the reveals and takes the masks out of a

@@ -2,9 +2,8 @@
 
 The next phase is on disk before a step's answer is returned, and is taken by exactly one process:
 a server that asks twice at once gets one answer. A process that dies in between loses its part of
-the round, and the others go on without it.
-
-What a silo holds at each step of a masked sum; each step leaves behind what must not be kept.
+the round, and the others go on without it. What a silo holds at each step, each of which leaves
+behind what must not be kept:
 
     Advertised   its keys and its personal seed
     Shared       the same, and everyone's adverts; the shares are on their way
@@ -402,6 +401,7 @@ class MaskRound:
     def _move(self, phase: Phase) -> None:
         if self._keep is not None:
             old, new = (_secret(each, self._plan, self._name) for each in (self._phase, phase))
+            # Compare and swap: of two processes that were asked at once, one takes the step.
             swap_key(self._keep, new, old=old, kind=_KIND, session=self._plan.session)
         self._phase = phase
 

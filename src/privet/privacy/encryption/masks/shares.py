@@ -4,20 +4,16 @@ The message to a peer holds one share of the personal seed and one of the mask k
 under a key that both silos derive from their adverted keys, which authenticates the sender as well,
 and which is bound to the plan, both names and all adverts.
 
-Secret sharing (Shamir, CACM 1979): any `threshold` shares give the secret, fewer give nothing.
-
+Secret sharing is Shamir's (CACM 1979): any `threshold` shares give the secret, fewer give nothing.
 A secret of 32 bytes is a number below 2^256; the arithmetic is modulo the smallest prime above it,
 so a share has 33 bytes whatever the secret is. The shares of fewer than `threshold` places have the
 same distribution for every secret. A wrong share gives a wrong secret, or MessageError; whoever
-joins shares needs another way to tell (here: a public key, or a commitment).
+joins shares needs another way to know (here: a public key, or a commitment).
 
-From keys to seeds of streams; every seed is bound to the round, the silos and all adverts.
-
-A mask as long as an update, grown from a seed of 32 bytes.
-
-The keystream of ChaCha20 (RFC 8439), read as numbers of 64 bits, least byte first. Each number is
-uniform below 2^64, hence uniform modulo any 2^bits, and sums modulo 2^64 may be reduced at the end.
-A seed is used for one stream only, so the nonce is zero.
+A mask as long as an update is grown from a seed of 32 bytes that is bound to the round, the silos
+and all adverts: the keystream of ChaCha20 (RFC 8439), read as numbers of 64 bits, least byte first.
+Each number is uniform below 2^64, hence uniform modulo any 2^bits, and sums modulo 2^64 may be
+reduced at the end. A seed is used for one stream only, so the nonce is zero.
 """
 
 from __future__ import annotations
@@ -53,6 +49,7 @@ def split(secret: Secret, *, threshold: int, places: Collection[int]) -> dict[in
     if len(secret) != SECRET or min(places) < 1 or len(set(places)) < len(places):
         raise MaskError("what is shared has 32 bytes, and places are different numbers from 1")
     polynomial = [int.from_bytes(secret.reveal(), "big")]
+    # Zero included, also in front: without it `threshold` - 1 shares would rule one secret out.
     polynomial += [secrets.randbelow(PRIME) for _ in range(threshold - 1)]
     return {place: _share(polynomial, place) for place in places}
 
@@ -107,6 +104,7 @@ def write_share(
     held: HeldShares, *, adverts: Adverts, sender: str, recipient: str, cipher: AgreementKey
 ) -> bytes:
     """The encrypted shares from silo `sender`, whose key for them is `cipher`."""
+    # The key depends on who sends: the same two silos share another one in the other direction.
     facts = _facts(adverts, sender, recipient)
     key = cipher.agree(adverts.of(recipient).cipher, info=facts)
     box = encrypt(held.personal.reveal() + held.pair.reveal(), key=key, bound=facts)

@@ -1,23 +1,21 @@
-"""Mask adverts: what each silo says in public before the shares are dealt, signed.
+"""What the silos of a masked sum state in public, signed: the plan, their adverts, their consents.
 
-Two fresh public keys (one to encrypt shares, one for the masks) and a commitment to the
-personal seed, by which everyone can tell later whether the seed was rebuilt rightly. All of it is
-for one round: a mask key that was rebuilt after a dropout must not have a second use.
+An advert comes before the shares are dealt: two fresh public keys (one to encrypt shares, one for
+the masks) and a commitment to the personal seed, by which everyone can check later whether the seed
+was rebuilt rightly. All of it is for one round: a mask key that was rebuilt after a dropout must
+not have a second use.
 
-Which silos survived: a list that enough silos must have signed before any of them reveals.
+A consent names the survivors: enough silos must have signed the same list before any of them
+reveals. Without it, a server could claim to some silos that a silo dropped out and to others that
+it survived, and put together from their answers what no single silo would give.
 
-Without it, a server could tell some silos that a silo dropped out and others that it survived, and
-put together from their answers what no single silo would give.
-
-What all silos must agree on before they mask, and how many of them may side with the server.
-
-Let n silos share out their secrets, t of them be needed to rebuild one (the threshold), and c side
-with the server, which may lie about who dropped out. An honest silo approves one list of survivors,
-and no share leaves it before t silos have approved the same list. Two lists with t approvals each
-would take 2(t - c) honest approvals from n - c honest silos, so if 2t > n + c there is one list at
-most. Then at most one of a silo's two secrets is ever rebuilt, and the one sum that is unmasked has
-the updates of at least t - c honest silos in it. (Bonawitz et al., CCS 2017, has the same bound for
-a server that cheats.)
+The plan bounds how many silos may side with the server. Let n silos share out their secrets, t of
+them be needed to rebuild one (the threshold), and c side with the server, which may lie about who
+dropped out. An honest silo approves one list of survivors, and no share leaves it before t silos
+have approved the same list. Two lists with t approvals each would take 2(t - c) honest approvals
+from n - c honest silos, so if 2t > n + c there is one list at most. Then at most one of a silo's
+two secrets is ever rebuilt, and the one sum that is unmasked has the updates of at least t - c
+honest silos in it. (Bonawitz et al., CCS 2017, has the same bound for a server that cheats.)
 """
 
 from __future__ import annotations
@@ -141,6 +139,7 @@ class Adverts:
     @cached_property
     def digest(self) -> bytes:
         """32 bytes, equal for silos that saw the same adverts and have the same plan."""
+        # Without the signatures: a silo can sign the same advert in more than one valid way.
         content = (hashlib.sha256(message[:-64]).digest() for message in self.messages)
         return hashlib.sha256(pack("privet mask adverts 1", *content)).digest()
 

@@ -1,9 +1,8 @@
 """From the reveals of enough survivors to the vector that takes the masks out of the sum.
 
-The shares with which a sum is unmasked: for each silo one share of ONE of its two secrets.
-
-Of a survivor the share of its personal seed, of a dropped silo the share of its mask key. The
-format has no room for a second share of a silo.
+A reveal holds, for each silo, one share of ONE of its two secrets: of a survivor the share of its
+personal seed, of a dropped silo the share of its mask key. The format has no room for a second
+share of a silo.
 """
 
 from __future__ import annotations
@@ -82,7 +81,7 @@ def correction(
     Shape (count,), uint64 below 2^bits. TooFewSilos for fewer reveals than the threshold;
     MessageError for a refused one, a silo's second one, ones that disagree about the survivors, and
     when a rebuilt secret is not the one that its silo adverted (some silo gave a wrong share, and
-    there is no telling which).
+    it cannot be known which).
     """
     gathered = gather_adverts(adverts, plan=plan)
     found = _gather_reveals(reveals, gathered)
