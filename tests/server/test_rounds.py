@@ -12,12 +12,15 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from safetensors.numpy import load_file
 
+from privet.experiment import Experiment
 from privet.privacy.accounting import dp_sgd_event, encode_event
 from privet.record.folder import RunFolder
 from privet.server.app import Hosting, look_away, server_app
 from privet.server.cohort import IdentifyNode, NodeIdentity
+from privet.server.rounds import learning_rate
+from privet.server.tally import Measurements
 from privet.simulations.grid import SERVER_NODE, InProcessGrid, Sequential, contexts
-from privet.wire import Enrolment, TrainReply, TrainRequest
+from privet.wire import Enrolment, EvaluateReply, TrainReply, TrainRequest
 
 EVENT = encode_event(dp_sgd_event(noise_multiplier=1.0, sampling_rate=0.1, steps=3))
 
@@ -177,3 +180,24 @@ def test_a_silo_is_whom_the_host_knows_at_its_node_whatever_it_says(tmp_path: Pa
     entries = run(honest, tmp_path, identify=names.__getitem__)
     assert entries[-1]["participants"] == ["north", "south", "west"]
     assert set(entries[-1]["events"]) == {"north", "south", "west"}
+
+
+def test_a_cosine_falls_from_the_first_rounds_rate_to_nearly_zero() -> None:
+    settings = {"task": "digits", "rounds": 8, "training": {"lr": 0.4, "schedule": "cosine"}}
+    rates = [learning_rate(Experiment.from_mapping(settings), round_) for round_ in range(1, 9)]
+    assert rates[0] == 0.4
+    assert rates[4] == pytest.approx(0.2)
+    assert rates[7] == pytest.approx(0.2 * (1 + np.cos(np.pi * 7 / 8)))
+    assert rates == sorted(rates, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("weights", "mean"), [((30.0, 10.0), 0.85), ((30.0, None), 0.8), ((None, None), 0.8)]
+)
+def test_a_silo_that_keeps_its_size_makes_all_count_the_same(
+    weights: tuple[float | None, ...], mean: float
+) -> None:
+    measured = Measurements()
+    for silo, weight, value in zip("ab", weights, (0.9, 0.7), strict=True):
+        measured.replies[silo] = EvaluateReply({"accuracy": value}, {"accuracy": "exact"}, weight)
+    assert measured.entry()["metrics"]["accuracy"] == pytest.approx(mean)

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from privet.wire import Enrolment, Failure, TrainReply, TrainRequest, payload_bytes
+from privet.wire import (
+    Enrolment,
+    EvaluateReply,
+    Failure,
+    TrainReply,
+    TrainRequest,
+    payload_bytes,
+)
 
 vectors = arrays.arrays(np.float32, st.integers(0, 40), elements=st.floats(width=32))
 extras = st.dictionaries(st.sampled_from(["control", "other"]), vectors, max_size=2)
@@ -93,3 +100,10 @@ def test_payload_counts_the_arrays() -> None:
 def test_arrays_are_written_as_flower_writes_them(vector) -> None:
     sent = TrainRequest(1, 0.1, vector).to_records().array_records["model"]["weights"]
     assert sent == Array(vector)
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])
+def test_an_evaluation_on_no_number_of_records_is_refused(weight: float) -> None:
+    reply = EvaluateReply({"accuracy": 0.5}, {"accuracy": "exact"}, weight=weight)
+    with pytest.raises(ValueError, match="no number of records"):
+        EvaluateReply.from_records(reply.to_records())

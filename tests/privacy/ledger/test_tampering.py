@@ -113,6 +113,14 @@ def test_a_changed_row_is_found(written, key, statement, crashed):
     assert verify(written, key.public)
 
 
+def test_a_ledger_whose_last_head_is_signed_by_nobody_is_not_opened(written, key):
+    """Only the signature is another: hashes, sequence and the file beside are as they were."""
+    last = "(SELECT max(sequence) FROM heads)"
+    alter(written, f"UPDATE heads SET signature = '{'0' * 128}' WHERE sequence = {last}")
+    with pytest.raises(LedgerError, match="its last signature is not that of this silo"):
+        Ledger.open(written, key)
+
+
 def test_rows_that_changed_places_are_found(written, key):
     forget_pages(written, key)
     alter(
