@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from privet import Execution, Experiment, simulate
+from privet import Execution, Experiment
 from privet.experiment import assignments
 from privet.record.folder import RunFolder
+from privet.simulations.run import simulate
 
 
 @dataclass(frozen=True)

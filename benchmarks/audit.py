@@ -24,7 +24,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from privet import Execution, Experiment, simulate
+from privet import Execution, Experiment
 from privet.audits import evidence
 from privet.audits.deep.claims import deep_audit
 from privet.audits.deep.record import DeepOptions
@@ -35,7 +35,8 @@ from privet.privacy.mechanisms import Canaries, DpSgd, SeededNoise
 from privet.privacy.mechanisms.batched import OptimizerSettings, Row, chain_of, train_rows
 from privet.privacy.mechanisms.canaries import CANARIES, CanaryObservation, read_observations
 from privet.randomness import numpy_generator, stream
-from privet.simulations.run import Engine
+from privet.simulations import Engine
+from privet.simulations.run import simulate
 
 sys.path.append(str(Path(__file__).parent.parent / "tests" / "audits" / "mechanism"))
 from planted import FAULTS, planted

@@ -62,8 +62,9 @@ class Pictures:
 
 
 def run(way: str, rounds: int) -> None:
-    from privet import Experiment, simulate
+    from privet import Experiment
     from privet.record.folder import RunFolder
+    from privet.simulations.run import simulate
 
     sys.modules["encrypted_round"] = sys.modules["__main__"]
     base = {"task": "encrypted_round:Pictures", "rounds": rounds}

@@ -47,7 +47,8 @@ class Wide:
 
 
 def run(strategy: str, silos: int) -> None:
-    from privet import Experiment, simulate
+    from privet import Experiment
+    from privet.simulations.run import simulate
 
     sys.path.insert(0, str(Path(__file__).parent))
     experiment = Experiment.from_mapping(

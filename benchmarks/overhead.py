@@ -61,7 +61,8 @@ class Pictures:
 
 def framework(private: bool) -> float:
     """Seconds of a run through `simulate`."""
-    from privet import Experiment, simulate
+    from privet import Experiment
+    from privet.simulations.run import simulate
 
     sys.path.insert(0, str(Path(__file__).parent))
     settings = {

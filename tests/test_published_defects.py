@@ -13,12 +13,13 @@ import pytest
 from flwr.app import Context, Message, RecordDict
 from torch import nn
 
-from privet import Experiment, simulate
+from privet import Experiment
 from privet.client.app import app
 from privet.privacy.accounting import decode_event, dp_sgd_event, epsilon
 from privet.privacy.ledger import Ledger, SiloKey
 from privet.record.folder import RunFolder
 from privet.simulations.grid import assume_identity
+from privet.simulations.run import simulate
 from privet.vectors import FlatModel
 from privet.wire import EvaluateReply, EvaluateRequest, TrainReply, TrainRequest
 from silo_holder import holder

@@ -4,7 +4,7 @@
 
     summary = simulate(Experiment.from_file(Path("experiment.toml")), out=Path("runs/first"))
 
-Names are loaded when they are first used, so `import privet` costs nothing.
+Libraries are loaded when they are first needed, so `import privet` costs nothing.
 """
 
 from __future__ import annotations
@@ -12,15 +12,26 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from privet.api import audit, report, simulate, sweep
+
 if TYPE_CHECKING:
     from privet.errors import PrivetError
     from privet.experiment import Experiment
-    from privet.simulations.run import Execution, simulate
-    from privet.sweeps.run import sweep
+    from privet.simulations.run import Execution
     from privet.tasks import Examples, Task
 
 __version__ = "0.1.0"
-__all__ = ["Examples", "Execution", "Experiment", "PrivetError", "Task", "simulate", "sweep"]
+__all__ = [
+    "Examples",
+    "Execution",
+    "Experiment",
+    "PrivetError",
+    "Task",
+    "audit",
+    "report",
+    "simulate",
+    "sweep",
+]
 
 _HOMES = {
     "Examples": "privet.tasks",
@@ -28,8 +39,6 @@ _HOMES = {
     "Experiment": "privet.experiment",
     "PrivetError": "privet.errors",
     "Task": "privet.tasks",
-    "simulate": "privet.simulations.run",
-    "sweep": "privet.sweeps.run",
 }
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from audits.mechanism.planted import planted
-from privet import Execution, Experiment, simulate
+from privet import Execution, Experiment
 from privet.audits import Report, audit, verify_report
 from privet.audits.report import write
 from privet.privacy.mechanisms.canaries import CANARIES
+from privet.simulations.run import simulate
 
 SETTINGS = {
     "task": "digits",

@@ -22,10 +22,11 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from privet import Experiment, simulate
+from privet import Experiment
 from privet.deployment.admin import AdminClient, NoAnswer
 from privet.deployment.trial import SERVER, SILOS, Trial
 from privet.privacy.ledger import SiloKey, read_history, verify
+from privet.simulations.run import simulate
 from privet.tasks import load_task
 from trials import OVER, PLAIN, PRIVATE, begun, history, leftovers
 

@@ -13,11 +13,12 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from failing_wire import Wire
-from privet import Experiment, simulate
+from privet import Experiment
 from privet.deployment.admin import AdminClient, NoAnswer
 from privet.deployment.trial import SERVER, Trial
 from privet.privacy.accounting.events import merged
 from privet.privacy.ledger import Ledger, SiloKey, verify
+from privet.simulations.run import simulate
 from trials import OVER, PLAIN, PRIVATE, begun, history, leftovers
 
 

@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import doctest
 import html
 import math
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from markupsafe import escape
 
-from privet import experiment
-from privet.charts import formatting, scales
 from privet.charts.formatting import bound, left, spans
 from privet.charts.scales import Scale, nice_ticks, ticks
 from privet.reports.page import CHARTS, Page
 
 POSITIVE = st.floats(min_value=1e-9, max_value=1e9) | st.floats(min_value=1e9, max_value=1e308)
 PLACES = st.floats(-1e6, 1e6)
-
-
-@pytest.mark.parametrize("module", [formatting, scales, experiment])
-def test_examples_in_the_docstrings(module: ModuleType) -> None:
-    outcome = doctest.testmod(module)
-    assert outcome.attempted >= 1
-    assert outcome.failed == 0
 
 
 @given(POSITIVE)

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from privet import Execution, Experiment, PrivetError, simulate
+from privet import Execution, Experiment, PrivetError
 from privet.privacy.encryption.keys import RunKey, Session, load_roster
 from privet.record.folder import RunFolder
+from privet.simulations.run import simulate
 
 
 def experiment(**settings: Any) -> Experiment:

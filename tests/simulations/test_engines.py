@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from privet import Experiment, simulate
+from privet import Experiment
+from privet.simulations.run import simulate
 
 pytestmark = pytest.mark.slow
 

@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from privet import Execution, Experiment, simulate
+from privet import Execution, Experiment
 from privet.privacy.ledger import History, read_history, verify
 from privet.record.folder import RunFolder
+from privet.simulations.run import simulate
 
 POLICY = """
 version = 1

@@ -15,10 +15,11 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from privet import Execution, Experiment, PrivetError, simulate
+from privet import Execution, Experiment, PrivetError
 from privet.privacy.accounting import decode_event, epsilon
 from privet.record.folder import RunFolder
 from privet.simulations.prepare import prepare
+from privet.simulations.run import simulate
 
 
 def experiment(**settings: Any) -> Experiment:

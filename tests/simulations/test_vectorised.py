@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from privet import Execution, Experiment, simulate
+from privet import Execution, Experiment
 from privet.commands.cli import main
 from privet.privacy.ledger import read_history, verify
 from privet.record.folder import RunFolder
-from privet.simulations import vectorised
-from privet.simulations.run import Engine
+from privet.simulations import Engine, vectorised
+from privet.simulations.run import simulate
 
 CLOSE = 1e-5
 

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from privet import Experiment, simulate
+from privet import Experiment
 from privet.errors import ExperimentError
+from privet.simulations.run import simulate
 from privet.sweeps.plan import Planner, address, baselines_of, data_identity, setting
 from privet.sweeps.request import SweepRequest
 from privet.sweeps.results import Cell

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from privet import Execution, Experiment, simulate, sweep
+from privet import Execution, Experiment, sweep
+from privet.simulations.run import simulate
 from privet.sweeps.store import read_sweep
 
 pytestmark = pytest.mark.slow

@@ -11,9 +11,10 @@ import pandas
 import pytest
 
 import privet
-from privet import Execution, Experiment, simulate, sweep
+from privet import Execution, Experiment, sweep
 from privet.errors import DataError, ExperimentError
 from privet.privacy.ledger import read_history
+from privet.simulations.run import simulate
 from privet.sweeps.results import Cell, Sweep
 from privet.sweeps.store import read_sweep
 

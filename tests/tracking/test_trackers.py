@@ -231,7 +231,7 @@ def test_wandb_has_what_the_history_has(offline: Path, tmp_path: Path) -> None:
     told = {each.key: json.loads(each.value_json) for each in run.config.update}
     del told["_wandb"]
     assert told == dotted(TINY.model_dump(exclude_none=True))
-    assert [path.name for path in (folder / "files").iterdir()] == ["summary.json"]
+    assert {path.name for path in (folder / "files").iterdir()} == {REPORT, "summary.json"}
     assert (run.host, run.git.commit) == ("", "")
     seen = {record.WhichOneof("record_type") for record in _wandb_records(folder)}
     assert not seen & {"stats", "output", "output_raw", "environment"}

@@ -3,8 +3,8 @@
 Do the claims hold? Checks of the record, of the sum, and of the mechanism itself. Pure.
 """
 
-from privet.audits.audit import CHECKS, Check, audit, verify_report
+from privet.audits.audit import CHECKS, Check, audit, look_away, verify_report
 from privet.audits.evidence import Evidence
 from privet.audits.report import Report
 
-__all__ = ["CHECKS", "Check", "Evidence", "Report", "audit", "verify_report"]
+__all__ = ["CHECKS", "Check", "Evidence", "Report", "audit", "look_away", "verify_report"]

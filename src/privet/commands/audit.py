@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from privet.errors import PrivetError
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from rich.table import Table
 
     from privet.audits import Report
-    from privet.audits.claims import Claim, Verdict
+    from privet.audits.claims import Claim
     from privet.audits.deep.record import DeepOptions
 
 REPORT = "audit.json"
@@ -24,57 +26,65 @@ _FEW = 3
 """Subjects up to which each has a row of its own for what it passes."""
 
 
+Paths = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        help="Run folders, folders of them (a sweep), ledgers, exports of ledgers, and the "
+        "signed list of a project's parties.",
+        show_default=False,
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        help=f"Write {REPORT} into this folder, and a page of it, audit.html and audit.pdf.",
+        show_default=False,
+    ),
+]
+Json = Annotated[
+    Path | None, typer.Option(help="Write the report to this file.", show_default=False)
+]
+Delta = Annotated[float, typer.Option(help="Delta where no run names one.", min=1e-12, max=0.5)]
+Policy = Annotated[
+    Path | None, typer.Option(help="Judge by this policy. [default: each run's own]")
+]
+PublicKeys = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=HEX",
+        help="A silo's public key; the project's, by its name, for a list of parties.",
+    ),
+]
+Verify = Annotated[
+    Path | None,
+    typer.Option(help="Audit again what this report is about; is it still the same?"),
+]
+DeepAudit = Annotated[
+    bool, typer.Option("--deep", help="Train each run's dearest silo many times; attack that.")
+]
+Models = Annotated[int | None, typer.Option(help="With --deep: how many models.  [default: 1000]")]
+Seed = Annotated[
+    int | None, typer.Option(help="With --deep: of all that is random there.  [default: 0]")
+]
+
+
 def audit(
-    paths: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            help="Run folders, folders of them (a sweep), ledgers, exports of ledgers, and the "
-            "signed list of a project's parties.",
-            show_default=False,
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help=f"Write {REPORT} into this folder, and a page of it, audit.html and audit.pdf.",
-            show_default=False,
-        ),
-    ] = None,
-    json: Annotated[
-        Path | None, typer.Option(help="Write the report to this file.", show_default=False)
-    ] = None,
-    delta: Annotated[
-        float, typer.Option(help="Delta where no run names one.", min=1e-12, max=0.5)
-    ] = 1e-5,
-    policy: Annotated[
-        Path | None, typer.Option(help="Judge by this policy. [default: each run's own]")
-    ] = None,
-    public_key: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=HEX",
-            help="A silo's public key; the project's, by its name, for a list of parties.",
-        ),
-    ] = None,
-    verify: Annotated[
-        Path | None,
-        typer.Option(help="Audit again what this report is about; is it still the same?"),
-    ] = None,
-    deep: Annotated[
-        bool, typer.Option("--deep", help="Train each run's dearest silo many times; attack that.")
-    ] = False,
-    models: Annotated[
-        int | None, typer.Option(help="With --deep: how many models.  [default: 1000]")
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="With --deep: of all that is random there.  [default: 0]")
-    ] = None,
+    paths: Paths = None,
+    out: Out = None,
+    json: Json = None,
+    delta: Delta = 1e-5,
+    policy: Policy = None,
+    public_key: PublicKeys = None,
+    verify: Verify = None,
+    deep: DeepAudit = False,
+    models: Models = None,
+    seed: Seed = None,
 ) -> None:
     """Check what runs and ledgers claim: the record, the sums, budgets, what left. Exit 1 on FAIL.
 
     Claims are PASS, FAIL, or UNKNOWN where what was given does not decide them.
     """
-    from privet.errors import PrivetError
+    from privet import api
 
     if verify is not None:
         if paths or out or json or deep:
@@ -85,41 +95,33 @@ def audit(
         raise PrivetError("privet audit needs a run folder, a ledger or an export")
     if out and json:
         raise PrivetError("--out and --json name two places for one report; keep one")
-    wanted = _deep(deep, models, seed)
+    options = _deep(deep, models, seed)
     file = out / REPORT if out else json
-    verdict = _audit(paths, file, delta, policy, public_key or [], wanted)
-    if out:
-        _write_pages(out / REPORT)
-    if verdict == "FAIL":
+    keys = _keys(public_key or [])
+    with _bar(options) as watch:
+        report = api.audit(
+            paths,
+            base=file.parent if file else Path(),
+            delta=delta,
+            policy=policy,
+            keys=keys,
+            deep=options,
+            watch=watch,
+        )
+    _show(report)
+    if file:
+        _write(report, file, pages=out is not None)
+    if report.verdict == "FAIL":
         raise typer.Exit(1)
 
 
-def _audit(
-    paths: Sequence[Path],
-    file: Path | None,
-    delta: float,
-    policy: Path | None,
-    public_keys: Sequence[str],
-    deep: DeepOptions | None,
-) -> Verdict:
-    from privet.audits import audit as audit_paths
+def _write(report: Report, file: Path, *, pages: bool) -> None:
     from privet.audits.report import write
 
-    keys = _keys(public_keys)
-    lists = [path for path in paths if _is_list(path)]
-    evidence = [path for path in paths if path not in lists]
-    for path in lists:
-        keys |= _silos_of(path, keys)
-    base = file.parent if file else Path()
-    with _bar(deep) as watch:
-        report = audit_paths(
-            evidence, base=base, delta=delta, policy=policy, keys=keys, deep=deep, watch=watch
-        )
-    _tell(report)
-    if file:
-        write(report, file)
-        typer.echo(f"Report: {file}")
-    return report.verdict
+    write(report, file)
+    typer.echo(f"Report: {file}")
+    if pages:
+        _write_pages(file)
 
 
 def _write_pages(file: Path) -> None:
@@ -151,7 +153,6 @@ _MOST_DIFFERENCES = 20
 
 def _deep(deep: bool, models: int | None, seed: int | None) -> DeepOptions | None:
     from privet.audits.deep.record import FEWEST, DeepOptions
-    from privet.errors import PrivetError
 
     if not deep:
         if models is not None or seed is not None:
@@ -186,8 +187,6 @@ def _bar(deep: DeepOptions | None) -> Iterator[Callable[[str, int], None]]:
 
 
 def _keys(texts: Sequence[str]) -> dict[str, str]:
-    from privet.errors import PrivetError
-
     found: dict[str, str] = {}
     for text in texts:
         name, _, key = text.partition("=")
@@ -198,41 +197,16 @@ def _keys(texts: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _is_list(path: Path) -> bool:
-    """Whether a file may be a project's list of parties."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as stream:
-        return b'"signed"' in stream.read(100)
-
-
-def _silos_of(path: Path, keys: Mapping[str, str]) -> dict[str, str]:
-    """Public keys of the silos of a signed list; PrivetError unless one of `keys` signed it."""
-    from privet.deployment.parties.reading import load_parties
-    from privet.errors import PrivetError
-
-    for key in keys.values():
-        try:
-            parties = load_parties(path, project_key=key)
-        except PrivetError:
-            continue
-        return {member.name: member.identity for member in parties.members if member.role == "silo"}
-    raise PrivetError(
-        f"{path}: it is signed by none of the keys that were given; give the project's, as "
-        "--public-key PROJECT=HEX"
-    )
-
-
-def _tell(report: Report) -> None:
+def _show(report: Report) -> None:
     from rich.console import Console
 
     console = Console()
     console.print(_table(report.claims))
     counts = Counter[str](claim.verdict for claim in report.claims)
-    told = ", ".join(f"{counts[each]} {each}" for each in _COLOURS if counts[each])
+    verdicts = ", ".join(f"{counts[each]} {each}" for each in _COLOURS if counts[each])
     looked = Counter(claim.id for claim in report.claims)
     typer.echo(
-        f"{report.verdict}: {told}. Looked at {len(report.files)} files: runs "
+        f"{report.verdict}: {verdicts}. Looked at {len(report.files)} files: runs "
         f"{looked['record.readable']}, ledgers and exports {looked['record.chain']}."
     )
 

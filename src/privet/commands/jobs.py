@@ -1,6 +1,6 @@
 """Commands of an administrator: submit a job, watch it, end it, fetch what came of it.
 
-The command that opens a server's live page.
+`privet page` opens the server's live page.
 """
 
 from __future__ import annotations
@@ -14,27 +14,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from privet.commands.options import AsJson, ExperimentFile, Settings, read_experiment
 from privet.errors import PrivetError
 from privet.files import write_whole
 
 if TYPE_CHECKING:
     from privet.deployment.admin import AdminClient
+    from privet.deployment.parties import AdminKit
 
 Kit = Annotated[
     Path | None,
     typer.Option("--kit", help="Folder of the administrator's kit. [default: $PRIVET_KIT, else .]"),
 ]
 JobName = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or its beginning.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def submit(
-    file: Annotated[Path, typer.Argument(help="Experiment file (TOML).", show_default=False)],
+    file: ExperimentFile,
     kit: Kit = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Replace a setting of the file."),
-    ] = None,
+    settings: Settings = None,
     detach: Annotated[bool, typer.Option("--detach", help="Do not wait for the end.")] = False,
     out: Annotated[
         Path | None, typer.Option(help="Fetch the results into this folder at the end.")
@@ -42,11 +40,11 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Start a job on the project's silos, and follow it."""
-    from privet.experiment import Experiment, assignments
+    from privet.server.app import check
 
-    experiment = Experiment.from_file(file, assignments(settings or []))
-    _check(experiment)
-    with _desk(kit) as client:
+    experiment = read_experiment(file, settings)
+    check(experiment)
+    with _client(kit) as client:
         client.greet()
         job = client.submit(experiment)
         if as_json:
@@ -61,12 +59,12 @@ def submit(
 
 def status(kit: Kit = None, as_json: AsJson = False) -> None:
     """Show the project's silos and jobs."""
-    with _desk(kit) as client:
-        told = client.status()
+    with _client(kit) as client:
+        project = client.status()
     if as_json:
-        typer.echo(json.dumps(told))
+        typer.echo(json.dumps(project))
     else:
-        _show(told)
+        _show(project)
 
 
 def logs(
@@ -75,7 +73,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more.")] = False,
 ) -> None:
     """Print a job's log."""
-    with _desk(kit) as client:
+    with _client(kit) as client:
         name, start = _whole(client, job), 0
         while True:
             over = client.job(name)["state"] in ("finished", "failed", "cancelled")
@@ -89,13 +87,13 @@ def logs(
 
 def cancel(job: JobName, kit: Kit = None) -> None:
     """End a job; what it has reached stays on the server."""
-    with _desk(kit) as client:
+    with _client(kit) as client:
         typer.echo(f"Job {client.cancel(_whole(client, job))['id']} is cancelled")
 
 
 def watch(job: JobName, kit: Kit = None, as_json: AsJson = False) -> None:
     """Follow a job to its end."""
-    with _desk(kit) as client:
+    with _client(kit) as client:
         _follow(client, _whole(client, job), as_json=as_json)
 
 
@@ -105,23 +103,21 @@ def fetch(
     out: Annotated[Path | None, typer.Option(help="Folder. [default: runs/<job>]")] = None,
 ) -> None:
     """Bring a job's history, summary and model here, and write its report."""
-    with _desk(kit) as client:
+    with _client(kit) as client:
         name = _whole(client, job)
         _fetch(client, name, out or Path("runs") / name)
 
 
-def _desk(kit: Path | None) -> AdminClient:
+def _client(kit: Path | None) -> AdminClient:
     from privet.deployment.admin import AdminClient
+
+    return AdminClient(_kit(kit))
+
+
+def _kit(folder: Path | None) -> AdminKit:
     from privet.deployment.parties import AdminKit
 
-    folder = kit or Path(os.environ.get("PRIVET_KIT", "."))
-    return AdminClient(AdminKit.from_folder(folder))
-
-
-def _check(experiment: Any) -> None:
-    from privet.server.app import check
-
-    check(experiment)
+    return AdminKit.from_folder(folder or Path(os.environ.get("PRIVET_KIT", ".")))
 
 
 def _whole(client: AdminClient, job: str) -> str:
@@ -139,11 +135,11 @@ def _follow(client: AdminClient, job: str, *, as_json: bool) -> None:
     rounds = client.job(job)["rounds"]
     mode = choose_mode(quiet=False, as_json=as_json)
     with progress(mode, rounds=rounds) as watch:
-        told = follow(client, job, watch=watch, say=lambda text: typer.echo(text, err=True))
+        state = follow(client, job, watch=watch, say=lambda text: typer.echo(text, err=True))
     if as_json:
-        typer.echo(json.dumps(told))
-    if told["state"] != "finished":
-        raise PrivetError(f"job {job} {told['state']}: {told['detail']}".rstrip(": "))
+        typer.echo(json.dumps(state))
+    if state["state"] != "finished":
+        raise PrivetError(f"job {job} {state['state']}: {state['detail']}".rstrip(": "))
     if not as_json:
         typer.echo(f"Job {job} is finished. Results: privet fetch {job}")
 
@@ -153,13 +149,13 @@ def _fetch(client: AdminClient, job: str, out: Path) -> None:
 
     from privet.reports.run import write_report
 
-    told = client.job(job)
-    if not told["files"]:
-        raise PrivetError(f"job {job} has nothing to fetch yet: it is {told['state']}")
+    state = client.job(job)
+    if not state["files"]:
+        raise PrivetError(f"job {job} has nothing to fetch yet: it is {state['state']}")
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / "job.json", (json.dumps(told, indent=2) + "\n").encode())
+    write_whole(out / "job.json", (json.dumps(state, indent=2) + "\n").encode())
     with Progress(TextColumn("{task.description}"), BarColumn(), DownloadColumn()) as bars:
-        for name in told["files"]:
+        for name in state["files"]:
             bar = bars.add_task(name, total=None)
             client.fetch(
                 job,
@@ -172,7 +168,7 @@ def _fetch(client: AdminClient, job: str, out: Path) -> None:
     typer.echo(f"Report: {write_report(out)}")
 
 
-def _show(told: dict[str, Any]) -> None:
+def _show(project: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -180,17 +176,17 @@ def _show(told: dict[str, Any]) -> None:
     silos = Table(box=None, pad_edge=False)
     for column in ("silo", "", "works on"):
         silos.add_column(column)
-    for silo in told["silos"]:
+    for silo in project["silos"]:
         state = "online" if silo["online"] else "offline"
         silos.add_row(silo["name"], state, silo["working_on"] or "")
     console.print(silos)
-    if not told["jobs"]:
+    if not project["jobs"]:
         return
     console.print()
     jobs = Table(box=None, pad_edge=False)
     for column in ("job", "by", "task", "round", "state", ""):
         jobs.add_column(column)
-    for job in told["jobs"]:
+    for job in project["jobs"]:
         rounds = f"{job['round']}/{job['rounds']}"
         jobs.add_row(job["id"], job["requester"], job["task"], rounds, job["state"], job["detail"])
     console.print(jobs)
@@ -204,9 +200,8 @@ def page(
 ) -> None:
     """Open the server's live page: silos, jobs and their curves. The link works once."""
     from privet.deployment.admin import AdminClient
-    from privet.deployment.parties import AdminKit
 
-    config = AdminKit.from_folder(kit or Path(os.environ.get("PRIVET_KIT", ".")))
+    config = _kit(kit)
     with AdminClient(config) as client:
         link = client.page()
     typer.echo(link)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from privet.commands.options import ExperimentFile, Settings, read_experiment
 from privet.errors import PrivetError
 from privet.files import write_whole
 
@@ -29,11 +30,8 @@ if TYPE_CHECKING:
 
 
 def what_if(
-    file: Annotated[Path, typer.Argument(help="Experiment file (TOML).", show_default=False)],
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Replace a setting of the file."),
-    ] = None,
+    file: ExperimentFile,
+    settings: Settings = None,
     ledger: Annotated[Path, typer.Option(help="The silo's ledger.")] = Path("ledger.sqlite"),
     policy: Annotated[Path, typer.Option(help="The data holder's policy.")] = Path("policy.toml"),
     dataset: Annotated[
@@ -52,11 +50,10 @@ def what_if(
 
     from privet.client.guard import RequestOrigin, what_if
     from privet.client.training import plan_round
-    from privet.experiment import Experiment, assignments
     from privet.privacy.ledger import read_history
     from privet.privacy.policy import Policy
 
-    experiment = Experiment.from_file(file, assignments(settings or []))
+    experiment = read_experiment(file, settings)
     rules, history = Policy.from_file(policy), read_history(ledger)
     count = records or _count(experiment, data_dir)
     origin = RequestOrigin(

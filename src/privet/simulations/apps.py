@@ -121,24 +121,24 @@ class SimulatedSilos:
         }
 
 
-def simulated_client_app(experiment: Experiment, house: SimulatedSilos) -> ClientApp:
+def simulated_client_app(experiment: Experiment, simulated: SimulatedSilos) -> ClientApp:
     """A ClientApp with seeded randomness, simulated dropout, and this experiment's settings.
 
     A mod can do this because it runs at the silo; a job's own settings never can.
     """
     return client_app(
         mods=[
-            partial(_simulated, run_config=experiment.to_run_config(), house=house),
+            partial(_simulated, run_config=experiment.to_run_config(), simulated=simulated),
             partial(_dropout, rate=experiment.federation.dropout, seed=experiment.seed),
         ]
     )
 
 
 def simulated_training(
-    message: Message, context: Context, *, experiment: Experiment, house: SimulatedSilos
+    message: Message, context: Context, *, experiment: Experiment, simulated: SimulatedSilos
 ) -> ResumableRound:
     """What that ClientApp does with a train message, stopping where the training can begin."""
-    inner = _told(context, run_config=experiment.to_run_config(), house=house)
+    inner = _told(context, run_config=experiment.to_run_config(), simulated=simulated)
     rate, seed = experiment.federation.dropout, experiment.seed
     if (dropped := _dropped_out(message, inner, rate=rate, seed=seed)) is not None:
         return dropped
@@ -151,15 +151,15 @@ def _simulated(
     call_next: ClientAppCallable,
     *,
     run_config: dict[str, str],
-    house: SimulatedSilos,
+    simulated: SimulatedSilos,
 ) -> Message:
-    return call_next(message, _told(context, run_config=run_config, house=house))
+    return call_next(message, _told(context, run_config=run_config, simulated=simulated))
 
 
-def _told(context: Context, *, run_config: dict[str, str], house: SimulatedSilos) -> Context:
+def _told(context: Context, *, run_config: dict[str, str], simulated: SimulatedSilos) -> Context:
     """A copy, as Flower refuses a changed run config; the state stays the silo's own object."""
     place = int(context.node_config["partition-id"])
-    node_config = {**context.node_config, **house.node_config(place)}
+    node_config = {**context.node_config, **simulated.node_config(place)}
     return Context(context.run_id, context.node_id, node_config, context.state, dict(run_config))
 
 

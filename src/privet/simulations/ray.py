@@ -19,7 +19,7 @@ from privet.simulations.prepare import Prepared
 
 
 def run_on_ray(
-    prepared: Prepared, hosting: Hosting, house: SimulatedSilos, *, workers: int
+    prepared: Prepared, hosting: Hosting, simulated: SimulatedSilos, *, workers: int
 ) -> None:
     """Run with one CPU a silo and `workers` CPUs in all; ExperimentError when Ray is missing."""
     try:
@@ -39,7 +39,7 @@ def run_on_ray(
         warnings.simplefilter("ignore", FutureWarning)  # Ray's, on accelerators
         run_simulation(
             server_app=_server(prepared, hosting, outcome),
-            client_app=simulated_client_app(prepared.experiment, house),
+            client_app=simulated_client_app(prepared.experiment, simulated),
             num_supernodes=len(prepared.place.silos),
             backend_config={
                 "init_args": {"num_cpus": workers, "log_to_driver": False},

@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from flwr.app import Context, RecordDict
@@ -27,6 +27,7 @@ from privet.randomness import one_thread
 from privet.record.folder import SUMMARY, RunFolder
 from privet.server.app import Hosting, look_away, server_app
 from privet.server.rounds import Watch
+from privet.simulations import Engine
 from privet.simulations.apps import (
     KEYS,
     SimulatedKeys,
@@ -45,8 +46,6 @@ from privet.simulations.ledger import complete_summary, simulated_ledger
 from privet.simulations.pool import WorkerPool
 from privet.simulations.prepare import Prepared, prepare
 from privet.simulations.vectorised import Vectorised, chain_for, pays
-from privet.tracking.following import both, tracked_run
-from privet.tracking.tracker import Tracking
 
 SILOS = "silos.json"
 
@@ -89,7 +88,6 @@ def _describe_plan(plan: LocalPlan) -> dict[str, Any]:
     }
 
 
-Engine = Literal["auto", "in-process", "vectorised", "ray"]
 POLICY = "policy.toml"
 
 
@@ -118,35 +116,21 @@ def simulate(
     execution: Execution | None = None,
     resume: bool = False,
     watch: Watch = look_away,
-    track: str | None = None,
 ) -> dict[str, Any]:
-    """Run `experiment` and return the content of its `summary.json`.
-
-    Every silo keeps to `policy`, a data holder's file, if there is one; without, everything is
-    allowed. What they spend stands in the run folder's ledger, under their names.
-
-    The result of an engine is bit-identical for every number of workers; engines differ by the
-    rounding of float32. `watch` is called with every entry of the history, and `track` names who is
-    told of it too: mlflow, tensorboard or wandb, perhaps with a colon and a place (see
-    `privet.tracking`). Raises PrivetError for settings or data that cannot run, before
-    `out` is touched.
-    """
-    tracking = None if track is None else Tracking.parse(track)
-    prepared = prepare(experiment, data_dir=data_dir, policy=policy)
-    with tracked_run(tracking, experiment, folder=out) as follow:
-        return run_prepared(
-            prepared,
-            out=out,
-            execution=execution or Execution(),
-            resume=resume,
-            watch=both(watch, follow),
-        )
+    """The run alone: what `privet.simulate` does but for the report and the tracker."""
+    return run_prepared(
+        prepare(experiment, data_dir=data_dir, policy=policy),
+        out=out,
+        execution=execution or Execution(),
+        resume=resume,
+        watch=watch,
+    )
 
 
 def run_prepared(
     prepared: Prepared, *, out: Path, execution: Execution, resume: bool, watch: Watch
 ) -> dict[str, Any]:
-    """`simulate` for an experiment that `prepare` has accepted."""
+    """Run what `prepare` has accepted; the content of its `summary.json`."""
     folder = RunFolder(out)
     folder.check_free(resume=resume)
     folder.save_json(SILOS, describe_silos(prepared.place, prepared.plans))
@@ -155,11 +139,11 @@ def run_prepared(
     if keys is not None and prepared.experiment.encryption is not None:
         opener = keys.opener(prepared.experiment.encryption)
         hosting = replace(hosting, roster=keys.roster, open_model=opener)
-    with one_thread(), simulated_ledger(out) as books:
-        house = SimulatedSilos(
+    with one_thread(), simulated_ledger(out) as files:
+        simulated = SimulatedSilos(
             names=prepared.place.names,
-            ledger=books.ledger,
-            key=books.key,
+            ledger=files.ledger,
+            key=files.key,
             policy=_own_copy(prepared.policy, out),
             requester=prepared.requester,
             keys=keys,
@@ -170,9 +154,9 @@ def run_prepared(
         if execution.engine == "ray":
             from privet.simulations.ray import run_on_ray
 
-            run_on_ray(prepared, hosting, house, workers=execution.workers)
+            run_on_ray(prepared, hosting, simulated, workers=execution.workers)
         else:
-            _run_in_process(prepared, hosting, house, execution)
+            _run_in_process(prepared, hosting, simulated, execution)
     complete_summary(folder)
     return dict(json.loads((out / SUMMARY).read_text(encoding="utf-8")))
 
@@ -205,7 +189,7 @@ def engine_warnings(prepared: Prepared, engine: Engine) -> list[str]:
     return []
 
 
-def _together(prepared: Prepared, house: SimulatedSilos, engine: Engine) -> Vectorised | None:
+def _together(prepared: Prepared, simulated: SimulatedSilos, engine: Engine) -> Vectorised | None:
     """What trains silos together; None where they train one by one."""
     if engine == "in-process" or (engine == "auto" and not pays(prepared)):
         return None
@@ -213,12 +197,12 @@ def _together(prepared: Prepared, house: SimulatedSilos, engine: Engine) -> Vect
         chain = chain_for(prepared.place)
     except NotBatchable:
         return None
-    begin = partial(simulated_training, experiment=prepared.experiment, house=house)
+    begin = partial(simulated_training, experiment=prepared.experiment, simulated=simulated)
     return Vectorised(begin, chain)
 
 
 def _run_in_process(
-    prepared: Prepared, hosting: Hosting, house: SimulatedSilos, execution: Execution
+    prepared: Prepared, hosting: Hosting, simulated: SimulatedSilos, execution: Execution
 ) -> None:
     experiment, run_id = prepared.experiment, prepared.run_id
     silos = contexts(
@@ -227,8 +211,8 @@ def _run_in_process(
         run_config=experiment.to_run_config(),
         node_config={},
     )
-    make_app = partial(simulated_client_app, experiment, house)
-    together = _together(prepared, house, execution.engine)
+    make_app = partial(simulated_client_app, experiment, simulated)
+    together = _together(prepared, simulated, execution.engine)
     executor: Executor = (
         Sequential(make_app(), silos, together)
         if execution.workers == 1

@@ -32,14 +32,14 @@ from privet.privacy.ledger import read_history
 from privet.record.folder import RunFolder
 from privet.server.app import look_away
 from privet.server.rounds import Watch
+from privet.simulations import Engine
 from privet.simulations.ledger import LEDGER, settle
 from privet.simulations.prepare import prepare
-from privet.simulations.run import Engine, Execution, run_prepared
+from privet.simulations.run import Execution, run_prepared
 from privet.sweeps.results import Cell, Sweep, cell_from_plain, title, to_plain
 from privet.tasks.registry import kept_tasks
 from privet.tracking.following import REPORT, ended, followed
-from privet.tracking.pipe import TrackerPipe
-from privet.tracking.pipe import open_pipe as open_line
+from privet.tracking.pipe import TrackerPipe, open_pipe
 from privet.tracking.tracker import About, Tracking
 
 _SWEEP = "sweep"
@@ -75,24 +75,20 @@ class SweepTracking:
 
 
 @contextmanager
-def tracked_sweep(
-    track: str | SweepTracking | None, *, folder: Path
-) -> Iterator[SweepTracking | None]:
-    """What `sweep` takes as `track`; one that is open already stays open.
+def tracked_sweep(track: str | None, *, folder: Path) -> Iterator[SweepTracking | None]:
+    """The tracker that `track` names while the context is open; None without.
 
     At the end the results and, if there is one, the report are passed on.
     """
-    if track is None or isinstance(track, SweepTracking):
-        yield track
+    if track is None:
+        yield None
         return
     with (
-        open_line(Tracking.parse(track), folder) as pipe,
+        open_pipe(Tracking.parse(track), folder) as pipe,
         ended(pipe, _SWEEP, [folder / name for name in _FILES]),
     ):
         yield SweepTracking(pipe)
 
-
-# DROPPED
 
 CELL = "cell.json"
 

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 
 from privet.progress import Mode, duration
 from privet.sweeps.results import Cell, title, to_plain
-from privet.sweeps.run import LookAway, Watch
+from privet.sweeps.run import SilentSweep, SweepProgress
 
 
 @contextmanager
-def cell_progress(mode: Mode) -> Iterator[Watch]:
+def cell_progress(mode: Mode) -> Iterator[SweepProgress]:
     """A watch for a sweep while the context is open."""
     if mode == "bar":
         with _Bar() as bar:
@@ -23,10 +23,10 @@ def cell_progress(mode: Mode) -> Iterator[Watch]:
     elif mode == "json":
         yield _JsonLines()
     else:
-        yield LookAway()
+        yield SilentSweep()
 
 
-class _JsonLines(LookAway):
+class _JsonLines(SilentSweep):
     def __call__(self, cell: Cell) -> None:
         print(json.dumps(to_plain(cell)), flush=True)
 

@@ -1,10 +1,10 @@
-"""`sweep`: from an experiment and its axes to results, cell by cell, and on after a kill."""
+"""`run_sweep`: from an experiment and its axes to results, cell by cell, and on after a kill."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -13,11 +13,11 @@ from privet.errors import ExperimentError
 from privet.experiment import Experiment
 from privet.files import only_process
 from privet.privacy.accounting.tuning import RandomRuns
-from privet.simulations.run import Engine
-from privet.sweeps.cells import CellJob, SweepTracking, finished, run_jobs, tracked_sweep
+from privet.simulations import Engine
+from privet.sweeps.cells import CellJob, SweepTracking, finished, run_jobs
 from privet.sweeps.plan import Planned, Planner, baselines_of, grid, seeds_of
 from privet.sweeps.request import SweepRequest, sweep_toml
-from privet.sweeps.results import SCHEMA, Axis, Cell, Settings, Sweep, Value
+from privet.sweeps.results import SCHEMA, Axis, Cell, Settings, Sweep
 from privet.sweeps.selection import choose, plan_selection
 from privet.sweeps.statistics import compare, estimate
 from privet.sweeps.store import CELLS, LOCK, Store
@@ -25,8 +25,8 @@ from privet.tasks.files import data_folder
 from privet.tasks.registry import kept_tasks
 
 
-class Watch(Protocol):
-    """Looks on while cells are done."""
+class SweepProgress(Protocol):
+    """Is called as cells are done."""
 
     def begin(self, cells: Sequence[Cell], *, workers: int) -> None:
         """All cells, those that were done before among them."""
@@ -35,8 +35,8 @@ class Watch(Protocol):
         """A cell that is done or has failed."""
 
 
-class LookAway:
-    """Watches nothing."""
+class SilentSweep:
+    """The SweepProgress that does nothing."""
 
     def begin(self, cells: Sequence[Cell], *, workers: int) -> None:
         """Nothing."""
@@ -45,78 +45,29 @@ class LookAway:
         """Nothing."""
 
 
-def sweep(
+def run_sweep(
     experiment: Experiment,
+    request: SweepRequest,
     *,
-    axes: Mapping[str, Sequence[Value]] | None = None,
-    cells: Sequence[Settings] = (),
-    seeds: int | Sequence[int] | None = None,
-    baselines: str | Iterable[str] | None = None,
+    private_tuning: RandomRuns | None,
     out: Path,
-    workers: int | None = None,
-    engine: Engine = "auto",
-    data_dir: Path | None = None,
-    resume: bool = False,
-    private_tuning: RandomRuns | None = None,
-    watch: Watch | None = None,
-    track: str | SweepTracking | None = None,
+    workers: int | None,
+    engine: Engine,
+    data_dir: Path | None,
+    resume: bool,
+    watch: SweepProgress,
+    tracking: SweepTracking | None,
 ) -> Sweep:
-    """Run `experiment` at every combination of the axes' values, and at the listed `cells`.
-
-    `axes`: dotted keys and their values, such as {"privacy.epsilon": [1, 8, math.inf]}, where an
-    infinite epsilon is no differential privacy. `seeds`: how many (default: 5), from the
-    experiment's own upwards, or which. `baselines`: "all" (default), "none", or some of
-
-    - no-dp: the same federation without differential privacy;
-    - alone: every silo trains on its own records, in as many rounds with as many local steps;
-    - pooled: one silo holds all records and takes, in a round, as many steps as all silos together
-      are expected to take, in batches of the same size: as many passes over the records.
-
-    The last two are without differential privacy, average with plain fedavg and are evaluated on
-    the same test records. `workers`: processes, a cell at a time in each (default: the cores).
-
-    A cell's result depends on its settings, the engine and the data alone; it is a run folder in
-    `out`/cells without report and plots. With `resume` the cells that are done are kept and all
-    others run; axes, seeds and baselines may be others than before. A cell that fails says why in
-    the results, and the rest go on.
-
-    With `private_tuning` the grid is not run: a random number of runs draw their settings from it,
-    and `Sweep.selection` is the best with what it costs to release that one and nothing else
-    (Papernot and Steinke 2022; see `privet.sweeps.selection`). Every run has a seed of
-    its own, and there are no baselines.
-
-    `track`: mlflow, tensorboard or wandb, perhaps with a colon and a place, is told of every round
-    of every cell (see `privet.tracking`).
-
-    Raises PrivetError for settings that cannot be, and for a folder that holds a sweep already or
-    is in use; KeyboardInterrupt leaves the results so far.
-    """
-    found = tuple(Axis(key, tuple(values)) for key, values in (axes or {}).items())
-    for axis in found:
-        if not axis.values or len(set(axis.values)) < len(axis.values):
-            raise ExperimentError(f"axis {axis.key}: it needs values, each of them once")
-    if private_tuning and not (seeds is None and baselines in (None, "none")):
-        raise ExperimentError(
-            "private tuning has seeds of its own and no baselines: leave them out"
-        )
-    record = Sweep(
-        schema=SCHEMA,
-        experiment=experiment.model_dump(exclude_none=True),
-        engine=engine,
-        axes=found,
-        seeds=seeds_of(5 if seeds is None else seeds, experiment),
-        baselines=() if private_tuning else baselines_of(baselines or "all"),
-        cells=(),
-        workers=workers or os.cpu_count() or 1,
-    )
-    settings = grid(found, cells)
+    """The cells that `request` asks for, run and compared: `privet.sweep` without its report."""
+    record = _record(experiment, request, engine=engine, workers=workers, tuned=private_tuning)
+    settings = grid(record.axes, request.cells)
     data_dir = data_folder(data_dir)
     planner = Planner(experiment, engine=engine, data_dir=data_dir)
     for each in settings:
         planner.check(each)
     store = Store(out)
     before = store.open(resume=resume)
-    with tracked_sweep(track, folder=out) as tracking, kept_tasks(), only_process(out / LOCK):
+    with kept_tasks(), only_process(out / LOCK):
         begin = time.monotonic() - (before.seconds if before else 0.0)
         if private_tuning:
             planned, selection = plan_selection(planner, settings, private_tuning)
@@ -125,9 +76,38 @@ def sweep(
         else:
             planned = planner.plan(settings, record.seeds, record.baselines)
         record = replace(record, tried=_tried(before, planned))
-        store.save_request(sweep_toml(experiment, _request(record, cells)))
+        store.save_request(sweep_toml(experiment, _request(record, request.cells)))
         progress = _Progress(record, store, planned, begin)
-        return _run(progress, data_dir, watch or LookAway(), tracking)
+        return _run(progress, data_dir, watch, tracking)
+
+
+def _record(
+    experiment: Experiment,
+    request: SweepRequest,
+    *,
+    engine: Engine,
+    workers: int | None,
+    tuned: RandomRuns | None,
+) -> Sweep:
+    """A sweep without cells; ExperimentError for a request that cannot be."""
+    axes = tuple(Axis(key, tuple(values)) for key, values in request.axes.items())
+    for axis in axes:
+        if not axis.values or len(set(axis.values)) < len(axis.values):
+            raise ExperimentError(f"axis {axis.key}: it needs values, each of them once")
+    if tuned and not (request.seeds is None and request.baselines in (None, "none")):
+        raise ExperimentError(
+            "private tuning has seeds of its own and no baselines: leave them out"
+        )
+    return Sweep(
+        schema=SCHEMA,
+        experiment=experiment.model_dump(exclude_none=True),
+        engine=engine,
+        axes=axes,
+        seeds=seeds_of(5 if request.seeds is None else request.seeds, experiment),
+        baselines=() if tuned else baselines_of(request.baselines or "all"),
+        cells=(),
+        workers=workers or os.cpu_count() or 1,
+    )
 
 
 def _request(record: Sweep, cells: Sequence[Settings]) -> SweepRequest:
@@ -189,7 +169,10 @@ class _Progress:
 
 
 def _run(
-    progress: _Progress, data_dir: Path | None, watch: Watch, tracking: SweepTracking | None
+    progress: _Progress,
+    data_dir: Path | None,
+    watch: SweepProgress,
+    tracking: SweepTracking | None,
 ) -> Sweep:
     record, store = progress.record, progress.store
     store.clear_away()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from privet import Execution, Experiment, simulate
+from privet import Execution, Experiment
 from privet.audits import evidence
 from privet.audits.claims import Claim
 from privet.audits.deep.claims import deep_audit
 from privet.audits.deep.record import Deep, DeepOptions
+from privet.simulations.run import simulate
 
 Claims = tuple[Claim, Claim]
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from privet import Examples, Execution, Experiment, simulate
+from privet import Examples, Execution, Experiment
 from privet.client.training import LocalPlan, LocalTraining, Trained, train
 from privet.commands.cli import main
 from privet.errors import PrivacyError
@@ -21,6 +21,7 @@ from privet.privacy.mechanisms import Canaries, DpSgd, SeededNoise
 from privet.privacy.mechanisms.batched import OptimizerSettings, Row, chain_of, train_rows
 from privet.privacy.mechanisms.canaries import CANARIES, read_observations
 from privet.randomness import numpy_generator, stream
+from privet.simulations.run import simulate
 from privet.simulations.vectorised import ways_to_train
 from privet.vectors import FlatModel
 

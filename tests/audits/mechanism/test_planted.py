@@ -8,10 +8,11 @@ import pytest
 from scipy.stats import binom
 
 from audits.mechanism.planted import FAULTS, planted
-from privet import Execution, Experiment, simulate
+from privet import Execution, Experiment
 from privet.audits.mechanism import Conformance, conformance
 from privet.privacy.mechanisms.canaries import CANARIES, read_observations
-from privet.simulations.run import Engine
+from privet.simulations import Engine
+from privet.simulations.run import simulate
 
 NAMES = {
     "no noise": "noise",

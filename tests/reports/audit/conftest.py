@@ -12,9 +12,10 @@ import pytest
 
 from audits.conftest import EXPERIMENT, POLICY
 from audits.planted import history, summary
-from privet import Execution, Experiment, simulate
+from privet import Execution, Experiment
 from privet.audits.report import Report, read
 from privet.commands.cli import main
+from privet.simulations.run import simulate
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import report_samples as samples
-from privet import Experiment, simulate, sweep
+from privet import Experiment, sweep
+from privet.simulations.run import simulate
 
 TINY = Experiment.from_mapping(
     {

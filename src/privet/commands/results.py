@@ -1,4 +1,4 @@
-"""`privet compare`: runs and sweeps side by side."""
+"""Results that stand in folders: `privet report` draws one, `privet compare` several."""
 
 from __future__ import annotations
 
@@ -17,7 +17,16 @@ _MOST_COLUMNS = 5
 """Settings up to which each has a column; of more, each has a row."""
 
 
-def compare_(
+def report(
+    folder: Annotated[Path, typer.Argument(help="Run or sweep folder.", show_default=False)],
+) -> None:
+    """Write report.html and plots for the folder of a run or a sweep, finished or not."""
+    from privet import api
+
+    typer.echo(f"Report: {api.report(folder)}")
+
+
+def compare(
     folders: Annotated[
         list[Path], typer.Argument(help="Run folders and sweep folders.", show_default=False)
     ],
@@ -34,13 +43,13 @@ def compare_(
     ] = False,
 ) -> None:
     """Put runs and sweeps side by side: settings, accuracy, epsilon, cost, and what differs."""
-    from privet.reports.compare import compare
+    from privet.reports import compare as comparing
 
-    found = compare(folders, target=target)
+    found = comparing.compare(folders, target=target)
     if as_json:
         typer.echo(json.dumps(found.to_plain(), allow_nan=False))
     else:
-        _tell(found)
+        _show(found)
     if out is None:
         return
     from privet.reports.compare.page import write
@@ -50,7 +59,7 @@ def compare_(
         typer.echo(f"\nPage: {page}")
 
 
-def _tell(found: Comparison) -> None:
+def _show(found: Comparison) -> None:
     from privet.reports.compare.rows import figures, headings, legend
 
     many = len(found.differs) > _MOST_COLUMNS

@@ -1,0 +1,237 @@
+"""`privet simulate`: a whole federation on this machine, from its file to its page."""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from privet.commands.options import (
+    DataDir,
+    ExperimentFile,
+    Quiet,
+    Settings,
+    Track,
+    TrainingEngine,
+    read_experiment,
+)
+
+if TYPE_CHECKING:
+    from privet.experiment import Experiment
+    from privet.simulations.prepare import Prepared
+
+Out = Annotated[Path | None, typer.Option(help="Run folder. [default: runs/<name of the file>]")]
+Workers = Annotated[int, typer.Option(min=1, help="Processes that silos share.")]
+Policy = Annotated[
+    Path | None, typer.Option(help="A policy that every silo keeps to. [default: none]")
+]
+Requester = Annotated[str, typer.Option(help="Who asks, in the policy's eyes.")]
+Isolate = Annotated[
+    bool, typer.Option("--isolate", help="Serialise every message as the wire does.")
+]
+Canaries = Annotated[
+    int, typer.Option(min=0, help="Coordinates a silo by which `privet audit` tests DP-SGD.")
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on from the last whole round in the run folder.")
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print a JSON line a round, then the summary.")
+]
+
+
+def simulate(
+    file: ExperimentFile,
+    settings: Settings = None,
+    out: Out = None,
+    workers: Workers = 1,
+    engine: TrainingEngine = "auto",
+    policy: Policy = None,
+    requester: Requester = "simulation",
+    isolate: Isolate = False,
+    canaries: Canaries = 0,
+    data_dir: DataDir = None,
+    resume: Resume = False,
+    track: Track = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a whole federation on this machine."""
+    with _importing("privet.simulations.run"):
+        from privet.api import simulate_prepared
+        from privet.progress import choose_mode, progress, spinner
+        from privet.simulations.prepare import prepare
+        from privet.simulations.run import Execution, engine_warnings
+        from privet.tracking.tracker import Tracking
+
+    tracking = None if track is None else Tracking.parse(track)
+    experiment = read_experiment(file, settings)
+    folder = out or Path("runs") / file.stem
+    loud = not (quiet or as_json)
+    if loud:
+        _ignored(file)
+    mode = choose_mode(quiet=quiet, as_json=as_json)
+    with spinner(mode, f"preparing {experiment.task}"):
+        prepared = prepare(experiment, data_dir=data_dir, policy=policy, requester=requester)
+    if not quiet:
+        _warn([*prepared.warnings, *engine_warnings(prepared, engine)])
+    if loud:
+        _introduce(prepared)
+    execution = Execution(workers=workers, engine=engine, isolate=isolate, canaries=canaries)
+    with _interruptible(folder), progress(mode, rounds=experiment.rounds) as watch:
+        summary = simulate_prepared(
+            prepared,
+            out=folder,
+            execution=execution,
+            resume=resume,
+            watch=watch,
+            tracking=tracking,
+        )
+    if as_json:
+        typer.echo(json.dumps(summary))
+    elif loud:
+        _conclude(summary, folder)
+    _demand_agreement(summary)
+
+
+@contextmanager
+def _importing(module: str) -> Iterator[None]:
+    """Import without looking for garbage, and never look at what was imported again.
+
+    The libraries make a million objects, none of them garbage: looking at all of them time and
+    again, as Python would, takes a second of a short run.
+    """
+    if module in sys.modules:
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def _ignored(file: Path) -> None:
+    from privet.experiment import SWEEP, read_toml
+
+    if SWEEP in read_toml(file):
+        typer.echo("The table [sweep] is for privet sweep: this is one run.")
+
+
+@contextmanager
+def _interruptible(folder: Path) -> Iterator[None]:
+    """Say how to go on when the run is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        from privet.record.folder import RunFolder
+
+        history = RunFolder(folder).history()
+        if history:
+            typer.secho(
+                f"Interrupted after round {history[-1]['round']}. Go on with the same command "
+                f"and --resume. Report so far: {folder / 'report.html'}",
+                err=True,
+            )
+        raise
+
+
+def _warn(warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        typer.secho(f"warning: {warning}", err=True, fg="yellow")
+
+
+def _introduce(prepared: Prepared) -> None:
+    experiment, silos = prepared.experiment, prepared.place.silos
+    records = sum(len(silo) for silo in silos)
+    typer.echo(
+        f"{experiment.task}: {records:,} records in {len(silos)} silos, "
+        f"{experiment.rounds} rounds of {experiment.strategy.name}"
+    )
+    if sealing := _sealing(experiment):
+        typer.echo(sealing)
+    noise = [plan.mechanism.noise_multiplier for plan in prepared.plans if plan.mechanism]
+    if not noise:
+        what = "model" if experiment.encryption else "update of every silo"
+        typer.echo(f"No [privacy]: the {what} can reveal records.")
+        return
+    low, high = min(noise), max(noise)
+    spread = f"{low:.3f}" if low == high else f"{low:.3f} to {high:.3f}"
+    typer.echo(f"DP-SGD in every silo: noise multiplier {spread}, clip norm {_clip(experiment)}")
+
+
+def _sealing(experiment: Experiment) -> str:
+    """What encryption adds, in a line; nothing without."""
+    if experiment.encryption is None:
+        return ""
+    masks = ", with pairwise masks" if experiment.encryption.pairwise_masks else ""
+    return (
+        f"Updates are encrypted ({experiment.encryption.scheme}{masks}): the server sees sums only."
+    )
+
+
+def _clip(experiment: Experiment) -> str:
+    return f"{experiment.privacy.clip:g}" if experiment.privacy else ""
+
+
+def _conclude(summary: dict[str, Any], folder: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, value in _figures(summary):
+        table.add_row(name, value)
+    console = Console()
+    console.print()
+    console.print(table)
+    console.print(f"\nReport: {folder / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+def _figures(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    if summary["stopped"]:
+        yield (
+            "stopped",
+            f"after round {summary['stopped']['round']}: {summary['stopped']['reason']}",
+        )
+    if summary["accuracy"] is not None:
+        yield "accuracy", f"{summary['accuracy']:.4f}"
+    if summary["loss"] is not None:
+        yield "loss", f"{summary['loss']:.4f}"
+    if summary["evaluation"]:
+        for name, value in summary["evaluation"]["metrics"].items():
+            yield f"{name}, silos", f"{value:.4f} (mean over records that silos held out)"
+    epsilon = summary["epsilon"]
+    if epsilon is None:
+        yield "epsilon", "none: no privacy guarantee"
+    else:
+        yield (
+            "epsilon",
+            f"{epsilon['max']:.3f} at delta = {epsilon['delta']:g}, in the silo that spent most",
+        )
+        yield "cross-checks", _checks(epsilon)
+    yield "time", f"{summary['seconds']['total']:.1f} s"
+
+
+def _checks(epsilon: dict[str, Any]) -> str:
+    checks = epsilon["cross_checks"]
+    if checks is None:
+        return "not made: silos keep their accounts" if epsilon["max"] else "nothing was spent"
+    figures = ", ".join(
+        f"{name.upper()} {checks[name]:.3f}" for name in ("rdp", "prv") if checks[name] is not None
+    )
+    return f"{figures} {'agree' if checks['agree'] else 'DO NOT AGREE'}"
+
+
+def _demand_agreement(summary: dict[str, Any]) -> None:
+    checks = summary["epsilon"] and summary["epsilon"]["cross_checks"]
+    if checks and not checks["agree"]:
+        for problem in checks["problems"]:
+            typer.secho(f"privet: epsilon is not confirmed: {problem}", err=True, fg="red")
+        raise typer.Exit(1)
