@@ -154,6 +154,7 @@ class LedgerGuard:
 
         Raises Refused before a record is used. A reservation that is not committed stays spent.
         """
+        # With `on_budget` the noise is fitted to all rounds that remain, this one included.
         left = experiment.rounds - round_ + 1
         with self.files.open() as ledger:
             with self._noting(ledger):
@@ -188,6 +189,7 @@ class LedgerGuard:
                 if exact:
                     self._note(ledger, f"{', '.join(exact)} left exactly: not protected or counted")
             with charge or nullcontext():
+                # Committed below, once it was used; an error in between leaves the reservation charged.
                 yield _EvaluationPermit(
                     decision.metrics, event, decision.records_public, charge, silo.held_out
                 )

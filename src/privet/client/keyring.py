@@ -4,13 +4,13 @@ The node's configuration names them: `roster` (the file that the operators agree
 silo's on the roster), `identity` (its signing key; unset: `key`, which signs the ledger) and `keys`
 (a folder for keys that come and go, mode 0700).
 
-What a silo answers to the messages of a masked round, in their order.
+With the keys a silo answers the messages of a masked round, in this order:
 
-advert    fresh public keys
-share     shares of this silo's two secrets, encrypted to each of the others
-(train    the update, masked: see `mask_of`)
-consent   the promise to unmask the sum of these survivors and no other
-reveal    its shares of what the survivors' sum needs
+    advert    fresh public keys
+    share     shares of this silo's two secrets, encrypted to each of the others
+    (train    the update, masked: see `mask_of`)
+    consent   the promise to unmask the sum of these survivors and no other
+    reveal    its shares of what the survivors' sum needs
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def cipher_of(encryption: EncryptionSettings) -> Cipher:
 
 
 def secret_of(key: RunKey) -> SecretKey:
-    """The half of the key that opens sums."""
+    """The part of the key that opens sums."""
     return SecretKey.from_bytes(key.container.reveal())
 
 
@@ -190,6 +190,7 @@ def reveal(message: Message, context: Context, experiment: Experiment) -> Messag
     request, keyring, plan = _opened(message, context, experiment)
     resumed = _resumed(keyring, plan)
     revealed = resumed.reveal(request.messages)
+    # Before the answer is sent: secrets that were used must not wait for a server that asks again.
     resumed.close()
     return _answer(message, MaskAnswer(revealed))
 
@@ -224,6 +225,7 @@ def _opened(
     if encryption is None or not encryption.pairwise_masks:
         raise ExperimentError("the job has no encryption.pairwise_masks")
     request, keyring = MaskRequest.from_records(message.content), open_keyring(context)
+    # The job that the silo was given decides how many may collude, not what the server plans.
     if request.colluding < encryption.colluding:
         raise ExperimentError(
             f"encryption.colluding = {encryption.colluding}; the server plans for "

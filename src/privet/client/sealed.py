@@ -1,13 +1,12 @@
-"""The global model and a silo's answer, as they travel when the server may see only their sum.
+"""The global model as it comes to a silo, in the clear or encrypted, and the answer to it.
 
-The global model as it came to a silo, in the clear or sealed, and what seals the answer.
+When the server may see only sums, the model travels as an encrypted sum and the answer as a
+proposal for the next model, encrypted and signed. These messages bring an epoch's key to all silos:
 
-What a silo answers to the messages that bring an epoch's key to all silos, and the last model.
-
-offer   its fresh public key
-make    (the elected silo) the new key, wrapped for every other, and the model sealed under it
-take    nothing; it keeps the key that came for it
-keep    nothing; it writes the final model where its node configuration says (`models`)
+    offer   answered with a fresh public key
+    make    (the elected silo) with the new key, wrapped for every other, and the model under it
+    take    with nothing; the silo keeps the key that came for it
+    keep    with nothing; the silo writes the final model where its node says (`models`)
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ class KeyHolder:
 
         `public` is the first model: the global one in round 1, the one before in round 2. Tampered
         for anything that the silos of this epoch did not make, TooFewClients for a sum that would
-        tell too much about single updates.
+        reveal too much about single updates.
         """
         if sealed.now is None:
             if public is None:
@@ -149,6 +148,8 @@ def clamp_for(model: Vector) -> float:
     """
     largest = float(np.abs(model).max(initial=0.0))
     wanted = max(SMALLEST_CLAMP, CLAMP_OVER_LARGEST * largest)
+    # A power of two: models that differ a little still have the same clamp at every silo, and the
+    # server learns no more than the exponent.
     return 2.0 ** math.ceil(math.log2(wanted))
 
 

@@ -64,6 +64,7 @@ def plan_round(
     if experiment.privacy is None:
         return LocalPlan(steps=steps, batch_size=batch_size, mechanism=None)
     rate = sampling_rate(n_records=n_records, batch_size=batch_size)
+    # Over all rounds, whatever part of them this silo is drawn for: the target must hold anyway.
     needed = needed_noise(
         experiment.privacy, sampling_rate=rate, total_steps=steps * experiment.rounds
     )

@@ -1,9 +1,7 @@
-"""A masked round, relayed: shares dealt beforehand, and the masks taken out of the sum at its end.
+"""A masked round, as the server relays it: shares before training, and unmasking at the end.
 
 The server learns the survivors' sum of masks and takes it out of a sum that is encrypted all the
 same. What silos that side with it could see is in `privet.privacy.encryption.masks`.
-
-Messages between silos that the server carries: asked one by one, answers by silo.
 """
 
 from __future__ import annotations
@@ -110,6 +108,7 @@ class MaskedRound:
 
     def unmask(self, total: Adder, failures: list[Failure]) -> str | None:
         """Take the masks out of the sum; the reason when that cannot be done."""
+        # Those whose upload is in the sum, not those that answered: only their masks are in it.
         survivors = total.clients
         if len(survivors) < self._threshold:
             return f"updates came: {len(survivors)}; the masks need {self._threshold}"

@@ -147,6 +147,7 @@ class SealedModel:
             round=self._round,
             parameters=hashlib.sha256(self._cipher.digest).digest(),
         )
+        # Signed by a silo of the roster, but by the one that the transport says it came from?
         if stated.name != silo:
             raise ValueError(f"it is signed by silo {stated.name!r}")
         self._sum_for(upload).add(upload, client=silo)
@@ -155,6 +156,7 @@ class SealedModel:
 
     def close(self, round_: int, *, silos: int, failures: list[Failure]) -> str | None:  # noqa: ARG002
         """The sum becomes the model, unless silos could not open the last one or too few are in."""
+        # One silo's word is enough: a server cannot open the model to see who is right.
         if any(failure.stage == DECRYPT_STAGE for failure in failures):
             self._spoilt, self._state = True, replace(self._fallback, age=self._state.age)
             return "silos could not open the model: the round is void, and the key is changed"

@@ -3,12 +3,11 @@
 Flower's classes of the same names take every reply of a round at once, as messages, so memory grows
 with the number of silos; and `num-examples` of zero divides by zero. Here the sum is running.
 
-What the server does with the mean update: pure functions from (mean, state) to (move, state).
-
-Momentum is Hsu et al. 2019; adaptive steps are Algorithm 2 of Reddi et al. 2021, to the letter: the
-second moment starts at tau^2 and there is no bias correction. Flower 1.41 departs from it: its
-second moments start at zero, and its FedAdam corrects Adam's bias with the exponent round + 1 where
-Kingma and Ba have the number of steps, so that its first step is 0.74 of theirs.
+The server's step is a pure function from (mean, state) to (move, state). Momentum is Hsu et al.
+2019; adaptive steps are Algorithm 2 of Reddi et al. 2021, to the letter: the second moment starts
+at tau^2 and there is no bias correction. Flower 1.41 departs from it: its second moments start at
+zero, and its FedAdam corrects Adam's bias with the exponent round + 1 where Kingma and Ba have the
+number of steps, so that its first step is 0.74 of theirs.
 """
 
 from __future__ import annotations

@@ -1,15 +1,14 @@
-"""Adding flat vectors to the gradients of a model's parameters.
+"""Strategies that correct the silos' gradients: FedProx and SCAFFOLD.
 
-FedProx (Li et al. 2020): FedAvg whose silos are pulled towards the global model.
+FedProx (Li et al. 2020) is FedAvg whose silos are pulled towards the global model. Flower's sends
+mu and leaves the term to the silo's loss. Under DP-SGD that is the wrong place: it would be clipped
+with each record's gradient. Here it joins the gradient after the noise.
 
-Flower's FedProx sends mu and leaves the term to the silo's loss. Under DP-SGD that is the wrong
-place: it would be clipped with each record's gradient. Here it joins the gradient after the noise.
-
-SCAFFOLD (Karimireddy et al. 2020, Algorithm 1, option II): silos correct each other's drift.
-
+With SCAFFOLD (Karimireddy et al. 2020, Algorithm 1, option II) silos correct each other's drift.
 Every silo keeps a control variate c_i, its mean gradient in its last round; the server keeps c, the
 mean of all c_i. A local step follows the gradient + c - c_i, so that silos with different data no
-longer pull towards their own optima. Both halves are here, since c must stay the mean of the c_i.
+longer pull towards their own optima. Server and silo are both here, since c must stay the mean of
+the c_i.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ class FlatTensor:
 
 
 class FedProx(FedAvg):
-    """Local loss + proximal_mu / 2 * ||w - w_global||^2; the server's half is FedAvg's.
+    """Local loss + proximal_mu / 2 * ||w - w_global||^2; the server's part is FedAvg's.
 
     The pull depends on public weights and on the noised local ones alone, so it costs no privacy.
     """

@@ -1,13 +1,10 @@
 """Strategies that look at the updates one beside the other, to outvote silos that lie.
 
-They keep every update until the round closes, and cannot work under encryption. Flower's take whole
-messages with whole models; the rules themselves are shorter than that wrapping, and
-`privet.strategies.robust` says where they differ.
-
-Combining updates some of which may lie: functions from n vectors of shape (d,) to one.
-
-None of them looks at numbers of records, which a liar would choose. Coordinates are handled in
-blocks, so beside the updates themselves memory stays small.
+They keep every update until the round closes, and cannot work under encryption. A rule is a
+function from n vectors of shape (d,), some of which may lie, to one; none looks at numbers of
+records, which a liar would choose. Coordinates are handled in blocks, so beside the updates
+themselves memory stays small. Flower's rules take whole messages with whole models; where they
+differ each rule says.
 """
 
 from __future__ import annotations
@@ -69,6 +66,7 @@ def trimmed_mean(vectors: Sequence[Vector], *, fraction: float) -> Vector:
     down, so that 0.2 of four replies protects from nothing, and 1/49 of 49 is none at all.
     """
     n = len(vectors)
+    # Less 1e-9: 0.07 * 100 is above 7 in float64, and must cut seven.
     cut = min(math.ceil(fraction * n - 1e-9), (n - 1) // 2)
     return _by_coordinate(
         vectors, lambda block: np.sort(block, axis=0)[cut : n - cut].mean(axis=0, dtype=np.float64)

@@ -1,10 +1,9 @@
 """What every aggregation rule offers to the server and to a silo.
 
 A rule has a state (momentum, control variates), a round that takes updates one at a time, and a
-half that runs in the silo. Vectors are flat, float32, shape (d,): the model's parameters in order,
-then whatever else of the model is averaged (see `privet.vectors`).
-
-Running weighted sums: memory for one vector, however many updates arrive.
+part that runs in the silo. Vectors are flat, float32, shape (d,): the model's parameters in order,
+then whatever else of the model is averaged (see `privet.vectors`). Sums are running: memory for one
+vector, however many updates arrive.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ def _no_extras(delta: Vector, steps: int) -> dict[str, Vector]:  # noqa: ARG001
 
 @dataclass(frozen=True)
 class Local:
-    """A rule's half in the silo, for one round of local training."""
+    """A rule's part in the silo, for one round of local training."""
 
     correction: Correction | None = None
     """Adds to the gradients before each optimizer step, after any noise, hence at no privacy cost.
@@ -78,7 +77,7 @@ class Strategy(ABC):
     plain_sgd: ClassVar[bool] = False
     """Allows neither momentum nor Adam in the silos."""
     counts_records: bool = False
-    """Weighs silos by their number of records, which every silo must then tell."""
+    """Weighs silos by their number of records, which every silo must then reveal."""
     extras: ClassVar[tuple[str, ...]] = ()
     """Extra vectors that every update must bring."""
     fewest: int = 1
@@ -157,7 +156,7 @@ class Strategy(ABC):
         memory: dict[str, Vector],  # noqa: ARG002
         lr: float,  # noqa: ARG002
     ) -> Local:
-        """The silo's half of one round.
+        """The silo's part of one round.
 
         `weights` and `extras` are what the server sent, `lr` the rate of the local steps. `memory`
         belongs to the silo, outlives the round and is empty the first time.
@@ -197,6 +196,7 @@ class Round(ABC):
             raise RoundSkipped(
                 f"{self.strategy.name} needs {self.strategy.fewest} updates, {self.updates} arrived"
             )
+        # What overflows is found right below, and is no reason for a warning on every round.
         with np.errstate(over="ignore", invalid="ignore"):
             weights, state = self._combine(silos)
         if not all(map(_is_finite, (weights, *state.values()))):

@@ -1,6 +1,6 @@
-"""Turning raw columns into model inputs of a width that does not depend on the values.
+"""Reading columns of CSV and Parquet files, and turning them into model inputs.
 
-Reading CSV and Parquet files, and taking columns out of them with errors that say where.
+The width of the inputs does not depend on the values; errors say where in the file.
 """
 
 from __future__ import annotations

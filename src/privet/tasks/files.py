@@ -1,7 +1,4 @@
-"""Finding data files in the data folder, and saying what to do when they are not there.
-
-Where this machine keeps data sets.
-"""
+"""Where this machine keeps data sets, and finding files there or saying what to do about it."""
 
 from __future__ import annotations
 

@@ -1,11 +1,10 @@
 """MNIST and Fashion-MNIST, read from the four IDX files in which both are published.
 
-The scattering transform of small images: features that no data set was looked at for.
-
-Two layers of wavelets, moduli and averages (Bruna and Mallat 2013, arXiv 1203.1513), with the
-Morlet wavelets, the padding and the order of channels of Kymatio (Andreux et al. 2020), whose
-numbers it gives: two scales, eight angles, averages over four pixels. A record's features depend
-on that record alone, so they are as private as the record and cost no budget.
+The scattering transform gives features for which no data set was looked at: two layers of wavelets,
+moduli and averages (Bruna and Mallat 2013, arXiv 1203.1513), with the Morlet wavelets, the padding
+and the order of channels of Kymatio (Andreux et al. 2020), whose numbers it gives: two scales,
+eight angles, averages over four pixels. A record's features depend on that record alone, so they
+are as private as the record and cost no budget.
 """
 
 from __future__ import annotations
@@ -159,7 +158,7 @@ class _IdxImages(Classification):
         return self._build()
 
     def train_data(self) -> Examples:
-        # Not kept: who asks deals them out, and two copies of 60,000 records' features are 2 GB.
+        # Not kept: who asks partitions them, and two copies of 60,000 records' features are 2 GB.
         return self._read("train")
 
     def test_data(self) -> Examples:

@@ -31,7 +31,7 @@ def partition(
     shards_per_silo: int = 2,
     seed: int = 0,
 ) -> list[Indices]:
-    """Deal `examples` to `silos` silos: for each a sorted array of its example numbers.
+    """Partition `examples` to `silos` silos: for each a sorted array of its example numbers.
 
     Every example goes to exactly one silo, the same one for the same seed and data. `how`:
 

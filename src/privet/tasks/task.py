@@ -10,14 +10,11 @@ A task is any class with the five methods of `Task`. Name it in the experiment f
 the experiment's task options. Nothing else is needed: no base class, no registration.
 `examples/custom_task` is complete and meant to be copied.
 
-Small models that train alike with and without per-example clipping.
-
-No BatchNorm, which mixes the examples of a batch. Without normalisation tanh survives noise
-better than ReLU (Papernot et al. 2021, "Tempered Sigmoid Activations for Deep Learning with
-Differential Privacy"); after GroupNorm ReLU does. Initial weights come from torch's global
-generator.
-
-Loss and accuracy of a classifier, shared by the built-in tasks.
+The built-in tasks share loss and accuracy of a classifier, and small models that train alike with
+and without per-example clipping. They have no BatchNorm, which mixes the examples of a batch.
+Without normalisation tanh survives noise better than ReLU (Papernot et al. 2021, "Tempered Sigmoid
+Activations for Deep Learning with Differential Privacy"); after GroupNorm ReLU does. Initial
+weights come from torch's global generator.
 """
 
 from __future__ import annotations
@@ -74,7 +71,7 @@ class Examples:
 
     @property
     def known_by(self) -> Tensor:
-        """What tells these examples from others, (n, ...): `records`, or else `inputs`."""
+        """What distinguishes these examples from others, (n, ...): `records`, or else `inputs`."""
         return self.inputs if self.records is None else self.records
 
     def take(self, indices: Sequence[int] | Indices | slice) -> Examples:

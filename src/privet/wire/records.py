@@ -1,6 +1,6 @@
-"""Flower's records, and the vectors and bytes inside them.
+"""Flower's records, the vectors and bytes inside them, and what travels encrypted.
 
-What travels when the server may see sums only: sealed models, keys and masks.
+When the server may see sums only, encrypted models, keys and masks travel:
 
 sealed    beside or in place of a model, and of an update      keys    query.offer, make, take
 masks     query.advert, share, consent, reveal, and encrypted shares beside a train message

@@ -1,12 +1,9 @@
 """A message from its parts, with one copy of a large array, or none, in memory.
 
-Flower's own inflation holds all parts, their bodies and the joined array at once.
-
-A message with its small parts in one request, instead of a request for each.
-
-A line of JSON, then the parts one behind the other: {"names": [...], "sizes": [...], ...}. The part
-named HEAD is what Flower's own protocol would say: the message without content, and the names of
-its parts.
+Flower's own inflation holds all parts, their bodies and the joined array at once. Small parts
+travel in one request, instead of a request for each: a line of JSON, then the parts one behind the
+other: {"names": [...], "sizes": [...], ...}. The part named HEAD is what Flower's own protocol
+would say: the message without content, and the names of its parts.
 """
 
 from __future__ import annotations
