@@ -189,7 +189,7 @@ class LedgerGuard:
                 if exact:
                     self._note(ledger, f"{', '.join(exact)} left exactly: not protected or counted")
             with charge or nullcontext():
-                # Committed below, once it was used; an error in between leaves the reservation charged.
+                # Committed below, once it was used; an error in between leaves it charged.
                 yield _EvaluationPermit(
                     decision.metrics, event, decision.records_public, charge, silo.held_out
                 )

@@ -39,6 +39,7 @@ def noise_multiplier_for(
         losses = losses_of(Segment(_multiplier(units), sampling_rate, steps))
         return math.inf if losses is None else losses.epsilon(delta)
 
+    # Only where the search starts: what is returned has been accounted by PLD itself.
     guess = _central_limit_guess(epsilon, delta, sampling_rate, steps)
     units = _least_units(cost, epsilon, start=max(1, math.ceil(guess / _UNIT)))
     if units is None:
@@ -105,6 +106,7 @@ def _least_units(
             return enough
         if 0 < spent < math.inf:
             points.append((math.log(units), math.log(spent)))
+        # A secant alone can leave the bracket, where cost is not quite a power of the units.
         units = _inside(_secant(points[-2:], target), too_few, enough)
     return enough
 
@@ -139,5 +141,6 @@ def _central_limit_guess(epsilon: float, delta: float, sampling_rate: float, ste
 
 def _gaussian_delta(mu: float, epsilon: float) -> float:
     """Delta of mu-Gaussian DP at `epsilon` (Balle & Wang 2018, Theorem 8)."""
+    # In logarithms: exp(epsilon) overflows where the product does not.
     second = math.exp(min(epsilon + scipy.special.log_ndtr(-epsilon / mu - mu / 2), 0.0))
     return float(scipy.special.ndtr(-epsilon / mu + mu / 2)) - second

@@ -82,6 +82,7 @@ def _disagreements(pld: float, rdp: float, prv: float | None) -> list[str]:
         problems.append(f"RDP says {rdp:.4f}, below PLD's {pld:.4f}: one of them is wrong")
     if prv is not None and abs(prv - pld) > max(_ABSOLUTE + _PRV_ERROR, 0.002 * pld):
         problems.append(f"PRV says {prv:.4f}, PLD {pld:.4f}: more than 0.02 apart")
+    # For rare sampling RDP is loose by nature: no contradiction where a tight accountant agrees.
     confirmed = prv is not None and not problems
     too_loose = rdp > _RDP_LOOSENESS * pld + _ABSOLUTE
     if too_loose and not confirmed and pld <= PRV_EPSILON:
@@ -119,6 +120,7 @@ def _why_no_prv(parts: tuple[Segment, ...], figure: float) -> str | None:
 @lru_cache(maxsize=256)
 def _prv(parts: tuple[Segment, ...], delta: float) -> float | None:
     """Opacus' PRV upper bound, or None when its numerics fail (it then raises all sorts)."""
+    # Imported here: Opacus takes seconds, and most calls of this package need no cross-check.
     with untouched_root_logger():
         from opacus.accountants import PRVAccountant
     accountant = PRVAccountant()

@@ -80,6 +80,7 @@ def decode_event(encoded: Mapping[str, Any]) -> DpEvent:
         raise PrivacyError("not an encoded privacy event: it has no version")
     fields = dict(encoded)
     version = fields.pop("version")
+    # True == 1 in Python, and JSON knows the difference.
     if version != VERSION or isinstance(version, bool):
         raise PrivacyError(f"privacy event of version {version!r}; this privet reads {VERSION}")
     return _decode(fields, depth=0)
@@ -113,6 +114,7 @@ def _decode(fields: object, *, depth: int) -> DpEvent:
     if not isinstance(kind, str) or kind not in _READERS:
         raise PrivacyError(f"unknown type of privacy event: {kind!r}")
     keys, read = _READERS[kind]
+    # An unknown key could carry a condition that this version does not account for.
     if set(rest) != keys:
         wanted = ", ".join(sorted(keys)) or "no keys"
         raise PrivacyError(f"privacy event of type {kind!r} needs {wanted}; it has {sorted(rest)}")
@@ -192,6 +194,7 @@ def segments(event: DpEvent, times: int = 1) -> Iterator[Segment]:
         case dpa.NoOpDpEvent():
             return
         case dpa.NonPrivateDpEvent():
+            # No noise: its loss is infinite, and so is that of whatever it is composed with.
             yield Segment(0.0, 1.0, times)
         case dpa.SelfComposedDpEvent():
             yield from segments(event.event, times * event.count)
@@ -200,6 +203,8 @@ def segments(event: DpEvent, times: int = 1) -> Iterator[Segment]:
                 yield from segments(part, times)
         case dpa.GaussianDpEvent():
             yield Segment(event.noise_multiplier, 1.0, times)
+        # Only straight around a Gaussian: a sampled composition shares one sample among its steps,
+        # which is not the composition of sampled steps.
         case dpa.PoissonSampledDpEvent(event=dpa.GaussianDpEvent() as gaussian):
             if event.sampling_probability > 0:
                 yield Segment(gaussian.noise_multiplier, event.sampling_probability, times)

@@ -35,7 +35,7 @@ from privet.privacy.accounting.events import Segment
 SMALLEST_RATE = 1e-50
 """Rarer sampling has to be counted as this rare, which is pessimistic."""
 
-_LARGEST = 700.0
+_LARGEST = 700.0  # exp of it is still a float64
 
 _Floats = NDArray[np.float64]
 
@@ -162,7 +162,9 @@ class Losses:
 
     def compose(self, other: Losses) -> Losses:
         """The loss of both mechanisms, with tails of 1e-15 moved up (pessimistic)."""
+        # The FFT leaves masses of about -1e-17; raising them to 0 is pessimistic.
         masses = np.maximum(scipy.signal.fftconvolve(self.masses, other.masses), 0.0)
+        # Infinite where either loss is.
         infinity = self.infinity + other.infinity - self.infinity * other.infinity
         return _cut(Losses(self.lower + other.lower, masses, infinity))
 
@@ -244,8 +246,11 @@ class _Step:
         if (high - low) * GRID / self.fine > LARGEST_LOSS:
             return None
         size = scipy.fft.next_fast_len(max(high - low + 1, self.losses.masses.size), real=True)
+        # Circular convolution of a window: what wraps around lies outside the Chernoff bounds and
+        # has mass of at most _TAIL, which is added to the infinite loss below.
         spectrum = scipy.fft.rfft(self.losses.masses, size) ** steps
         masses = np.roll(scipy.fft.irfft(spectrum, size), -low)[: high - low + 1]
+        # 1 - (1 - p)^T by expm1 and log1p: p may be far below the spacing of floats at 1.
         infinity = _TAIL - math.expm1(steps * math.log1p(-self.losses.infinity))
         whole = Losses(self.losses.lower * steps + low, np.maximum(masses, 0.0), infinity)
         return _coarsened(_cut(whole), self.fine)

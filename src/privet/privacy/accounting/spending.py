@@ -26,6 +26,7 @@ class _State:
     def after(self, event: DpEvent) -> _State:
         state = self
         for part in segments(event):
+            # So R equal rounds cost what calibrating over all their steps promised, to the bit.
             if state.growing is not None and state.growing.same_mechanism(part):
                 longer = replace(part, steps=state.growing.steps + part.steps)
                 state = _State(state.closed, longer)
@@ -63,7 +64,7 @@ class Spending:
             state = _State()
             for event in self.events:
                 state = state.after(event)
-            object.__setattr__(self, "_state", state)
+            object.__setattr__(self, "_state", state)  # frozen for all others
 
     def after(self, event: DpEvent) -> Spending:
         """The spending when `event` comes on top; PrivacyError for events that are unknown."""

@@ -76,6 +76,7 @@ class RandomRuns:
 
 def run_rdp(event: DpEvent) -> Curve:
     """One run, by dp-accounting, which interpolates between whole orders on the safe side."""
+    # dp-accounting's default adjacency is add-or-remove, as everywhere here.
     accountant = RdpAccountant(ORDERS)
     with no_absl_warnings():
         accountant.compose(event)

@@ -249,6 +249,7 @@ class Cipher:
         # Before decryption: an old sum is a replay, whatever its tags say.
         if (terms.run, terms.round) != (run, round):
             raise Tampered
+        # The names in the header are the server's word until the tags below have bound them.
         if len(header.clients) < at_least:
             raise TooFewClients(f"a sum of {len(header.clients)} clients: at_least = {at_least}")
         chunks = self._backend.decrypt(

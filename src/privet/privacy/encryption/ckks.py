@@ -82,6 +82,8 @@ class RealCodec:
         """See `Codec.decode`; the mean is rounded as this module says."""
         terms, clients = of.header.terms, of.header.clients
         words = Words(secret.tag, purpose=b"tags", context=bound_to(terms, secret))
+        # The same at every holder and every time: the average of several random roundings of one
+        # sum would be its decryption at full precision.
         dither = Words(secret.tag, purpose=b"dither", context=of.fingerprint())
         mean = np.empty(terms.size, dtype=np.float32)
         genuine, trailer, weight = True, np.zeros(_FIELDS), 1.0

@@ -198,6 +198,7 @@ class VectorSum:
         try:
             context = self._fits.context()
             parsed = [self._vectors.parse(context, message) for message in messages]
+            # The first upload too is added to what fits: that it can be parsed proves too little.
             before = self._total or [self._fits] * self._chunks
             after = [total + vector for total, vector in zip(before, parsed, strict=True)]
         except _NATIVE_ERRORS:
@@ -215,7 +216,7 @@ def _context(scheme: Any, *, plain_modulus: int | None = None) -> Any:
         DEGREE,
         plain_modulus=plain_modulus,
         coeff_mod_bit_sizes=list(PRIMES),
-        encryption_type=ts.ENCRYPTION_TYPE.SYMMETRIC,
+        encryption_type=ts.ENCRYPTION_TYPE.SYMMETRIC,  # whoever encrypts holds the key anyway
     )
 
 
@@ -255,6 +256,7 @@ def _messages(body: memoryview, *, chunks: int, vectors: Vectors) -> list[bytes]
         messages.append(bytes(body[place - length : place]))
     if place != len(body):
         raise Malformed(f"the body has {len(body)} bytes, its frames are {place} long")
+    # All of them before the first reaches native code.
     for message in messages:
         _check(message, vectors)
     return messages

@@ -154,6 +154,7 @@ def _task(rules: Rules, request: Request) -> Iterator[Refusal]:
     own = ":" in request.task
     by_name = not own and _listed(request.task, rules.tasks)
     by_code = ANY in rules.code or (code is not None and code in rules.code)
+    # Names admit built-in tasks only; code from outside is admitted by its hash, whatever its name.
     if by_name or by_code:
         return
     if own:
@@ -209,6 +210,7 @@ def _encryption(rules: Rules, request: Request) -> Iterator[Refusal]:
 
 def _sum(rules: Rules, request: Request) -> Iterator[Refusal]:
     least, silos = rules.sending.smallest_sum, request.silos_in_sum
+    # In the clear the server sees single updates, which is a sum of one.
     if least > 1 and (silos is None or silos < least):
         asked = "a sum of unknown size" if silos is None else f"a sum of {silos}"
         yield Refusal("sending.smallest_sum", asked, f"{least} silos or more")
@@ -251,6 +253,7 @@ def _uses_records(request: Request) -> bool:
 def _private(request: Request) -> bool:
     """Whether there is a mechanism with noise, and a bound on what one record adds."""
     noise, clip = request.noise_multiplier, request.clip
+    # No clip norm: a mechanism on counts, whose sensitivity is 1 by construction.
     bounded = clip is None or 0 < clip < math.inf
     return request.mechanism is not None and noise is not None and 0 < noise < math.inf and bounded
 

@@ -112,6 +112,7 @@ class Policy(BaseModel):
             asked, allowed = quoted(request.dataset), "data sets that the policy names"
             return Decision((Refusal("data", asked, allowed),))
         found = refusals(rules, request)
+        # A refusal carries neither limits nor metrics: nothing of it can be acted upon.
         if found:
             return Decision(found)
         return Decision(

@@ -73,6 +73,7 @@ class Hours(BaseModel):
         clock, today = local.time(), DAYS[local.weekday()]
         if self.start < self.end:
             return today in self.days and self.start <= clock < self.end
+        # A span over midnight belongs to the day on which it begins.
         yesterday = DAYS[local.weekday() - 1]
         late, early = clock >= self.start, clock < self.end
         return (late and today in self.days) or (early and yesterday in self.days)
@@ -202,6 +203,7 @@ class Rules(_Table):
 
     @model_validator(mode="after")
     def _possible_together(self) -> Self:
+        # A limit that the first round would exceed promises something that cannot be kept.
         if self.training.plain and self.budget.finite():
             raise ValueError(
                 "training.plain = true spends more than any epsilon; it needs budget.epsilon = inf "

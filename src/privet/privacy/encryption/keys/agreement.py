@@ -42,7 +42,7 @@ def encrypt(plaintext: bytes, *, key: Secret, bound: bytes) -> bytes:
     """Nonce and ciphertext; opens only with the same `key` and `bound`, which is not included."""
     if len(plaintext) > MOST_PLAINTEXT:
         raise KeysError(f"{len(plaintext)} bytes are too many for one message")
-    nonce = os.urandom(12)
+    nonce = os.urandom(12)  # no counter: a process may start anew for every message
     return nonce + ChaCha20Poly1305(key.reveal()).encrypt(nonce, plaintext, bound)
 
 
@@ -51,6 +51,7 @@ def decrypt(box: bytes, *, key: Secret, bound: bytes, fields: Fields) -> bytes:
     try:
         return ChaCha20Poly1305(key.reveal()).decrypt(box[:12], box[12:], bound)
     except (InvalidTag, ValueError, OverflowError):
+        # One text for every cause: which check failed is nothing that a forger should learn.
         raise fields.fault("it cannot be opened: altered, or not meant for here") from None
 
 
@@ -86,6 +87,7 @@ class AgreementKey:
         of small order) or is no key.
         """
         try:
+            # The raw result is not uniform; HKDF below makes a key of it, bound to its purpose.
             shared = self._private.exchange(X25519PublicKey.from_public_bytes(peer))
         except ValueError:
             raise MessageError("agreement refused: the peer's public key is not one") from None

@@ -104,13 +104,14 @@ class Fields:
 
     def name(self) -> str:
         """The name of a silo or a run."""
-        text = self.blob().decode("latin-1")
+        text = self.blob().decode("latin-1")  # never fails; `name_like` decides
         if not name_like(text):
             raise self.fault("a name has characters that names do not have")
         return text
 
     def names(self) -> tuple[str, ...]:
         """A counted list of names."""
+        # However large the number, a message that is too short ends this at its end.
         return tuple(self.name() for _ in range(self.number()))
 
     def end(self) -> None:
@@ -170,6 +171,7 @@ class Roster:
             raise RosterError(f"a roster lists 2 to {MOST_SILOS} silos, not {len(self.members)}")
         for place, member in enumerate(self.members, start=1):
             _check(member, place)
+        # Regardless of case: people, and some file systems, take both for one name.
         _refuse_repeats("name", [member.name.casefold() for member in self.members])
         _refuse_repeats("identity", [member.identity for member in self.members])
 

@@ -220,6 +220,7 @@ def rotation(
 def _reason(
     age: KeyAge, round: int, present: frozenset[str], tags_failed: bool, every: int
 ) -> Reason | None:
+    # Weightiest first: after a forged sum the key must go whatever else holds.
     if tags_failed:
         return Reason.TAGS
     if present != frozenset(age.members):
@@ -271,6 +272,7 @@ class RunKey:
     @property
     def id(self) -> str:
         """32 hexadecimal digits that may be published: holders of the same key have the same."""
+        # Under the transport key, so that what is published says nothing about the secret key.
         inside = hashlib.sha256(self.container.reveal()).digest()
         info = pack("privet run key id 1", *self.session.facts, inside)
         return derive(self.transport, info=info).reveal()[:16].hex()
@@ -291,6 +293,7 @@ class RunKey:
         """The key that the elected silo sent to silo `name`; see `unwrap`."""
         secret = unwrap(message, offers=offers, name=name, agreement=agreement)
         key = cls._from_secret(secret, session=offers.session)
+        # The elected silo could have given the key to others than those that all silos saw.
         if key.members != offers.present:
             raise Fields(secret.reveal(), _TITLE).fault("it names other members than the offers")
         return key

@@ -88,6 +88,7 @@ class Advertised:
     def share(self, messages: Iterable[bytes]) -> tuple[Shared, dict[str, bytes]]:
         """Deal both secrets to all silos that adverted in `messages`; encrypted, by recipient."""
         adverts = gather_adverts(messages, plan=self.plan)
+        # Else the server could have this silo share secrets for keys that are not its own.
         if adverts.of(self.name) != self.advert:
             raise MessageError(f"the adverts hold another one of silo {self.name!r} than it made")
         places = {name: adverts.place(name) for name in adverts.members}
@@ -137,8 +138,10 @@ class Shared:
         """The coefficients under masks, given every other silo's encrypted share, by name."""
         plan, name = self.made.plan, self.made.name
         _check_coefficients(coefficients, plan)
+        # Everyone's shares must be here before anything is masked: a secret that too few silos hold
+        # could never be rebuilt.
         held = {peer: self._opened(encrypted_shares, peer) for peer in self._peers}
-        masked = coefficients.flatten()
+        masked = coefficients.flatten()  # a copy
         add_stream(masked, personal_stream(self.adverts, name, self.made.personal), sign=1)
         for peer in self._peers:
             seed = pair_stream(self.adverts, name, self.made.mask, peer)
@@ -196,6 +199,8 @@ class Masked:
             )
         if self.name not in survivors:
             raise MessageError(f"survivors refused: silo {self.name!r} is here and not among them")
+        # Of a survivor the personal seed, of a dropout the mask key: both of one silo would unmask
+        # its single update.
         shares = {
             silo: held.personal if silo in survivors else held.pair
             for silo, held in self.held.items()
@@ -324,6 +329,7 @@ class MaskRound:
         phase = Advertised.fresh(plan, name)
         if keep is not None:
             old = find_key(keep, kind=_KIND, session=plan.session)
+            # While only shares are on their way nothing was masked, and the round may begin anew.
             if old is not None and _kind(old, keep) not in (Advertised, Shared):
                 raise MaskError(f"{keep}: round {plan.round} was masked already")
             swap_key(keep, _secret(phase, plan, name), old=old, kind=_KIND, session=plan.session)
@@ -376,6 +382,7 @@ class MaskRound:
         The bytes are secret; see privet.privacy.encryption.masks for whom they are meant.
         """
         phase = self._at(Consented)
+        # Only now: before enough silos bound themselves to one list, the server could have two.
         check_consents(consents, survivors=phase.survivors, adverts=phase.adverts)
         reveal = Reveal(self._name, phase.survivors, phase.shares)
         return write_reveal(reveal, adverts=phase.adverts, identity=self._identity)

@@ -61,6 +61,7 @@ def join(shares: Mapping[int, Secret], *, threshold: int) -> Secret:
     """
     if len(shares) < threshold:
         raise TooFewSilos(f"{len(shares)} shares are fewer than the threshold of {threshold}")
+    # Exactly `threshold`: more points would interpolate the same secret more slowly.
     places = sorted(shares)[:threshold]
     value = 0
     for place in places:
@@ -150,7 +151,7 @@ def personal_stream(adverts: Adverts, name: str, personal: Secret) -> Secret:
 
 def pair_stream(adverts: Adverts, name: str, key: AgreementKey, peer: str) -> Secret:
     """The seed that silo `name`, with its mask key, shares with silo `peer`; the same for both."""
-    pair = sorted((name, peer))
+    pair = sorted((name, peer))  # both ends must derive the same
     info = pack("privet pair mask 1", *pair, adverts.digest)
     return key.agree(adverts.of(peer).mask, info=info)
 
@@ -169,6 +170,7 @@ _ZEROS = bytes(8 * _BLOCK)
 
 def add_stream(total: Coefficients, seed: Secret, *, sign: int) -> None:
     """Add `sign` (1 or -1) times the stream of `seed` to `total`, shape (n,), modulo 2^64."""
+    # 16 bytes of zeros: block counter and nonce, both from zero, as each seed has one stream.
     keystream = Cipher(ChaCha20(seed.reveal(), bytes(16)), mode=None).encryptor()
     combine = np.add if sign > 0 else np.subtract
     for start in range(0, total.size, _BLOCK):

@@ -51,6 +51,7 @@ def least_threshold(silos: int, *, colluding: int = 1) -> int:
     >>> [least_threshold(silos) for silos in (3, 4, 6, 16)]
     [3, 3, 4, 9]
     """
+    # 2t > n + c for one list of survivors at most; t - c >= 2 for two honest updates in the sum.
     least = max((silos + colluding) // 2 + 1, colluding + 2)
     if least > silos:
         raise MaskError(f"masks of {silos} silos cannot withstand {colluding} that collude")

@@ -108,6 +108,7 @@ def _gather_reveals(messages: Iterable[bytes], adverts: Adverts) -> list[Reveal]
         raise TooFewSilos(
             f"{len(found)} reveals are fewer than the threshold of {adverts.plan.threshold}"
         )
+    # Shares of different lists would be of different secrets.
     if len({reveal.survivors for reveal in found.values()}) > 1:
         raise MessageError("reveals refused: they are about different survivors")
     return list(found.values())
@@ -122,6 +123,8 @@ def _joined(shares: dict[int, Secret], threshold: int, name: str) -> Secret:
 
 def _add_personal(total: Coefficients, adverts: Adverts, name: str, personal: Secret) -> None:
     """What survivor `name` added by itself."""
+    # Found here, wrong shares cost the round; found by the tags, they would look like a forged sum
+    # and cost the key as well.
     if personal_commitment(adverts.plan, name, personal) != adverts.of(name).commitment:
         raise _wrong(name)
     add_stream(total, personal_stream(adverts, name, personal), sign=1)
