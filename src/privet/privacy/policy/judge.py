@@ -253,7 +253,7 @@ def _uses_records(request: Request) -> bool:
 def _private(request: Request) -> bool:
     """Whether there is a mechanism with noise, and a bound on what one record adds."""
     noise, clip = request.noise_multiplier, request.clip
-    # No clip norm: a mechanism on counts, whose sensitivity is 1 by construction.
+    # None: a mechanism that does not clip, such as noise on counts.
     bounded = clip is None or 0 < clip < math.inf
     return request.mechanism is not None and noise is not None and 0 < noise < math.inf and bounded
 
