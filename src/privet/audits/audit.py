@@ -1,4 +1,8 @@
-"""From paths to a report: read the evidence, put the checks to it, add up what it says."""
+"""From paths to a report: read the evidence, run the CHECKS over it, add up what it says.
+
+Each check judges its own claims (`privet.audits.claims`); the verdict of the whole is given in
+`audit`: FAIL when one claim fails.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ from privet.privacy.policy import Policy
 
 Check = Callable[[Evidence], Iterable[Claim]]
 Watch = Callable[[str, int], None]
-"""Hears, in a deep audit, of a run and of how many of its models are done."""
+"""Called, in a deep audit, with a run and with how many of its models are done."""
 
 
 def look_away(_run: str, _done: int) -> None:
@@ -77,21 +81,22 @@ def audit(
 
     The report names everything relative to `base`. `keys` are public keys by silo, `policy` takes
     the place of the runs' own, `delta` is for what no run names one for, `at` is now. With `deep`
-    every run is trained again, many times; `watch` hears how far that is.
+    every run is trained again, many times; `watch` is called as models are done.
     Raises DataError for a path with nothing to audit (to train), PolicyError for a policy that is
     none, and PrivacyError for too few models.
     """
     now, found = at or datetime.now(UTC), _gathered(paths, base, policy, keys or {})
     if deep and not found.runs:
         raise DataError("a deep audit trains runs again, and no path is a run or has one")
-    runs = _whole(found.runs)
-    deeply = [_deeply(run, deep, watch) for run in runs] if deep else []
+    runs = _without_fault(found.runs)
+    trained = [_deep_claims(run, deep, watch) for run in runs] if deep else []
     claims = [
-        *_of_accounts(found.books, now),
+        *_of_accounts(found.accounts, now),
         *_of_runs(found.runs, checks),
         *_of_policy(found),
-        *(claim for told, _ in deeply for claim in told),
+        *(claim for of_run, _ in trained for claim in of_run),
     ]
+    # UNKNOWN does not fail: without every key and every ledger nothing would ever pass.
     failed = any(claim.verdict == "FAIL" for claim in claims)
     return Report(
         schema=1,
@@ -106,7 +111,7 @@ def audit(
         persons=tuple(spent.persons_of(runs, delta)),
         leaks=tuple(left for run in runs for left in leaks.leaks(run)),
         assumptions=(*_ASSUMPTIONS, *(_OF_DEEP if deep else ())),
-        deep=tuple(record for _, record in deeply if record),
+        deep=tuple(record for _, record in trained if record),
     )
 
 
@@ -117,20 +122,20 @@ def verify_report(path: Path, *, watch: Watch = look_away) -> list[str]:
 
     Raises DataError when the report cannot be read, or what it is about is gone.
     """
-    told, base = read(path), path.parent
+    before, base = read(path), path.parent
     again = audit(
-        [base / each for each in told.paths],
+        [base / each for each in before.paths],
         base=base,
-        delta=told.options.delta,
-        policy=base / told.options.policy if told.options.policy else None,
-        keys=told.options.public_keys,
-        at=datetime.fromisoformat(told.audited_at),
-        deep=told.options.deep,
+        delta=before.options.delta,
+        policy=base / before.options.policy if before.options.policy else None,
+        keys=before.options.public_keys,
+        at=datetime.fromisoformat(before.audited_at),
+        deep=before.options.deep,
         watch=watch,
     )
     now = {file.path: file.sha256 for file in again.files}
-    files = [f"the file {f.path}" for f in told.files if now.get(f.path) != f.sha256]
-    return files + [each for each in differences(told, again) if not each.startswith("files[")]
+    files = [f"the file {f.path}" for f in before.files if now.get(f.path) != f.sha256]
+    return files + [each for each in differences(before, again) if not each.startswith("files[")]
 
 
 @dataclass(frozen=True)
@@ -138,7 +143,7 @@ class _Inputs:
     """What the paths hold."""
 
     runs: list[Evidence]
-    books: list[Account]
+    accounts: list[Account]
     """The ledgers of those runs, then ledgers and exports by themselves."""
     known: list[Account]
     """Of ledgers and exports by themselves the longest of each."""
@@ -153,8 +158,8 @@ def _gathered(
     given = Policy.from_file(policy).for_everyone() if policy else None
     folders, files = _found(paths)
     named = {path: _relative(path, base) for path in (*folders, *files)}
-    shelf = [ledgers.read_account(f, subject=named[f], keys=keys) for f in files]
-    known = ledgers.longest(shelf)
+    accounts = [ledgers.read_account(f, subject=named[f], keys=keys) for f in files]
+    known = ledgers.longest(accounts)
     own = {f: evidence.read_own(f, subject=named[f], keys=keys) for f in folders}
     runs = [
         evidence.read_run(f, subject=named[f], others=known, own=own[f], policy=given)
@@ -164,7 +169,7 @@ def _gathered(
     looked_at += [each for file in files for each in ledgers.files_of(file)]
     return _Inputs(
         runs=runs,
-        books=[*filter(None, own.values()), *shelf],
+        accounts=[*filter(None, own.values()), *accounts],
         known=known,
         policy=given,
         files=[*looked_at, *([policy] if policy else [])],
@@ -183,11 +188,11 @@ def _found(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
                 raise DataError(f"{path} is neither a ledger nor an export of one")
             files[path.resolve()] = None
             continue
-        runs, books = evidence.run_folders(path), evidence.ledger_files(path)
-        if not runs and not books:
+        runs, accounts = evidence.run_folders(path), evidence.ledger_files(path)
+        if not runs and not accounts:
             raise DataError(f"{path}: there is no run folder in it, no ledger and no export")
         folders |= dict.fromkeys(each.resolve() for each in runs)
-        files |= dict.fromkeys(each.resolve() for each in books)
+        files |= dict.fromkeys(each.resolve() for each in accounts)
     return list(folders), list(files)
 
 
@@ -202,11 +207,11 @@ def _digests(files: Sequence[Path], base: Path) -> Iterator[File]:
         yield File(_relative(path, base), digest, path.stat().st_size)
 
 
-def _of_accounts(books: Sequence[Account], now: datetime) -> Iterator[Claim]:
-    for book in books:
-        yield from _made(book.subject, ledgers.claims_of, book, now)
-    if books:
-        yield ledgers.once(books)
+def _of_accounts(accounts: Sequence[Account], now: datetime) -> Iterator[Claim]:
+    for account in accounts:
+        yield from _claims_of(account.subject, ledgers.claims_of, account, now)
+    if accounts:
+        yield ledgers.uniqueness(accounts)
 
 
 def _of_runs(runs: Sequence[Evidence], checks: Sequence[Check]) -> Iterator[Claim]:
@@ -215,36 +220,39 @@ def _of_runs(runs: Sequence[Evidence], checks: Sequence[Check]) -> Iterator[Clai
         faults = [run.fault] if run.fault else []
         yield judged("record.readable", run.subject, statement, faults=faults)
         for check in checks if run.fault is None else ():
-            yield from _made(run.subject, check, run)
+            yield from _claims_of(run.subject, check, run)
 
 
 def _of_policy(found: _Inputs) -> Iterator[Claim]:
-    """Ledgers by themselves against the policy that was given; runs have met it already."""
-    for book in found.known if found.policy else ():
-        if book.sound:
-            yield from _made(book.subject, compliance.claims_of_account, book, found.policy)
+    """Ledgers by themselves against the policy that was given; runs were held against it before."""
+    for account in found.known if found.policy else ():
+        if account.sound:
+            check = compliance.claims_of_account
+            yield from _claims_of(account.subject, check, account, found.policy)
 
 
-def _made(subject: str, check: Callable[..., Iterable[Claim]], *evidence: object) -> list[Claim]:
+def _claims_of(
+    subject: str, check: Callable[..., Iterable[Claim]], *evidence: object
+) -> list[Claim]:
     """The claims of one check; one that could not be made is a claim that fails."""
     try:
         return list(check(*evidence))
     except Exception as error:  # what was read can hold anything
         name = check.__module__.rpartition(".")[2]
-        told = f"{name}: {type(error).__name__}: {error}"[:300]
+        fault = f"{name}: {type(error).__name__}: {error}"[:300]
         statement = "Every check could be made."
-        return [judged("record.checkable", subject, statement, faults=[told])]
+        return [judged("record.checkable", subject, statement, faults=[fault])]
 
 
-def _deeply(
+def _deep_claims(
     run: Evidence, options: DeepOptions, watch: Watch
 ) -> tuple[Sequence[Claim], Deep | None]:
-    """Torch and what trains with it is loaded by those who ask for this alone."""
+    # Here, so that torch and all that trains is loaded for a deep audit alone.
     from privet.audits.deep.claims import deep_audit
 
     watch(run.subject, 0)
     return deep_audit(run, options, partial(watch, run.subject))
 
 
-def _whole(runs: Sequence[Evidence]) -> list[Evidence]:
+def _without_fault(runs: Sequence[Evidence]) -> list[Evidence]:
     return [run for run in runs if run.fault is None]

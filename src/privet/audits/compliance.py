@@ -84,27 +84,27 @@ def beyond_policy(entries: Sequence[Entry], policy: Policy) -> Iterator[str]:
 
 
 def against_policy(
-    entries: Sequence[Entry], policy: Policy, *, like: Request, untold: Collection[str] = ()
+    entries: Sequence[Entry], policy: Policy, *, template: Request, unknowable: Collection[str] = ()
 ) -> Iterator[str]:
     """Reservations that the policy does not allow, by its rules but for budgets.
 
-    `like` says of the job what entries do not; `untold` are rules (keys of the policy file) that it
-    cannot be held against.
+    `template` holds what entries do not say of the job; `unknowable` are rules (keys of the policy
+    file) that it cannot be held against.
     """
-    told: set[tuple[str, str]] = set()
+    reported: set[tuple[str, str]] = set()
     for entry in entries:
         if entry.kind != "reserve" or entry.event is None:
             continue
-        for limit, text in _refusals(entry, policy, like):
+        for limit, text in _refusals(entry, policy, template):
             place = str(entry.dataset), text
-            if limit not in untold and place not in told:
-                told.add(place)
+            if limit not in unknowable and place not in reported:
+                reported.add(place)
                 yield f"{entry.dataset}: entry {entry.sequence}: {text}"
 
 
-def _refusals(entry: Entry, policy: Policy, like: Request) -> Iterator[tuple[str, str]]:
+def _refusals(entry: Entry, policy: Policy, template: Request) -> Iterator[tuple[str, str]]:
     request = replace(
-        like,
+        template,
         dataset=str(entry.dataset),
         requester=entry.who,
         job=str(entry.job),
@@ -116,8 +116,8 @@ def _refusals(entry: Entry, policy: Policy, like: Request) -> Iterator[tuple[str
         yield from _too_little_noise(policy, request.dataset, parts)
         return
     for part in parts:
-        sealed = replace(request, encrypted=encrypted(entry))
-        yield from _of_decision(policy, _training(sealed, part))
+        as_sent = replace(request, encrypted=encrypted(entry))
+        yield from _of_decision(policy, _training(as_sent, part))
 
 
 def _training(request: Request, part: Segment) -> Request:
@@ -200,11 +200,11 @@ def _parts(events: Iterable[str]) -> list[Segment]:
 
 _BUDGET = "The budgets of the policy held at every moment, between entries too."
 _POLICY = "Every use of the records was one that the policy allows."
-_UNTOLD = frozenset({"code"})
+_UNKNOWABLE = frozenset({"code"})
 """A task's code is not in a run folder."""
-_UNTOLD_BY_LEDGERS = frozenset({"code", "tasks", "sending.smallest_sum"})
+_UNKNOWABLE_BY_LEDGERS = frozenset({"code", "tasks", "sending.smallest_sum"})
 
-_WAYS = ("withheld", "noised", "exact")
+_RELEASES = ("withheld", "noised", "exact")
 """From the strictest on."""
 
 
@@ -241,10 +241,11 @@ def claims_of_account(account: Account, policy: Policy) -> Iterator[Claim]:
     """That what is in a ledger keeps to a policy, whatever the runs were."""
     over = beyond_policy(account.entries, policy)
     yield judged("budget.every-moment", account.subject, _BUDGET, faults=over)
-    like = Request(
+    job = Request(
         dataset="", task="unknown", requester="", job="", kind="train", at=datetime.now(UTC)
     )
-    against = against_policy(account.entries, policy, like=like, untold=_UNTOLD_BY_LEDGERS)
+    unknowable = _UNKNOWABLE_BY_LEDGERS
+    against = against_policy(account.entries, policy, template=job, unknowable=unknowable)
     yield judged("policy.respected", account.subject, _POLICY, faults=against)
 
 
@@ -258,7 +259,8 @@ def _faults(texts: Iterator[str], silo: str) -> Findings:
 
 def _respected(run: Evidence, silo: str, bill: LedgerCharge, policy: Policy) -> Findings:
     own = [entry for entry in _of_dataset(bill) if entry.job == bill.job]
-    yield from _faults(against_policy(own, policy, like=_like(run), untold=_UNTOLD), silo)
+    against = against_policy(own, policy, template=_template(run), unknowable=_UNKNOWABLE)
+    yield from _faults(against, silo)
     rules = policy.rules(bill.dataset)
     for line in run.lines:
         released = line.evaluation.released.get(silo, {}) if line.evaluation else {}
@@ -271,25 +273,25 @@ def _respected(run: Evidence, silo: str, bill: LedgerCharge, policy: Policy) -> 
 def _released(released: Mapping[str, str], rules: Rules | None) -> Iterator[str]:
     for name, how in released.items():
         allowed = rules.metric(name).release if rules else "withheld"
-        if how not in _WAYS or _WAYS.index(how) > _WAYS.index(allowed):
+        if how not in _RELEASES or _RELEASES.index(how) > _RELEASES.index(allowed):
             yield f"{name} left as {how!r}; allowed: {allowed!r}"
 
 
 def _noise_faults(
     parts: tuple[Segment, ...], released: Mapping[str, str], rules: Rules | None
 ) -> Iterator[str]:
-    """Each metric that left with noise has at least the noise that the policy asks for."""
-    asked = sorted(
+    """Each metric that left with noise has at least the noise that the policy requires."""
+    required = sorted(
         (rules.metric(name).noise_multiplier if rules else None) or 0.0
         for name, how in released.items()
         if how == "noised"
     )
     ran = sorted(part.noise_multiplier for part in parts for _ in range(part.steps))
-    if len(ran) != len(asked) or any(r < a for r, a in zip(ran, asked, strict=True)):
-        yield f"metrics left with noise multipliers {ran}; allowed: {asked} or more"
+    if len(ran) != len(required) or any(r < a for r, a in zip(ran, required, strict=True)):
+        yield f"metrics left with noise multipliers {ran}; allowed: {required} or more"
 
 
-def _like(run: Evidence) -> Request:
+def _template(run: Evidence) -> Request:
     """What entries do not say of the job."""
     settings = run.settings
     return Request(

@@ -134,9 +134,9 @@ def _recomputed(run: Evidence, silo: str, bill: LedgerCharge) -> Findings:
     kept = any(line.epsilon and line.epsilon.per_silo.get(silo, 0.0) is None for line in run.lines)
     if isinstance(claimed, int | float):
         yield from _compared(run, silo, "summary", claimed, bill.charges if kept else charged)
-    if standing := [charge for charge in bill.charges if charge.open]:
+    if open_charges := [charge for charge in bill.charges if charge.open]:
         whole = epsilon_of(parts_of_charges(bill.charges), delta=run.delta or 0.0)
-        yield False, f"{silo}: with {len(standing)} interrupted rounds epsilon {whole:.4f}"
+        yield False, f"{silo}: with {len(open_charges)} interrupted rounds epsilon {whole:.4f}"
 
 
 def _where(run: Evidence) -> str:
@@ -167,7 +167,7 @@ def _compared(
 
 
 def _accountants(run: Evidence) -> Claim:
-    """PLD, RDP and PRV on the entries of the silos that spent most, and what was said of it."""
+    """PLD, RDP and PRV on the entries of the silos that spent most, and what the summary quotes."""
     statement = "PLD, RDP and PRV agree on the ledger's entries."
     delta = run.delta or 0.0
     spent: dict[tuple[Segment, ...], str] = {}
@@ -176,15 +176,15 @@ def _accountants(run: Evidence) -> Claim:
             spent.setdefault(segments_of(parts_of_charges(bill.charges)), silo)
     if not spent:
         return unknown("sum.accountants", run.subject, statement, "no ledger was given")
-    dearest = sorted(spent, key=lambda parts: epsilon_of(parts, delta=delta), reverse=True)
+    by_epsilon = sorted(spent, key=lambda parts: epsilon_of(parts, delta=delta), reverse=True)
     faults, notes = [], []
-    for parts in dearest[:_MOST_CROSS_CHECKS]:
+    for parts in by_epsilon[:_MOST_CROSS_CHECKS]:
         checks = _checked(parts, delta)
         faults += [f"{spent[parts]}: {problem}" for problem in checks.problems]
         figures = {"PLD": checks.pld, "RDP": checks.rdp, "PRV": checks.prv}
         text = ", ".join(f"{k} {v:.4f}" for k, v in figures.items() if v is not None)
         notes += [f"{spent[parts]}: {'; '.join([text, *checks.notes])}"]
-    faults += _misquoted(run, _checked(dearest[0], delta))
+    faults += _misquoted(run, _checked(by_epsilon[0], delta))
     return judged("sum.accountants", run.subject, statement, faults=faults, notes=notes)
 
 

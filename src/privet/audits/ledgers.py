@@ -69,6 +69,7 @@ def is_ledger(path: Path) -> bool:
         start = stream.read(len(_SQLITE))
         if start == _SQLITE:
             return True
+        # Anywhere in it: JSON's keys may come in any order.
         return start[:1] == b"{" and _EXPORT in start + stream.read()
 
 
@@ -92,8 +93,8 @@ def read_account(path: Path, *, subject: str, keys: Mapping[str, str]) -> Accoun
         entries, own = _entries(copy)
         findings = _findings(copy)
     silo = next((name for name, key in keys.items() if key == own), None)
-    told = tuple(str(finding).replace(str(copy), subject) for finding in findings)
-    return Account(subject, entries, told, own, silo, keyless=not keys)
+    texts = tuple(str(finding).replace(str(copy), subject) for finding in findings)
+    return Account(subject, entries, texts, own, silo, keyless=not keys)
 
 
 def claims_of(account: Account, until: datetime) -> Iterator[Claim]:
@@ -110,7 +111,7 @@ def claims_of(account: Account, until: datetime) -> Iterator[Claim]:
     yield _versions(account)
 
 
-def once(accounts: Sequence[Account]) -> Claim:
+def uniqueness(accounts: Sequence[Account]) -> Claim:
     """No silo has two ledgers, and no records stand under two names.
 
     Digests of records are sealed with the silo's key, so equal records are seen under one key only.
@@ -184,8 +185,8 @@ def _findings(path: Path) -> Sequence[Finding]:
             return verify_bundle(path)
         return verify(path)
     except Exception as error:  # as above
-        told = str(error) if isinstance(error, PrivetError) else type(error).__name__
-        return [Finding(None, f"the file is damaged ({told})")]
+        text = str(error) if isinstance(error, PrivetError) else type(error).__name__
+        return [Finding(None, f"the file is damaged ({text})")]
 
 
 def _signer(account: Account) -> Claim:

@@ -30,7 +30,8 @@ LARGEST = 30.0
 """No number of canaries that can be computed bounds epsilon higher."""
 
 _SHARES = 0.05, 0.1, 0.25, 0.5
-"""How many of the canaries are guessed: few clear ones for strong noise, many for none."""
+"""How many of the canaries are guessed: the few clear ones for strong noise, many for none. Which
+is best depends on what ran, so all are tried, and pay for it (Bonferroni)."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def one_run_bound(
             guesses=len(yes) + len(no),
             correct=correct,
             delta=delta,
-            error=(1 - confidence) / len(_SHARES),
+            error=(1 - confidence) / len(_SHARES),  # Bonferroni: the best of four is reported
         )
         bounds.append(OneRunBound(found, delta, confidence, count, len(yes) + len(no), correct))
     return max(bounds, key=lambda bound: bound.epsilon)
@@ -109,6 +110,7 @@ def lower_bound(*, canaries: int, guesses: int, correct: int, delta: float, erro
         )
         return found < error
 
+    # `low` is refuted throughout, so that what is returned is never rounded upwards.
     low, high = 0.0, LARGEST
     if not refuted(low):
         return low
@@ -119,8 +121,8 @@ def lower_bound(*, canaries: int, guesses: int, correct: int, delta: float, erro
 
 
 View = Literal["steps", "updates", "model"]
-"""Who looks: one who sees every step inside the silo, one who gets its update of every round (the
-server), or one who gets what all rounds together have done to the model."""
+"""The observer: who sees every step inside the silo, who gets its updates round by round (a server),
+or who gets what all rounds together have done to the model."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ class Scored:
     inserted: Mask
 
 
-def score(sightings: Sequence[CanaryObservation], *, view: View) -> Scored:
+def score(observations: Sequence[CanaryObservation], *, view: View) -> Scored:
     """The log-likelihood ratio of every silo's every canary under the claimed mechanism.
 
     Optimal where the claim holds (Neyman & Pearson). Any score gives a valid bound, so that a
@@ -140,31 +142,31 @@ def score(sightings: Sequence[CanaryObservation], *, view: View) -> Scored:
     "model" suppose that an update is the plain sum of a round's steps (SGD without momentum);
     rounds whose noise or rate differs are told apart in "model" as well.
     """
-    silos = dict.fromkeys(each.silo for each in sightings)
-    found = [_of_silo([s for s in sightings if s.silo == silo], view) for silo in silos]
-    inserted = [next(s.inserted for s in sightings if s.silo == silo) for silo in silos]
+    silos = dict.fromkeys(each.silo for each in observations)
+    found = [_of_silo([s for s in observations if s.silo == silo], view) for silo in silos]
+    inserted = [next(s.inserted for s in observations if s.silo == silo) for silo in silos]
     return Scored(np.concatenate(found), np.concatenate(inserted))
 
 
-def _of_silo(sightings: Sequence[CanaryObservation], view: View) -> Floats:
-    ratios = [_log_likelihood_ratio(*each).sum(axis=0) for each in _sums(sightings, view)]
+def _of_silo(observations: Sequence[CanaryObservation], view: View) -> Floats:
+    ratios = [_log_likelihood_ratio(*each).sum(axis=0) for each in _sums(observations, view)]
     return np.sum(ratios, axis=0)  # type: ignore[no-any-return]
 
 
 def _sums(
-    sightings: Sequence[CanaryObservation], view: View
+    observations: Sequence[CanaryObservation], view: View
 ) -> Iterator[tuple[Floats, int, float, float]]:
     """What the observer sees: sums (n, m), each of how many steps, rate and noise multiplier."""
     if view == "model":
         whole: dict[tuple[float, float], list[Floats]] = {}
-        for each in sightings:
+        for each in observations:
             key = each.plan.sampling_rate, each.plan.noise_multiplier
             whole.setdefault(key, []).append(each.sums)
         for (rate, sigma), parts in whole.items():
             steps = np.concatenate(parts)
             yield steps.sum(axis=0, keepdims=True), len(steps), rate, sigma
         return
-    for each in sightings:
+    for each in observations:
         rate, sigma = each.plan.sampling_rate, each.plan.noise_multiplier
         if view == "steps":
             yield each.sums, 1, rate, sigma

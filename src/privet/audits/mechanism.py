@@ -72,6 +72,8 @@ class Conformance:
     @property
     def failed(self) -> tuple[Check, ...]:
         """The tests that refute the claim, the clearest first."""
+        # Of so many tests one would often fail by chance: Holm keeps `level` for all together, also
+        # where tests look at the same numbers and depend on each other.
         failed: list[Check] = []
         for check in sorted(self.checks, key=lambda check: check.p_value):
             if check.p_value > self.level / (len(self.checks) - len(failed)):
@@ -90,26 +92,26 @@ class Conformance:
         return min(1.0, len(self.checks) * min(check.p_value for check in self.checks))
 
 
-def conformance(sightings: Sequence[CanaryObservation], *, level: float = LEVEL) -> Conformance:
+def conformance(observations: Sequence[CanaryObservation], *, level: float = LEVEL) -> Conformance:
     """Test the claimed law on what was seen, each silo's round once.
 
     A correct mechanism fails with probability `level` at most (the tests are exact, but for gamma
     and Kolmogorov-Smirnov approximations in three); a number that is not finite fails. Raises
-    PrivacyError without sightings, for sightings of differently many coordinates, and for a claim
-    without noise.
+    PrivacyError without observations, for observations of differently many coordinates, and for a
+    claim without noise.
     """
-    block = _Block.of(sightings)
+    block = _Block.of(observations)
     lost = int((~np.isfinite(block.noise)).sum())
     if lost:
         checks = [Check("finite", "numbers that are infinite or none", 0.0, float(lost), 0.0)]
     else:
-        checks = [*_of_noise(block), *(_of_records(block) if block.inserted.any() else [])]
+        checks = [*_noise_checks(block), *(_sampling_checks(block) if block.inserted.any() else [])]
     return Conformance(level, tuple(checks), steps=len(block.noise), values=block.noise.size)
 
 
 @dataclass(frozen=True)
 class _Block:
-    """All sightings stacked: a row for each step, N in all, a column for each coordinate."""
+    """All observations stacked: a row for each step, N in all, a column for each coordinate."""
 
     keys: dict[str, NDArray[np.int64]]
     """Of each row: its silo, its round and its step in the round, as numbers; shape (N,)."""
@@ -123,21 +125,21 @@ class _Block:
     """Of each row, shape (N, 1)."""
 
     @classmethod
-    def of(cls, sightings: Sequence[CanaryObservation]) -> _Block:
-        _check(sightings)
-        steps = [len(each.gradients) for each in sightings]
-        silos = {name: number for number, name in enumerate({s.silo: 0 for s in sightings})}
-        plans = [each.plan for each in sightings]
+    def of(cls, observations: Sequence[CanaryObservation]) -> _Block:
+        _demand_noise(observations)
+        steps = [len(each.gradients) for each in observations]
+        silos = {name: number for number, name in enumerate({s.silo: 0 for s in observations})}
+        plans = [each.plan for each in observations]
         sigmas = np.repeat([plan.noise_multiplier for plan in plans], steps)[:, None]
-        sampled = np.concatenate([each.sampled for each in sightings])
+        sampled = np.concatenate([each.sampled for each in observations])
         return cls(
             {
-                "silo": np.repeat([silos[each.silo] for each in sightings], steps),
-                "round": np.repeat([each.round for each in sightings], steps),
+                "silo": np.repeat([silos[each.silo] for each in observations], steps),
+                "round": np.repeat([each.round for each in observations], steps),
                 "step": np.concatenate([np.arange(count) for count in steps]),
             },
-            (np.concatenate([each.sums for each in sightings]) - sampled) / sigmas,
-            np.repeat([each.inserted for each in sightings], steps, axis=0),
+            (np.concatenate([each.sums for each in observations]) - sampled) / sigmas,
+            np.repeat([each.inserted for each in observations], steps, axis=0),
             sampled,
             np.repeat([plan.sampling_rate for plan in plans], steps)[:, None],
             sigmas,
@@ -151,16 +153,16 @@ class _Block:
         return np.asarray(np.add.reduceat(values[order], starts, axis=0))
 
 
-def _check(sightings: Sequence[CanaryObservation]) -> None:
-    if not sightings:
+def _demand_noise(observations: Sequence[CanaryObservation]) -> None:
+    if not observations:
         raise PrivacyError("no canary was seen: there is nothing to test the mechanism by")
-    if any(each.plan.noise_multiplier == 0 for each in sightings):
+    if any(each.plan.noise_multiplier == 0 for each in observations):
         raise PrivacyError("noise_multiplier = 0 claims no privacy: there is nothing to test")
-    if len({each.inserted.shape for each in sightings}) > 1:
+    if len({each.inserted.shape for each in observations}) > 1:
         raise PrivacyError("silos with differently many canary coordinates cannot be compared")
 
 
-def _of_noise(block: _Block) -> Iterator[Check]:
+def _noise_checks(block: _Block) -> Iterator[Check]:
     yield _variance("noise", "too little or too much noise", block.noise)
     yield _mean("noise-mean", "noise that is not centred", block.noise)
     yield _normality(block.noise.ravel())
@@ -174,7 +176,7 @@ def _of_noise(block: _Block) -> Iterator[Check]:
     yield _variance("independent-coordinates", "noise shared by coordinates", sums)
 
 
-def _of_records(block: _Block) -> Iterator[Check]:
+def _sampling_checks(block: _Block) -> Iterator[Check]:
     expected = block.rates * block.inserted
     count, total = int((block.sampled & block.inserted).sum()), int(block.inserted.sum())
     # Coins of different rates add up to less spread than as many of their mean (Hoeffding 1956).
@@ -183,16 +185,16 @@ def _of_records(block: _Block) -> Iterator[Check]:
     yield Check("sampling", "records sampled more or less often", p_value, count / total, rate)
     if total * rate * (1 - rate) >= _FEWEST:
         coins = expected * (1 - block.rates)
-        strays = block.sampled - expected
-        by_round = (block.sums(each, ("silo", "round")) for each in (strays, coins))
+        deviations = block.sampled - expected
+        by_round = (block.sums(each, ("silo", "round")) for each in (deviations, coins))
         yield _spread("sampling-steps", "records that take turns or stay", *by_round, rate=rate)
-        by_step = strays.sum(axis=1), coins.sum(axis=1)
+        by_step = deviations.sum(axis=1), coins.sum(axis=1)
         yield _spread("sampling-together", "records sampled together", *by_step, rate=rate)
     if block.sampled.any():
-        yield from _of_clipping(block)
+        yield from _clipping_checks(block)
 
 
-def _of_clipping(block: _Block) -> Iterator[Check]:
+def _clipping_checks(block: _Block) -> Iterator[Check]:
     """A sampled canary's sum is the clip norm, each time, and noise."""
     sigmas = np.broadcast_to(block.sigmas, block.sampled.shape)[block.sampled]
     noise = block.noise[block.sampled]
@@ -203,14 +205,14 @@ def _of_clipping(block: _Block) -> Iterator[Check]:
     yield _variance("clipping-even", "gradients clipped to norms that differ", noise)
 
 
-def _spread(name: str, finds: str, strays: Floats, variances: Floats, *, rate: float) -> Check:
-    """Whether counts of independent coins stray from their means as they should; from both sides.
+def _spread(name: str, finds: str, deviations: Floats, variances: Floats, *, rate: float) -> Check:
+    """Whether counts of independent coins deviate from their means as they should; from both sides.
 
     The mean of squares over variances is taken for a gamma variable of its exact variance, which
     follows from the binomial law's kurtosis.
     """
     kept = variances > 0
-    squares = np.square(strays[kept]) / variances[kept]
+    squares = np.square(deviations[kept]) / variances[kept]
     variance = float((2 + (1 - 6 * rate * (1 - rate)) / variances[kept]).sum())
     law = stats.gamma(squares.size**2 / variance, scale=variance / squares.size)
     seen = float(np.sqrt(squares.mean()))
@@ -218,7 +220,10 @@ def _spread(name: str, finds: str, strays: Floats, variances: Floats, *, rate: f
 
 
 def _variance(name: str, finds: str, noise: Floats) -> Check:
-    """Chi-square on independent standard normal numbers, from both sides."""
+    """Chi-square on independent standard normal numbers.
+
+    From both sides: too much noise is another mechanism than the claimed one, too.
+    """
     total = float(np.square(noise).sum())
     seen = float(np.sqrt(total / noise.size))
     return Check(name, finds, _two_sided(stats.chi2(noise.size), total), seen, 1.0)
@@ -239,7 +244,10 @@ def _normality(noise: Floats) -> Check:
 
 
 def _tail(noise: Floats) -> Check:
-    """How many numbers lie beyond three standard deviations: rare in noise that is cut off."""
+    """How many numbers lie beyond three standard deviations: rare in noise that is cut off.
+
+    Kolmogorov & Smirnov's test sees little of the tails.
+    """
     share = 2 * float(ndtr(-_TAIL))
     count = int((np.abs(noise) > _TAIL).sum())
     p_value = stats.binomtest(count, noise.size, share).pvalue
@@ -254,10 +262,10 @@ def _repeats(block: _Block) -> Check:
     _, sizes = np.unique(block.keys["silo"], return_counts=True)
     signs = np.packbits(block.noise > 0, axis=1)
     named = zip(block.keys["silo"], (row.tobytes() for row in signs), strict=True)
-    twins = len(signs) - len(set(named))
+    repeated = len(signs) - len(set(named))
     pairs = sum(math.comb(int(size), 2) for size in sizes)
-    p_value = min(1.0, pairs * 2.0 ** -block.noise.shape[1]) if twins else 1.0
-    return Check("repeats", "a step's noise used a second time", p_value, float(twins), 0.0)
+    p_value = min(1.0, pairs * 2.0 ** -block.noise.shape[1]) if repeated else 1.0
+    return Check("repeats", "a step's noise used a second time", p_value, float(repeated), 0.0)
 
 
 def _two_sided(law: Any, value: float) -> float:
@@ -274,7 +282,7 @@ _OBSERVERS: dict[View, str] = {
 
 
 def mechanism_claims(
-    sightings: Sequence[CanaryObservation], *, subject: str, epsilon: float, delta: float
+    observations: Sequence[CanaryObservation], *, subject: str, epsilon: float, delta: float
 ) -> list[Claim]:
     """`mechanism.conformance` and `mechanism.lower-bound` of the run `subject`.
 
@@ -282,13 +290,16 @@ def mechanism_claims(
     by the observer who sees most; what weaker ones can tell is noted. Without canaries, or where no
     noise is claimed, both are UNKNOWN.
     """
-    return [_conforms(sightings, subject), _bounded(sightings, subject, epsilon, delta)]
+    return [
+        _conformance_claim(observations, subject),
+        _lower_bound_claim(observations, subject, epsilon, delta),
+    ]
 
 
-def _conforms(sightings: Sequence[CanaryObservation], subject: str) -> Claim:
+def _conformance_claim(observations: Sequence[CanaryObservation], subject: str) -> Claim:
     id_, statement = "mechanism.conformance", "The mechanism that ran is the one that was claimed."
     try:
-        found = conformance(sightings)
+        found = conformance(observations)
     except PrivacyError as reason:
         return unknown(id_, subject, statement, str(reason))
     note = (
@@ -307,27 +318,28 @@ def _fault(check: Check) -> str:
     )
 
 
-def _bounded(
-    sightings: Sequence[CanaryObservation], subject: str, epsilon: float, delta: float
+def _lower_bound_claim(
+    observations: Sequence[CanaryObservation], subject: str, epsilon: float, delta: float
 ) -> Claim:
     id_, statement = "mechanism.lower-bound", f"No attack shows epsilon to be above {epsilon:.4g}."
-    if not sightings or any(each.plan.noise_multiplier == 0 for each in sightings):
+    if not observations or any(each.plan.noise_multiplier == 0 for each in observations):
         return unknown(id_, subject, statement, "no canary was seen of a mechanism with noise")
     try:
-        bounds = {view: _bound(sightings, view, delta) for view in _OBSERVERS}
+        bounds = {view: _bound(observations, view, delta) for view in _OBSERVERS}
     except PrivacyError as reason:
         return unknown(id_, subject, statement, str(reason))
-    said = [_said(bound, _OBSERVERS[view]) for view, bound in bounds.items()]
-    faults = said[:1] if bounds["steps"].refutes(epsilon) else []
-    return judged(id_, subject, statement, faults=faults, notes=said[len(faults) :])
+    texts = [_bound_text(bound, _OBSERVERS[view]) for view, bound in bounds.items()]
+    # Only the strongest observer refutes: three bounds at 95 % each would be wrong more often.
+    faults = texts[:1] if bounds["steps"].refutes(epsilon) else []
+    return judged(id_, subject, statement, faults=faults, notes=texts[len(faults) :])
 
 
-def _bound(sightings: Sequence[CanaryObservation], view: View, delta: float) -> OneRunBound:
-    found = score(sightings, view=view)
+def _bound(observations: Sequence[CanaryObservation], view: View, delta: float) -> OneRunBound:
+    found = score(observations, view=view)
     return one_run_bound(found.scores, found.inserted, delta=delta)
 
 
-def _said(bound: OneRunBound, observer: str) -> str:
+def _bound_text(bound: OneRunBound, observer: str) -> str:
     return (
         f"epsilon is at least {bound.epsilon:.2f} with {bound.confidence:.0%} confidence, at delta "
         f"{bound.delta:g}, for {observer}: {bound.correct} of {bound.guesses} guesses right, "
@@ -341,13 +353,13 @@ def claims(run: Evidence) -> Iterator[Claim]:
     if not seen:
         return
     statement = "Canaries were seen of the mechanism that the ledger charges."
-    yield judged("mechanism.canaries", run.subject, statement, faults=_elsewhere(run, seen))
+    yield judged("mechanism.canaries", run.subject, statement, faults=_uncharged(run, seen))
     told, delta = run.lines[-1].epsilon, run.delta
     if told is not None and told.max is not None and delta is not None:
         yield from mechanism_claims(seen, subject=run.subject, epsilon=told.max, delta=delta)
 
 
-def _elsewhere(run: Evidence, seen: Sequence[CanaryObservation]) -> Iterator[str]:
+def _uncharged(run: Evidence, seen: Sequence[CanaryObservation]) -> Iterator[str]:
     for each in seen:
         bill = run.bill(each.silo)
         if bill is None:

@@ -12,7 +12,7 @@ from dp_accounting.pld import PLDAccountant
 from scipy import stats
 
 from privet.audits.deep.attacks import Attack, PrivacyProfile, attacks_on, best_of, curve_of
-from privet.audits.deep.training import Observations, coins
+from privet.audits.deep.training import Observations, assignments
 from privet.audits.lower_bounds import Errors
 from privet.errors import PrivacyError
 from privet.privacy.accounting.events import Segment
@@ -23,7 +23,7 @@ DELTA = 1e-5
 def attack(seed: int, mu: float, *, models: int = 400, name: str = "outlier") -> Attack:
     """Scores of a Gaussian mechanism of noise multiplier 1 / mu that all but releases them."""
     rng = np.random.default_rng(seed)
-    inserted = coins(models, 1, seed=seed)[:, 0]
+    inserted = assignments(models, 1, seed=seed)[:, 0]
     return Attack(
         "updates", name, "dot product", rng.standard_normal(models) + mu * inserted, inserted
     )
@@ -112,7 +112,7 @@ def test_without_a_promise_everything_is_allowed() -> None:
 
 def test_the_likelihood_ratio_is_that_of_the_shadows() -> None:
     rng = np.random.default_rng(3)
-    inserted = coins(60, 1, seed=3)
+    inserted = assignments(60, 1, seed=3)
     losses = rng.gamma(2.0, 0.5, (60, 1))
     ratio = next(
         a
@@ -132,11 +132,11 @@ def test_the_likelihood_ratio_is_that_of_the_shadows() -> None:
 
 def test_losses_of_nothing_and_of_everything_have_a_ratio() -> None:
     losses = np.array([[0.0], [800.0], [0.0], [1e-20]] * 10)
-    found = attacks_on(Observations(coins(40, 1, seed=1), losses, losses), ["outlier"])
+    found = attacks_on(Observations(assignments(40, 1, seed=1), losses, losses), ["outlier"])
     assert all(np.isfinite(each.scores).all() for each in found)
 
 
 def test_models_that_are_none_are_refused() -> None:
     losses = np.full((40, 1), math.nan)
     with pytest.raises(PrivacyError, match="diverged"):
-        attacks_on(Observations(coins(40, 1, seed=1), np.zeros((40, 1)), losses), ["outlier"])
+        attacks_on(Observations(assignments(40, 1, seed=1), np.zeros((40, 1)), losses), ["outlier"])

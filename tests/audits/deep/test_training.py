@@ -14,11 +14,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from privet.audits.deep.training import (
-    LOUDNESS,
+    OUTLIER_NORM,
     Case,
     Observations,
     TrainingRound,
-    coins,
+    assignments,
     train_many,
     worst_case,
 )
@@ -68,7 +68,7 @@ def case(strategy: str = "fedavg") -> Case:
 
 
 def seen(models: int, strategy: str = "fedavg", seed: int = SEED) -> Observations:
-    inserted = coins(models, 2, seed=seed)
+    inserted = assignments(models, 2, seed=seed)
     return train_many(case(strategy), inserted, seed=seed, watch=lambda _done: None)
 
 
@@ -123,7 +123,7 @@ def test_both_observers_see_what_one_model_at_a_time_shows() -> None:
 
 
 def test_a_model_depends_on_its_place_its_canaries_and_the_seed_alone() -> None:
-    inserted = coins(120, 2, seed=1)
+    inserted = assignments(120, 2, seed=1)
     heard: list[int] = []
     many = train_many(case(), inserted, seed=1, watch=heard.append)
     few = train_many(case(), inserted[:30], seed=1, watch=heard.append)
@@ -144,7 +144,7 @@ def test_a_silo_alone_has_nothing_to_correct() -> None:
 def test_an_update_out_of_range_leaves_the_model_as_it_is() -> None:
     plan = replace(case().rounds[0].plan, noise_multiplier=1e4)
     wild = (TrainingRound(1, plan, lr=1e38),)
-    inserted = coins(4, 2, seed=1)
+    inserted = assignments(4, 2, seed=1)
     found = train_many(replace(case(), rounds=wild), inserted, seed=1, watch=lambda _done: None)
     assert not np.isfinite(found.products).all()
     flat = FlatModel(network())
@@ -158,15 +158,15 @@ def test_an_update_out_of_range_leaves_the_model_as_it_is() -> None:
 @settings(max_examples=50)
 @given(st.integers(4, 300), st.integers(1, 3), st.integers(0, 2**63 - 1))
 def test_half_of_each_half_has_each_canary(models: int, canaries: int, seed: int) -> None:
-    found = coins(models, canaries, seed=seed)
+    found = assignments(models, canaries, seed=seed)
     for half in (found[: models // 2], found[models // 2 :]):
         assert (half.sum(axis=0) == len(half) // 2).all()
 
 
 def test_canaries_are_drawn_apart() -> None:
-    found = coins(1000, 2, seed=1)
+    found = assignments(1000, 2, seed=1)
     assert 200 < (found[:, 0] & found[:, 1]).sum() < 300
-    assert not np.array_equal(found, coins(1000, 2, seed=2))
+    assert not np.array_equal(found, assignments(1000, 2, seed=2))
 
 
 class TestCanaries:
@@ -186,7 +186,7 @@ class TestCanaries:
         assert outlier.inputs.count_nonzero() == 1
         assert outlier.inputs[0, 3] > 3 * own.inputs[:, 3].abs().max()
         slope = unclipped(model, outlier.inputs, outlier.targets)
-        assert np.linalg.norm(slope) >= LOUDNESS * clip
+        assert np.linalg.norm(slope) >= OUTLIER_NORM * clip
 
     def test_where_an_input_cannot_be_loud_it_is_as_loud_as_can_be(self) -> None:
         own, flat = records(), FlatModel(network())  # layer norms take an input's length away

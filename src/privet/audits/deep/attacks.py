@@ -98,7 +98,7 @@ class Attack:
 
 @dataclass(frozen=True)
 class AttackResult:
-    """What an attack showed of those that did not choose it."""
+    """What an attack showed on the models that did not choose it or its threshold."""
 
     attack: Attack
     threshold: float
@@ -140,19 +140,23 @@ def attacks_on(seen: Observations, canaries: Sequence[str]) -> list[Attack]:
 def best_of(attacks: Sequence[Attack], *, delta: float) -> tuple[AttackResult, AttackResult]:
     """Clopper and Pearson's bound and the one under the Gaussian assumption, each of the attack
     and the threshold for which it is largest on the first half of the models."""
-    pure, clear = _chosen(attacks, None), _chosen(attacks, GAUSSIAN)
+    assumption_free, gaussian = _chosen(attacks, None), _chosen(attacks, GAUSSIAN)
     return (
-        _finding(*pure, clopper_pearson_bound(_counted(*pure), delta=delta)),
-        _finding(*clear, gaussian_bound(_counted(*clear), delta=delta)),
+        _result(*assumption_free, clopper_pearson_bound(_errors(*assumption_free), delta=delta)),
+        _result(*gaussian, gaussian_bound(_errors(*gaussian), delta=delta)),
     )
 
 
 def curve_of(attack: Attack) -> AttackCurve:
     """The attack at every threshold, on the second half."""
-    false, true = roc(*attack.sides(_second(attack)))
-    last = np.append(np.diff(false) > 0, True)
+    false_positive, true_positive = roc(*attack.sides(_second(attack)))
+    last = np.append(np.diff(false_positive) > 0, True)
     return AttackCurve(
-        attack.observer, attack.canary, attack.score, rounded(false[last]), rounded(true[last])
+        attack.observer,
+        attack.canary,
+        attack.score,
+        rounded(false_positive[last]),
+        rounded(true_positive[last]),
     )
 
 
@@ -164,11 +168,11 @@ def _chosen(attacks: Sequence[Attack], assumes: str | None) -> tuple[Attack, Thr
     return max(tried, key=lambda each: each[1].rank)
 
 
-def _counted(attack: Attack, threshold: Threshold) -> Errors:
+def _errors(attack: Attack, threshold: Threshold) -> Errors:
     return errors_at(threshold.at, *attack.sides(_second(attack)))
 
 
-def _finding(attack: Attack, threshold: Threshold, bound: TwoSidedBound) -> AttackResult:
+def _result(attack: Attack, threshold: Threshold, bound: TwoSidedBound) -> AttackResult:
     return AttackResult(attack, threshold.at, bound)
 
 

@@ -26,7 +26,7 @@ from privet.audits.deep.training import (
     Case,
     Observations,
     TrainingRound,
-    coins,
+    assignments,
     train_many,
     worst_case,
 )
@@ -47,10 +47,10 @@ from privet.tasks.files import data_folder
 from privet.vectors import FlatModel
 
 
-def dearest(run: Evidence) -> tuple[str, float]:
+def largest_claim(run: Evidence) -> tuple[str, float]:
     """The silo that claims the largest epsilon, and its claim; DataError without one."""
-    told = run.lines[-1].epsilon
-    claims = {name: e for name, e in (told.per_silo if told else {}).items() if e is not None}
+    last = run.lines[-1].epsilon
+    claims = {name: e for name, e in (last.per_silo if last else {}).items() if e is not None}
     if run.settings.privacy is None or not claims:
         raise DataError("the run claims no epsilon")
     silo = max(claims, key=claims.__getitem__)
@@ -64,33 +64,33 @@ def case_of(run: Evidence, silo: str) -> Case:
     experiment, bill = run.settings, run.bill(silo)
     if bill is None:
         raise DataError(f"no sound ledger of {silo} is there to say what ran")
-    place = load_local_data(experiment, data_dir=data_folder(None), run_id=0, divided=True)
-    records = _records(place, silo, run.plans.get(silo, {}))
+    data = load_local_data(experiment, data_dir=data_folder(None), run_id=0, divided=True)
+    records = _records(data, silo, run.plans.get(silo, {}))
     rounds = tuple(_rounds(experiment, bill, run, records))
     if not rounds:
         raise DataError(f"{silo} took part in no round")
     try:
-        chain = chain_for(place)
+        chain = chain_for(data)
     except NotBatchable as reason:
         raise DataError(f"such models cannot be trained many at once: {reason}") from None
-    flat = FlatModel(initial_model(place.task, experiment))
-    targets = torch.cat([each.targets for each in place.silos])
+    flat = FlatModel(initial_model(data.task, experiment))
+    targets = torch.cat([each.targets for each in data.silos])
     clip = rounds[0].plan.clip
     training = experiment.training
     return Case(
         chain,
-        place.task.loss,
+        data.task.loss,
         OptimizerSettings(training.optimizer, training.momentum, training.weight_decay),
         lambda: _server(experiment),
         flat.vector(),
         records,
         rounds,
-        worst_case(records, targets, flat, place.task.loss, clip=clip),
+        worst_case(records, targets, flat, data.task.loss, clip=clip),
     )
 
 
-def _records(place: LocalData, silo: str, plan: Mapping[str, Any]) -> Examples:
-    found = dict(zip(place.names, place.silos, strict=True)).get(silo)
+def _records(data: LocalData, silo: str, plan: Mapping[str, Any]) -> Examples:
+    found = dict(zip(data.names, data.silos, strict=True)).get(silo)
     if found is None or plan.get("records") != len(found):
         raise DataError(f"the data are no longer those that {silo} was trained on")
     return found
@@ -134,7 +134,7 @@ _OBSERVERS: dict[Observer, str] = {
     "updates": "the silo's updates, as the server gets them,",
     "model": "the last model alone",
 }
-_SEALED = "nobody got a silo's updates: they were encrypted"
+_ENCRYPTED = "nobody got a silo's updates: they were encrypted"
 
 
 def deep_audit(
@@ -148,36 +148,36 @@ def deep_audit(
     if options.models < FEWEST:
         raise PrivacyError(f"{options.models} models are too few to attack: {FEWEST} or more")
     try:
-        silo, claimed = dearest(run)
+        silo, claimed = largest_claim(run)
         case = case_of(run, silo)
-        inserted = coins(options.models, len(case.canaries), seed=options.seed)
+        inserted = assignments(options.models, len(case.canaries), seed=options.seed)
         seen = train_many(case, inserted, seed=options.seed, watch=watch)
-        return _judged(run, silo, claimed, case, seen, options)
+        return _claims_and_record(run, silo, claimed, case, seen, options)
     except Exception as error:  # the task is somebody's own code, and so are its data
-        told = str(error) if isinstance(error, PrivetError) else f"{type(error).__name__}: {error}"
+        why = str(error) if isinstance(error, PrivetError) else f"{type(error).__name__}: {error}"
         statement = "No attack on models that were trained alike shows epsilon to be larger."
         ids = (f"mechanism.deep-{observer}" for observer in _OBSERVERS)
-        return [unknown(id_, run.subject, statement, told) for id_ in ids], None
+        return [unknown(id_, run.subject, statement, why) for id_ in ids], None
 
 
-def _judged(
+def _claims_and_record(
     run: Evidence, silo: str, claimed: float, case: Case, seen: Observations, options: DeepOptions
 ) -> tuple[list[Claim], Deep]:
     delta = run.delta
     assert delta is not None
     profile = PrivacyProfile.of(_segments(case))
     attacks = attacks_on(seen, [canary.name for canary in case.canaries])
-    if sealed := run.settings.encryption is not None:
+    if encrypted := run.settings.encryption is not None:
         attacks = [attack for attack in attacks if attack.observer == "model"]
     claims, bounds = [], []
     for observer in _OBSERVERS:
-        told = _Told(run.subject, observer, silo, claimed)
-        if sealed and observer == "updates":
-            claims.append(told.unknown(_SEALED))
+        claim = _Statement(run.subject, observer, silo, claimed)
+        if encrypted and observer == "updates":
+            claims.append(claim.unknown(_ENCRYPTED))
             continue
-        findings = best_of([each for each in attacks if each.observer == observer], delta=delta)
-        bounds += [finding.recorded() for finding in findings]
-        claims.append(_claim(told, profile, findings))
+        results = best_of([each for each in attacks if each.observer == observer], delta=delta)
+        bounds += [result.recorded() for result in results]
+        claims.append(_claim(claim, profile, results))
     record = Deep(
         subject=run.subject,
         silo=silo,
@@ -198,7 +198,7 @@ def _segments(case: Case) -> list[Segment]:
 
 
 @dataclass(frozen=True)
-class _Told:
+class _Statement:
     """What a claim is about."""
 
     subject: str
@@ -207,7 +207,7 @@ class _Told:
     claimed: float
 
     @property
-    def words(self) -> tuple[str, str, str]:
+    def parts(self) -> tuple[str, str, str]:
         """The claim's id, its subject and its statement."""
         statement = (
             f"No attack on {_OBSERVERS[self.observer]} shows epsilon of {self.silo} to be above "
@@ -217,36 +217,36 @@ class _Told:
 
     def unknown(self, why: str) -> Claim:
         """That it cannot be decided, and why."""
-        return unknown(*self.words, why)
+        return unknown(*self.parts, why)
 
 
 def _claim(
-    told: _Told, profile: PrivacyProfile, findings: tuple[AttackResult, AttackResult]
+    claim: _Statement, profile: PrivacyProfile, results: tuple[AttackResult, AttackResult]
 ) -> Claim:
-    pure, gaussian = findings
-    said = _said(pure)
-    if not math.isfinite(told.claimed):
-        return told.unknown(f"no bound is claimed; {said}")
-    faults, notes = ([said], []) if pure.bound.refutes(told.claimed) else ([], [said])
+    assumption_free, gaussian = results
+    text = _bound_text(assumption_free)
+    if not math.isfinite(claim.claimed):
+        return claim.unknown(f"no bound is claimed; {text}")
+    faults, notes = ([text], []) if assumption_free.bound.refutes(claim.claimed) else ([], [text])
     if not profile.allows(gaussian.bound.errors):
         faults.append(
             "the mechanism that the ledger charges gives no attack such a chance, with "
             f"{CERTAINTY:.0%} confidence: {_errors(gaussian)}"
         )
-    notes.append(f"{_said(gaussian)}, if {gaussian.bound.assumes}")
-    return judged(*told.words, faults=faults, notes=notes)
+    notes.append(f"{_bound_text(gaussian)}, if {gaussian.bound.assumes}")
+    return judged(*claim.parts, faults=faults, notes=notes)
 
 
-def _said(finding: AttackResult) -> str:
-    bound = finding.bound
+def _bound_text(result: AttackResult) -> str:
+    bound = result.bound
     return (
         f"epsilon is at least {bound.epsilon:.2f} with {bound.confidence:.0%} confidence, at delta "
-        f"{bound.delta:g}: {_errors(finding)}"
+        f"{bound.delta:g}: {_errors(result)}"
     )
 
 
-def _errors(finding: AttackResult) -> str:
-    errors, attack = finding.bound.errors, finding.attack
+def _errors(result: AttackResult) -> str:
+    errors, attack = result.bound.errors, result.attack
     return (
         f"by the {attack.score} of the {attack.canary} record it was seen in "
         f"{errors.in_ - errors.false_negatives} of {errors.in_} models with it and in "

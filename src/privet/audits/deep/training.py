@@ -32,7 +32,7 @@ from privet.vectors import FlatModel, Vector
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
-LOUDNESS = 3.0
+OUTLIER_NORM = 3.0
 """The outlier's gradient at the start, in clip norms: clipping then leaves it at the bound, also
 when the model has begun to learn it."""
 
@@ -64,10 +64,10 @@ def worst_case(
     mislabelled = _least_expected(first.inputs, wrong, flat, loss)
     far = _axis(records.inputs)
     outlier = _least_expected(far, known, flat, loss)
-    loud = _loud(far, outlier, flat, loss, LOUDNESS * clip)
+    scaled = _scaled(far, outlier, flat, loss, OUTLIER_NORM * clip)
     return (
         Canary("mislabelled", first.inputs, mislabelled),
-        Canary("outlier", loud, outlier),
+        Canary("outlier", scaled, outlier),
     )
 
 
@@ -87,22 +87,22 @@ def _axis(inputs: Tensor) -> Tensor:
     return axis.view_as(inputs[:1])
 
 
-def _loud(inputs: Tensor, targets: Tensor, flat: FlatModel, loss: Loss, least: float) -> Tensor:
-    """The input, doubled until its gradient has at least that norm, or else at its loudest."""
+def _scaled(inputs: Tensor, targets: Tensor, flat: FlatModel, loss: Loss, least: float) -> Tensor:
+    """The input, doubled until its gradient has at least that norm, or else the largest norm."""
     tried = [inputs * 2.0**power for power in range(_DOUBLINGS)]
     norms = [_norm(each, targets, flat, loss) for each in tried]
-    loudest = max(range(_DOUBLINGS), key=norms.__getitem__)
-    return tried[next((place for place, norm in enumerate(norms) if norm >= least), loudest)]
+    largest = max(range(_DOUBLINGS), key=norms.__getitem__)
+    return tried[next((place for place, norm in enumerate(norms) if norm >= least), largest)]
 
 
 def _norm(inputs: Tensor, targets: Tensor, flat: FlatModel, loss: Loss) -> float:
     parameters = list(flat.module.parameters())
     with torch.enable_grad():
-        slopes = torch.autograd.grad(loss(flat.module(inputs), targets), parameters)
-    return float(torch.cat([slope.flatten() for slope in slopes]).norm())
+        gradients = torch.autograd.grad(loss(flat.module(inputs), targets), parameters)
+    return float(torch.cat([gradient.flatten() for gradient in gradients]).norm())
 
 
-_AT_ONCE = 50
+_MODELS_AT_ONCE = 50
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Observations:
-    """What the observers have of m models, about each of c canaries."""
+    """What the observers know of m models, about each of c canaries."""
 
     inserted: Mask
     """Which canaries a model's records included, shape (m, c)."""
@@ -140,10 +140,11 @@ class Observations:
     """Of the last model on the canary, shape (m, c)."""
 
 
-def coins(models: int, canaries: int, *, seed: int) -> Mask:
+def assignments(models: int, canaries: int, *, seed: int) -> Mask:
     """Which model gets which canary, shape (models, canaries).
 
-    In each half of the models one in two has it; otherwise chance decides, for each canary anew.
+    In each half of the models exactly one in two has it: one half chooses an attack, the other
+    counts its errors. Otherwise chance decides, for each canary anew.
     """
     found = np.zeros((models, canaries), dtype=bool)
     halves = found[: models // 2], found[models // 2 :]
@@ -156,14 +157,15 @@ def coins(models: int, canaries: int, *, seed: int) -> Mask:
 def train_many(
     case: Case, inserted: Mask, *, seed: int, watch: Callable[[int], None]
 ) -> Observations:
-    """Train a model for each row of `inserted`; `watch` hears how many are done.
+    """Train a model for each row of `inserted`; `watch` is called with how many are done.
 
     A model's numbers depend on `seed`, its place and its row alone, whatever the number of models
     and of cores.
     """
     models = range(len(inserted))
-    groups = [models[first : first + _AT_ONCE] for first in models[::_AT_ONCE]]
+    groups = [models[first : first + _MODELS_AT_ONCE] for first in models[::_MODELS_AT_ONCE]]
     done, parts = 0, []
+    # Each group on one thread of torch's, so that no sum depends on the number of cores.
     with one_thread(), ThreadPoolExecutor(os.cpu_count(), "deep") as pool:
         train = partial(_train_group, case, inserted, seed)
         try:
@@ -179,22 +181,22 @@ def train_many(
 def _train_group(
     case: Case, inserted: Mask, seed: int, models: Sequence[int]
 ) -> tuple[Floats, Floats]:
-    records = {bits: _with(case, bits) for bits in {tuple(inserted[m]) for m in models}}
+    records = {bits: _records_with(case, bits) for bits in {tuple(inserted[m]) for m in models}}
     silos = [_Silo(case, records[tuple(inserted[model])], model, seed) for model in models]
     products = np.zeros((len(models), len(case.canaries)))
     for round_ in case.rounds:
         before = np.stack([silo.weights for silo in silos])
-        slopes = canary_slopes(case, before)
+        gradients = canary_gradients(case, before)
         rows = [silo.row(round_) for silo in silos]
         outcomes = train_rows(case.chain, rows, case.loss, optimizer=case.descent)
         updates = np.stack([outcome.update for outcome in outcomes])
-        products += dot_products(updates, slopes, round_)
+        products += dot_products(updates, gradients, round_)
         for silo, update in zip(silos, updates, strict=True):
-            silo.move(round_, update)
+            silo.server_step(round_, update)
     return products, _losses(case, np.stack([silo.weights for silo in silos]))
 
 
-def _with(case: Case, bits: Sequence[bool]) -> Examples:
+def _records_with(case: Case, bits: Sequence[bool]) -> Examples:
     chosen = [c for c, bit in zip(case.canaries, bits, strict=True) if bit]
     return Examples(
         torch.cat([case.records.inputs, *(each.inputs for each in chosen)]),
@@ -203,21 +205,21 @@ def _with(case: Case, bits: Sequence[bool]) -> Examples:
 
 
 class _Silo:
-    """One model on its way: the silo's half and the server's."""
+    """One model in training: the silo's part of a round and the server's."""
 
     def __init__(self, case: Case, examples: Examples, model: int, seed: int) -> None:
         self.weights = case.start
         self._examples = examples
-        self._others = len(case.records)
-        self._place = seed, model
+        self._n_records = len(case.records)
+        self._stream = seed, model
         self._strategy = case.strategy()
         self._memory: dict[str, Vector] = {}
 
     def row(self, round_: TrainingRound) -> Row:
         """The local training of a round, to run together with others'."""
-        seed, model = self._place
+        seed, model = self._stream
         draws = numpy_generator(stream(seed, "deep", "batches", model, round_.number))
-        more = len(self._examples) - self._others
+        more = len(self._examples) - self._n_records
         self._local = self._strategy.local(
             weights=self.weights,
             extras=self._strategy.broadcast(),
@@ -228,44 +230,44 @@ class _Silo:
             self.weights,
             self._examples.inputs,
             self._examples.targets,
-            list(round_.plan.batches(self._others, draws, canaries=more)),
+            list(round_.plan.batches(self._n_records, draws, canaries=more)),
             round_.lr,
             plan=round_.plan,
             noise=SeededNoise(stream(seed, "deep", "noise", model, round_.number)),
             correction=self._local.correction,
         )
 
-    def move(self, round_: TrainingRound, update: Vector) -> None:
+    def server_step(self, round_: TrainingRound, update: Vector) -> None:
         """The server's step, of this update alone; one out of range changes nothing."""
         extras = self._local.finish(update, round_.plan.steps)
         step = self._strategy.open(self.weights, lr=round_.lr)
         with suppress(ValueError, RoundSkipped):
-            step.add(Update(update, weight=float(self._others), extras=extras))
+            step.add(Update(update, weight=float(self._n_records), extras=extras))
             self.weights = step.close(round=round_.number, silos=1)
 
 
-def dot_products(updates: Vector, slopes: Floats, round_: TrainingRound) -> Floats:
-    """How much the updates (k, d) went the canaries' way, shape (k, c).
+def dot_products(updates: Vector, gradients: Floats, round_: TrainingRound) -> Floats:
+    """How far the updates (k, d) go along the canaries' gradients, shape (k, c).
 
-    `slopes` (c, k, d) are the canaries' clipped gradients where the round began. In the unit of
+    `gradients` (c, k, d) are the canaries' clipped gradients where the round began. In the unit of
     evidence: a canary that is sampled moves the sum by its gradient, the noise has a deviation of
     `noise_multiplier` clip norms, and to first order the log-likelihood ratio is this product.
     """
     plan = round_.plan
     sums = -updates.astype(np.float64) * (plan.batch_size / round_.lr)
     scale = plan.sampling_rate / (plan.noise_multiplier * plan.clip) ** 2
-    return np.asarray(np.einsum("kd,ckd->kc", sums, slopes) * scale)
+    return np.asarray(np.einsum("kd,ckd->kc", sums, gradients) * scale)
 
 
-def canary_slopes(case: Case, weights: Vector) -> Floats:
+def canary_gradients(case: Case, weights: Vector) -> Floats:
     """The canaries' gradients at each of the weights (k, d), clipped; shape (c, k, d)."""
     clip = case.rounds[0].plan.clip
     parameters = torch.from_numpy(weights)
     inputs, targets = _canaries(case, len(weights))
     _, layers = case.chain.run(inputs, targets, _parts(case.chain, parameters), case.loss)
     found = torch.zeros(len(case.canaries), *parameters.shape)
-    for number, slopes in enumerate(found):
-        left = iter(_parts(case.chain, slopes))
+    for number, rows in enumerate(found):
+        left = iter(_parts(case.chain, rows))
         for seen in layers:
             into = [next(left) for _ in seen.layer.shapes]
             one = slice(number, number + 1)
@@ -280,8 +282,8 @@ def _losses(case: Case, weights: Vector) -> Floats:
     parameters = _parts(case.chain, torch.from_numpy(weights))
     outputs, _ = case.chain.run(inputs, targets, parameters, case.loss)
     found = [
-        [float(case.loss(o[None], t[None])) for o, t in zip(mine, wanted, strict=True)]
-        for mine, wanted in zip(outputs, targets, strict=True)
+        [float(case.loss(o[None], t[None])) for o, t in zip(of_model, true_targets, strict=True)]
+        for of_model, true_targets in zip(outputs, targets, strict=True)
     ]
     return np.array(found)
 
