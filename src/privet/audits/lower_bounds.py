@@ -121,7 +121,7 @@ def lower_bound(*, canaries: int, guesses: int, correct: int, delta: float, erro
 
 
 View = Literal["steps", "updates", "model"]
-"""The observer: who sees every step inside the silo, who gets its updates round by round (a server),
+"""The observer: who sees every step inside a silo, who gets its updates round by round (a server),
 or who gets what all rounds together have done to the model."""
 
 
