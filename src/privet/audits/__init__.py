@@ -1,6 +1,19 @@
 """An audit of what runs and ledgers say: claims with verdicts, and the report of them.
 
-Do the claims hold? Checks of the record, of the sum, and of the mechanism itself. Pure.
+    audit         from paths to a report; the verdict of the whole
+    claims        what a claim and a verdict are
+    evidence, lines, ledgers    what was given, read without leniency; ledgers judged by themselves
+    record        record.*      do ledgers, history and summary tell of the same rounds?
+    epsilon       sum.*         is the claimed epsilon the one that the entries give?
+    compliance    budget.*, policy.*, encryption.sums    was the policy kept, at every moment?
+    leaks         leaks.*       what left the silos besides the model?
+    mechanism     mechanism.*   do canaries follow the law of the claimed mechanism?
+    deep          mechanism.deep-*    do attacks on models that were trained alike refute it?
+    lower_bounds, spent         what guesses refute; epsilon at other deltas and for persons
+    report        `audit.json`
+
+Each module but `lower_bounds`, `spent` and `report` judges what stands beside it, in a function
+`claims`. Nothing that is audited is written to.
 """
 
 from privet.audits.audit import CHECKS, Check, audit, look_away, verify_report

@@ -1,4 +1,5 @@
 """A deep audit: a thousand trainings like a run's, and attacks on what came of them.
 
-`record` is what a report keeps, `claims` what an auditor says; the rest is arithmetic.
+`claims` says what can be trained again and judges it, `training` trains, `attacks` scores and
+counts, `record` is what a report keeps.
 """
