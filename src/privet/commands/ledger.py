@@ -1,154 +1,22 @@
-"""Commands of the person who keeps a silo's ledger: look at it, verify it, export it.
-
-`privet ledger what-if`: would this experiment fit, and what would it leave?
-"""
+"""Commands of the person who keeps a silo's ledger: look at it, verify it, export it."""
 
 from __future__ import annotations
 
-import io
 import json
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from privet.commands.options import ExperimentFile, Settings, read_experiment
+from privet.commands.what_if import what_if
 from privet.errors import PrivetError
-from privet.files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from rich.table import Table
 
-    from privet.client.guard import Prospect
-    from privet.client.training import LocalPlan
-    from privet.experiment import Experiment
-    from privet.privacy.ledger import Entry, History
-    from privet.privacy.policy import Policy
-
-
-def what_if(
-    file: ExperimentFile,
-    settings: Settings = None,
-    ledger: Annotated[Path, typer.Option(help="The silo's ledger.")] = Path("ledger.sqlite"),
-    policy: Annotated[Path, typer.Option(help="The data holder's policy.")] = Path("policy.toml"),
-    dataset: Annotated[
-        str | None, typer.Option(help="Name of the data set. [default: the only one]")
-    ] = None,
-    records: Annotated[
-        int | None, typer.Option(min=1, help="Number of records. [default: count them]")
-    ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Folder of the data, to count them. [default: $PRIVET_DATA]")
-    ] = None,
-    requester: Annotated[str, typer.Option(help="Who would ask.")] = "unknown",
-) -> None:
-    """Say whether an experiment would fit the budget, and what it would leave. Charges nothing."""
-    from rich.console import Console
-
-    from privet.client.guard import RequestOrigin, what_if
-    from privet.client.training import plan_round
-    from privet.privacy.ledger import read_history
-    from privet.privacy.policy import Policy
-
-    experiment = read_experiment(file, settings)
-    rules, history = Policy.from_file(policy), read_history(ledger)
-    count = records or _count(experiment, data_dir)
-    origin = RequestOrigin(
-        dataset=dataset or _only(history, rules),
-        requester=requester,
-        job="what if: a job not yet begun",
-    )
-    asked = plan_round(experiment, n_records=count)
-    prospect = what_if(
-        experiment,
-        asked,
-        policy=rules,
-        history=history,
-        origin=origin,
-        month=datetime.now(UTC).strftime("%Y-%m"),
-    )
-    for line in _job(experiment, asked, prospect.plan, origin.dataset, count):
-        typer.echo(line)
-    if prospect.outlook.whole:
-        Console().print(_table_of_silos(prospect, experiment.rounds))
-    typer.echo(_verdict(prospect, experiment.rounds))
-    if not prospect.outlook.fits:
-        raise typer.Exit(1)
-
-
-def _count(experiment: Experiment, data_dir: Path | None) -> int:
-    from privet.client.silo import load_local_data
-    from privet.tasks.files import data_folder
-
-    place = load_local_data(experiment, data_dir=data_folder(data_dir), run_id=0, divided=False)
-    return len(place.silos[0])
-
-
-def _only(history: History, policy: Policy) -> str:
-    """The one data set that the ledger knows, or that the policy names."""
-    from privet.errors import PrivetError
-
-    known = history.datasets or tuple(name for name in policy.data if name != "*")
-    if len(known) != 1:
-        raise PrivetError(f"--dataset: name the data set ({', '.join(known) or 'none is known'})")
-    return known[0]
-
-
-def _job(
-    experiment: Experiment, asked: LocalPlan, runs: LocalPlan, dataset: str, count: int
-) -> Iterator[str]:
-    yield (
-        f"{experiment.task} on {dataset}: {experiment.rounds} rounds of {runs.steps} steps, "
-        f"{count:,} records"
-    )
-    if runs.mechanism is None or asked.mechanism is None:
-        yield "Without differential privacy: the loss has no bound."
-        return
-    yield (
-        f"Noise multiplier {runs.mechanism.noise_multiplier:.4g}, sampling rate "
-        f"{runs.mechanism.sampling_rate:.4g}, clip norm {runs.mechanism.clip:g}"
-    )
-    if runs.mechanism.noise_multiplier > asked.mechanism.noise_multiplier:
-        yield (
-            f"The noise would be raised from {asked.mechanism.noise_multiplier:.4g} so that all "
-            "rounds fit (privacy.on_budget)."
-        )
-
-
-def _table_of_silos(prospect: Prospect, rounds: int) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column("limit", overflow="fold")
-    for title in ("spent", "after 1 round", f"after {rounds}", "left"):
-        table.add_column(title, justify="right", no_wrap=True)
-    outlook = prospect.outlook
-    for coming, whole in zip(outlook.coming, outlook.whole, strict=True):
-        left = whole.limit.epsilon - whole.projected
-        table.add_row(
-            str(whole.limit),
-            f"{whole.spent:.3f}",
-            f"{coming.projected:.3f}",
-            f"{whole.projected:.3f}",
-            f"{left:.3f}" if whole.fits else "over",
-        )
-    return table
-
-
-def _verdict(prospect: Prospect, rounds: int) -> str:
-    outlook = prospect.outlook
-    if not outlook.whole:
-        return "It fits: the policy sets no limit that could be reached."
-    if outlook.fits:
-        return "It fits: every limit would hold after the last round."
-    if outlook.rounds == 0:
-        return "It does not fit: not one round would be allowed."
-    return f"It does not fit: {outlook.rounds} of {rounds} rounds would be allowed, then refused."
-
+    from privet.privacy.ledger import History
 
 ledger_cli = typer.Typer(
     name="ledger",
@@ -157,9 +25,6 @@ ledger_cli = typer.Typer(
 )
 
 _REMARKS = 20
-
-_POINTS = 60
-"""Points of a curve: each costs one composition."""
 
 LedgerFile = Annotated[Path, typer.Argument(help="Ledger (SQLite file).", show_default=False)]
 KeyFile = Annotated[Path, typer.Option(help="The silo's private key.", show_default=False)]
@@ -205,7 +70,9 @@ def show(
     for line in _remarks(history, datasets):
         typer.echo(line)
     if plot is not None:
-        _plot(history, datasets, delta=delta, budget=budget, path=plot)
+        from privet.reports.ledger import write_plot
+
+        write_plot(history, datasets, delta=delta, budget=budget, path=plot)
         typer.echo(f"Plot: {plot}")
 
 
@@ -304,6 +171,8 @@ def _table(history: History, datasets: Sequence[str], delta: float, budget: floa
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
+    from privet.reports.ledger import jobs_of
+
     table = Table(
         box=SIMPLE_HEAD,  # borders and padding would take the width that names need
         pad_edge=False,
@@ -318,7 +187,7 @@ def _table(history: History, datasets: Sequence[str], delta: float, budget: floa
     for title in ("last", "rounds", "open", "committed", "epsilon", "left"):
         table.add_column(title, justify="right", no_wrap=True)
     for dataset in datasets:
-        for job in _jobs(history, dataset):
+        for job in jobs_of(history, dataset):
             table.add_row("", *_row(history, dataset, delta, job=job), "")
         total = _row(history, dataset, delta)
         table.add_row(dataset, *total, _left(total[-1], budget), style="bold", end_section=True)
@@ -336,11 +205,6 @@ def _remarks(history: History, datasets: Sequence[str]) -> Iterator[str]:
         yield f"The last {_REMARKS} of {len(notes)} remarks about jobs:"
     for entry, text in notes[-_REMARKS:]:
         yield f"{entry.time[:16]}  {entry.dataset}, job {entry.job} of {entry.who}: {text}"
-
-
-def _jobs(history: History, dataset: str) -> list[str]:
-    jobs = (charge.reserve.job for charge in history.charged(dataset))
-    return list(dict.fromkeys(job for job in jobs if job))
 
 
 def _row(
@@ -369,73 +233,3 @@ def _row(
 
 def _left(spent: str, budget: float | None) -> str:
     return "" if budget is None else f"{max(0.0, budget - float(spent)):.3f}"
-
-
-def _plot(
-    history: History, datasets: Sequence[str], *, delta: float, budget: float | None, path: Path
-) -> None:
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    rows = max(1, len(datasets))
-    with mpl.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(8, 3.2 * rows), layout="constrained")
-        axes = figure.subplots(rows, 1, squeeze=False)[:, 0]
-    for axis, dataset in zip(axes, datasets, strict=False):
-        for job in (None, *_jobs(history, dataset)):
-            times, reserved, committed = zip(*_curve(history, dataset, delta, job), strict=True)
-            width = 2.0 if job is None else 1.0
-            (line,) = axis.step(
-                times, reserved, where="post", lw=width, label=job or "all, with reservations"
-            )
-            if job is None:
-                axis.step(
-                    times,
-                    committed,
-                    where="post",
-                    ls=":",
-                    color=line.get_color(),
-                    label="all, committed",
-                )
-        if budget is not None:
-            axis.axhline(budget, color="crimson", ls="--", lw=1, label=f"budget {budget:g}")
-        axis.set(title=dataset, ylabel=f"epsilon at delta = {delta:g}")
-        axis.tick_params(axis="x", rotation=20)
-        axis.legend(fontsize=8, framealpha=0.8, edgecolor="none")
-    picture = io.BytesIO()
-    figure.savefig(picture, format=path.suffix.removeprefix(".") or "png", dpi=130)
-    try:
-        write_whole(path, picture.getvalue())
-    except OSError as error:
-        raise PrivetError(f"--plot {path}: it cannot be written ({error.strerror})") from None
-
-
-def _curve(
-    history: History, dataset: str, delta: float, job: str | None
-) -> Iterator[tuple[object, float, float]]:
-    """Time, epsilon with the reservations of that time, and epsilon of what was committed."""
-    from privet.privacy.ledger import History
-    from privet.privacy.ledger.costs import epsilon_of
-    from privet.privacy.ledger.history import moment
-
-    entries = [entry for entry in history.entries if _concerns(entry, dataset, job)]
-    wanted = {round(i * (len(entries) - 1) / _POINTS) for i in range(_POINTS + 1)}
-    so_far = History()
-    for number, entry in enumerate(entries):
-        so_far.add(entry)
-        if number in wanted:
-            charges = list(so_far.charged(dataset))
-            whole, done = (
-                [
-                    part
-                    for charge in charges
-                    if everything or not charge.open
-                    for part in charge.parts
-                ]
-                for everything in (True, False)
-            )
-            yield moment(entry.time), epsilon_of(whole, delta=delta), epsilon_of(done, delta=delta)
-
-
-def _concerns(entry: Entry, dataset: str, job: str | None) -> bool:
-    return entry.dataset == dataset and (job is None or entry.job == job)
