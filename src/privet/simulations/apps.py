@@ -1,4 +1,4 @@
-"""The apps of a simulation: the very ClientApp of a real silo, told that it is simulated.
+"""The apps of a simulation: the ClientApp of a real silo with a node configuration that says it is simulated.
 
 Identities, a roster and key folders for simulated silos, and the host as one more key holder.
 """
@@ -44,7 +44,7 @@ class SimulatedKeys:
         return self.folder / "roster.toml"
 
     def node_config(self, place: int) -> dict[str, str]:
-        """What the node of the silo at `place` is told of its keys."""
+        """The part of the node configuration of the silo at `place` that names its keys."""
         name = self.names[place]
         return {
             "name": name,
@@ -138,7 +138,7 @@ def simulated_training(
     message: Message, context: Context, *, experiment: Experiment, simulated: SimulatedSilos
 ) -> ResumableRound:
     """What that ClientApp does with a train message, stopping where the training can begin."""
-    inner = _told(context, run_config=experiment.to_run_config(), simulated=simulated)
+    inner = _simulated_context(context, run_config=experiment.to_run_config(), simulated=simulated)
     rate, seed = experiment.federation.dropout, experiment.seed
     if (dropped := _dropped_out(message, inner, rate=rate, seed=seed)) is not None:
         return dropped
@@ -153,10 +153,14 @@ def _simulated(
     run_config: dict[str, str],
     simulated: SimulatedSilos,
 ) -> Message:
-    return call_next(message, _told(context, run_config=run_config, simulated=simulated))
+    return call_next(
+        message, _simulated_context(context, run_config=run_config, simulated=simulated)
+    )
 
 
-def _told(context: Context, *, run_config: dict[str, str], simulated: SimulatedSilos) -> Context:
+def _simulated_context(
+    context: Context, *, run_config: dict[str, str], simulated: SimulatedSilos
+) -> Context:
     """A copy, as Flower refuses a changed run config; the state stays the silo's own object."""
     place = int(context.node_config["partition-id"])
     node_config = {**context.node_config, **simulated.node_config(place)}

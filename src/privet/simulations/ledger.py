@@ -18,15 +18,15 @@ KEY = "ledger.key"
 @contextmanager
 def simulated_ledger(folder: Path) -> Iterator[LedgerFiles]:
     """The run folder's ledger, made if there is none, whole and signed when the block ends."""
-    books = _books(folder)
-    if not books.key.exists():
-        SiloKey.create(books.key)
-    if not books.ledger.exists():
-        Ledger.create(books.ledger, SiloKey.load(books.key)).close()
+    files = _ledger_files(folder)
+    if not files.key.exists():
+        SiloKey.create(files.key)
+    if not files.ledger.exists():
+        Ledger.create(files.ledger, SiloKey.load(files.key)).close()
     try:
-        yield books
+        yield files
     finally:
-        books.close_simulated()
+        files.close_simulated()
 
 
 def settle(folder: Path) -> None:
@@ -34,18 +34,18 @@ def settle(folder: Path) -> None:
 
     SQLite makes two files beside it for every reader, and only a writer takes them away.
     """
-    books = _books(folder)
-    if books.ledger.exists() and books.key.exists():
-        books.close_simulated()
+    files = _ledger_files(folder)
+    if files.ledger.exists() and files.key.exists():
+        files.close_simulated()
 
 
-def _books(folder: Path) -> LedgerFiles:
+def _ledger_files(folder: Path) -> LedgerFiles:
     folder = folder.absolute()
     return LedgerFiles(folder / LEDGER, folder / KEY, simulated=True)
 
 
 def complete_summary(folder: RunFolder) -> None:
-    """Fill in what the server was not told: a simulation's host may read every silo's ledger."""
+    """Fill in what the server does not know: a simulation's host may read every silo's ledger."""
     path = folder.path / SUMMARY
     summary = json.loads(path.read_text(encoding="utf-8"))
     epsilon = summary["epsilon"]

@@ -128,8 +128,8 @@ class WorkerPool:
     def _receive(self, states: Callable[[int], RecordDict]) -> dict[int, list[_Answer]]:
         """Answers of at least one busy worker."""
         busy = self._busy()
-        patience = max(0.0, min(worker.deadline for worker in busy) - time.monotonic())
-        ready = wait([worker.pipe for worker in busy], timeout=min(patience, 3600.0))
+        left = max(0.0, min(worker.deadline for worker in busy) - time.monotonic())
+        ready = wait([worker.pipe for worker in busy], timeout=min(left, 3600.0))
         answers = {}
         for worker in busy:
             if worker.job is None or not (
@@ -139,7 +139,7 @@ class WorkerPool:
             number, messages = worker.job
             found = self._read(worker) if worker.pipe in ready else None
             if found is None:
-                replies = self._bury(worker, messages, in_time=worker.pipe in ready)
+                replies = self._replace(worker, messages, in_time=worker.pipe in ready)
                 found = [(reply, states(reply.metadata.src_node_id)) for reply in replies]
             worker.job = None
             answers[number] = found
@@ -152,7 +152,7 @@ class WorkerPool:
             return None
         return answers
 
-    def _bury(self, worker: _Worker, messages: list[Message], *, in_time: bool) -> list[Message]:
+    def _replace(self, worker: _Worker, messages: list[Message], *, in_time: bool) -> list[Message]:
         worker.process.join(timeout=1 if in_time else 0)
         code = worker.process.exitcode
         worker.process.kill()

@@ -1,4 +1,4 @@
-"""The same experiment on Flower's own Ray simulation, for whoever has a cluster."""
+"""The same experiment on Flower's own Ray simulation, for a cluster."""
 
 from __future__ import annotations
 

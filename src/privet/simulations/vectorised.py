@@ -84,7 +84,7 @@ def ways_to_train(chain: Chain, works: Sequence[LocalTraining]) -> list[Train]:
     try:
         outcomes = _train_together(chain, works) if len(works) > 1 else []
     except Exception as error:  # the silo that is to blame will say so itself
-        _tell_once(f"silos that cannot be trained together train one by one: {error}")
+        _warn_once(f"silos that cannot be trained together train one by one: {error}")
         outcomes = []
     if not outcomes:
         return [partial(train, work) for work in works]
@@ -92,7 +92,7 @@ def ways_to_train(chain: Chain, works: Sequence[LocalTraining]) -> list[Train]:
 
 
 @lru_cache
-def _tell_once(warning: str) -> None:
+def _warn_once(warning: str) -> None:
     _log.warning(warning)
 
 
