@@ -1,4 +1,4 @@
-"""The apps of a simulation: the ClientApp of a real silo with a node configuration that says it is simulated.
+"""The apps of a simulation: the ClientApp of a real silo, configured as a simulated one.
 
 Identities, a roster and key folders for simulated silos, and the host as one more key holder.
 """
