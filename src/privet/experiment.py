@@ -262,7 +262,7 @@ class Experiment(_Settings):
         values = self.model_dump(exclude_none=True)
         if self.training.steps is not None:
             values["training"].pop("epochs")
-        return to_toml(values)
+        return tomli_w.dumps({key: value for key, value in values.items() if value != {}})
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -273,11 +273,6 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ExperimentError(f"cannot read {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ExperimentError(f"{path} is not a TOML file: {error}") from None
-
-
-def to_toml(values: Mapping[str, Any]) -> str:
-    """The settings as TOML; tables that are empty are left out."""
-    return tomli_w.dumps({key: value for key, value in values.items() if value != {}})
 
 
 def assignments(settings: Sequence[str]) -> dict[str, str]:

@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
+import tomli_w
+
 from privet.errors import ExperimentError, nearest
-from privet.experiment import Experiment, dotted, to_toml, toml_value
+from privet.experiment import Experiment, dotted, toml_value
 from privet.privacy.accounting.tuning import Law, RandomRuns
 from privet.sweeps.results import Settings, Value
 
@@ -148,4 +150,4 @@ def sweep_toml(experiment: Experiment, request: SweepRequest) -> str:
         "cells": [dict(cell) for cell in request.cells],
     }
     given["sweep"] = {key: value for key, value in table.items() if value}
-    return to_toml(given)
+    return tomli_w.dumps(given)
