@@ -4,8 +4,9 @@
     claims        what a claim and a verdict are
     evidence, lines, ledgers    what was given, read without leniency; ledgers judged by themselves
     record        record.*      do ledgers, history and summary tell of the same rounds?
-    epsilon       sum.*         is the claimed epsilon the one that the entries give?
-    compliance    budget.*, policy.*, encryption.sums    was the policy kept, at every moment?
+    epsilon       sum.*, budget.target    is the claimed epsilon the one that the entries give?
+    compliance    budget.every-moment, policy.*, mechanism.settings, encryption.sums
+                  was the policy kept, at every moment, and were the settings?
     leaks         leaks.*       what left the silos besides the model?
     mechanism     mechanism.*   do canaries follow the law of the claimed mechanism?
     deep          mechanism.deep-*    do attacks on models that were trained alike refute it?
@@ -13,7 +14,7 @@
     report        `audit.json`
 
 Each module but `lower_bounds`, `spent` and `report` judges what stands beside it, in a function
-`claims`. Nothing that is audited is written to.
+`claims` (ledgers: `claims_of`, deep: `deep_audit`). Nothing that is audited is written to.
 """
 
 from privet.audits.audit import CHECKS, Check, audit, look_away, verify_report

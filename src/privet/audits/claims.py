@@ -1,4 +1,4 @@
-"""What an auditor says: one claim at a time, each with a verdict and what it rests on."""
+"""Claims, each with its verdict and what it rests on."""
 
 from __future__ import annotations
 

@@ -355,7 +355,7 @@ _SUM = "sealed.now"
 
 
 def claims_of_sums(run: Evidence) -> Iterator[Claim]:
-    """That no sum was of other silos, or of fewer, than was said."""
+    """That every encrypted sum was of the silos that the history names, and of enough of them."""
     encryption = run.settings.encryption
     if encryption is None:
         return

@@ -287,8 +287,8 @@ def mechanism_claims(
     """`mechanism.conformance` and `mechanism.lower-bound` of the run `subject`.
 
     `epsilon` is the largest that the run claims for a silo, at `delta`. The second claim is judged
-    by the observer who sees most; what weaker ones can tell is noted. Without canaries, or where no
-    noise is claimed, both are UNKNOWN.
+    by the observer who sees most; what weaker ones can infer is noted. Without canaries, or without
+    noise in the claim, both are UNKNOWN.
     """
     return [
         _conformance_claim(observations, subject),
@@ -354,9 +354,9 @@ def claims(run: Evidence) -> Iterator[Claim]:
         return
     statement = "Canaries were seen of the mechanism that the ledger charges."
     yield judged("mechanism.canaries", run.subject, statement, faults=_uncharged(run, seen))
-    told, delta = run.lines[-1].epsilon, run.delta
-    if told is not None and told.max is not None and delta is not None:
-        yield from mechanism_claims(seen, subject=run.subject, epsilon=told.max, delta=delta)
+    last, delta = run.lines[-1].epsilon, run.delta
+    if last is not None and last.max is not None and delta is not None:
+        yield from mechanism_claims(seen, subject=run.subject, epsilon=last.max, delta=delta)
 
 
 def _uncharged(run: Evidence, seen: Sequence[CanaryObservation]) -> Iterator[str]:

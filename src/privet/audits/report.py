@@ -66,7 +66,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Somebody:
+class Person:
     """Epsilon for a person who is `times` silos, or `times` records of one silo."""
 
     times: int
@@ -102,11 +102,11 @@ class Persons:
 
     subject: str
     delta: float
-    in_silos: tuple[Somebody, ...]
+    in_silos: tuple[Person, ...]
     """One record in each of the silos that spent most."""
     silo: str
     """The silo that spent most."""
-    in_one_silo: tuple[Somebody, ...]
+    in_one_silo: tuple[Person, ...]
     """So many records of that silo."""
 
 

@@ -22,7 +22,7 @@ from scipy.stats import binom
 from privet.audits.epsilon import parts_of_charges, segments_of, snippet
 from privet.audits.evidence import Evidence
 from privet.audits.ledgers import Account
-from privet.audits.report import Persons, Somebody, Sum
+from privet.audits.report import Person, Persons, Sum
 from privet.privacy.accounting.events import Segment
 from privet.privacy.ledger import Charge
 from privet.privacy.ledger.costs import epsilon_of
@@ -108,7 +108,7 @@ def by_delta(parts: Sequence[Segment]) -> dict[str, float]:
     return {f"{delta:.0e}": epsilon_of(parts, delta=delta) for delta in DELTAS}
 
 
-def in_silos(spent: Mapping[str, Sequence[Segment]], *, delta: float) -> list[Somebody]:
+def in_silos(spent: Mapping[str, Sequence[Segment]], *, delta: float) -> list[Person]:
     """For somebody who is one record in each of the g silos that spent most, g up to TIMES."""
     alone = {silo: epsilon_of(parts, delta=delta) for silo, parts in spent.items()}
     by_cost = sorted(spent, key=lambda silo: alone[silo], reverse=True)
@@ -116,11 +116,11 @@ def in_silos(spent: Mapping[str, Sequence[Segment]], *, delta: float) -> list[So
     for times in TIMES:
         if times <= len(by_cost):
             together = [part for silo in by_cost[:times] for part in spent[silo]]
-            found.append(Somebody(times, epsilon_of(together, delta=delta), "composition"))
+            found.append(Person(times, epsilon_of(together, delta=delta), "composition"))
     return found
 
 
-def in_one_silo(parts: Iterable[Segment], *, delta: float, exact: bool = True) -> list[Somebody]:
+def in_one_silo(parts: Iterable[Segment], *, delta: float, exact: bool = True) -> list[Person]:
     """For somebody who is g records of one silo, each of them charged for everything.
 
     Without `exact`, which takes a second or two for each g, by domination.
@@ -129,7 +129,7 @@ def in_one_silo(parts: Iterable[Segment], *, delta: float, exact: bool = True) -
     return [_times(together, times, delta, exact) for times in TIMES] if together else []
 
 
-def _times(parts: tuple[Segment, ...], times: int, delta: float, exact: bool) -> Somebody:
+def _times(parts: tuple[Segment, ...], times: int, delta: float, exact: bool) -> Person:
     few = (
         exact
         and len(parts) <= _MOST_MECHANISMS
@@ -137,9 +137,9 @@ def _times(parts: tuple[Segment, ...], times: int, delta: float, exact: bool) ->
     )
     mixture = _mixture(parts, times, delta) if few else math.inf
     if math.isfinite(mixture):
-        return Somebody(times, mixture, "mixture")
+        return Person(times, mixture, "mixture")
     dominating = [_dominating(part, times) for part in parts]
-    return Somebody(times, epsilon_of(dominating, delta=delta), "domination")
+    return Person(times, epsilon_of(dominating, delta=delta), "domination")
 
 
 def _dominating(part: Segment, times: int) -> Segment:

@@ -90,6 +90,6 @@ class Tracker(Protocol):
 
 
 def open_tracker(tracking: Tracking, folder: Path) -> Tracker:
-    """The tracker that was asked for, for what is written to `folder`."""
+    """The tracker of that kind, for what is written to `folder`."""
     module = import_module(f"privet.tracking.{tracking.kind}")
     return cast(Tracker, module.open_tracker(tracking.place, folder))

@@ -19,7 +19,7 @@ import privet
 from privet.audits import Report, audit
 from privet.audits.claims import Claim
 from privet.audits.leaks import ReleasedField
-from privet.audits.report import File, Persons, Somebody, Sum, to_json
+from privet.audits.report import File, Person, Persons, Sum, to_json
 from privet.errors import DataError
 from privet.reports.audit import write_pages
 from privet.reports.audit.claims import FAILURES, counts, families, in_one_sentence
@@ -40,7 +40,7 @@ claims = st.builds(
     st.lists(texts, max_size=3).map(tuple),
 )
 somebodies = st.lists(
-    st.builds(Somebody, st.integers(1, 9), epsilons, st.sampled_from(["composition", "mixture"])),
+    st.builds(Person, st.integers(1, 9), epsilons, st.sampled_from(["composition", "mixture"])),
     max_size=3,
 ).map(tuple)
 sums = st.builds(

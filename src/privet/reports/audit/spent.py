@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from privet.audits.report import Persons, Report, Somebody, Sum
+from privet.audits.report import Person, Persons, Report, Sum
 from privet.audits.spent import TIMES
 from privet.charts.formatting import NOTHING, bound
 from privet.errors import PrivetError
@@ -116,7 +116,7 @@ def person_cells(persons: Persons) -> tuple[str, ...]:
     )
 
 
-def _somebody(found: Sequence[Somebody], times: int) -> str:
+def _somebody(found: Sequence[Person], times: int) -> str:
     same = [each for each in found if each.times == times]
     return bound(same[0].epsilon) if same else NOTHING
 
