@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from markupsafe import escape
 
 from privet.charts.formatting import bound, left, spans
+from privet.charts.page import CHARTS, Page
 from privet.charts.scales import Scale, nice_ticks, ticks
-from privet.reports.page import CHARTS, Page
 
 POSITIVE = st.floats(min_value=1e-9, max_value=1e9) | st.floats(min_value=1e9, max_value=1e308)
 PLACES = st.floats(-1e6, 1e6)
@@ -97,6 +97,7 @@ def test_any_text_stays_text(template: Path, text: str) -> None:
 def test_only_the_page_s_own_script_may_run(template: Path) -> None:
     page = html.unescape(Page(template, scripts=(CHARTS,)).render(text=""))
     assert "default-src 'none'; script-src 'sha256-" in page
+    assert "unsafe" not in page
     without = Page(template).render(text="", style="p { color: red }")
     assert "<script" not in without
     assert "script-src" not in without

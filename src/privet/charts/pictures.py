@@ -1,4 +1,4 @@
-"""The look of a page's charts as pictures, for papers and slides.
+"""Charts as pictures, for papers and slides: what a page shows, drawn by matplotlib.
 
 Matplotlib is imported where something is drawn, and not before.
 """
@@ -7,51 +7,118 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from privet.charts.chart import Chart, Key, Shape, axis_break
+from privet.charts.looks import Look, colour, light, look
+
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
-INK, MUTED = "#1a211d", "#59645d"
-COLOURS = ("#0067a3", "#c04a08", "#7d46a8", "#8f6a00", "#b8336f", "#55626d")
-"""Of the styles s0 to s5 of the style sheet."""
-
-_LOOK: dict[Any, Any] = {
+_LONGEST_NAME = 40
+_STYLE: Mapping[Any, Any] = {
     "text.parse_math": False,  # names may hold $ signs
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e6e9e6",
     "axes.axisbelow": True,
     "legend.frameon": False,
     "svg.hashsalt": "privet",  # the same results give the same bytes
 }
 
 
-@contextmanager
-def drawing() -> Iterator[None]:
-    """Figures that are made and saved in this context have the look."""
+def picture(charts: Sequence[Chart], kind: Literal["png", "svg"], *, dpi: int) -> bytes:
+    """The charts side by side as a file; the same charts give the same bytes."""
     import matplotlib as mpl
-
-    with mpl.rc_context(_LOOK), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a glyph that the font lacks
-        yield
-
-
-def saved(figure: Figure, kind: Literal["png", "svg"], *, dpi: int) -> bytes:
-    """The figure as a file; the same figure gives the same bytes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
-    FigureCanvasAgg(figure)
+    wide = 7.2 if len(charts) == 1 else 4.8 * len(charts)
+    tall = max(2.4, *(chart.height / 100 for chart in charts)) + 1.2
     into = io.BytesIO()
-    metadata = {"Date": None} if kind == "svg" else {"Software": None}
-    figure.savefig(into, format=kind, dpi=dpi, metadata=metadata)
+    with mpl.rc_context(dict(_STYLE)), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a glyph that the font lacks
+        figure = Figure(figsize=(wide, tall), layout="constrained")
+        for axes, chart in zip(
+            figure.subplots(1, len(charts), squeeze=False)[0], charts, strict=True
+        ):
+            _draw(axes, chart)
+        keys = {key.name: _key(key) for chart in charts for key in chart.legend}
+        names = [f" {_cut(name)}" for name in keys]  # matplotlib leaves out one like "_a"
+        if keys:
+            how = {"fontsize": "small", "ncols": 6 if max(map(len, names)) < 14 else 3}
+            figure.legend([*keys.values()], names, loc="outside lower center", **how)
+        FigureCanvasAgg(figure)
+        metadata = {"Date": None} if kind == "svg" else {"Software": None}
+        figure.savefig(into, format=kind, dpi=dpi, metadata=metadata)
     return into.getvalue()
 
 
-def in_legend(name: str, *, most: int) -> str:
-    """The name, cut to `most` characters; matplotlib leaves out one that begins with "_"."""
-    shown = name if len(name) <= most else f"{name[:most]}…"
-    return f" {shown}" if shown.startswith("_") else shown
+def _draw(axes: Axes, chart: Chart) -> None:
+    """In per cent of the frame, as on a page."""
+    axes.set(xlim=(0, 100), ylim=(0, 100), title=chart.title, xlabel=chart.x_name)
+    axes.set_xticks([t.at for t in chart.x_ticks], [t.text for t in chart.x_ticks])
+    axes.set_yticks([t.at for t in chart.y_ticks], [_cut(t.text) for t in chart.y_ticks])
+    for way in chart.grid:
+        axes.grid(axis="x" if way == "x" else "y", color=light()["grid"])
+    breaks = [axis_break(way, at) for way, at in zip("xy", chart.breaks, strict=True) if at]
+    for layer, shape in enumerate((*chart.shapes, *breaks)):
+        if not shape.hidden:
+            _shape(axes, shape, layer)
+
+
+def _shape(axes: Axes, shape: Shape, layer: int) -> None:
+    from matplotlib.collections import LineCollection, PolyCollection
+
+    of = look(shape.style)
+    how: dict[str, Any] = {"zorder": 2 + layer / 1000, "clip_on": False}
+    parts: list[Any] = list(shape.parts)
+    if shape.kind == "area":
+        filled = {"facecolor": "none", "edgecolor": colour(of)} if of.hollow else _filled(of)
+        axes.add_collection(PolyCollection(parts, **filled, **how))
+    elif shape.kind == "dot":
+        for part in parts:
+            axes.plot(*zip(*part, strict=True), **_dot(of), **how)
+    else:
+        lone = [part[0] for part in parts if len(part) == 1]
+        axes.plot([x for x, _ in lone], [y for _, y in lone], **_dot(of), **how)
+        axes.add_collection(LineCollection(parts, **_stroke(of), capstyle="round", **how))
+
+
+def _key(key: Key) -> Any:
+    """A sample for the legend."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    of = look(key.style)
+    if key.kind == "area":
+        return Patch(
+            **({"facecolor": "none", "edgecolor": colour(of)} if of.hollow else _filled(of))
+        )
+    return Line2D([], [], **(_dot(of) if key.kind == "dot" else _stroke(of)))
+
+
+def _filled(of: Look) -> dict[str, Any]:
+    return {"facecolor": colour(of), "alpha": of.opacity, "linewidth": 0}
+
+
+def _stroke(of: Look) -> dict[str, Any]:
+    dash = [float(length) for length in (of.dash or "none").split() if length != "none"]
+    style: Any = (0, [length / (of.width or 1) for length in dash]) if dash else "-"
+    return {"color": colour(of), "linewidth": of.width, "alpha": of.opacity, "linestyle": style}
+
+
+def _dot(of: Look) -> dict[str, Any]:
+    face = "white" if of.hollow else colour(of)
+    size, edge = 1.3 * (of.radius or 1), 1.2 if of.hollow else 0
+    ink = {
+        "markeredgewidth": edge,
+        "markerfacecolor": face,
+        "markeredgecolor": colour(of),
+        "markersize": size,
+    }
+    return {"linestyle": "", "marker": "o", "alpha": of.opacity, **ink}
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}…"

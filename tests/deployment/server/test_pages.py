@@ -131,6 +131,15 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         yield live
 
 
+def read_out(element: list[Any]) -> dict[str, Any]:
+    """What a pointer reads in a figure of the live page."""
+    _, attributes, *children = element
+    if "data-hover" in attributes:
+        return dict(json.loads(attributes["data-hover"]))
+    found = (read_out(child) for child in children if not isinstance(child, str))
+    return next((each for each in found if each), {})
+
+
 # --- sessions, over bare HTTP
 
 
@@ -259,10 +268,11 @@ def test_the_state_names_silos_jobs_and_curves(live: Live) -> None:
     assert not silos["gone"]["online"]
     assert [job["state"] for job in told["jobs"]] == ["queued", "running", "failed", "finished"]
     assert told["chosen"] == "000000000000"
-    accuracy, loss, epsilon = told["charts"]
-    assert [curve["name"] for curve in accuracy["curves"]] == ["test records", "silos' records"]
-    assert len(loss["curves"][0]["points"]) == ROUNDS + 1
-    assert epsilon["curves"][0]["points"][-1] == [ROUNDS, pytest.approx(0.7 * ROUNDS**0.5)]
+    accuracy, loss, epsilon = map(read_out, told["charts"])
+    assert accuracy["names"] == ["test records", "silos' records"]
+    assert len(loss["texts"][0]) == ROUNDS + 1
+    assert epsilon["heads"][-1] == f"Round {ROUNDS}"
+    assert float(epsilon["texts"][0][-1]) == pytest.approx(0.7 * ROUNDS**0.5, abs=5e-4)
 
 
 def test_without_a_choice_the_running_job_is_shown(live: Live) -> None:
@@ -276,16 +286,25 @@ def test_figures_that_are_none_make_no_curve() -> None:
         {"round": 0, "accuracy": None, "loss": float("nan"), "epsilon": None, "evaluation": None},
         {"round": 1, "accuracy": 0.5, "loss": float("inf"), "epsilon": {"max": None}},
     ]
-    assert charts(history) == [
-        {"title": "accuracy", "curves": [{"name": "test records", "points": [(1, 0.5)]}]}
+    (chart,) = charts(history)
+    assert chart.title == "Accuracy"
+    assert [(shape.name, shape.parts) for shape in chart.shapes] == [
+        ("test records", [[(100.0, pytest.approx(50.0))]])
     ]
+    assert json.loads(chart.hover)["texts"] == [[None, "0.500"]]
 
 
 def test_long_histories_are_thinned_and_keep_their_end() -> None:
     (chart,) = charts([{"round": round_, "loss": 1.0} for round_ in range(5000)])
-    points = chart["curves"][0]["points"]
-    assert len(points) <= 400
-    assert points[-1] == (4999, 1.0)
+    read = json.loads(chart.hover)
+    assert len(read["at"]) == len(read["texts"][0]) <= 400
+    assert (read["heads"][-1], read["texts"][0][-1]) == ("Round 4999", "1.000")
+
+
+def test_the_axis_goes_as_far_as_the_job_will() -> None:
+    (chart,) = charts([{"round": round_, "loss": 1.0} for round_ in range(6)], planned=20)
+    assert max(x for shape in chart.shapes for part in shape.parts for x, _ in part) == 25
+    assert chart.x_ticks[-1].text == "20"
 
 
 def test_the_command_prints_a_link(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:

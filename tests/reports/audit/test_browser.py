@@ -77,7 +77,7 @@ def test_dark_is_dark_and_light_is_light(honest: Audited, chromium: webdriver.Ch
         visit(chromium, honest.out / "audit.html", dark=dark)
         body = chromium.find_element(By.TAG_NAME, "body")
         paper = brightness(body.value_of_css_property("background-color"))
-        label = chromium.find_element(By.CSS_SELECTOR, ".drawn text.name")
+        label = chromium.find_element(By.CSS_SELECTOR, "#canaries .plot .y text")
         ink = brightness(label.value_of_css_property("fill"))
         assert (paper < 40 and ink > 200) if dark else (paper > 240 and ink < 60)
 
@@ -127,13 +127,13 @@ def test_figures_are_the_reports(honest: Audited, chromium: webdriver.Chrome) ->
 def test_canaries_are_drawn(honest: Audited, chromium: webdriver.Chrome) -> None:
     for width in (360, 1280):
         visit(chromium, honest.out / "audit.html", width=width)
-        drawn = chromium.find_elements(By.CSS_SELECTOR, "#canaries .drawn > svg")
+        drawn = chromium.find_elements(By.CSS_SELECTOR, "#canaries .plot > svg")
         assert len(drawn) == 3
         for each in drawn:
-            assert each.rect["width"] > 250
-            assert each.find_elements(By.TAG_NAME, "path")
-        claims = drawn[0].find_elements(By.CSS_SELECTOR, "path.claim")
-        shown = drawn[0].find_elements(By.CSS_SELECTOR, "path.dot")
+            assert each.rect["width"] >= 200
+            assert each.find_elements(By.CSS_SELECTOR, "path.curve, circle")
+        claims = drawn[0].find_elements(By.CSS_SELECTOR, "line.claim")
+        shown = drawn[0].find_elements(By.CSS_SELECTOR, "circle.good")
         assert len(claims) == len(shown) == 5
         for claim, bound in zip(claims, shown, strict=True):
             assert bound.rect["x"] < claim.rect["x"]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, norm
 
 from privet.audits.lower_bounds import gaussian_epsilon, roc
-from privet.reports.audit.figures import Roc, interval, most_true, roc_picture
+from privet.reports.audit.figures import Roc, interval, most_true, roc_chart
 
 RATES = np.linspace(0, 1, 101)
 shares = st.floats(0, 1)
@@ -62,10 +62,11 @@ def drawn(scores_in: np.ndarray, scores_out: np.ndarray, **more: object) -> Roc:
     return Roc("attack", false, true, len(scores_in), len(scores_out), **given)  # type: ignore[arg-type]
 
 
-def heights(picture_of: Roc, style: str) -> list[tuple[float, float]]:
-    (mark,) = (mark for mark in roc_picture(picture_of).marks if mark.style == style)
-    points = mark.path.removeprefix("M").removesuffix("Z").split("L")
-    return [(float(x), float(y)) for x, y in (point.split() for point in points)]
+def places(chart_of: Roc, style: str) -> list[tuple[float, float]]:
+    """In per cent from the left and from the bottom."""
+    (shape,) = (each for each in roc_chart(chart_of).shapes if style in each.style.split())
+    (part,) = shape.parts
+    return list(part)
 
 
 @pytest.mark.parametrize("confidence", [0.5, 0.95])
@@ -75,10 +76,10 @@ def test_the_band_holds_for_both_rates_together(confidence: float) -> None:
         binomtest(count, total).proportion_ci((1 + confidence) / 2, method="exact")
         for count, total in ((5, 50), (20, 40))
     )
-    band = heights(attack, "band")
+    band = places(attack, "band")
     for fpr, tpr in ((false.low, true.high), (false.high, true.low)):
-        x, y = 408 + 356 * math.log10(fpr) / 2, 10 - 290 * math.log10(tpr) / 2  # from 0.01 to 1
-        assert any((x, y) == pytest.approx(corner, abs=0.02) for corner in band)
+        x, y = 100 + 50 * math.log10(fpr), 100 + 50 * math.log10(tpr)  # from 0.01 to 1
+        assert any((x, y) == pytest.approx(corner, abs=0.005) for corner in band)
 
 
 def test_an_attack_that_knows_lies_above_the_claim_and_one_that_guesses_does_not() -> None:
@@ -86,14 +87,12 @@ def test_an_attack_that_knows_lies_above_the_claim_and_one_that_guesses_does_not
     guesses = drawn(random.normal(size=2000), random.normal(size=2000))
     knows = drawn(random.normal(4, size=2000), random.normal(size=2000))
     for attack, refutes in ((guesses, False), (knows, True)):
-        limit = dict(heights(attack, "limit"))
+        limit = dict(places(attack, "limit"))
         across = np.array(sorted(limit))
-        band = heights(attack, "band")
+        band = places(attack, "band")
         lower = band[len(band) // 2 : -1]  # its way back: right ends of false, low ends of true
         held = np.interp([x for x, _ in lower], across, [limit[x] for x in across])
-        above = [
-            y < bar - 0.5 for (_, y), bar in zip(lower, held, strict=True)
-        ]  # y grows downwards
+        above = [y > bar + 0.2 for (_, y), bar in zip(lower, held, strict=True)]
         assert any(above) is refutes
 
 
@@ -107,9 +106,9 @@ def test_any_attack_is_drawn_within_its_frame(
 ) -> None:
     half = len(scores) // 2
     attack = drawn(np.array(scores[:half]), np.array(scores[half:]), epsilon=epsilon, delta=delta)
-    picture = roc_picture(attack)
-    assert {mark.style for mark in picture.marks} == {"grid", "band", "chance", "limit", "curve"}
-    for style in ("band", "curve", "limit"):
-        for x, y in heights(attack, style):
-            assert 52 <= x <= 408
-            assert 10 <= y <= 300
+    styles = [shape.style.split()[-1] for shape in roc_chart(attack).shapes]
+    assert styles == ["band", "chance", "limit", "attack"]
+    for style in ("band", "attack", "limit"):
+        for x, y in places(attack, style):
+            assert 0 <= x <= 100
+            assert 0 <= y <= 100

@@ -43,7 +43,7 @@ def test_every_entry_is_in_the_table_and_the_chart(chromium: webdriver.Chrome, p
     visit(chromium, page)
     rows = chromium.find_elements(By.CSS_SELECTOR, "#figures tbody tr")
     curves = chromium.find_elements(By.CSS_SELECTOR, "#charts figure:first-of-type .curve")
-    dots = chromium.find_elements(By.CSS_SELECTOR, "#charts .point")
+    dots = chromium.find_elements(By.CSS_SELECTOR, "#charts circle.point")
     assert len(rows) == len(curves) == len(dots) == 9
     assert len(chromium.find_elements(By.CSS_SELECTOR, "#settings tbody tr")) == 9
     assert "not the same task" in chromium.find_element(By.CSS_SELECTOR, ".alarms").text

@@ -71,7 +71,7 @@ def centre(mark: WebElement) -> tuple[float, float]:
 
 
 def x_ticks(body: WebElement) -> list[str]:
-    return [each.text for each in body.find_elements(By.CSS_SELECTOR, "#axes .ticks.x span")]
+    return [each.text for each in body.find_elements(By.CSS_SELECTOR, "#chart .ticks.x text")]
 
 
 def choose(body: WebElement, control: str, text: str) -> None:
@@ -200,7 +200,7 @@ def test_no_dp_stands_beyond_a_broken_axis(
 ) -> None:
     body = visit(chromium, pages["plain"])
     assert x_ticks(body) == ["1", "4", "no DP"]
-    gap = body.find_element(By.CSS_SELECTOR, "#axes .break.x").rect["x"]
+    gap = body.find_element(By.CSS_SELECTOR, "#chart .ticks.x .break").rect["x"]
     places = [centre(mark)[0] for mark in shown(body, ".point")]
     assert [x > gap for x in places] == [False, False, True, True, True]
     body = visit(chromium, pages["one budget"])
@@ -269,8 +269,8 @@ def test_what_is_drawn_upwards_can_be_chosen(
     ]
     assert f"Accuracy of the worst silo\n{sum(worst) / 3:.4f} ±" in tip(body)
     choose(body, "upwards", options[-1])
-    assert "never" in [e.text for e in body.find_elements(By.CSS_SELECTOR, "#axes .ticks.y span")]
-    assert body.find_element(By.CSS_SELECTOR, "#axes .break.y").is_displayed()
+    assert "never" in [e.text for e in body.find_elements(By.CSS_SELECTOR, "#chart .ticks.y text")]
+    assert body.find_element(By.CSS_SELECTOR, "#chart .ticks.y .break").is_displayed()
     plot.send_keys(Keys.HOME)
     assert f"{options[-1]}\nnot reached" in tip(body)
 
@@ -318,8 +318,8 @@ def test_who_pays_can_be_read_silo_by_silo(
     assert reading.text.startswith("silo-2")
     assert reading.rect["x"] >= 0
     assert reading.rect["x"] + reading.rect["width"] <= 360
-    counts = body.find_elements(By.CSS_SELECTOR, ".silos-of .count")
-    names = body.find_elements(By.CSS_SELECTOR, ".silos-of .name")
+    counts = body.find_elements(By.CSS_SELECTOR, ".rows .count")
+    names = body.find_elements(By.CSS_SELECTOR, ".rows .name")
     for name, count in zip(names, counts, strict=True):
         assert name.rect["x"] + name.rect["width"] <= count.rect["x"]
 

@@ -139,6 +139,13 @@ def page(sweep: Sweep) -> str:
     return render(sweep, again="sweep.toml")
 
 
+def places(axis: list[Any], along: str) -> list[float]:
+    """Where the texts of an axis stand, in per cent."""
+    ticks = [each for each in axis[2:] if each[0] == "text"]
+    assert ticks
+    return [float(attributes[along].rstrip("%")) for _, attributes, *_ in ticks]
+
+
 def text_of(sweep: Sweep) -> str:
     """What a person reads: no script, no style, no tags."""
     body = re.sub(r"(?s)<(script|style).*?</\1>", "", page(sweep))
@@ -158,11 +165,12 @@ def test_any_sweep_gives_a_page_whose_data_can_be_read(sweep: Sweep) -> None:
         for scale in view["scales"].values():
             assert len(scale["at"]) == len(view["series"]) == count
             assert all(0 <= at <= 100 for at in scale["at"])
-            assert all(0 <= at <= 100 for at, _ in scale["ticks"])
+            assert all(0 <= at <= 100 for at in places(scale["axis"], "x"))
     for height in data["heights"]:
         assert len(height["at"]) == len(height["texts"]) == count
         for at in (*height["at"], *height["low"], *height["high"]):
             assert at is None or 0 <= at <= 100
+        assert all(0 <= at <= 100 for at in places(height["axis"], "y"))
 
 
 @given(SWEEPS)

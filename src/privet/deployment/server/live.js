@@ -1,16 +1,13 @@
-"use strict";
 
-// Whatever the server says is written as text, never as markup.
+// The live page. Whatever the server says is written as text, never as markup.
 const EVERY = 2000;
-const SVG = "http://www.w3.org/2000/svg";
 const at = (id) => document.getElementById(id);
 const shown = {};
 let chosen = location.hash.slice(1);
 let offset = 0;
 
-const make = (tag, className, ...content) => {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
+const make = (tag, name, ...content) => {
+  const made = build([tag, name ? { class: name } : {}]);
   made.append(...content);
   return made;
 };
@@ -24,13 +21,13 @@ const ago = (moment) => {
 };
 
 // Rebuilt only when something changed, and a focused row keeps the focus.
-const show = (id, state, build) => {
+const show = (id, state, fill) => {
   const text = JSON.stringify(state);
   if (shown[id] === text) return;
   shown[id] = text;
   const place = at(id);
   const focused = place.contains(document.activeElement) && document.activeElement.dataset.job;
-  place.replaceChildren(...build());
+  place.replaceChildren(...fill());
   if (focused) [...place.querySelectorAll("button")].find((b) => b.dataset.job === focused)?.focus();
 };
 
@@ -66,64 +63,6 @@ const job = (told) => {
   return make("li", "", button);
 };
 
-const digits = (value) => String(Number(value.toPrecision(4)));
-
-// From low to high in about four round steps.
-const scale = (low, high) => {
-  const span = high - low || Math.abs(high) || 1;
-  const rough = span / 4;
-  const power = 10 ** Math.floor(Math.log10(rough));
-  const step = power * [1, 2, 5, 10].find((times) => times * power >= rough);
-  const from = Math.floor(low / step) * step;
-  const to = Math.max(from + step, Math.ceil(high / step) * step);
-  const ticks = [];
-  for (let i = 0; from + i * step <= to + step / 2; i++) ticks.push(from + i * step);
-  return { from, to, ticks };
-};
-
-const tick = (className, side, percent, text) => {
-  const label = make("span", className, text);
-  label.style[side] = `${percent}%`;
-  return label;
-};
-
-const chart = ({ title, curves }, rounds) => {
-  const values = curves.flatMap(({ points }) => points.map(([, value]) => value));
-  const low = title === "epsilon" ? 0 : Math.min(...values);
-  const y = scale(low, Math.max(...values));
-  const last = Math.max(1, rounds, ...curves.flatMap(({ points }) => points.map(([x]) => x)));
-  const up = (value) => (100 * (value - y.from)) / (y.to - y.from);
-  const plot = make("div", "plot");
-  for (const value of y.ticks) {
-    const line = make("i");
-    line.style.bottom = `${up(value)}%`;
-    plot.append(line, tick("y", "bottom", up(value), digits(value)));
-  }
-  for (const round of new Set([0, Math.round(last / 2), last])) {
-    plot.append(tick("x", "left", (100 * round) / last, String(round)));
-  }
-  const svg = document.createElementNS(SVG, "svg");
-  svg.setAttribute("viewBox", "0 0 1000 1000");
-  svg.setAttribute("preserveAspectRatio", "none");
-  svg.setAttribute("role", "img");
-  curves.forEach(({ points }, index) => {
-    const path = document.createElementNS(SVG, "path");
-    const spots = points.map(([x, value]) => `${(1000 * x) / last} ${1000 - 10 * up(value)}`);
-    path.setAttribute("class", index ? "curve second" : "curve");
-    path.setAttribute("d", `M${spots.length > 1 ? spots.join("L") : `${spots[0]}h.01`}`);
-    svg.append(path);
-  });
-  const [round, value] = curves[0].points.at(-1);
-  svg.setAttribute("aria-label", `${title} by round: ${digits(value)} in round ${round}`);
-  plot.append(svg);
-  const name = title[0].toUpperCase() + title.slice(1);
-  const figure = make("figure", "", make("figcaption", "", name, make("b", "", digits(value))));
-  figure.append(make("div", "chart", plot));
-  const names = curves.map(({ name }, index) => make("li", index ? "second" : "", name));
-  figure.append(make("ul", "legend", ...names));
-  return figure;
-};
-
 const draw = (told) => {
   offset = told.time - Date.now() / 1000;
   document.title = `${told.project}, privet`;
@@ -144,7 +83,9 @@ const draw = (told) => {
   at("chosen-note").textContent =
     `${one.state} for ${ago(one.since)}, round ${one.round} of ${one.rounds}` +
     (told.charts.length ? "" : "; no curves yet");
-  show("charts", [told.charts, one.rounds], () => told.charts.map((each) => chart(each, one.rounds)));
+  const before = shown.charts;
+  show("charts", told.charts, () => told.charts.map((each) => build(each)));
+  if (shown.charts !== before) enliven(at("charts"));
 };
 
 const alarm = (text) => {

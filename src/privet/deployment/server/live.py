@@ -7,8 +7,6 @@ A job's curves by round are drawn as far as its history reaches.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,56 +20,61 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from privet.charts import svg
+from privet.charts.chart import Chart, Series, line_chart
+from privet.charts.formatting import decimal
+from privet.charts.page import CHARTS, Page
+from privet.charts.scales import finite
 from privet.deployment.server.jobs import Job, JobStore
 from privet.deployment.server.viewers import PAGE, PRIVATE
 from privet.record.folder import HISTORY, RunFolder
 
-_MOST_POINTS = 400
+_MOST_ROUNDS = 400
 
 Entry = Mapping[str, Any]
-Points = list[tuple[int, float]]
-Value = Callable[[Entry], Any]
 
 
-def charts(history: Sequence[Entry]) -> list[dict[str, Any]]:
+def charts(history: Sequence[Entry], *, planned: int = 0) -> list[Chart]:
     """Accuracy, loss and epsilon, each with its curves; what has no finite value is left out.
 
-    At most 400 points a curve, the last one always among them.
+    At most 400 rounds are drawn, the last one always among them.
     """
-    wanted: Mapping[str, Mapping[str, Value]] = {
-        "accuracy": {"test records": _told("accuracy"), "silos' records": _measured("accuracy")},
-        "loss": {"test records": _told("loss"), "silos' records": _measured("loss")},
-        "epsilon": {"silo that spent most": _epsilon},
+    step = math.ceil(len(history) / _MOST_ROUNDS) or 1
+    drawn = history[::-1][::step][::-1]
+    measured = [(entry.get("evaluation") or {}).get("metrics", {}) for entry in drawn]
+    found: dict[str, tuple[Series, ...]] = {
+        name: (
+            Series("test records", _numbers(drawn, name), "total"),
+            Series("silos' records", _numbers(measured, name), "s0 dash1", sparse=True),
+        )
+        for name in ("accuracy", "loss")
     }
-    found = ((title, _curves(history, curves)) for title, curves in wanted.items())
-    return [{"title": title, "curves": curves} for title, curves in found if curves]
+    spent = _numbers([entry.get("epsilon") or {} for entry in drawn], "max")
+    found["epsilon"] = (Series("silo that spent most", spent, "total"),)
+    return [
+        line_chart(
+            title=title.capitalize(),
+            unit=_last(known),
+            rounds=[entry["round"] for entry in drawn],
+            series=known,
+            zero=title == "epsilon",
+            height=192,
+            planned=planned,
+        )
+        for title, series in found.items()
+        if (known := [each for each in series if finite(each.values)])
+    ]
 
 
-def _curves(history: Sequence[Entry], wanted: Mapping[str, Value]) -> list[Any]:
-    found = ((name, _thinned(_points(history, value))) for name, value in wanted.items())
-    return [{"name": name, "points": points} for name, points in found if points]
+def _last(known: Sequence[Series]) -> str:
+    """The newest value, and whose it is where no legend says so."""
+    value = finite(known[0].values)[-1]
+    return decimal(value) if len(known) > 1 else f"{decimal(value)}, {known[0].name}"
 
 
-def _points(history: Iterable[Entry], value: Value) -> Points:
-    pairs = ((entry["round"], value(entry)) for entry in history)
-    return [(round_, y) for round_, y in pairs if isinstance(y, int | float) and math.isfinite(y)]
-
-
-def _thinned(points: Points) -> Points:
-    step = math.ceil(len(points) / _MOST_POINTS)
-    return points[::-1][::step][::-1] if step > 1 else points
-
-
-def _told(name: str) -> Value:
-    return lambda entry: entry.get(name)
-
-
-def _measured(name: str) -> Value:
-    return lambda entry: (entry.get("evaluation") or {}).get("metrics", {}).get(name)
-
-
-def _epsilon(entry: Entry) -> Any:
-    return (entry.get("epsilon") or {}).get("max")
+def _numbers(entries: Iterable[Entry], name: str) -> list[float | None]:
+    values = (entry.get(name) for entry in entries)
+    return [v if isinstance(v, int | float) and math.isfinite(v) else None for v in values]
 
 
 MOST_JOBS = 50
@@ -112,12 +115,15 @@ class LivePage:
         self._forget_all_but({job.id for job in jobs})
         rows = [self._kept(self._rows, job, self.row) for job in jobs]
         shown = next((job for job in jobs if job.id == chosen), None) or _foremost(jobs)
+        planned = next((row.get("rounds", 0) for row in rows if shown and row["id"] == shown.id), 0)
         return {
             **self.about(),
             "time": time.time(),
             "jobs": rows,
             "chosen": shown and shown.id,
-            "charts": [] if shown is None else self._kept(self._charts, shown, _charts),
+            "charts": []
+            if shown is None
+            else self._kept(self._charts, shown, lambda job: _figures(job, planned)),
         }
 
     def _forget_all_but(self, shown: set[str]) -> None:
@@ -142,8 +148,8 @@ def _foremost(jobs: list[Job]) -> Job | None:
     return next(running, jobs[0] if jobs else None)
 
 
-def _charts(job: Job) -> list[Any]:
-    return charts(RunFolder(job.run).history())
+def _figures(job: Job, planned: int) -> list[svg.Element]:
+    return [svg.figure(each) for each in charts(RunFolder(job.run).history(), planned=planned)]
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
@@ -154,25 +160,15 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     return facts.st_mtime_ns, facts.st_size
 
 
+_PAGE = Page(
+    _HERE / "live.html.jinja",
+    styles=(_HERE / "live.css",),
+    scripts=(CHARTS, _HERE / "live.js"),
+    allows="; connect-src 'self'; require-trusted-types-for 'script'",
+)
+
+
 @cache
 def _document() -> tuple[str, str]:
     """The page, and its content security policy."""
-    style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("live.css", "live.js"))
-    html = (_HERE / "live.html").read_text(encoding="utf-8")
-    html = html.replace("{style}", style).replace("{script}", script)
-    rules = (
-        "default-src 'none'",
-        f"style-src '{_hash(style)}'",
-        f"script-src '{_hash(script)}'",
-        "connect-src 'self'",
-        "img-src data:",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-        "require-trusted-types-for 'script'",
-    )
-    return html, "; ".join(rules)
-
-
-def _hash(text: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+    return _PAGE.render(), f"{_PAGE.policy()}; frame-ancestors 'none'"

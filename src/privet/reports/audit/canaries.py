@@ -13,9 +13,10 @@ from privet.audits.deep.record import Deep
 from privet.audits.lower_bounds import Scored, one_run_bound, roc, score
 from privet.audits.mechanism import Conformance, conformance
 from privet.audits.report import Report
+from privet.charts.chart import Chart
 from privet.errors import PrivacyError
 from privet.privacy.mechanisms.canaries import CanaryObservation
-from privet.reports.audit.figures import ClaimedBound, Picture, Roc, bounds_picture, tests_picture
+from privet.reports.audit.figures import ClaimedBound, Roc, bounds_chart, tests_chart
 from privet.reports.audit.opening import Files
 
 MOST_RUNS = 3
@@ -30,7 +31,7 @@ class CanaryAttack:
 
     subject: str
     conformance: Conformance
-    pictures: tuple[Picture, ...]
+    charts: tuple[Chart, ...]
     """Bounds, and tests."""
     roc: Roc
 
@@ -73,8 +74,8 @@ def _seen(
     members = int(scored.inserted.sum())
     largest, others = max(claims.values()), len(scored.inserted) - members
     drawn = Roc(f"Canaries of {subject}", false, true, members, others, largest, delta)
-    pictures = (bounds_picture(bounds), tests_picture(found))
-    return CanaryAttack(subject, found, pictures, drawn)
+    charts = (bounds_chart(bounds), tests_chart(found))
+    return CanaryAttack(subject, found, charts, drawn)
 
 
 def _bounds(

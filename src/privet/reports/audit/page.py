@@ -16,14 +16,14 @@ from pathlib import Path
 from privet.audits.report import Persons, Report, read
 from privet.audits.spent import TIMES
 from privet.charts.formatting import listed
+from privet.charts.page import Page
 from privet.errors import DataError, PrivetError
 from privet.files import write_whole
 from privet.reports.audit.canaries import canaries, rocs_of_deep, runs_with_canaries
 from privet.reports.audit.claims import FEW, counts, families, in_one_sentence, kinds
-from privet.reports.audit.figures import WIDTH, roc_picture
+from privet.reports.audit.figures import roc_chart
 from privet.reports.audit.opening import Files, facts
 from privet.reports.audit.spent import accountants, balances, dearest, deltas, person_cells, recipes
-from privet.reports.page import Page
 
 _HERE = Path(__file__).parent
 _PAGE = Page(
@@ -71,9 +71,8 @@ def render(report: Report, *, base: Path, digest: str) -> str:
         kinds=kinds(report.leaks),
         seen=seen,
         unseen=len(runs_with_canaries(report)) - len(seen),
-        rocs=[*map(roc_picture, rocs[:_MOST_ROCS])],
+        rocs=[*map(roc_chart, rocs[:_MOST_ROCS])],
         more_rocs=max(0, len(rocs) - _MOST_ROCS),
-        width=WIDTH,
         not_covered=_NOT_COVERED,
         recipes=recipes(report),
     )

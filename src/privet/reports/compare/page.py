@@ -6,51 +6,30 @@ The two charts of a comparison: accuracy by round, and accuracy against epsilon.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from privet.charts.chart import Chart, Key, Series, Shape, apart, hover, line_chart, silo_style
 from privet.charts.formatting import bound
-from privet.charts.lines import SIDE, LineChart, Series, hover, line_chart, silo_style
+from privet.charts.page import CHARTS, Page
 from privet.charts.scales import Scale, Tick, finite, nice_ticks, ticks
 from privet.errors import PrivetError
 from privet.files import write_whole
 from privet.reports.compare.comparison import Comparison
 from privet.reports.compare.entries import ComparisonEntry
 from privet.reports.compare.rows import figures, headings, legend, settings, to_csv
-from privet.reports.page import CHARTS, Page
 
 _LEFT, _RIGHT = 5.0, 95.0
 _LANE = 92.0
 """Where entries without epsilon stand, beside those with one."""
 _BEFORE_LANE = 78.0
+_BREAK = 85.0
+_NO_DP = "no differential privacy"
 _CLOSE = 1.5
 """Per cent: the width of a dot on a phone, nearly."""
 
 
-@dataclass(frozen=True)
-class Dot:
-    """An entry as a point with its interval: paths in a square of SIDE units."""
-
-    name: str
-    style: str
-    point: str
-    interval: str
-
-
-@dataclass(frozen=True)
-class Points:
-    """Accuracy upwards, epsilon to the right (logarithmic), none beyond it."""
-
-    description: str
-    dots: tuple[Dot, ...]
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
-    lane: bool
-    hover: str
-
-
-def curves(entries: Sequence[ComparisonEntry]) -> LineChart | None:
+def curves(entries: Sequence[ComparisonEntry]) -> Chart | None:
     """Accuracy by round, a line for each entry; None where nobody measured it."""
     if not any(entry.curve for entry in entries):
         return None
@@ -62,12 +41,16 @@ def curves(entries: Sequence[ComparisonEntry]) -> LineChart | None:
             Series(entry.name, [entry.curve.get(n) for n in rounds], silo_style(i), sparse=True)
             for i, entry in enumerate(entries)
         ],
+        unit="of sweeps: mean over the seeds",
+        height=304,
     )
 
 
-def points(entries: Sequence[ComparisonEntry]) -> Points | None:
-    """Accuracy against epsilon; None where no entry has an epsilon that can be drawn."""
-    styles = {entry.name: silo_style(index) for index, entry in enumerate(entries)}
+def points(entries: Sequence[ComparisonEntry]) -> Chart | None:
+    """Accuracy upwards, epsilon to the right (logarithmic), none beyond it.
+
+    None where no entry has an epsilon that can be drawn.
+    """
     shown = [e for e in entries if e.accuracy is not None and (_drawn(e) or not e.private)]
     epsilons = sorted({entry.epsilon for entry in shown if entry.epsilon and _drawn(entry)})
     if not epsilons:
@@ -77,19 +60,24 @@ def points(entries: Sequence[ComparisonEntry]) -> Points | None:
     column = Scale(epsilons[0], epsilons[-1], _LEFT, right, logarithmic=True)
     places = [column(e.epsilon) if e.private and e.epsilon else _LANE for e in shown]
     levels = nice_ticks(finite(end for entry in shown for end in _interval(entry)))
-    heights = Scale(levels[0], levels[-1], 0.0, 100.0)
-    return Points(
+    up = Scale(levels[0], levels[-1], 0.0, 100.0)
+    styles = {entry.name: silo_style(index) for index, entry in enumerate(entries)}
+    looks = [styles[entry.name] for entry in shown]
+    beside = zip(shown, _apart(places), looks, strict=True)
+    drawn = [shape for each in [*beside][::-1] for shape in _dot(*each, up)]
+    x_ticks = [Tick(column(epsilon), bound(epsilon)) for epsilon in epsilons]
+    return Chart(
+        title="Against epsilon",
         description=f"Accuracy against epsilon of {len(shown)} entries; the table has the figures.",
-        dots=tuple(
-            _dot(e, x, heights, styles[e.name]) for e, x in zip(shown, _apart(places), strict=True)
-        ),
-        x_ticks=(
-            *_uncrowded([Tick(column(epsilon), bound(epsilon)) for epsilon in epsilons]),
-            *([Tick(_LANE, "none")] if lane else []),
-        ),
-        y_ticks=ticks(levels, heights),
-        lane=lane,
-        hover=_hover(shown, places, styles),
+        shapes=tuple(drawn),
+        x_ticks=(*apart(x_ticks, 9), *([Tick(_LANE, "none")] if lane else [])),
+        y_ticks=ticks(levels, up),
+        unit="what the ledgers say; logarithmic; bars are 95 % intervals over seeds",
+        x_name="epsilon",
+        legend=tuple(Key(e.name, f"point {s}", "dot") for e, s in zip(shown, looks, strict=True)),
+        hover=_hover(shown, places, looks),
+        height=304,
+        breaks=(_BREAK if lane else None, None),
     )
 
 
@@ -106,49 +94,36 @@ def _apart(places: Sequence[float]) -> list[float]:
     return moved
 
 
-def _uncrowded(ticks: Sequence[Tick]) -> list[Tick]:
-    kept: list[Tick] = []
-    for tick in ticks:
-        if not kept or tick.at - kept[-1].at > 9:
-            kept.append(tick)
-    return kept
-
-
 def _interval(entry: ComparisonEntry) -> tuple[float, float]:
     half = entry.half_width or 0.0
     mean = entry.accuracy or 0.0
     return max(mean - half, 0.0), min(mean + half, 1.0)
 
 
-def _dot(entry: ComparisonEntry, place: float, heights: Scale, style: str) -> Dot:
-    ends = (*_interval(entry), entry.accuracy or 0.0)
-    low, high, middle = (f"{(1 - heights(end) / 100) * SIDE:.5g}" for end in ends)
-    x = f"{place / 100 * SIDE:.5g}"
-    interval = f"M{x} {low}V{high}" if entry.half_width else ""
-    return Dot(entry.name, style, f"M{x} {middle}h0", interval)
+def _dot(entry: ComparisonEntry, x: float, style: str, up: Scale) -> Iterator[Shape]:
+    low, high = map(up, _interval(entry))
+    if entry.half_width:
+        yield Shape("rule", f"interval {style}", [[(x, low), (x, high)]], entry.name)
+    yield Shape("dot", f"point {style}", [[(x, up(entry.accuracy or 0.0))]], entry.name)
 
 
-def _hover(
-    shown: Sequence[ComparisonEntry], places: Sequence[float], styles: dict[str, str]
-) -> str:
+def _hover(shown: Sequence[ComparisonEntry], places: Sequence[float], styles: Sequence[str]) -> str:
+    """A column for each epsilon."""
     at = sorted(set(places))
-    by_place = {x: [e for e, place in zip(shown, places, strict=True) if place == x] for x in at}
-    heads = [
-        f"epsilon {bound(of[0].epsilon)}" if of[0].private else "no differential privacy"
-        for of in by_place.values()
-    ]
-    drawn = list(zip(shown, places, strict=True))
-    texts = [[_told(entry) if place == x else None for x in at] for entry, place in drawn]
+    first = [shown[places.index(x)] for x in at]
     return hover(
         at=at,
-        heads=heads,
+        heads=[f"epsilon {bound(e.epsilon)}" if e.private else _NO_DP for e in first],
         names=[entry.name for entry in shown],
-        styles=[styles[entry.name] for entry in shown],
-        texts=texts,
+        styles=[f"point {style}" for style in styles],
+        texts=[
+            [_mean(entry) if place == x else None for x in at]
+            for entry, place in zip(shown, places, strict=True)
+        ],
     )
 
 
-def _told(entry: ComparisonEntry) -> str:
+def _mean(entry: ComparisonEntry) -> str:
     interval = f" ± {entry.half_width:.3f}" if entry.half_width else ""
     return f"{entry.accuracy:.3f}{interval}"
 
@@ -180,7 +155,7 @@ def render(comparison: Comparison) -> str:
         folders=len({entry.source for entry in entries}),
         headings=headings(comparison),
         rows=[
-            (entry.name, silo_style(place), figures(comparison, entry))
+            (entry.name, Key("", silo_style(place)), figures(comparison, entry))
             for place, entry in enumerate(entries)
         ],
         reading=tuple(legend(comparison)),

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from privet.charts.chart import Chart, ChartRow, Key, Point, Shape, box, hover, stacked
 from privet.charts.formatting import counted, in_rounds, listed, shortened
-from privet.charts.lines import SIDE, hover
 from privet.charts.scales import Tick, nice_ticks
 from privet.record.run import DECRYPT_STAGE, KEYS_STAGE, RecordedFailure, RoundRecord, Run
 from privet.reports.run.curves import in_order, natural
@@ -125,41 +125,20 @@ STATES = (
     "did not enrol",
 )
 _TOOK, _VOID, _FAILED, _REFUSED, _DROPPED, _NOT_DRAWN, _NOT_ENROLLED = range(len(STATES))
-_CLASSES = ("took", "void", "failed", "refused", "dropped", "absent", "out")
-# (top, height) within a row. Together with the style sheet, which draws "refused" and "did not
-# enrol" as frames, the states differ in shape as well as in colour.
-_SHAPES = (
-    (0.08, 0.84),
-    (0.08, 0.3),
-    (0.08, 0.84),
-    (0.14, 0.72),
-    (0.54, 0.38),
-    (0.46, 0.08),
-    (0.24, 0.52),
-)
+_STYLES = ("took", "void", "failed", "refused", "dropped", "absent", "out")
+# (top, height) in per cent of a row. "refused" and "did not enrol" are hollow besides, so that the
+# states differ in shape as well as in colour.
+_SHAPES = ((8, 84), (8, 30), (8, 84), (14, 72), (54, 38), (46, 8), (24, 52))
 _ASKED = (_TOOK, _VOID, _FAILED, _REFUSED, _DROPPED)
 
 
 @dataclass(frozen=True)
-class StatePath:
-    """All cells of one state, as one path."""
-
-    state: str
-    style: str
-    path: str
-
-
-@dataclass(frozen=True)
 class Attendance:
-    """`rows` names the silos of the grid, top to bottom; empty when rounds are only counted."""
+    """`chart` has a row for each of few silos; of many, rounds are only counted."""
 
     summary: str
     complete: bool
-    rows: tuple[str, ...]
-    marks: tuple[StatePath, ...]
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
-    hover: str
+    chart: Chart
     budgets: str | None
     """Whose budget had no room for all rounds, if any silo said so before the first."""
 
@@ -175,17 +154,24 @@ def attendance(run: Run) -> Attendance | None:
         _states(entry, silos, missing, sent=_VOID if is_void(run, entry) else _TOOK)
         for entry in rounds
     ]
-    few = len(silos) <= ROWS
-    asked = max(sum(state in _ASKED for state in column) for column in states)
-    levels = nice_ticks([0.0, float(max(asked, 1))], wanted=4)
-    return Attendance(
-        summary=_summary(states),
-        complete=all(set(column) <= {0} for column in states),
-        rows=tuple(silos) if few else (),
-        marks=_grid(states) if few else _stacks(states, top=levels[-1]),
+    found = Chart(
+        title="Silos",
+        description=(summary := _summary(states)),
+        shapes=(),
         x_ticks=_ends(rounds),
-        y_ticks=() if few else tuple(Tick(100 * n / levels[-1], f"{n:,.0f}") for n in levels),
+        unit="by round",
+        x_name="round",
+        legend=tuple(
+            Key(state, style, "area", reach=(100 - sum(_SHAPES[index]), 100 - _SHAPES[index][0]))
+            for index, (state, style) in enumerate(zip(STATES, _STYLES, strict=True))
+            if any(index in column for column in states)
+        ),
         hover=_hover(rounds, silos, states),
+    )
+    return Attendance(
+        summary=summary,
+        complete=all(set(column) <= {0} for column in states),
+        chart=_grid(states, silos, found) if len(silos) <= ROWS else _stacks(states, found),
         budgets=_budgets(run),
     )
 
@@ -273,42 +259,48 @@ def _budgets(run: Run) -> str | None:
     )
 
 
-def _grid(states: Sequence[Sequence[int]]) -> tuple[StatePath, ...]:
+def _grid(states: Sequence[Sequence[int]], silos: Sequence[str], of: Chart) -> Chart:
     """A cell for each silo (row) and round (column)."""
-    width, height = SIDE / len(states), SIDE / max(len(states[0]), 1)
-    gap = 0.12 if len(states) <= 120 else 0.0
-    paths = [""] * len(STATES)
-    for x, column in enumerate(states):
-        for y, state in enumerate(column):
+    found = []
+    for number, silo in enumerate(silos):
+        row = [column[number] for column in states]
+        boxes: dict[int, list[list[Point]]] = {state: [] for state in sorted(set(row))}
+        for x, state in enumerate(row):
             top, tall = _SHAPES[state]
-            paths[state] += _box(
-                (x + gap / 2) * width, (y + top) * height, width * (1 - gap), height * tall
-            )
-    return _marks(paths)
+            boxes[state].append(_column(x, len(row), bottom=100 - top - tall, tall=tall))
+        found.append(ChartRow(silo, replace(of, shapes=_shapes(boxes)), ""))
+    return replace(stacked(found, of), grid="")
 
 
-def _stacks(states: Sequence[Sequence[int]], *, top: float) -> tuple[StatePath, ...]:
+def _stacks(states: Sequence[Sequence[int]], of: Chart) -> Chart:
     """A column for each round: of those who were asked, who took part lies lowest."""
-    width, unit = SIDE / len(states), SIDE / top
-    gap = 0.12 if len(states) <= 120 else 0.0
-    paths = [""] * len(STATES)
+    asked = max(sum(state in _ASKED for state in column) for column in states)
+    levels = nice_ticks([0.0, float(max(asked, 1))], wanted=4)
+    unit = 100 / levels[-1]
+    boxes: dict[int, list[list[Point]]] = {state: [] for state in _ASKED}
     for x, column in enumerate(states):
-        edge = float(SIDE)
+        bottom = 0.0
         for state in _ASKED:
             tall = column.count(state) * unit
-            edge -= tall
             if tall:
-                paths[state] += _box((x + gap / 2) * width, edge, width * (1 - gap), tall)
-    return _marks(paths)
+                boxes[state].append(_column(x, len(states), bottom=bottom, tall=tall))
+            bottom += tall
+    ticks = tuple(Tick(n * unit, f"{n:,.0f}") for n in levels)
+    return replace(of, shapes=_shapes(boxes), y_ticks=ticks)
 
 
-def _marks(paths: Sequence[str]) -> tuple[StatePath, ...]:
-    named = zip(STATES, _CLASSES, paths, strict=True)
-    return tuple(StatePath(state, style, path) for state, style, path in named if path)
+def _column(place: int, count: int, *, bottom: float, tall: float) -> list[Point]:
+    """A box in the column of a round, with gaps as long as there is room for them."""
+    width, gap = 100 / count, 0.12 if count <= 120 else 0.0
+    return box((place + gap / 2) * width, bottom, width * (1 - gap), tall)
 
 
-def _box(left: float, top: float, width: float, height: float) -> str:
-    return f"M{left:.5g} {top:.5g}h{width:.4g}v{height:.4g}h-{width:.4g}z"
+def _shapes(boxes: Mapping[int, list[list[Point]]]) -> tuple[Shape, ...]:
+    return tuple(
+        Shape("area", _STYLES[state], parts, STATES[state])
+        for state, parts in boxes.items()
+        if parts
+    )
 
 
 def _hover(
@@ -318,7 +310,7 @@ def _hover(
         at=[100 * (index + 0.5) / len(rounds) for index in range(len(rounds))],
         heads=[f"Round {entry.number}" for entry in rounds],
         names=STATES,
-        styles=_CLASSES,
+        styles=_STYLES,
         texts=[[_who(column, silos, state) for column in states] for state in range(len(STATES))],
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from privet.charts.lines import LineChart, Series, Values, line_chart, silo_style
+from privet.charts.chart import Chart, Series, Values, line_chart, silo_style
 from privet.charts.scales import finite
 from privet.record.run import RoundRecord, Run
 
@@ -29,6 +29,7 @@ class _Quantity:
     per_silo: Callable[[RoundRecord], Mapping[str, float]]
     edges: tuple[str, ...]
     zero: bool
+    unit: str = "by round"
 
 
 _ACCURACY = _Quantity(
@@ -57,21 +58,22 @@ _EPSILON = _Quantity(
     per_silo=lambda entry: entry.silo_epsilon,
     edges=("lowest silo",),
     zero=True,
+    unit="by round and silo",
 )
 
 
-def accuracy_chart(run: Run) -> LineChart | None:
+def accuracy_chart(run: Run) -> Chart | None:
     """Accuracy on held-out records, with each silo's where the run measured them, and the mean on
     the silos' own records."""
     return _chart(_ACCURACY, run)
 
 
-def loss_chart(run: Run) -> LineChart | None:
+def loss_chart(run: Run) -> Chart | None:
     """Loss on held-out records, and the mean on the silos' own records."""
     return _chart(_LOSS, run)
 
 
-def epsilon_chart(run: Run) -> LineChart | None:
+def epsilon_chart(run: Run) -> Chart | None:
     """Epsilon spent so far by each silo, the highest emphasised, and the target if one was set.
 
     Silos that keep their account are left out; None when all do.
@@ -115,7 +117,7 @@ def natural(name: str) -> tuple[int, str]:
     return (int(digits) if digits.isascii() and 0 < len(digits) < 10 else -1, name)
 
 
-def _chart(quantity: _Quantity, run: Run, *, target: float | None = None) -> LineChart | None:
+def _chart(quantity: _Quantity, run: Run, *, target: float | None = None) -> Chart | None:
     """A bold line over thin ones for few silos, or over a band from the lowest to the highest."""
     total = [quantity.overall(entry) for entry in run.rounds]
     own = own_means(run, quantity.metric) if quantity.metric else []
@@ -142,6 +144,8 @@ def _chart(quantity: _Quantity, run: Run, *, target: float | None = None) -> Lin
         band=band,
         target=target,
         zero=quantity.zero,
+        unit=quantity.unit,
+        height=304 if quantity is _EPSILON else 240,
     )
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from statistics import median
 
+from privet.charts.chart import ROW_HEIGHT, Chart, ChartRow, Key, Point, Shape, box, hover, stacked
 from privet.charts.formatting import counted
-from privet.charts.lines import SIDE, hover
 from privet.charts.scales import Tick, nice_ticks
 from privet.record.run import Run, SiloRecord
 from privet.reports.run.curves import natural
@@ -24,43 +24,12 @@ _RAMP = ((58, 104, 168), (58, 140, 152), (104, 176, 128), (176, 200, 104), (232,
 
 
 @dataclass(frozen=True)
-class Part:
-    """A piece of a bar; `share` is in per cent of the largest silo."""
-
-    label: str
-    count: int
-    share: float
-    colour: str
-
-
-@dataclass(frozen=True)
-class Bar:
-    name: str
-    records: int
-    parts: tuple[Part, ...]
-    description: str
-    hover: str
-
-
-@dataclass(frozen=True)
-class LabelArea:
-    """The area of one label, painted from the largest sum down to the first label."""
-
-    label: str
-    path: str
-    colour: str
-
-
-@dataclass(frozen=True)
 class Distribution:
-    """`bars` for few silos; else `layers`, whose ticks and hover belong to all columns."""
+    """`rows` for few silos, largest at full width; `chart` shows all of them, few or many."""
 
     summary: str
-    legend: tuple[tuple[str, str], ...]
-    bars: tuple[Bar, ...]
-    layers: tuple[LabelArea, ...]
-    y_ticks: tuple[Tick, ...]
-    hover: str
+    rows: tuple[ChartRow, ...]
+    chart: Chart
 
 
 def distribution(run: Run) -> Distribution | None:
@@ -70,15 +39,24 @@ def distribution(run: Run) -> Distribution | None:
     labels, table = label_table(run)
     colours = [ramp(index, len(labels)) for index in range(len(labels))]
     few = len(run.silos) <= ROWS
-    layers, ticks, tips = ((), (), "") if few else _columns(run.silos, labels, table, colours)
-    return Distribution(
-        summary=_summary(run),
-        legend=tuple(zip(labels, colours, strict=True)) if run.labels else (),
-        bars=_bars(run.silos, labels, table, colours) if few else (),
-        layers=layers,
-        y_ticks=ticks,
-        hover=tips,
+    levels = nice_ticks([0.0, float(max(1, *(sum(row) for row in table)))], wanted=4)
+    summary = _summary(run)
+    plain = Chart(
+        title="Training records",
+        description=f"Records by silo. {summary}",
+        shapes=(),
+        unit="by silo and label" if run.labels else "by silo",
+        x_name="records",
+        legend=tuple(
+            Key(*each, "area") for each in zip(labels, colours, strict=True) if run.labels
+        ),
     )
+    if not few:
+        return Distribution(summary, (), _columns(run.silos, labels, table, colours, levels, plain))
+    largest = max(1, *(sum(row) for row in table))
+    rows = _rows(run.silos, labels, table, colours, full=largest)
+    ticks = tuple(Tick(100 * n / largest, f"{n:,.0f}") for n in levels if n <= largest)
+    return Distribution(summary, rows, stacked(rows, replace(plain, x_ticks=ticks)))
 
 
 def label_table(run: Run) -> tuple[list[str], list[list[int]]]:
@@ -125,48 +103,44 @@ def _summary(run: Run) -> str:
     )
 
 
-def _bars(
+def _rows(
     silos: Sequence[SiloRecord],
     labels: Sequence[str],
     table: Sequence[Sequence[int]],
     colours: Sequence[str],
-) -> tuple[Bar, ...]:
-    largest = max(1, *(sum(row) for row in table))
-    return tuple(
-        Bar(
-            name=silo.name,
-            records=silo.records,
-            parts=tuple(
-                Part(label, count, 100 * count / largest, colour)
-                for label, count, colour in zip(labels, row, colours, strict=True)
-                if count
-            ),
-            description=_row_text(silo, labels, row),
-            hover=_row_hover(silo, labels, row, colours),
+    *,
+    full: int,
+) -> tuple[ChartRow, ...]:
+    found = []
+    for silo, row in zip(silos, table, strict=True):
+        held = f"{silo.name}: {counted(silo.records, 'record')}"
+        named = [f"{label}: {count}" for label, count in zip(labels, row, strict=True) if count]
+        starts = accumulate(row, initial=0)
+        parts = tuple(
+            Shape("area", colour, [_part(100 * start / full, 100 * count / full)], label)
+            for label, start, count, colour in zip(labels, starts, row, colours, strict=False)
+            if count
         )
-        for silo, row in zip(silos, table, strict=True)
-    )
+        chart = Chart(
+            silo.name,
+            f"{held}; {', '.join(named)}" if len(labels) > 1 else held,
+            parts,
+            hover=hover(
+                at=[50],
+                heads=[held],
+                names=labels,
+                styles=colours,
+                texts=[[_shown(count)] for count in row],
+            ),
+            height=ROW_HEIGHT,
+        )
+        found.append(ChartRow(silo.name, chart, f"{silo.records:,}"))
+    return tuple(found)
 
 
-def _row_text(silo: SiloRecord, labels: Sequence[str], row: Sequence[int]) -> str:
-    held = f"{silo.name}: {counted(silo.records, 'record')}"
-    if len(labels) == 1:
-        return held
-    return f"{held}; " + ", ".join(
-        f"{label}: {count}" for label, count in zip(labels, row, strict=True) if count
-    )
-
-
-def _row_hover(
-    silo: SiloRecord, labels: Sequence[str], row: Sequence[int], colours: Sequence[str]
-) -> str:
-    return hover(
-        at=[50],
-        heads=[f"{silo.name}: {counted(silo.records, 'record')}"],
-        names=labels,
-        styles=colours,
-        texts=[[_shown(count)] for count in row],
-    )
+def _part(left: float, width: float) -> list[Point]:
+    """A little narrower than its share, so that it ends where the next begins."""
+    return box(left, 4, width - min(0.15, width / 3), 92)
 
 
 def _shown(count: int) -> str | None:
@@ -178,31 +152,37 @@ def _columns(
     labels: Sequence[str],
     table: Sequence[Sequence[int]],
     colours: Sequence[str],
-) -> tuple[tuple[LabelArea, ...], tuple[Tick, ...], str]:
+    levels: Sequence[float],
+    plain: Chart,
+) -> Chart:
     """Many silos side by side, the largest first, as one area for each label."""
     order = sorted(range(len(silos)), key=lambda index: -sum(table[index]))
     sums = [list(accumulate(table[index])) for index in order]
-    levels = nice_ticks([0.0, float(max(1, *(row[-1] for row in sums)))], wanted=4)
-    layers = tuple(
-        LabelArea(label, _steps([row[i] / levels[-1] for row in sums]), colours[i])
-        for i, label in reversed(list(enumerate(labels)))
+    top = levels[-1]
+    return replace(
+        plain,
+        unit=f"{plain.unit}, largest silo first",
+        description=plain.description.replace("by silo", "by silo, largest first", 1),
+        shapes=tuple(
+            Shape("area", colours[i], [_stairs([100 * row[i] / top for row in sums])], label)
+            for i, label in reversed(list(enumerate(labels)))
+        ),
+        y_ticks=tuple(Tick(100 * level / top, f"{level:,.0f}") for level in levels),
+        x_name="silos",
+        hover=hover(
+            at=[100 * (place + 0.5) / len(order) for place in range(len(order))],
+            heads=[f"{silos[i].name}: {counted(silos[i].records, 'record')}" for i in order],
+            names=labels,
+            styles=colours,
+            texts=[[_shown(table[i][j]) for i in order] for j in range(len(labels))],
+        ),
     )
-    tips = hover(
-        at=[100 * (place + 0.5) / len(order) for place in range(len(order))],
-        heads=[f"{silos[i].name}: {counted(silos[i].records, 'record')}" for i in order],
-        names=labels,
-        styles=colours,
-        texts=[[_shown(table[i][j]) for i in order] for j in range(len(labels))],
-    )
-    ticks = tuple(Tick(100 * level / levels[-1], f"{level:,.0f}") for level in levels)
-    return layers, ticks, tips
 
 
-def _steps(heights: Sequence[float]) -> str:
-    """A closed staircase from the left to the right edge of the square."""
-    width = SIDE / len(heights)
-    stairs = "".join(
-        f"V{(1 - height) * SIDE:.5g}H{(index + 1) * width:.5g}"
-        for index, height in enumerate(heights)
-    )
-    return f"M0 {SIDE}{stairs}V{SIDE}Z"
+def _stairs(heights: Sequence[float]) -> list[Point]:
+    """A staircase from the left to the right edge."""
+    width = 100 / len(heights)
+    corners = [
+        ((index + side) * width, height) for index, height in enumerate(heights) for side in (0, 1)
+    ]
+    return [(0.0, 0.0), *corners, (100.0, 0.0)]

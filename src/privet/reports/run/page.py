@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from privet.charts.formatting import NOTHING, bound, counted, decimal, duration, scientific, size
+from privet.charts.page import CHARTS, Page
 from privet.record.run import Run, Sealing, Summary
-from privet.reports.page import CHARTS, Page
 from privet.reports.run.assumptions import assumptions, checks_sentence
 from privet.reports.run.attendance import attendance, failures, is_void, refusals, voids
 from privet.reports.run.curves import FEW, accuracy_chart, epsilon_chart, loss_chart

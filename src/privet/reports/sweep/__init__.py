@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from privet.files import write_whole
+from privet.reports.sweep.chart import write_pictures
 from privet.reports.sweep.page import render
-from privet.reports.sweep.pictures import write_pictures
 from privet.sweeps.store import REQUEST, read_sweep
 
 __all__ = ["write_report"]

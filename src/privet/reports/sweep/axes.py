@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
+from privet.charts.chart import apart, silo_style
 from privet.charts.formatting import NOTHING
-from privet.charts.lines import silo_style
 from privet.charts.scales import Scale, Tick, finite, nice_ticks, ticks
 from privet.reports.sweep.marks import Mark, Setting
 from privet.sweeps.results import Cell, Estimate, Settings, Sweep, Value, described, title
@@ -26,6 +26,8 @@ from privet.sweeps.statistics import half_width
 EPSILON = "privacy.epsilon"
 _BUDGET = (EPSILON, "privacy.noise_multiplier")
 _LEFT, _RIGHT = 4.0, 96.0
+BROKEN = 86.5
+"""Where an axis is broken before its lane."""
 _BEFORE_LANE, _LANE, _LANE_WIDTH = 82.0, 93.0, 9.0
 _CROWDED = 9.0
 """Per cent between ticks that can be read on a phone."""
@@ -239,7 +241,7 @@ class _Layout:
         axis = Scale(min(reach), max(reach), _LEFT, right, logarithmic=log)
         names = self.texts or [f"{level:.4g}" for level in levels]
         ticks = (Tick(round(axis(v), 3), text) for v, text in zip(levels, names, strict=True))
-        return Places(tuple(self._spread(axis)), tuple(_apart(ticks)))
+        return Places(tuple(self._spread(axis)), tuple(apart(ticks, _CROWDED)))
 
     def _spread(self, axis: Scale) -> Iterator[float]:
         beside = {lane: self._beside(lane=lane) for lane in (False, True)}
@@ -283,15 +285,7 @@ def _steps(low: float, high: float) -> list[float]:
     return [float(f"{factor}e{power}") for power in powers for factor in (1, 2, 5)]
 
 
-def _apart(ticks: Iterable[Tick]) -> Iterator[Tick]:
-    last = -math.inf
-    for tick in ticks:
-        if tick.at >= last + _CROWDED:
-            last = tick.at
-            yield tick
-
-
-_BELOW_LANE = 86.0
+_BELOW_LANE, UP_BROKEN = 86.0, 90.5
 _NEVER_LANE = 95.0
 
 _Combine = Callable[[Sequence[float]], float]

@@ -18,13 +18,16 @@ from typing import Any
 
 from markupsafe import Markup
 
+from privet.charts.chart import Chart, ChartRow, Shape, hover
 from privet.charts.formatting import counted, duration, listed
-from privet.charts.lines import hover
+from privet.charts.page import CHARTS, Page
 from privet.charts.scales import Scale, Tick, nice_ticks, ticks
-from privet.reports.page import CHARTS, Page
+from privet.charts.svg import axis, legend
 from privet.reports.sweep.axes import (
+    BROKEN,
     DEFAULT,
     SHARES,
+    UP_BROKEN,
     Quantity,
     View,
     accuracies,
@@ -32,6 +35,7 @@ from privet.reports.sweep.axes import (
     targets,
     views,
 )
+from privet.reports.sweep.chart import along, chart, keys, upwards
 from privet.reports.sweep.findings import advice, compared, costs, verdict
 from privet.reports.sweep.marks import Mark, Setting, asked_text, marks, settings, spent_text
 from privet.sweeps.results import Cell, Sweep, title
@@ -83,16 +87,6 @@ def failures(sweep: Sweep) -> tuple[Failures, ...]:
     )
 
 
-def description(shown: Sequence[Mark], across: Sequence[View], heights: Sequence[Quantity]) -> str:
-    """For those who cannot see the chart."""
-    points = [
-        f"{mark.name} {point.text}"
-        for mark, point in zip(shown, heights[0].points, strict=True)
-        if not mark.cell
-    ]
-    return f"{heights[0].label} by {across[0].label or 'setting'}: {'; '.join(points[:30])}"
-
-
 def data(shown: Sequence[Mark], across: Sequence[View], heights: Sequence[Quantity]) -> Markup:
     """As JSON that no markup can end."""
     content = {
@@ -107,8 +101,8 @@ def data(shown: Sequence[Mark], across: Sequence[View], heights: Sequence[Quanti
                 "low": each.low,
                 "high": each.high,
                 "texts": [point.text for point in each.points],
-                "ticks": _ticks(each.ticks),
-                "lane": _ticks([each.lane] if each.lane else []),
+                "axis": axis("y", upwards(each), broken=UP_BROKEN if each.lane else None),
+                "never": each.lane and each.lane.at,
             }
             for each in heights
         ],
@@ -119,43 +113,27 @@ def data(shown: Sequence[Mark], across: Sequence[View], heights: Sequence[Quanti
 
 def _view(view: View) -> Mapping[str, Any]:
     scales = {"linear": view.linear} | ({"log": view.log} if view.log else {})
+    broken = BROKEN if view.lane else None
     return {
         "label": view.label,
         "names": [[series.name, series.style] for series in view.names],
+        "legend": legend(keys(view)),
         "series": view.series,
         "joins": view.joins,
         "across": view.across,
         "log": view.starts_log,
-        "lane": _ticks([view.lane] if view.lane else []),
         "scales": {
-            name: {"at": scale.at, "ticks": _ticks(scale.ticks)} for name, scale in scales.items()
+            name: {"at": scale.at, "axis": axis("x", along(view, scale), broken=broken)}
+            for name, scale in scales.items()
         },
     }
 
 
-def _ticks(ticks: Sequence[Tick]) -> list[tuple[float, str]]:
-    return [(tick.at, tick.text) for tick in ticks]
-
-
-@dataclass(frozen=True)
-class Silos:
-    """A row: the silos of one setting, worst first; `at` in per cent from the left."""
-
-    name: str
-    at: tuple[float, ...]
-    mean_at: float
-    worst: str
-    mean: str
-    best: str
-    description: str
-    hover: str
-
-
 @dataclass(frozen=True)
 class Spread:
-    """The rows over one axis; `text` says where the worst silo stands best and worst."""
+    """A row for each setting; `text` says where the worst silo stands best and worst."""
 
-    rows: tuple[Silos, ...]
+    rows: tuple[ChartRow, ...]
     ticks: tuple[Tick, ...]
     text: str
     left_out: int
@@ -202,29 +180,31 @@ def _mean(silos: _Known) -> float:
     return math.fsum(value for _, value in silos) / len(silos)
 
 
-def _row(name: str, silos: _Known, scale: Scale) -> Silos:
-    worst, best = silos[0], silos[-1]
-    at = tuple(round(scale(value), 3) for _, value in silos)
-    return Silos(
+def _row(name: str, silos: _Known, scale: Scale) -> ChartRow:
+    """A dot for each silo, worst first, and their mean."""
+    at, mean = [scale(value) for _, value in silos], _mean(silos)
+    (worst, low), (best, high) = silos[0], silos[-1]
+    drawn = Chart(
         name,
-        at,
-        round(scale(_mean(silos)), 3),
-        worst=f"{worst[1]:.3f}",
-        mean=f"{_mean(silos):.3f}",
-        best=f"{best[1]:.3f}",
-        description=(
-            f"{name}: {counted(len(silos), 'silo')} from {worst[1]:.3f} ({worst[0]}) "
-            f"to {best[1]:.3f} ({best[0]}), mean {_mean(silos):.3f}"
+        f"{name}: {counted(len(silos), 'silo')} from {low:.3f} ({worst}) to {high:.3f} ({best}), "
+        f"mean {mean:.3f}",
+        (
+            Shape("rule", "span", [[(at[0], 50), (at[-1], 50)]]),
+            Shape("dot", "silo", [[(x, 50) for x in at[1:-1]]]),
+            Shape("dot", "silo end", [[(x, 50) for x in dict.fromkeys((at[0], at[-1]))]]),
+            Shape("rule", "mean", [[(scale(mean), 15), (scale(mean), 85)]]),
         ),
         hover=hover(
             at=at,
             heads=[silo for silo, _ in silos],
             names=["accuracy", "worst", "mean", "best"],
-            styles=["block silo", "block silo", "block mean", "block silo"],
+            styles=["silo"] * 4,
             texts=[[f"{value:.4f}" for _, value in silos]]
-            + [[f"{value:.4f}"] * len(silos) for value in (worst[1], _mean(silos), best[1])],
+            + [[f"{value:.4f}"] * len(silos) for value in (low, mean, high)],
         ),
+        height=26,
     )
+    return ChartRow(name, drawn, f"{low:.3f} · {mean:.3f} · {high:.3f}")
 
 
 def _told(known: Sequence[tuple[str, _Known]]) -> str:
@@ -266,13 +246,11 @@ def render(sweep: Sweep, *, again: str | None, pictures: Sequence[str] = ()) -> 
         figures=tuple(headline(sweep)),
         compared=compared(sweep),
         failures=failures(sweep),
-        marks=shown,
         views=across,
         view=across[0] if across else None,
         heights=heights,
-        height=heights[0],
+        chart=chart(across[0], heights[0], shown) if across else None,
         data=data(shown, across, heights) if across else None,
-        description=description(shown, across, heights) if across else "",
         targets=goals,
         shares=SHARES,
         target=DEFAULT,

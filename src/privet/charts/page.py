@@ -12,12 +12,13 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from privet.charts import formatting
+from privet.charts import formatting, looks, svg
 
 _HERE = Path(__file__).parent
 
 CHARTS = _HERE / "charts.js"
 """Reads values out of charts, by pointer, finger or arrow keys."""
+
 
 _FILTERS = (
     formatting.bound,
@@ -31,6 +32,7 @@ _FILTERS = (
     formatting.shortened,
     formatting.size,
 )
+_ELEMENTS = (svg.axis, svg.figure, svg.frame, svg.legend, svg.sample, svg.track)
 
 
 @dataclass(frozen=True)
@@ -42,21 +44,38 @@ class Page:
     scripts: tuple[Path, ...] = ()
     filters: Mapping[str, Callable[..., object]] = field(default_factory=dict)
     """By name, beside those of `formatting`."""
+    allows: str = ""
+    """Directives that its content security policy has besides."""
 
     def render(self, *, style: str = "", **content: object) -> str:
         """The whole page; every text of `content` is escaped.
 
         `style` comes behind the style sheets and must be of the caller's own making. A content
-        security policy names the script by its hash, so that even markup that slipped through
-        could neither run nor load anything.
+        security policy names style and script by their hashes, so that even markup that slipped
+        through could neither run nor load anything.
         """
-        styles, script = _text((_HERE / "page.css", *self.styles)) + style, _text(self.scripts)
         return self._compiled.render(
             content,
-            style=Markup(styles),  # noqa: S704 - our own files
-            script=Markup(script),  # noqa: S704 - our own files
-            policy=_policy(styles, script),
+            style=Markup(self._style + style),  # noqa: S704 - our own files
+            script=Markup(self._script),  # noqa: S704 - our own files
+            policy=self.policy(style),
         )
+
+    def policy(self, style: str = "") -> str:
+        """What the page may do, as a content security policy."""
+        script = f"script-src {_hash(self._script)}; " if self._script else ""
+        return (
+            f"default-src 'none'; {script}style-src {_hash(self._style + style)}; img-src data:; "
+            f"base-uri 'none'; form-action 'none'{self.allows}"
+        )
+
+    @cached_property
+    def _style(self) -> str:
+        return _text((looks.SHEET,)) + looks.style_sheet() + _text(self.styles)
+
+    @cached_property
+    def _script(self) -> str:
+        return _text(self.scripts)
 
     @cached_property
     def _compiled(self) -> Template:
@@ -68,6 +87,7 @@ class Page:
             lstrip_blocks=True,
         )
         environment.filters |= {each.__name__: each for each in _FILTERS} | dict(self.filters)
+        environment.filters |= {each.__name__: _marked_up(each) for each in _ELEMENTS}
         return environment.get_template(self.template.name)
 
 
@@ -75,14 +95,8 @@ def _text(files: Iterable[Path]) -> str:
     return "".join(file.read_text(encoding="utf-8") for file in files)
 
 
-def _policy(style: str, script: str) -> str:
-    """Charts place ticks by style attributes, which no hash can name; they come with a script."""
-    styles = "'unsafe-inline'" if script else _hash(style)
-    scripts = f"script-src {_hash(script)}; " if script else ""
-    return (
-        f"default-src 'none'; {scripts}style-src {styles}; img-src data:; base-uri 'none'; "
-        "form-action 'none'"
-    )
+def _marked_up(make: Callable[..., svg.Element]) -> Callable[..., Markup]:
+    return lambda *given, **more: svg.markup(make(*given, **more))
 
 
 def _hash(text: str) -> str:
