@@ -17,11 +17,11 @@ from privet.privacy.ledger.entries import (
     Entry,
     Head,
     HeadFile,
+    beside,
     chained,
     install_head_file,
     prepare_head_file,
 )
-from privet.privacy.ledger.files import beside
 from privet.privacy.ledger.verification import read_history
 
 Row = dict[str, Any]

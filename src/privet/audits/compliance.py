@@ -29,7 +29,7 @@ from privet.privacy.ledger import Charge, Entry, Limit
 from privet.privacy.ledger.costs import epsilon_of, parts_of
 from privet.privacy.ledger.history import moment
 from privet.privacy.policy import Policy, Request
-from privet.privacy.policy.judge import budget_limits
+from privet.privacy.policy.policy import budget_limits
 from privet.privacy.policy.rules import Rules
 
 ROUNDING = 1e-6
@@ -195,8 +195,6 @@ def _peaks(events: Iterable[tuple[Entry, Entry]]) -> Iterator[tuple[Entry, list[
 def _parts(events: Iterable[str]) -> list[Segment]:
     return [part for event in events for part in parts_of(event)]
 
-
-# DROPPED
 
 _BUDGET = "The budgets of the policy held at every moment, between entries too."
 _POLICY = "Every use of the records was one that the policy allows."

@@ -17,7 +17,7 @@ from privet.audits.claims import Claim, judged, unknown
 from privet.errors import PrivetError
 from privet.files import demand_file
 from privet.privacy.ledger import Charge, Entry, Finding, History, database, verify, verify_bundle
-from privet.privacy.ledger.files import beside
+from privet.privacy.ledger.entries import beside
 from privet.privacy.ledger.history import CLOCK_TOLERANCE, moment
 from privet.privacy.ledger.verification import read_bundle
 

@@ -272,8 +272,6 @@ def _two_sided(law: Any, value: float) -> float:
     return float(min(1.0, 2 * min(law.cdf(value), law.sf(value))))
 
 
-# DROPPED
-
 _OBSERVERS: dict[View, str] = {
     "steps": "who sees every step inside the silos",
     "updates": "who gets the silos' updates",

@@ -128,8 +128,6 @@ def _server(experiment: Experiment) -> Strategy:
     return strategy
 
 
-# DROPPED
-
 _OBSERVERS: dict[Observer, str] = {
     "updates": "the silo's updates, as the server gets them,",
     "model": "the last model alone",

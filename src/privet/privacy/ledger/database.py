@@ -18,6 +18,7 @@ from privet.privacy.ledger.entries import (
     Entry,
     Head,
     HeadFile,
+    beside,
     canonical,
     chained,
     head_path,
@@ -27,7 +28,6 @@ from privet.privacy.ledger.entries import (
     versions,
 )
 from privet.privacy.ledger.errors import LedgerError, distrust
-from privet.privacy.ledger.files import beside
 from privet.privacy.ledger.keys import SiloKey
 
 SCHEMA_VERSION = 1

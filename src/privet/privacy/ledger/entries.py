@@ -21,7 +21,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -29,9 +29,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from privet.files import create, read_file, sync
+from privet.files import create, locked, read_file, sync
 from privet.privacy.ledger.errors import LedgerError
-from privet.privacy.ledger.files import beside
 from privet.privacy.ledger.keys import SiloKey, signed_by
 
 Kind = Literal["reserve", "commit", "release", "note"]
@@ -132,6 +131,31 @@ class Head:
     def is_signed_by(self, public: str) -> bool:
         """Whether the silo with this public key signed the head."""
         return signed_by(public, _message(self.sequence, self.hash), self.signature)
+
+
+LOCK_SECONDS = 60.0
+"""How long a process waits for another one's transaction before it gives up."""
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """The companion of a ledger file, such as ledger.sqlite.head."""
+    return path.with_name(path.name + suffix)
+
+
+def exclusive(path: Path, *, seconds: float = LOCK_SECONDS) -> AbstractContextManager[int]:
+    """Keep every other process out of `path`; the lock ends with the process, however it ends.
+
+    LedgerError when the lock cannot be had within `seconds`, or not at all.
+    """
+    try:
+        return locked(path, seconds=seconds)
+    except BlockingIOError:
+        raise LedgerError(f"{path}: another process holds the ledger; try again") from None
+    except OSError as error:
+        raise LedgerError(f"{path}: the ledger cannot be locked ({error.strerror})") from None
+
+
+# DROPPED
 
 
 @dataclass(frozen=True)

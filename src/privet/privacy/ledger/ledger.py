@@ -10,9 +10,18 @@ from typing import Literal
 from privet.privacy.dp_events import DpEvent
 from privet.privacy.ledger import database
 from privet.privacy.ledger.costs import covers, event_text, parts_of
-from privet.privacy.ledger.entries import Clock, Draft, Entry, Head, canonical, utc_now, written
+from privet.privacy.ledger.entries import (
+    Clock,
+    Draft,
+    Entry,
+    Head,
+    beside,
+    canonical,
+    exclusive,
+    utc_now,
+    written,
+)
 from privet.privacy.ledger.errors import LedgerError, LedgerRefusal
-from privet.privacy.ledger.files import beside, exclusive
 from privet.privacy.ledger.history import BudgetExceeded, History, Limit, Projection
 from privet.privacy.ledger.keys import PARTS, Fingerprint, SiloKey
 from privet.privacy.ledger.log import SignedLog

@@ -22,7 +22,9 @@ from privet.privacy.ledger.entries import (
     Entry,
     Head,
     HeadFile,
+    beside,
     chained,
+    exclusive,
     head_path,
     install_head_file,
     prepare_head_file,
@@ -31,7 +33,6 @@ from privet.privacy.ledger.entries import (
     written,
 )
 from privet.privacy.ledger.errors import LedgerError, distrust
-from privet.privacy.ledger.files import beside, exclusive
 from privet.privacy.ledger.history import CLOCK_TOLERANCE, History, moment
 from privet.privacy.ledger.keys import SiloKey
 

@@ -29,12 +29,12 @@ from privet.privacy.ledger.entries import (
     Entry,
     Head,
     HeadFile,
+    beside,
     canonical,
     head_path,
     read_head_file,
 )
 from privet.privacy.ledger.errors import LedgerError
-from privet.privacy.ledger.files import beside
 from privet.privacy.ledger.history import History
 from privet.privacy.ledger.keys import signed_by
 from privet.privacy.ledger.ledger import EXPORT_PREFIX, Ledger

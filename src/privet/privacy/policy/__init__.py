@@ -11,8 +11,7 @@ refused.
 """
 
 from privet.privacy.policy.explanation import best_guess, explain, starting_policy
-from privet.privacy.policy.judge import BudgetLimit, Decision, MetricRule, Refusal, Request
-from privet.privacy.policy.policy import Policy
+from privet.privacy.policy.policy import BudgetLimit, Decision, MetricRule, Policy, Refusal, Request
 from privet.privacy.policy.rules import PolicyError
 
 __all__ = [

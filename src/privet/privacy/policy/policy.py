@@ -1,24 +1,18 @@
-"""A whole policy: rules by data set."""
+"""A policy, a request, and the decision: one function for each rule, in the order of the file."""
 
 from __future__ import annotations
 
+import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, field_validator
 
-from privet.privacy.policy.judge import (
-    Decision,
-    Refusal,
-    Request,
-    budget_limits,
-    metric_rules,
-    quoted,
-    refusals,
-)
 from privet.privacy.policy.rules import (
     ANY,
     Budget,
@@ -31,6 +25,265 @@ from privet.privacy.policy.rules import (
     Training,
     one_line,
 )
+
+Scope = Literal["dataset", "job", "month", "requester"]
+Kind = Literal["train", "evaluate", "query", "open"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One use of a data set, as it is meant to happen; made before a record is read.
+
+    dataset: its name in the ledger. task, requester, job: names as the job gives them.
+    code_hash: SHA-256 of the task's code, "sha256:" and 64 hexadecimal digits or these alone.
+    kind: "train"; "evaluate", whose noise is the policy's own; "query", judged as training is; or
+        "open", before a task's code is loaded, when no use of the records is known yet.
+    unit, mechanism, noise_multiplier, sampling_rate, clip: of the mechanism; None without one. A
+        sampling rate that is not given counts as 1.
+    silos_in_sum: silos whose updates are added before anyone sees the sum; None: not known.
+    metrics: names of what an evaluation would like to send.
+    at: now, with a time zone; a ValueError without.
+    """
+
+    dataset: str
+    task: str
+    requester: str
+    job: str
+    kind: Kind
+    at: datetime
+    code_hash: str | None = None
+    unit: str | None = None
+    mechanism: str | None = None
+    noise_multiplier: float | None = None
+    sampling_rate: float | None = None
+    clip: float | None = None
+    encrypted: bool = False
+    silos_in_sum: int | None = None
+    metrics: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.at.utcoffset() is None:
+            raise ValueError("Request.at needs a time zone")
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"Request.kind = {self.kind!r}: it is {', '.join(get_args(Kind))}")
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """One rule that a request breaks. Safe to send: nothing here follows from the records."""
+
+    limit: str
+    """Key of the rule in the policy file, such as "training.smallest_noise_multiplier"."""
+    asked: str
+    allowed: str
+
+    def __str__(self) -> str:
+        return f"{self.limit}: asked for {self.asked}; allowed: {self.allowed}"
+
+
+@dataclass(frozen=True)
+class BudgetLimit:
+    """Largest `epsilon` at `delta`, over what `scope` takes together."""
+
+    scope: Scope
+    epsilon: float
+    delta: float
+
+
+@dataclass(frozen=True)
+class MetricRule:
+    """How the metric `name` may be released; `noise_multiplier` only with "noised"."""
+
+    name: str
+    release: Literal["withheld", "noised", "exact"]
+    noise_multiplier: float | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The answer to a request; a refusal grants nothing and has no limits.
+
+    limits: finite ones, for the ledger to keep; the policy does not know what was spent.
+    metrics: a rule for every metric that was asked for, by name.
+    records_public: whether the number of records may be sent, as such or within another figure.
+    """
+
+    refusals: tuple[Refusal, ...]
+    limits: tuple[BudgetLimit, ...] = ()
+    metrics: tuple[MetricRule, ...] = ()
+    records_public: bool = False
+
+    @property
+    def allowed(self) -> bool:
+        """Whether the policy has nothing against it."""
+        return not self.refusals
+
+    @property
+    def reason(self) -> str:
+        """All refusals in one line; empty when there are none."""
+        return "; ".join(map(str, self.refusals))
+
+
+Rule = Callable[[Rules, Request], Iterator[Refusal]]
+
+_LONGEST = 80
+
+
+def refusals(rules: Rules, request: Request) -> tuple[Refusal, ...]:
+    """Everything in `request` that `rules` do not allow."""
+    return tuple(refusal for rule in _RULES for refusal in rule(rules, request))
+
+
+def budget_limits(budget: Budget) -> tuple[BudgetLimit, ...]:
+    """The limits that can be reached, from the whole life down to one requester."""
+    epsilons: tuple[tuple[Scope, float | None], ...] = (
+        ("dataset", budget.epsilon),
+        ("job", budget.epsilon_per_job),
+        ("month", budget.epsilon_per_month),
+        ("requester", budget.epsilon_per_requester),
+    )
+    return tuple(
+        BudgetLimit(scope=scope, epsilon=epsilon, delta=budget.delta)
+        for scope, epsilon in epsilons
+        if epsilon is not None and epsilon < math.inf
+    )
+
+
+def metric_rules(rules: Rules, names: Sequence[str]) -> tuple[MetricRule, ...]:
+    """A rule for each of `names`, sorted by name."""
+    chosen = ((name, rules.metric(name)) for name in sorted(set(names)))
+    return tuple(MetricRule(name, rule.release, rule.noise_multiplier) for name, rule in chosen)
+
+
+def quoted(text: str) -> str:
+    """A name from outside: printable, and not long enough to hide the rest of a line."""
+    return repr(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}...")
+
+
+def _requester(rules: Rules, request: Request) -> Iterator[Refusal]:
+    if not _listed(request.requester, rules.requesters):
+        yield Refusal("requesters", quoted(request.requester), "those whom the policy names")
+
+
+def _task(rules: Rules, request: Request) -> Iterator[Refusal]:
+    code = _normal(request.code_hash)
+    own = ":" in request.task
+    by_name = not own and _listed(request.task, rules.tasks)
+    by_code = ANY in rules.code or (code is not None and code in rules.code)
+    # Names admit built-in tasks only; code from outside is admitted by its hash, whatever its name.
+    if by_name or by_code:
+        return
+    if own:
+        asked = f"{quoted(request.task)} with code {quoted(code) if code else 'of no known hash'}"
+        yield Refusal("code", asked, "code whose hash the policy names")
+    else:
+        yield Refusal("tasks", quoted(request.task), _joined(rules.tasks))
+
+
+def _plain(rules: Rules, request: Request) -> Iterator[Refusal]:
+    if _uses_records(request) and not _private(request) and not rules.training.plain:
+        asked = "no differential privacy"
+        yield Refusal("training.plain", asked, "only a mechanism with noise and a finite clip norm")
+
+
+def _unit(rules: Rules, request: Request) -> Iterator[Refusal]:
+    if _private(request) and request.unit not in rules.training.units:
+        yield Refusal("training.units", quoted(str(request.unit)), _joined(rules.training.units))
+
+
+def _mechanism(rules: Rules, request: Request) -> Iterator[Refusal]:
+    if _private(request) and request.mechanism not in rules.training.mechanisms:
+        allowed = _joined(rules.training.mechanisms)
+        yield Refusal("training.mechanisms", quoted(str(request.mechanism)), allowed)
+
+
+def _noise(rules: Rules, request: Request) -> Iterator[Refusal]:
+    least = rules.training.smallest_noise_multiplier
+    # `not >=`, since a NaN must be refused.
+    if _private(request) and not (request.noise_multiplier or 0.0) >= least:
+        asked = _figure(rules, request.noise_multiplier, "less")
+        yield Refusal("training.smallest_noise_multiplier", asked, f"{least:g} or more")
+
+
+def _sampling(rules: Rules, request: Request) -> Iterator[Refusal]:
+    if not _private(request):
+        return
+    low, high = rules.training.smallest_sampling_rate, rules.training.largest_sampling_rate
+    # A mechanism that names no rate is taken to see every record in every step.
+    rate = 1.0 if request.sampling_rate is None else request.sampling_rate
+    if not 0 < rate <= high:
+        asked = _figure(rules, rate, "another rate")
+        yield Refusal("training.largest_sampling_rate", asked, f"above 0, up to {high:g}")
+    elif rate < low:
+        asked = _figure(rules, rate, "less")
+        yield Refusal("training.smallest_sampling_rate", asked, f"{low:g} or more")
+
+
+def _encryption(rules: Rules, request: Request) -> Iterator[Refusal]:
+    if rules.sending.encryption_required and not request.encrypted:
+        yield Refusal("sending.encryption_required", "updates in the clear", "encrypted updates")
+
+
+def _sum(rules: Rules, request: Request) -> Iterator[Refusal]:
+    least, silos = rules.sending.smallest_sum, request.silos_in_sum
+    # In the clear the server sees single updates, which is a sum of one.
+    if least > 1 and (silos is None or silos < least):
+        asked = "a sum of unknown size" if silos is None else f"a sum of {silos}"
+        yield Refusal("sending.smallest_sum", asked, f"{least} silos or more")
+
+
+def _hours(rules: Rules, request: Request) -> Iterator[Refusal]:
+    hours = rules.hours
+    if hours is not None and not hours.contain(request.at):
+        yield Refusal("hours", hours.clock(request.at), str(hours))
+
+
+_RULES: tuple[Rule, ...] = (
+    _requester,
+    _task,
+    _plain,
+    _unit,
+    _mechanism,
+    _noise,
+    _sampling,
+    _encryption,
+    _sum,
+    _hours,
+)
+
+
+def _listed(name: str, names: Sequence[str]) -> bool:
+    return ANY in names or name in names
+
+
+def _normal(code_hash: str | None) -> str | None:
+    return "sha256:" + code_hash.lower().removeprefix("sha256:") if code_hash else None
+
+
+def _uses_records(request: Request) -> bool:
+    """Whether more may be sent than metrics, which have rules of their own."""
+    settings = (request.unit, request.mechanism, request.noise_multiplier, request.sampling_rate)
+    return request.kind in ("train", "query") or any(setting is not None for setting in settings)
+
+
+def _private(request: Request) -> bool:
+    """Whether there is a mechanism with noise, and a bound on what one record adds."""
+    noise, clip = request.noise_multiplier, request.clip
+    # None: a mechanism that does not clip, such as noise on counts.
+    bounded = clip is None or 0 < clip < math.inf
+    return request.mechanism is not None and noise is not None and 0 < noise < math.inf and bounded
+
+
+def _figure(rules: Rules, value: float | None, otherwise: str) -> str:
+    """`value`, unless it could reveal the number of records, as rates and fitted noise do."""
+    return f"{value:g}" if rules.sending.records_public else otherwise
+
+
+def _joined(names: Sequence[str]) -> str:
+    return ", ".join(sorted(set(names))) or "none"
+
+
+# DROPPED
 
 _SECTIONS: dict[str, type[BaseModel]] = {
     "budget": Budget,
