@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+
+from privet import Experiment
+from privet.commands.cli import main
+from privet.simulations.run import simulate
 
 PRIVET = [sys.executable, "-m", "privet"]
 EXPERIMENT = """
@@ -24,9 +29,10 @@ batch_size = 64
 [privacy]
 noise_multiplier = 1.0
 """
+IN_THE_CLEAR = ("--set", "privacy.epsilon=inf")
 
 
-def privet(*arguments: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+def privet(*arguments: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*PRIVET, *map(str, arguments)],
         capture_output=True,
@@ -43,16 +49,41 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
+def said_here(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """The command in this process, which has everything loaded: exit code, stdout, stderr."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        main(list(map(str, arguments)))
+    return int(end.value.code or 0), *capsys.readouterr()
+
+
+@pytest.fixture(scope="module")
+def simulated(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A run folder, and the process that left it."""
+    folder = tmp_path_factory.mktemp("simulated")
+    (folder / "experiment.toml").write_text(EXPERIMENT)
+    return folder / "run", privet("simulate", folder / "experiment.toml", "--out", folder / "run")
+
+
+def model_of(file: Path, folder: Path, *, rounds: int) -> bytes:
+    """Of the same run, without a break and in this process."""
+    settings = {"rounds": rounds}
+    simulate(Experiment.from_file(file).with_settings(settings), out=folder)
+    return (folder / "model.safetensors").read_bytes()
+
+
 def test_a_simulation_prints_figures_and_leaves_a_whole_run_folder(
-    file: Path, tmp_path: Path
+    simulated: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
-    done = privet("simulate", file, "--out", tmp_path / "run")
+    folder, done = simulated
     assert done.returncode == 0, done.stderr
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    summary = json.loads((folder / "summary.json").read_text())
     assert f"accuracy      {summary['accuracy']:.4f}" in done.stdout
     assert f"epsilon       {summary['epsilon']['max']:.3f}" in done.stdout
     assert "round 3/3" in done.stdout
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+    assert {path.name for path in folder.iterdir()} == {
         "experiment.toml", "history.jsonl", "silos.json", "summary.json", "report.html",
         "model.safetensors", "checkpoint.safetensors",
         "ledger.sqlite", "ledger.key", "ledger.sqlite.head", "ledger.sqlite.lock",
@@ -60,15 +91,19 @@ def test_a_simulation_prints_figures_and_leaves_a_whole_run_folder(
     assert "wit" not in done.stderr  # no library's warnings
 
 
-def test_json_output_is_one_document_a_line(file: Path, tmp_path: Path) -> None:
-    done = privet("simulate", file, "--out", tmp_path / "run", "--json")
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
+def test_json_output_is_one_document_a_line(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, said, _ = said_here(capsys, "simulate", file, "--out", tmp_path / "run", "--json")
+    lines = [json.loads(line) for line in said.splitlines()]
     assert [line.get("round") for line in lines[:4]] == [0, 1, 2, 3]
     assert lines[4]["schema"] == 1
     assert len(lines) == 5
 
 
-def test_on_a_terminal_it_moves_from_the_start(file: Path, tmp_path: Path) -> None:
+def test_on_a_terminal_it_moves_from_the_start_and_says_that_privacy_is_missing(
+    file: Path, tmp_path: Path
+) -> None:
     leader, follower = pty.openpty()
     command = [
         sys.executable,
@@ -78,6 +113,7 @@ def test_on_a_terminal_it_moves_from_the_start(file: Path, tmp_path: Path) -> No
         str(file),
         "--out",
         str(tmp_path / "run"),
+        *IN_THE_CLEAR,
     ]
     with subprocess.Popen(
         command, stdout=follower, stderr=follower, env={**os.environ, "TERM": "xterm"}
@@ -91,17 +127,12 @@ def test_on_a_terminal_it_moves_from_the_start(file: Path, tmp_path: Path) -> No
     assert process.returncode == 0
     assert b"preparing digits" in shown
     assert shown.index(b"preparing digits") < shown.index(b"3/3")
+    assert b"no privacy guarantee" in shown
 
 
 def test_quiet_is_quiet(file: Path, tmp_path: Path) -> None:
     done = privet("simulate", file, "--out", tmp_path / "run", "-q")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-
-
-def test_without_privacy_that_is_said(file: Path, tmp_path: Path) -> None:
-    done = privet("simulate", file, "--out", tmp_path / "run", "--set", "privacy.epsilon=inf")
-    assert done.returncode == 0
-    assert "no privacy guarantee" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -118,14 +149,26 @@ def test_without_privacy_that_is_said(file: Path, tmp_path: Path) -> None:
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2_and_nothing_is_written(
-    file: Path, tmp_path: Path, arguments: list[str], message: str
+    file: Path,
+    tmp_path: Path,
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    done = privet("simulate", file, "--out", tmp_path / "run", *arguments)
-    assert done.returncode == 2
-    assert message in done.stderr
+    monkeypatch.delenv("PRIVET_DATA", raising=False)
+    code, _, said = said_here(capsys, "simulate", file, "--out", tmp_path / "run", *arguments)
+    assert code == 2
+    assert message in said
+    assert len(said.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_mistake_is_one_line_of_a_process_too(file: Path, tmp_path: Path) -> None:
+    done = privet("simulate", file, "--out", tmp_path / "run", "--set", "rounds=none")
+    assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.strip().splitlines()) == 1
     assert "Traceback" not in done.stderr
-    assert not (tmp_path / "run").exists()
 
 
 def test_debug_shows_the_traceback(file: Path, tmp_path: Path) -> None:
@@ -134,11 +177,16 @@ def test_debug_shows_the_traceback(file: Path, tmp_path: Path) -> None:
     assert "Traceback" in done.stderr
 
 
-def test_a_folder_is_not_written_over(file: Path, tmp_path: Path) -> None:
-    privet("simulate", file, "--out", tmp_path / "run", "-q")
-    done = privet("simulate", file, "--out", tmp_path / "run")
-    assert done.returncode == 2
-    assert "holds a run already" in done.stderr
+def test_a_folder_is_not_written_over(
+    file: Path,
+    simulated: tuple[Path, subprocess.CompletedProcess[str]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = {path: path.read_bytes() for path in simulated[0].iterdir()}
+    code, _, said = said_here(capsys, "simulate", file, "--out", simulated[0])
+    assert code == 2
+    assert "holds a run already" in said
+    assert {path: path.read_bytes() for path in simulated[0].iterdir()} == before
 
 
 def test_ctrl_c_leaves_a_readable_folder_and_resume_ends_at_the_same_model(
@@ -159,7 +207,7 @@ def test_ctrl_c_leaves_a_readable_folder_and_resume_ends_at_the_same_model(
         if line.startswith("round  5/"):
             break
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers, too
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "Interrupted after round" in errors
     assert "Traceback" not in errors
@@ -167,29 +215,8 @@ def test_ctrl_c_leaves_a_readable_folder_and_resume_ends_at_the_same_model(
     assert not (tmp_path / "cut" / "summary.json").exists()
     again = privet("simulate", file, "--out", tmp_path / "cut", *settings, "--resume", "-q")
     assert again.returncode == 0, again.stderr
-    privet("simulate", file, "--out", tmp_path / "whole", *settings, "-q")
-    models = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("cut", "whole")]
-    assert models[0] == models[1]
-
-
-def test_a_killed_run_resumes_too(file: Path, tmp_path: Path) -> None:
-    settings = ["--set", "rounds=40"]
-    process = subprocess.Popen(
-        [*PRIVET, "simulate", str(file), "--out", str(tmp_path / "cut"), *settings],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("round  4/"):
-            break
-    process.kill()
-    process.communicate(timeout=60)
-    again = privet("simulate", file, "--out", tmp_path / "cut", *settings, "--resume", "-q")
-    assert again.returncode == 0, again.stderr
-    privet("simulate", file, "--out", tmp_path / "whole", *settings, "-q")
-    models = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("cut", "whole")]
-    assert models[0] == models[1]
+    model = (tmp_path / "cut" / "model.safetensors").read_bytes()
+    assert model == model_of(file, tmp_path / "whole", rounds=60)
 
 
 def test_the_lists_name_everything() -> None:
@@ -200,13 +227,18 @@ def test_the_lists_name_everything() -> None:
         assert f"{name} " in strategies
 
 
-def test_report_can_be_written_again(file: Path, tmp_path: Path) -> None:
-    privet("simulate", file, "--out", tmp_path / "run", "-q")
-    (tmp_path / "run" / "report.html").unlink()
-    done = privet("report", tmp_path / "run")
+def test_report_can_be_written_again(
+    simulated: tuple[Path, subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(simulated[0], run)
+    (run / "report.html").unlink()
+    done = privet("report", run)
     assert done.returncode == 0
-    assert (tmp_path / "run" / "report.html").exists()
-    assert (tmp_path / "run" / "plots" / "accuracy.png").exists()
-    refused = privet("report", tmp_path / "nothing")
-    assert refused.returncode == 2
-    assert "is not a run folder" in refused.stderr
+    assert (run / "report.html").exists()
+    assert (run / "plots" / "accuracy.png").exists()
+    code, _, said = said_here(capsys, "report", tmp_path / "nothing")
+    assert code == 2
+    assert "is not a run folder" in said

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from privet import Execution, Experiment
+from privet.commands.cli import main
 from privet.privacy.ledger import History, read_history, verify
 from privet.record.folder import RunFolder
 from privet.simulations.run import simulate
@@ -60,6 +61,13 @@ def policy(tmp_path: Path) -> Any:
         return path
 
     return write
+
+
+def privet(*arguments: str) -> int:
+    """The command in this process; its exit code."""
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    return int(end.value.code or 0)
 
 
 def ledger(folder: Path) -> History:
@@ -125,9 +133,9 @@ def test_a_resumed_run_is_charged_once(tmp_path: Path) -> None:
     assert charged(tmp_path / "run") == reported(tmp_path / "run")
 
 
-def test_a_killed_run_leaves_a_ledger_that_goes_on(tmp_path: Path) -> None:
+def test_a_killed_run_leaves_a_ledger_that_goes_on_to_the_same_model(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    (tmp_path / "experiment.toml").write_text(experiment(rounds=60).to_toml())
+    (tmp_path / "experiment.toml").write_text(experiment(rounds=30).to_toml())
     command = [
         sys.executable, "-m", "privet", "simulate", str(tmp_path / "experiment.toml"),
         "--out", str(folder), "--quiet",
@@ -135,14 +143,17 @@ def test_a_killed_run_leaves_a_ledger_that_goes_on(tmp_path: Path) -> None:
     process = subprocess.Popen(command)
     while len(RunFolder(folder).history()) < 4:
         assert process.poll() is None
-        time.sleep(0.01)
+        time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert verify(folder / "ledger.sqlite") == []
     subprocess.run([*command, "--resume"], check=True)
     spent, told = charged(folder), reported(folder)
-    assert {silo: sum(events.values()) for silo, events in spent.items()} == dict.fromkeys(told, 60)
+    assert {silo: sum(events.values()) for silo, events in spent.items()} == dict.fromkeys(told, 30)
     assert spent == told
+    simulate(experiment(rounds=30), out=tmp_path / "whole")
+    models = [(path / "model.safetensors").read_bytes() for path in (folder, tmp_path / "whole")]
+    assert models[0] == models[1]
 
 
 def test_silos_with_equal_records_have_accounts_of_their_own(tmp_path: Path) -> None:
@@ -206,7 +217,9 @@ def test_the_others_go_on_without_a_silo_that_refuses(tmp_path: Path) -> None:
     assert "2 of 3 silos would go on" in again["stopped"]["reason"]
 
 
-def test_every_silo_stands_in_for_the_only_data_set_of_a_policy(tmp_path: Path) -> None:
+def test_every_silo_stands_in_for_the_only_data_set_of_a_policy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = POLICY.format(epsilon=6.0, public="true", accuracy=EXACT)
     text = text.replace('data."*"', "data.hearts").replace(
         'requesters = ["*"]', 'requesters = ["eve"]'
@@ -214,13 +227,12 @@ def test_every_silo_stands_in_for_the_only_data_set_of_a_policy(tmp_path: Path) 
     (tmp_path / "holder.toml").write_text(text)
     (tmp_path / "job.toml").write_text(experiment(rounds=3).to_toml())
     command = [
-        sys.executable, "-m", "privet", "simulate", str(tmp_path / "job.toml"), "--quiet",
+        "simulate", str(tmp_path / "job.toml"), "--quiet",
         "--policy", str(tmp_path / "holder.toml"), "--out", str(tmp_path / "run"),
     ]  # fmt: skip
-    refused = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert refused.returncode == 2
-    assert "requesters: asked for 'simulation'" in refused.stderr
-    subprocess.run([*command, "--requester", "eve"], check=True)
+    assert privet(*command) == 2
+    assert "requesters: asked for 'simulation'" in capsys.readouterr().err
+    assert privet(*command, "--requester", "eve") == 0
     assert {entry.who for entry in ledger(tmp_path / "run").entries} >= {"eve", "guard"}
 
 
@@ -285,12 +297,11 @@ def test_evaluation_repeats_bit_by_bit_for_any_number_of_workers(
     assert [entry["evaluation"] for entry in one] == [entry["evaluation"] for entry in two]
 
 
-def test_a_policy_that_cannot_be_read_stops_the_run_before_it_begins(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "privet", "simulate", "examples/digits.toml", "--policy",
-         str(tmp_path / "none.toml"), "--out", str(tmp_path / "run")],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert "privet policy init" in done.stderr
+def test_a_policy_that_cannot_be_read_stops_the_run_before_it_begins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "job.toml").write_text(experiment().to_toml())
+    policy, out = str(tmp_path / "none.toml"), str(tmp_path / "run")
+    assert privet("simulate", str(tmp_path / "job.toml"), "--policy", policy, "--out", out) == 2
+    assert "privet policy init" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
