@@ -155,9 +155,6 @@ def exclusive(path: Path, *, seconds: float = LOCK_SECONDS) -> AbstractContextMa
         raise LedgerError(f"{path}: the ledger cannot be locked ({error.strerror})") from None
 
 
-# DROPPED
-
-
 @dataclass(frozen=True)
 class HeadFile:
     """The file beside the ledger: its last entry, and the digest of its pages once closed well."""

@@ -283,8 +283,6 @@ def _joined(names: Sequence[str]) -> str:
     return ", ".join(sorted(set(names))) or "none"
 
 
-# DROPPED
-
 _SECTIONS: dict[str, type[BaseModel]] = {
     "budget": Budget,
     "training": Training,
