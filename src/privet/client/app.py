@@ -171,6 +171,7 @@ def _train(
         canaries=canaries,
     )
     trained = (yield work)()
+    # On disk before anything of it is sent, the trace for the audit included.
     event = admitted.plan.event(trained.steps)
     admitted.commit(event)
     if canaries and trained.canaries and (ran := admitted.plan.mechanism):
@@ -202,6 +203,7 @@ def _key_step(step: KeyStep, message: Message, context: Context) -> Message:
 def _open(context: Context) -> tuple[Experiment, Guard, Silo]:
     with _stage("settings"):
         experiment = _experiment(context)
+    # Before the data: loading them runs the task's code, which may be anybody's.
     with _stage("guard"):
         guard = open_guard(context)
         guard.enter(experiment)
@@ -216,6 +218,7 @@ def _experiment(context: Context) -> Experiment:
     return Experiment.from_run_config(context.run_config)
 
 
+# Every message carries the whole experiment, and a process answers many of them.
 @lru_cache(maxsize=4)
 def _parsed(text: str) -> Experiment:
     return Experiment.from_run_config({RUN_CONFIG_KEY: text})

@@ -77,12 +77,15 @@ def code_hash(task: str) -> str | None:
     a module that cannot be found.
     """
     module, colon, _ = task.partition(":")
+    # The top-level package only: to find a submodule Python would run the package's code.
     spec = PathFinder.find_spec(module.partition(".")[0]) if colon else None
     if spec is None or spec.origin is None:
         return None
     origin = Path(spec.origin)
     if spec.submodule_search_locations is None:
         return "sha256:" + hashlib.sha256(origin.read_bytes()).hexdigest()
+    # Sorted, each with its name: the hash must not depend on the file system's order, and moving a
+    # file must change it.
     whole = hashlib.sha256()
     for file in sorted(origin.parent.rglob("*.py")):
         name = file.relative_to(origin.parent).as_posix()
@@ -144,7 +147,7 @@ class EvaluationPermit(Protocol):
 
     @property
     def event(self) -> DpEvent | None:
-        """The noise of all metrics that leave with noise; None when none does."""
+        """The noise of all metrics that are released with noise; None when none is."""
 
     @property
     def records_public(self) -> bool:

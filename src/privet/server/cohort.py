@@ -183,6 +183,7 @@ def invite(
         name = identify(node).silo if identify else f"node {node}"
         if reply.has_error():
             failures.append(Failure.parse(reply.error.reason, silo=name))
+            # What a restart or a better connection mends is asked again before the next round.
             if failures[-1].stage not in _PASSING:
                 cohort.exclude([node])
             continue
@@ -194,5 +195,6 @@ def invite(
         else:
             enrolled[node] = replace(enrolment, **vars(identify(node))) if identify else enrolment
     cohort.add(enrolled)
+    # Asked once: waiting for the silent again would cost every round the enrolment's timeout.
     cohort.exclude(silent)
     return failures

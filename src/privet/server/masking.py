@@ -94,6 +94,7 @@ class MaskedRound:
             before = len(failures)
             if not self._try_to_deal(nodes, failures):
                 return []
+            # Begun anew without them: adverts and shares are bound to who takes part.
             lost = {failure.silo for failure in failures[before:]}
             if not lost:
                 return list(self._nodes.values())

@@ -166,6 +166,7 @@ class SealedModel:
             return f"updates came: {found}; encryption.smallest_sum = {least}"
         if self._masked and (reason := self._masked.unmask(total, failures)):
             return reason
+        # Until silos have opened the new sum, nobody knows that it can be opened.
         self._fallback = self._state
         before = self._state.now if self._two else None
         self._state = replace(self._state, now=paged_join([total.to_bytes()]), before=before)

@@ -75,7 +75,7 @@ class TrainReply:
     seconds: float
     event: Mapping[str, Any] | None = None
     """The encoded mechanism that really ran; None without differential privacy, and where it would
-    tell a number of records that the silo keeps."""
+    reveal a number of records that the silo keeps secret."""
     loss: float | None = None
     """Mean training loss; sent only where the update itself is in the clear and without noise."""
     extras: Mapping[str, Vector] = field(default_factory=dict)

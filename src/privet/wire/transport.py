@@ -56,6 +56,7 @@ def assemble(name: str, part: Part, *, join: Join = in_memory) -> Message:
         for record in message.content.values():
             for array in record.values() if isinstance(record, ArrayRecord) else ():
                 array.data = found.values[array.data]  # type: ignore[assignment]
+    # As Flower itself does: the property has no setter.
     message.metadata.__dict__["_message_id"] = name
     return message
 
