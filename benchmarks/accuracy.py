@@ -84,10 +84,10 @@ def figure(
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         summary = simulate(experiment, out=out, execution=Execution(workers=workers))
-        last = RunFolder(out).history()[-1]
+        last = RunFolder(out).rounds()[-1]
     epsilon = summary["epsilon"]["max"] if summary["epsilon"] else None
     if row.figure == "mean over hospitals":
-        return statistics.mean(part["accuracy"] for part in last["per_silo"].values()), epsilon
+        return statistics.mean(last.silo_accuracy.values()), epsilon
     return summary["accuracy"], epsilon
 
 

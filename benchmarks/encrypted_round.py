@@ -72,11 +72,11 @@ def run(way: str, rounds: int) -> None:
     experiment = Experiment.from_mapping(base).with_settings({**settings, **WAYS[way]})
     with tempfile.TemporaryDirectory() as folder:
         simulate(experiment, out=Path(folder) / "run")
-        entries = RunFolder(Path(folder) / "run").history()[2:]
+        entries = RunFolder(Path(folder) / "run").rounds()[2:]
     figures = {
-        "round": statistics.median(entry["seconds"]["total"] for entry in entries),
-        "up": entries[-1]["bytes"]["up"] / SILOS,
-        "down": entries[-1]["bytes"]["down"] / SILOS,
+        "round": statistics.median(entry.seconds.total or 0.0 for entry in entries),
+        "up": entries[-1].bytes.up / SILOS,
+        "down": entries[-1].bytes.down / SILOS,
     }
     print(json.dumps(figures))
 

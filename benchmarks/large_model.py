@@ -27,6 +27,7 @@ import psutil
 
 if TYPE_CHECKING:
     from privet.deployment.admin import AdminClient
+    from privet.record.history import RoundRecord
 
 MODEL_MB = 100.0
 POLICY = """\
@@ -76,19 +77,19 @@ def run(*, encrypted: bool, rounds: int) -> None:
                 peaks = Peaks({name: each.pid for name, each in trial.processes.items()})
                 seen = finished(client, {"task": LARGE, **settings})
             rises = peaks.stop()
-        took = statistics.median(entry["seconds"]["total"] for entry in seen[1:])
+        took = statistics.median(entry.seconds.total or 0.0 for entry in seen[1:])
         silo = max(rise for name, rise in rises.items() if name != SERVER)
         way = "encrypted" if encrypted else "in the clear"
         print(
             f"{way:<14}{took:>8.1f} s a round{rises[SERVER] / MODEL_MB:>8.1f} models at the server"
             f"{silo / MODEL_MB:>8.1f} at a silo"
-            f"{seen[-1]['bytes']['up'] / 3e6:>8.1f} MB up a silo"
+            f"{seen[-1].bytes.up / 3e6:>8.1f} MB up a silo"
         )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def finished(client: AdminClient, settings: dict[str, Any]) -> list[dict[str, Any]]:
+def finished(client: AdminClient, settings: dict[str, Any]) -> list[RoundRecord]:
     """The history of a job, once it is done."""
     from privet import Experiment
 

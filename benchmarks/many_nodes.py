@@ -39,6 +39,7 @@ from privet.deployment.provision import Project, provision
 from privet.deployment.silo.connection import Connection, RunOver, Stopped
 from privet.deployment.trial import ADMIN, SERVER, Trial, free_port
 from privet.privacy.ledger import SiloKey
+from privet.record.history import RoundRecord
 from privet.wire import ENROL, Enrolment, TrainReply, TrainRequest
 
 PROCESSES = 2
@@ -229,17 +230,17 @@ def work(
     traffic: list[int] = []
     whole = 0
 
-    def mark(entry: Any) -> None:
-        tell(f"round {entry['round']}/{rounds}: {len(entry['participants'])} silos took part")
+    def mark(entry: RoundRecord) -> None:
+        tell(f"round {entry.round}/{rounds}: {len(entry.participants)} silos took part")
         crowded = sum(cpu(int(process.pid or 0)) for process in silent.processes)
         marks.append((time.monotonic(), cpu(pid), crowded, silent.asked()))
-        if entry["round"]:
+        if entry.round:
             nonlocal whole
-            seconds.append(entry["seconds"]["total"])
-            traffic.append(sum(entry["bytes"].values()))
-            whole += len(entry["participants"]) == silos
-            if len(entry["participants"]) != silos:
-                print(f"round {entry['round']}: {entry['failures'][:3]}", file=sys.stderr)
+            seconds.append(entry.seconds.total or 0.0)
+            traffic.append(entry.bytes.down + entry.bytes.up)
+            whole += len(entry.participants) == silos
+            if len(entry.participants) != silos:
+                print(f"round {entry.round}: {entry.failures[:3]}", file=sys.stderr)
 
     begin = time.monotonic()
     tell("a job begins")

@@ -30,9 +30,10 @@ from privet import Experiment
 from privet.deployment import follow
 from privet.deployment.trial import Trial
 from privet.record.folder import MODEL, RunFolder
+from privet.record.history import RoundRecord
 
 SLOWEST, LEAST_RATIO = 1.5, 5.0
-Entries = list[dict[str, Any]]
+Entries = tuple[RoundRecord, ...]
 
 
 def experiment(options: argparse.Namespace, rounds: int) -> Experiment:
@@ -78,25 +79,25 @@ def on_stock(trial: Trial, settings: Experiment, out: Path, poll: float | None) 
 def row(name: str, runs: list[Entries]) -> float:
     rounds = [entry for entries in runs for entry in entries[2:]]
     seconds: dict[str, float] = {
-        kind: statistics.median(entry["seconds"][kind] for entry in rounds)
+        kind: statistics.median(getattr(entry.seconds, kind) for entry in rounds)
         for kind in ("total", "training", "aggregation", "evaluation")
     }
-    slowest = max(entry["seconds"]["total"] for entry in rounds)
-    first = statistics.median(entries[1]["seconds"]["total"] for entries in runs)
+    slowest = max(entry.seconds.total or 0.0 for entry in rounds)
+    first = statistics.median(entries[1].seconds.total or 0.0 for entries in runs)
     print(
         f"{name:<8}{len(rounds):7}{seconds['total']:9.3f} s{slowest:9.3f} s{first:9.3f} s"
         f"{seconds['training']:11.3f} s{1000 * seconds['aggregation']:10.1f} ms"
         f"{1000 * seconds['evaluation']:10.1f} ms"
     )
     for entries in runs:
-        silos = {len(entry["participants"]) for entry in entries[1:]}
+        silos = {len(entry.participants) for entry in entries[1:]}
         if silos != {3}:
             sys.exit(f"{name}: rounds with {silos} silos: {[e['failures'] for e in entries]}")
     return seconds["total"]
 
 
 def accuracy(entries: Entries, round_: int) -> str:
-    found = entries[round_]["accuracy"]
+    found = entries[round_].accuracy
     return "(sealed)" if found is None else f"{found:.4f}"
 
 
@@ -121,7 +122,7 @@ def compare(options: argparse.Namespace, folder: Path) -> bool:
                 on_stock(trial, settings, out, options.poll)
             took = time.monotonic() - start
             print(f"  {name}: {took:.1f} s with start and end", file=sys.stderr, flush=True)
-            runs[name].append(RunFolder(out).history())
+            runs[name].append(RunFolder(out).rounds())
     print("         rounds     median    slowest      first   exchange(s)   adding up  evaluation")
     ours, theirs = row("privet", runs["privet"]), row("stock", runs["stock"])
     same = min(options.stock_rounds, options.rounds)

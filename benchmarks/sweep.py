@@ -35,7 +35,7 @@ LOOP = """
 import sys
 from pathlib import Path
 from privet.experiment import Experiment
-from privet.server.app import look_away
+from privet.record.history import look_away
 from privet.simulations.prepare import prepare
 from privet.simulations.run import Execution, run_prepared
 base = Experiment.from_file(Path(sys.argv[1]))

@@ -17,11 +17,11 @@ from privet import Experiment
 from privet.client.app import app
 from privet.privacy.accounting import decode_event, dp_sgd_event, epsilon
 from privet.privacy.ledger import Ledger, SiloKey
-from privet.record.folder import RunFolder
 from privet.simulations.grid import assume_identity
 from privet.simulations.run import simulate
 from privet.vectors import FlatModel
 from privet.wire import EvaluateReply, EvaluateRequest, TrainReply, TrainRequest
+from rounds_written import history
 from silo_holder import holder
 
 CONFIG: dict[str, Any] = {
@@ -76,7 +76,7 @@ def test_epsilon_follows_what_ran_and_not_what_was_planned(tmp_path: Path) -> No
         }
     )
     summary = simulate(settings, out=tmp_path / "run")
-    entries = RunFolder(tmp_path / "run").history()
+    entries = history(tmp_path / "run")
     took_part = {
         f"silo-{i}": sum(f"silo-{i}" in e["participants"] for e in entries) for i in range(4)
     }

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from privet.audits.deep.record import DeepOptions
     from privet.experiment import Experiment
     from privet.privacy.accounting.tuning import RandomRuns
-    from privet.server.rounds import Watch
+    from privet.record.history import Watch
     from privet.simulations import Engine
     from privet.simulations.prepare import Prepared
     from privet.simulations.run import Execution
@@ -79,7 +79,7 @@ def simulate_prepared(
     tracking: Tracking | None,
 ) -> dict[str, Any]:
     """`simulate` for an experiment that `privet.simulations.prepare` has accepted."""
-    from privet.server.app import look_away
+    from privet.record.history import look_away
     from privet.simulations.run import run_prepared
     from privet.tracking.following import both, tracked_run
 
@@ -90,7 +90,7 @@ def simulate_prepared(
             execution=execution,
             resume=resume,
             watch=both(watch or look_away, follow),
-        )
+        ).plain()
 
 
 @contextmanager
@@ -103,7 +103,7 @@ def _run_reported(folder: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if RunFolder(folder).history():
+        if RunFolder(folder).rounds():
             write_report(folder)
             settle(folder)
         raise

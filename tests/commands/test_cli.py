@@ -97,7 +97,7 @@ def test_json_output_is_one_document_a_line(
     _, said, _ = said_here(capsys, "simulate", file, "--out", tmp_path / "run", "--json")
     lines = [json.loads(line) for line in said.splitlines()]
     assert [line.get("round") for line in lines[:4]] == [0, 1, 2, 3]
-    assert lines[4]["schema"] == 1
+    assert lines[4]["schema"] == 2
     assert len(lines) == 5
 
 

@@ -9,7 +9,9 @@ import pytest
 
 from privet.errors import ExperimentError
 from privet.experiment import Experiment
-from privet.record.folder import HISTORY, RunFolder
+from privet.record.folder import RunFolder
+from privet.record.history import HISTORY
+from rounds_written import a_round
 
 
 def experiment(**settings: object) -> Experiment:
@@ -20,7 +22,7 @@ def filled(path: Path) -> RunFolder:
     folder = RunFolder(path / "run")
     folder.create(experiment())
     for round_ in range(3):
-        folder.append({"round": round_})
+        folder.append(a_round(round_))
         if round_ < 2:
             folder.save_checkpoint(round_, {"weights": np.full(3, round_, dtype=np.float32)})
     return folder
@@ -31,22 +33,22 @@ def test_reopening_goes_back_to_the_last_checkpoint(tmp_path: Path) -> None:
     assert checkpoint is not None
     assert checkpoint.round == 1
     np.testing.assert_array_equal(checkpoint.tensors["weights"], np.ones(3, dtype=np.float32))
-    assert RunFolder(tmp_path / "run").history() == [{"round": 0}, {"round": 1}]
+    assert RunFolder(tmp_path / "run").rounds() == (a_round(0), a_round(1))
 
 
 def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
     folder = filled(tmp_path)
     with (folder.path / HISTORY).open("a") as file:
         file.write('{"round": 3, "lo')
-    assert [entry["round"] for entry in folder.history()] == [0, 1, 2]
+    assert [entry.round for entry in folder.rounds()] == [0, 1, 2]
 
 
 def test_a_folder_without_a_checkpoint_starts_over(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     folder.create(experiment())
-    folder.append({"round": 0})
+    folder.append(a_round(0))
     assert folder.reopen(experiment()) is None
-    assert folder.history() == []
+    assert folder.rounds() == ()
 
 
 def test_other_settings_cannot_be_resumed(tmp_path: Path) -> None:

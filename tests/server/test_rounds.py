@@ -14,13 +14,14 @@ from safetensors.numpy import load_file
 
 from privet.experiment import Experiment
 from privet.privacy.accounting import dp_sgd_event, encode_event
-from privet.record.folder import RunFolder
-from privet.server.app import Hosting, look_away, server_app
+from privet.record.history import look_away
+from privet.server.app import Hosting, server_app
 from privet.server.cohort import IdentifyNode, NodeIdentity
 from privet.server.rounds import learning_rate
 from privet.server.tally import Measurements
 from privet.simulations.grid import SERVER_NODE, InProcessGrid, Sequential, contexts
 from privet.wire import Enrolment, EvaluateReply, TrainReply, TrainRequest
+from rounds_written import history
 
 EVENT = encode_event(dp_sgd_event(noise_multiplier=1.0, sampling_rate=0.1, steps=3))
 
@@ -74,7 +75,7 @@ def run(
     grid = grid_class(Sequential(app, silos), silos=3, run_id=5)
     server = server_app(Hosting(folder=out, watch=look_away, identify=identify))
     server(grid=grid, context=Context(5, SERVER_NODE, {}, RecordDict(), config))
-    return RunFolder(out).history()
+    return history(out)
 
 
 def wrong_length(reply: TrainReply) -> RecordDict:
@@ -200,4 +201,4 @@ def test_a_silo_that_keeps_its_size_makes_all_count_the_same(
     measured = Measurements()
     for silo, weight, value in zip("ab", weights, (0.9, 0.7), strict=True):
         measured.replies[silo] = EvaluateReply({"accuracy": value}, {"accuracy": "exact"}, weight)
-    assert measured.entry()["metrics"]["accuracy"] == pytest.approx(mean)
+    assert measured.record().metrics["accuracy"] == pytest.approx(mean)

@@ -6,7 +6,6 @@ import base64
 import json
 import shutil
 import stat
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,9 @@ from safetensors.numpy import load_file
 
 from privet import Execution, Experiment, PrivetError
 from privet.privacy.encryption.keys import RunKey, Session, load_roster
-from privet.record.folder import RunFolder
+from privet.record.history import RoundRecord
 from privet.simulations.run import simulate
+from rounds_written import history
 
 
 def experiment(**settings: Any) -> Experiment:
@@ -37,10 +37,6 @@ def experiment(**settings: Any) -> Experiment:
 def weights(folder: Path) -> np.ndarray:
     tensors = load_file(folder / "model.safetensors")
     return np.concatenate([tensors[name].ravel() for name in sorted(tensors)])
-
-
-def history(folder: Path) -> list[dict[str, Any]]:
-    return RunFolder(folder).history()
 
 
 @pytest.mark.parametrize(
@@ -80,8 +76,8 @@ def test_the_result_is_the_same_bytes_for_workers_and_after_a_stop(
     class Stop(Exception):
         pass
 
-    def stop(entry: Mapping[str, Any]) -> None:
-        if entry["round"] == 2:
+    def stop(entry: RoundRecord) -> None:
+        if entry.round == 2:
             raise Stop
 
     settings = experiment(federation__dropout=0.2, **rotate)
@@ -101,10 +97,10 @@ def test_a_round_with_too_few_updates_leaves_the_model(tmp_path: Path) -> None:
     settings = experiment(federation__participation=0.6, rounds=8, encryption__smallest_sum=3)
     simulate(settings, out=tmp_path / "run")
     entries = history(tmp_path / "run")[1:]
-    void = [entry for entry in entries if "skipped" in entry]
+    void = [entry for entry in entries if entry["skipped"]]
     assert 0 < len(void) < 8
     for entry in entries:
-        assert ("skipped" in entry) == (len(entry["participants"]) < 3)
+        assert (bool(entry["skipped"])) == (len(entry["participants"]) < 3)
     assert "; encryption.smallest_sum = " in void[0]["skipped"]
 
 
@@ -201,10 +197,10 @@ def test_a_masked_round_that_was_cut_off_is_run_again_under_a_new_key(tmp_path: 
     folder, settings = tmp_path / "run", experiment(encryption__pairwise_masks=True)
     checkpoint = folder / "checkpoint.safetensors"
 
-    def go_back_a_round(entry: Mapping[str, Any]) -> None:
-        if entry["round"] == 2:
+    def go_back_a_round(entry: RoundRecord) -> None:
+        if entry.round == 2:
             shutil.copy(checkpoint, tmp_path / "before")
-        if entry["round"] == 3:
+        if entry.round == 3:
             shutil.copy(tmp_path / "before", checkpoint)  # as if round 3 had not been written
             raise KeyboardInterrupt
 

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,9 @@ import pytest
 from privet import Execution, Experiment
 from privet.commands.cli import main
 from privet.privacy.ledger import History, read_history, verify
-from privet.record.folder import RunFolder
+from privet.record.history import RoundRecord
 from privet.simulations.run import simulate
+from rounds_written import history
 
 POLICY = """
 version = 1
@@ -87,7 +87,7 @@ def charged(folder: Path) -> dict[str, Counter[str]]:
 def reported(folder: Path) -> dict[str, Counter[str]]:
     """The events of each silo, as the server wrote them down."""
     found: dict[str, Counter[str]] = {}
-    for entry in RunFolder(folder).history():
+    for entry in history(folder):
         for events in (entry["events"] or {}, (entry["evaluation"] or {}).get("events", {})):
             for silo, event in events.items():
                 text = json.dumps(event, sort_keys=True, separators=(",", ":"))
@@ -114,14 +114,14 @@ class Stop(Exception):
 def test_a_resumed_run_is_charged_once(tmp_path: Path) -> None:
     """The third round is run again, with the same noise: nothing new leaves."""
 
-    def stop_in_round_three(entry: Mapping[str, Any]) -> None:
-        if entry["round"] == 3:
+    def stop_in_round_three(entry: RoundRecord) -> None:
+        if entry.round == 3:
             (tmp_path / "run" / "checkpoint.safetensors").write_bytes(before)
             raise Stop
 
-    def keep(entry: Mapping[str, Any]) -> None:
+    def keep(entry: RoundRecord) -> None:
         nonlocal before
-        if entry["round"] == 2:
+        if entry.round == 2:
             before = (tmp_path / "run" / "checkpoint.safetensors").read_bytes()
         stop_in_round_three(entry)
 
@@ -141,7 +141,7 @@ def test_a_killed_run_leaves_a_ledger_that_goes_on_to_the_same_model(tmp_path: P
         "--out", str(folder), "--quiet",
     ]  # fmt: skip
     process = subprocess.Popen(command)
-    while len(RunFolder(folder).history()) < 4:
+    while len(history(folder)) < 4:
         assert process.poll() is None
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
@@ -181,7 +181,7 @@ def test_training_without_privacy_stands_in_the_ledger_too(tmp_path: Path) -> No
 def test_a_run_ends_early_when_budgets_do(tmp_path: Path, policy: Any) -> None:
     folder = tmp_path / "run"
     summary = simulate(experiment(rounds=30), out=folder, policy=policy(6.0))
-    entries = RunFolder(folder).history()
+    entries = history(folder)
     last = entries[-1]["round"]
     assert 1 < last < 30
     assert summary["stopped"]["round"] == last
@@ -207,7 +207,7 @@ def test_the_others_go_on_without_a_silo_that_refuses(tmp_path: Path) -> None:
     holder.write_text(everything + strict)
     summary = simulate(experiment(rounds=12), out=tmp_path / "run", policy=holder)
     assert summary["stopped"] is None
-    entries = RunFolder(tmp_path / "run").history()
+    entries = history(tmp_path / "run")
     assert entries[-1]["participants"] == ["silo-0", "silo-2"]
     assert set(entries[-1]["refused"]) == {"silo-1"}
     assert summary["epsilon"]["per_silo"]["silo-1"] <= 6.0 < summary["epsilon"]["max"]
@@ -243,7 +243,7 @@ def test_a_job_that_asks_for_it_gets_more_noise_and_all_its_rounds(
     summary = simulate(settings, out=tmp_path / "run", policy=policy(6.0))
     assert summary["stopped"] is None
     assert 5.9 < summary["epsilon"]["max"] <= 6.0
-    assert all(len(e["participants"]) == 3 for e in RunFolder(tmp_path / "run").history()[1:])
+    assert all(len(e["participants"]) == 3 for e in history(tmp_path / "run")[1:])
 
 
 def test_sizes_that_silos_keep_reach_neither_server_nor_history(
@@ -253,14 +253,14 @@ def test_sizes_that_silos_keep_reach_neither_server_nor_history(
         federation__partition="linear", training__steps=3, strategy__weighting="uniform"
     )
     summary = simulate(settings, out=tmp_path / "run", policy=policy(public=False))
-    for entry in RunFolder(tmp_path / "run").history()[1:]:
+    for entry in history(tmp_path / "run")[1:]:
         assert len(entry["participants"]) == 3
         assert set(entry["events"].values()) == {None}
         assert entry["epsilon"] == {"max": None, "per_silo": dict.fromkeys(entry["events"])}
     # The host of a simulation has every ledger, so the summary is whole.
-    history = ledger(tmp_path / "run")
+    books = ledger(tmp_path / "run")
     for silo, epsilon in summary["epsilon"]["per_silo"].items():
-        assert epsilon == history.spent(silo, delta=1e-5) > 0
+        assert epsilon == books.spent(silo, delta=1e-5) > 0
     assert summary["epsilon"]["max"] == max(summary["epsilon"]["per_silo"].values())
 
 
@@ -270,7 +270,7 @@ def test_silos_measure_the_model_on_records_of_their_own(
 ) -> None:
     settings = experiment(rounds=5, evaluation__every=2, evaluation__holdout=0.3)
     summary = simulate(settings, out=tmp_path / "run", policy=policy(accuracy=accuracy))
-    entries = RunFolder(tmp_path / "run").history()
+    entries = history(tmp_path / "run")
     measured = [entry["round"] for entry in entries if entry["evaluation"]]
     assert measured == [2, 4, 5]
     last = summary["evaluation"]
@@ -293,7 +293,7 @@ def test_evaluation_repeats_bit_by_bit_for_any_number_of_workers(
     for workers in (1, 2):
         execution = Execution(workers=workers)
         simulate(settings, out=tmp_path / str(workers), policy=rules, execution=execution)
-    one, two = (RunFolder(tmp_path / name).history() for name in ("1", "2"))
+    one, two = (history(tmp_path / name) for name in ("1", "2"))
     assert [entry["evaluation"] for entry in one] == [entry["evaluation"] for entry in two]
 
 

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import tomllib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,10 @@ from safetensors.numpy import load_file
 
 from privet import Execution, Experiment, PrivetError
 from privet.privacy.accounting import decode_event, epsilon
-from privet.record.folder import RunFolder
+from privet.record.history import RoundRecord
 from privet.simulations.prepare import prepare
 from privet.simulations.run import simulate
+from rounds_written import history
 
 
 def experiment(**settings: Any) -> Experiment:
@@ -34,10 +34,6 @@ def experiment(**settings: Any) -> Experiment:
     return Experiment.from_mapping({"task": "digits"}).with_settings(
         {**base, **{key.replace("__", "."): value for key, value in settings.items()}}
     )
-
-
-def history(folder: Path) -> list[dict[str, Any]]:
-    return RunFolder(folder).history()
 
 
 def weights(folder: Path) -> bytes:
@@ -85,8 +81,8 @@ class Stop(Exception):
 def test_a_run_that_was_stopped_goes_on_to_the_identical_model(
     tmp_path: Path, strategy: str, workers: int
 ) -> None:
-    def stop_after_two(entry: Mapping[str, Any]) -> None:
-        if entry["round"] == 2:
+    def stop_after_two(entry: RoundRecord) -> None:
+        if entry.round == 2:
             raise Stop
 
     settings = experiment(strategy__name=strategy, rounds=4, federation__participation=0.7)

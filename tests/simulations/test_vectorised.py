@@ -14,9 +14,9 @@ from safetensors.numpy import load_file
 from privet import Execution, Experiment
 from privet.commands.cli import main
 from privet.privacy.ledger import read_history, verify
-from privet.record.folder import RunFolder
 from privet.simulations import Engine, vectorised
 from privet.simulations.run import simulate
+from rounds_written import history
 
 CLOSE = 1e-5
 
@@ -49,7 +49,7 @@ def weights(folder: Path) -> np.ndarray:
 def told(folder: Path) -> list[dict[str, Any]]:
     """The history but for times and what rounding moves."""
     rounded = {"seconds", "loss", "accuracy", "metrics", "train_loss", "evaluation"}
-    entries = RunFolder(folder).history()
+    entries = history(folder)
     return [{key: entry[key] for key in entry if key not in rounded} for entry in entries]
 
 

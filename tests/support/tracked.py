@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from privet import Experiment
+from privet.record.folder import RunFolder
 from privet.tracking.tracker import figures
 
 TINY = Experiment.from_mapping(
@@ -22,14 +21,10 @@ TINY = Experiment.from_mapping(
 )
 
 
-def history(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-
-
 def by_round(folder: Path) -> dict[str, dict[int, float]]:
     """By figure and round, what a tracker should have been told of a run."""
     found: dict[str, dict[int, float]] = {}
-    for entry in history(folder):
+    for entry in RunFolder(folder).rounds():
         for name, value in figures(entry).items():
-            found.setdefault(name, {})[entry["round"]] = value
+            found.setdefault(name, {})[entry.round] = value
     return found

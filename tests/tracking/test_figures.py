@@ -11,15 +11,14 @@ import pytest
 
 import report_samples as samples
 from privet.errors import ExperimentError
+from privet.record.history import RoundRecord, mended_rounds
 from privet.tracking.tracker import Tracking, figures
 
 MAKERS = [samples.with_privacy, samples.without_privacy, samples.kept, samples.void_rounds]
 
 
-def _entries(make: Any, folder: Path) -> list[dict[str, Any]]:
-    lines = (make().write(folder) / "history.jsonl").read_text().splitlines()
-    blank = {"refused": {}, "evaluation": None, "epsilon": None}
-    return [blank | json.loads(line) for line in lines]
+def _entries(make: Any, folder: Path) -> tuple[RoundRecord, ...]:
+    return mended_rounds(make().write(folder))
 
 
 def _numbers(value: Any) -> set[float]:
@@ -34,25 +33,25 @@ def _numbers(value: Any) -> set[float]:
 @pytest.mark.parametrize("make", MAKERS)
 def test_every_figure_is_in_the_history(make: Any, tmp_path: Path) -> None:
     for entry in _entries(make, tmp_path):
-        assert set(figures(entry).values()) <= _numbers(entry)
+        assert set(figures(entry).values()) <= _numbers(entry.model_dump())
 
 
 @pytest.mark.parametrize("make", MAKERS)
 def test_no_silo_is_told_of_by_itself(make: Any, tmp_path: Path) -> None:
     for entry in _entries(make, tmp_path):
-        names = set(entry["participants"]) | set((entry["epsilon"] or {}).get("per_silo") or ())
+        names = {*entry.participants, *entry.silo_epsilon, *entry.kept}
         assert not any(silo in figure for figure in figures(entry) for silo in names)
-        changed = json.loads(json.dumps(entry))
+        changed = json.loads(entry.line())
         for told in (changed["epsilon"] or {}, changed["evaluation"] or {}):
             told["per_silo"] = {"silo-0": 0.123}
         changed["per_silo"] = {"silo-0": {"accuracy": 0.123}}
-        assert figures(changed) == figures(entry)
+        assert figures(RoundRecord.mended(changed)) == figures(entry)
 
 
 def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:
     last = _entries(samples.kept, tmp_path / "kept")[-1]
     assert "epsilon" not in figures(last)
-    told = figures(last | {"accuracy": None, "loss": math.nan})
+    told = figures(last.model_copy(update={"accuracy": None, "loss": math.nan}))
     assert "accuracy" not in told
     assert math.isnan(told["loss"])
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from privet import simulate, sweep
 from privet.commands.cli import main
 from privet.errors import ExperimentError, PrivetError
 from privet.experiment import dotted
+from privet.record.history import RoundRecord
 from privet.tracking import pipe
 from privet.tracking.following import REPORT
 from tracked import TINY, by_round
@@ -124,8 +125,8 @@ def test_mlflow_nests_the_cells_of_a_sweep(
 def test_a_run_that_is_interrupted_is_told_as_such(
     uri: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    def stop(entry: Mapping[str, Any]) -> None:
-        if entry["round"] == 2:
+    def stop(entry: RoundRecord) -> None:
+        if entry.round == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -257,8 +258,8 @@ def test_a_tracker_that_fails_in_the_middle_is_told_once(
     broken = tmp_path / "broken.db"
     shutil.copy(store / "made.db", broken)
 
-    def spoil(entry: Mapping[str, Any]) -> None:
-        if entry["round"] == 1:
+    def spoil(entry: RoundRecord) -> None:
+        if entry.round == 1:
             broken.write_bytes(b"not a database" * 1000)
 
     summary = simulate(TINY, out=tmp_path / "out", track=f"mlflow:sqlite:///{broken}", watch=spoil)
@@ -299,8 +300,8 @@ def test_a_server_that_never_answers_is_waited_for_a_while(
 def test_a_tracker_that_is_killed_is_told(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def kill(entry: Mapping[str, Any]) -> None:
-        if entry["round"] == 1:
+    def kill(entry: RoundRecord) -> None:
+        if entry.round == 1:
             [tracker] = [p for p in psutil.Process().children() if pipe.__name__ in p.cmdline()]
             tracker.send_signal(signal.SIGKILL)
 
@@ -388,8 +389,8 @@ def test_a_real_server_is_told_and_may_go_away(
         assert _metrics(client, child) == by_round(out / cell.folder)
     assert [file.path for file in client.list_artifacts(child.info.run_id)] == ["summary.json"]
 
-    def leave(entry: Mapping[str, Any]) -> None:
-        if entry["round"] == 1:
+    def leave(entry: RoundRecord) -> None:
+        if entry.round == 1:
             while len(_runs(address, "privet")[1]) == len(runs):
                 time.sleep(0.1)
             _end(process)

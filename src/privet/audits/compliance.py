@@ -18,9 +18,8 @@ from typing import Any
 from safetensors import safe_open
 
 from privet.audits.claims import Claim, judged, unknown
-from privet.audits.evidence import CHECKPOINT, Evidence, LedgerCharge
+from privet.audits.evidence import Evidence, LedgerCharge
 from privet.audits.ledgers import Account
-from privet.audits.lines import HistoryLine
 from privet.audits.record import Findings, by_ledgers
 from privet.files import demand_file
 from privet.privacy.accounting.events import Segment
@@ -31,6 +30,8 @@ from privet.privacy.ledger.history import moment
 from privet.privacy.policy import Policy, Request
 from privet.privacy.policy.policy import budget_limits
 from privet.privacy.policy.rules import Rules
+from privet.record.folder import CHECKPOINT
+from privet.record.history import RoundRecord
 
 ROUNDING = 1e-6
 """Relative: how far above a limit a figure may lie that was computed another way."""
@@ -374,7 +375,7 @@ def claims_of_sums(run: Evidence) -> Iterator[Claim]:
     yield judged("encryption.sums", run.subject, statement, faults=faults, notes=notes)
 
 
-def _sum_faults(run: Evidence, line: HistoryLine, *, least: int) -> Iterator[str]:
+def _sum_faults(run: Evidence, line: RoundRecord, *, least: int) -> Iterator[str]:
     place, count = f"round {line.round}", len(line.participants)
     if count < least and not line.skipped:
         yield f"{place}: a sum of {count}; encryption.smallest_sum = {least}"

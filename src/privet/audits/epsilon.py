@@ -6,18 +6,17 @@ It is computed anew from the entries, and once more without privet: by ten lines
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from privet.audits.claims import Claim, judged, unknown
 from privet.audits.compliance import exceeded
 from privet.audits.evidence import Evidence, LedgerCharge
-from privet.audits.lines import HistoryLine
 from privet.audits.record import Findings, by_ledgers, told
 from privet.privacy.accounting import CrossChecks, cross_check, dp_sgd_event
 from privet.privacy.accounting.events import Segment
 from privet.privacy.ledger import Charge, Limit
 from privet.privacy.ledger.costs import epsilon_of, parts_of
-from privet.privacy.ledger.entries import canonical
+from privet.record.history import RoundRecord, event_text
 
 _SNIPPET = """\
 from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
@@ -96,13 +95,12 @@ def _events(run: Evidence, silo: str, bill: LedgerCharge) -> Findings:
                 )
 
 
-def _reported(line: HistoryLine, silo: str, use: str) -> str | None:
+def _reported(line: RoundRecord, silo: str, use: str) -> str | None:
     """The event in the ledger's spelling; None where none is reported."""
     found = line.events or {}
     if use == "evaluation":
         found = line.evaluation.events if line.evaluation else {}
-    event = found.get(silo)
-    return None if event is None else canonical(event).decode()
+    return event_text(found.get(silo))
 
 
 def _described(event: str) -> str:
@@ -128,11 +126,10 @@ def _recomputed(run: Evidence, silo: str, bill: LedgerCharge) -> Findings:
         if claimed is None or line.round not in chosen:
             continue
         yield from _compared(run, silo, f"round {line.round}", claimed, charged)
-    summary = (run.summary or {}).get("epsilon")
-    per_silo = summary.get("per_silo") if isinstance(summary, dict) else None
-    claimed = per_silo.get(silo) if isinstance(per_silo, dict) else None
+    summary = run.summary.epsilon if run.summary else None
+    claimed = summary.per_silo.get(silo) if summary else None
     kept = any(line.epsilon and line.epsilon.per_silo.get(silo, 0.0) is None for line in run.lines)
-    if isinstance(claimed, int | float):
+    if claimed is not None:
         yield from _compared(run, silo, "summary", claimed, bill.charges if kept else charged)
     if open_charges := [charge for charge in bill.charges if charge.open]:
         whole = epsilon_of(parts_of_charges(bill.charges), delta=run.delta or 0.0)
@@ -204,19 +201,18 @@ def _misquoted(run: Evidence, checks: CrossChecks) -> Iterator[str]:
     """What the summary says of the silo that spent most; interrupted rounds are not in that."""
     bills = [run.bill(silo) for silo in run.silos]
     whole = all(bill is not None and not any(c.open for c in bill.charges) for bill in bills)
-    summary = (run.summary or {}).get("epsilon")
-    quoted = summary.get("cross_checks") if isinstance(summary, Mapping) else None
-    if not (whole and isinstance(quoted, Mapping)):
+    claimed = run.summary.epsilon if run.summary else None
+    quoted = claimed.cross_checks if claimed else None
+    if not whole or quoted is None:
         return
-    for name, found in (("pld", checks.pld), ("rdp", checks.rdp), ("prv", checks.prv)):
-        claimed = quoted.get(name)
-        if found is None or not isinstance(claimed, int | float):
-            misquoted = claimed is not found
-        else:
-            misquoted = not _close(claimed, found)
-        if misquoted:
-            yield f"the summary's {name.upper()} is not what the entries give"
-    if quoted.get("agree") is not checks.agree:
+    for name, said, found in (
+        ("PLD", quoted.pld, checks.pld),
+        ("RDP", quoted.rdp, checks.rdp),
+        ("PRV", quoted.prv, checks.prv),
+    ):
+        if (said is None) != (found is None) or not _close(said or 0.0, found or 0.0):
+            yield f"the summary's {name} is not what the entries give"
+    if quoted.agree is not checks.agree:
         yield "the summary says otherwise whether the accountants agree"
 
 

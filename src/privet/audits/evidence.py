@@ -12,16 +12,17 @@ from typing import Any
 
 from privet.audits import ledgers
 from privet.audits.ledgers import Account
-from privet.audits.lines import HISTORY, SUMMARY, HistoryLine, read_lines, read_summary
 from privet.errors import DataError, PrivetError
 from privet.experiment import Experiment
 from privet.files import demand_file, read_file
 from privet.privacy.ledger import Charge
 from privet.privacy.mechanisms.canaries import CANARIES
 from privet.privacy.policy import Policy
+from privet.record.folder import CHECKPOINT, SETTINGS
+from privet.record.history import HISTORY, RoundRecord, read_rounds
+from privet.record.summary import SUMMARY, RunSummary, read_summary
 
-SETTINGS, POLICY, LEDGER, PLANS = "experiment.toml", "policy.toml", "ledger.sqlite", "silos.json"
-JOB, CHECKPOINT = "job.json", "checkpoint.safetensors"
+POLICY, LEDGER, PLANS, JOB = "policy.toml", "ledger.sqlite", "silos.json", "job.json"
 _SIMULATED = "simulation"
 
 
@@ -63,8 +64,8 @@ class Evidence:
     subject: str
     folder: Path
     experiment: Experiment | None = None
-    lines: tuple[HistoryLine, ...] = ()
-    summary: Mapping[str, Any] | None = None
+    lines: tuple[RoundRecord, ...] = ()
+    summary: RunSummary | None = None
     plans: Mapping[str, Mapping[str, Any]] | None = None
     """By silo, what a simulation's host knows: records, sampling rate, steps, noise multiplier."""
     policy: Policy | None = None
@@ -139,7 +140,7 @@ def read_run(
     try:
         experiment = Experiment.from_file(demand_file(folder / SETTINGS))
         summary = read_summary(folder)
-        lines = read_lines(folder, finished=summary is not None)
+        lines = read_rounds(folder, finished=summary is not None)
         if policy is None and (folder / POLICY).exists():
             policy = Policy.from_file(demand_file(folder / POLICY))
         plans, job = _plans(folder), _job(folder)

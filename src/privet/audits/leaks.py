@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from privet.audits.claims import Claim, judged, unknown
 from privet.audits.evidence import Evidence
-from privet.audits.lines import EvaluationLine, HistoryLine
+from privet.record.history import RoundRecord, SiloEvaluation
 
 _MODEL, _UPDATE, _SEALED = "update.", "update.update", "sealed-update.upload"
 
@@ -125,7 +125,7 @@ def _strange(left: ReleasedField) -> bool:
     return left.protection == _UNKNOWN
 
 
-def _faults(run: Evidence, line: HistoryLine) -> Iterator[str]:
+def _faults(run: Evidence, line: RoundRecord) -> Iterator[str]:
     place, arrived = f"round {line.round}", line.arrived or {}
     for silo in line.participants:
         if not {_UPDATE, _SEALED}.intersection(arrived.get(silo, ())):
@@ -147,7 +147,7 @@ def _faults(run: Evidence, line: HistoryLine) -> Iterator[str]:
         yield from _evaluation_faults(f"{place}, evaluation", line.evaluation)
 
 
-def _evaluation_faults(place: str, measured: EvaluationLine) -> Iterator[str]:
+def _evaluation_faults(place: str, measured: SiloEvaluation) -> Iterator[str]:
     """Values, how they were released, and what arrived must be of the same metrics."""
     arrived = measured.arrived or {}
     silos = {*measured.released, *measured.per_silo}

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
 from privet.audits.claims import Claim, judged, unknown
 from privet.audits.evidence import Evidence, LedgerCharge
-from privet.audits.lines import HistoryLine
 from privet.privacy.ledger import Charge
 from privet.privacy.ledger.history import CLOCK_TOLERANCE, moment
+from privet.record.history import RoundRecord
+from privet.record.summary import ClaimedEpsilon, RunSummary
 
 _ROUNDING = 1e-9
 
@@ -59,7 +60,7 @@ def by_ledgers(
     return judged(id_, run.subject, statement, faults=faults, notes=notes)
 
 
-def told(line: HistoryLine, silo: str, use: str) -> bool:
+def told(line: RoundRecord, silo: str, use: str) -> bool:
     """Whether the history says that the silo used its records in this round, at a cost."""
     if use == "training":
         return silo in line.participants or silo in (line.events or {})
@@ -99,7 +100,7 @@ def _of_charge(run: Evidence, silo: str, charge: Charge) -> Findings:
         yield True, f"{place} is committed, and the history knows nothing of it"
 
 
-def _lost(line: HistoryLine, silo: str, use: str) -> bool:
+def _lost(line: RoundRecord, silo: str, use: str) -> bool:
     failures = line.failures
     if use == "evaluation":
         failures = line.evaluation.failures if line.evaluation else []
@@ -126,7 +127,7 @@ def times(run: Evidence, silo: str, bill: LedgerCharge) -> Findings:
             yield True, f"{place} took {took.total_seconds():.0f} s, longer than its round"
 
 
-def _line(run: Evidence, charge: Charge) -> HistoryLine | None:
+def _line(run: Evidence, charge: Charge) -> RoundRecord | None:
     number = charge.reserve.round or 0
     return run.lines[number] if 0 < number < len(run.lines) else None
 
@@ -141,9 +142,9 @@ def _longest(run: Evidence, first: Charge, last: Charge) -> timedelta:
     return timedelta(seconds=min(1e9, sum(map(_round_seconds, lines)))) + CLOCK_TOLERANCE
 
 
-def _round_seconds(line: HistoryLine) -> float:
-    total = line.seconds.get("total", math.inf)
-    return total if 0 <= total < 1e9 else 1e9
+def _round_seconds(line: RoundRecord) -> float:
+    total = line.seconds.total
+    return total if total is not None and 0 <= total < 1e9 else 1e9
 
 
 def _of_summary(run: Evidence) -> Claim:
@@ -152,25 +153,21 @@ def _of_summary(run: Evidence) -> Claim:
         last = run.lines[-1].round if run.lines else 0
         why = f"there is no summary: the run was interrupted after round {last}"
         return unknown("record.summary", run.subject, statement, why)
+    told = run.summary.model_dump()
     faults = [
         f"{key}: it does not follow from the history"
-        for key, expected in _expected(run).items()
-        if not _same(run.summary.get(key, _ABSENT), expected)
+        for key, expected in _expected(run, run.summary).items()
+        if not _same(told[key], expected)
     ]
-    faults += _epsilon_faults(run, run.summary.get("epsilon", _ABSENT))
+    faults += _epsilon_faults(run, run.summary.epsilon)
     return judged("record.summary", run.subject, statement, faults=faults)
 
 
-_ABSENT = object()
-
-
-def _expected(run: Evidence) -> dict[str, Any]:
+def _expected(run: Evidence, told: RunSummary) -> dict[str, Any]:
     """What a summary takes over from settings and history."""
     last, settings = run.lines[-1], run.settings
-    stopped = run.summary.get("stopped") if run.summary else None
-    early = last.round < settings.rounds
+    reason = told.stopped.reason if told.stopped else ""
     return {
-        "schema": 1,
         "task": settings.task,
         "rounds": settings.rounds,
         "seed": settings.seed,
@@ -178,8 +175,8 @@ def _expected(run: Evidence) -> dict[str, Any]:
         "loss": last.loss,
         "metrics": last.metrics,
         "evaluation": _evaluation(run),
-        "stopped": {"round": last.round, "reason": (stopped or {}).get("reason", "")}
-        if early and isinstance(stopped or {}, dict)
+        "stopped": {"round": last.round, "reason": reason}
+        if last.round < settings.rounds
         else None,
         "client_updates": sum(len(line.participants) for line in run.lines),
     }
@@ -190,31 +187,24 @@ def _evaluation(run: Evidence) -> dict[str, Any] | None:
     if not measured:
         return None
     number, found = measured[-1]
-    return {
-        "round": number,
-        "metrics": found.metrics,
-        "per_silo": found.per_silo,
-        "released": found.released,
-    }
+    return {"round": number, **found.model_dump(include={"metrics", "per_silo", "released"})}
 
 
-def _epsilon_faults(run: Evidence, claimed: object) -> Iterator[str]:
+def _epsilon_faults(run: Evidence, claimed: ClaimedEpsilon | None) -> Iterator[str]:
     """Epsilon of the summary is the last round's, but where silos keep their accounts."""
     spent = run.lines[-1].epsilon
-    if spent is None or not isinstance(claimed, Mapping):
+    if spent is None or claimed is None:
         if claimed is not None or spent is not None:
             yield "epsilon: it does not follow from the history"
         return
-    told = claimed.get("per_silo")
-    per_silo = told if isinstance(told, Mapping) else {}
     for silo, known in spent.per_silo.items():
-        if known is not None and not _same(per_silo.get(silo, _ABSENT), known):
+        if known is not None and not _same(claimed.per_silo.get(silo), known):
             yield f"epsilon of {silo}: it does not follow from the history"
-    if set(per_silo) != set(spent.per_silo):
+    if claimed.per_silo.keys() != spent.per_silo.keys():
         yield "epsilon: it is of other silos than the history"
-    if spent.max is not None and not _same(claimed.get("max", _ABSENT), spent.max):
+    if spent.max is not None and not _same(claimed.max, spent.max):
         yield "epsilon: the largest is not that of the history"
-    if not _same(claimed.get("delta", _ABSENT), run.delta) or claimed.get("unit") != "record":
+    if not _same(claimed.delta, run.delta) or claimed.unit != "record":
         yield "epsilon: its delta or its unit is not that of the settings"
 
 

@@ -130,7 +130,7 @@ def _whole(client: AdminClient, job: str) -> str:
 
 def _follow(client: AdminClient, job: str, *, as_json: bool) -> None:
     from privet.deployment.admin import follow
-    from privet.progress import choose_mode, progress
+    from privet.record.progress import choose_mode, progress
 
     rounds = client.job(job)["rounds"]
     mode = choose_mode(quiet=False, as_json=as_json)

@@ -65,7 +65,7 @@ def simulate(
     """Run a whole federation on this machine."""
     with _importing("privet.simulations.run"):
         from privet.api import simulate_prepared
-        from privet.progress import choose_mode, progress, spinner
+        from privet.record.progress import choose_mode, progress, spinner
         from privet.simulations.prepare import prepare
         from privet.simulations.run import Execution, engine_warnings
         from privet.tracking.tracker import Tracking
@@ -133,10 +133,10 @@ def _interruptible(folder: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         from privet.record.folder import RunFolder
 
-        history = RunFolder(folder).history()
-        if history:
+        rounds = RunFolder(folder).rounds()
+        if rounds:
             typer.secho(
-                f"Interrupted after round {history[-1]['round']}. Go on with the same command "
+                f"Interrupted after round {rounds[-1].round}. Go on with the same command "
                 f"and --resume. Report so far: {folder / 'report.html'}",
                 err=True,
             )

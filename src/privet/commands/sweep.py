@@ -74,7 +74,7 @@ def sweep(
     """Run an experiment at many settings and seeds, with baselines, and say what differs."""
     from privet import api
     from privet.experiment import SWEEP, read_toml
-    from privet.progress import choose_mode
+    from privet.record.progress import choose_mode
     from privet.sweeps.progress import cell_progress
     from privet.sweeps.request import SweepRequest, runs_of
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,6 +21,7 @@ from privet.errors import PrivetError
 from privet.experiment import Experiment
 from privet.files import demand_file, sync
 from privet.privacy.ledger.keys import SiloKey
+from privet.record.history import RoundRecord, Watch
 
 _PIECE = 1 << 20
 
@@ -64,13 +65,16 @@ class AdminClient:
         """One job, in short."""
         return self._json("GET", f"jobs/{job}")
 
-    def history(self, job: str, *, start: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    def history(self, job: str, *, start: int) -> tuple[list[RoundRecord], dict[str, Any]]:
         """Entries of the history from number `start` on, and the job; waits a while for the first.
 
         The history begins anew with a lower number after a server went back to its last checkpoint.
         """
         told = self._json("GET", f"jobs/{job}/history?from={start}")
-        return told["entries"], told["job"]
+        try:
+            return [RoundRecord.mended(entry) for entry in told["entries"]], told["job"]
+        except (ValueError, KeyError, TypeError):
+            raise self._no_server() from None
 
     def log(self, job: str, *, start: int) -> str:
         """The job's log from byte `start` on."""
@@ -125,8 +129,11 @@ class AdminClient:
         except (ValueError, RecursionError):
             told = None
         if not isinstance(told, dict):
-            raise NoAnswer(f"what answers at {self._kit.server} is no server of privet")
+            raise self._no_server()
         return told
+
+    def _no_server(self) -> NoAnswer:
+        return NoAnswer(f"what answers at {self._kit.server} is no server of privet")
 
     def _ask(self, method: str, path: str, content: bytes | None = None) -> httpx.Response:
         try:
@@ -155,7 +162,7 @@ def follow(
     client: AdminClient,
     job: str,
     *,
-    watch: Callable[[Mapping[str, Any]], None],
+    watch: Watch,
     say: Callable[[str], None],
     timeout: float = 600.0,
 ) -> dict[str, Any]:

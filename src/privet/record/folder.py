@@ -1,10 +1,10 @@
 """The run folder: what a run leaves behind, readable at every moment.
 
 experiment.toml    resolved settings
-history.jsonl      a line a round, flushed
+history.jsonl      a line a round, flushed; its schema is `RoundRecord`
 checkpoint.safetensors   what `--resume` goes on from, replaced as a whole after every round
 model.safetensors  the final model
-summary.json       the outcome, versioned; written last, so its presence means "finished"
+summary.json       the outcome (`RunSummary`); written last, so its presence means "finished"
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from privet.errors import ExperimentError
+from privet.errors import DataError, ExperimentError
 from privet.experiment import Experiment
 from privet.files import demand_file, leftovers, read_file, replacing, write_whole
+from privet.record.history import HISTORY, RoundRecord, read_rounds, whole_rounds
+from privet.record.summary import SUMMARY, RunSummary
 
 SETTINGS = "experiment.toml"
-HISTORY = "history.jsonl"
 CHECKPOINT = "checkpoint.safetensors"
 MODEL = "model.safetensors"
-SUMMARY = "summary.json"
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -69,7 +69,8 @@ class RunFolder:
         return (self.path / SETTINGS).exists() and history.exists() and history.stat().st_size > 0
 
     def reopen(self, experiment: Experiment) -> Checkpoint | None:
-        """Go back to the last whole round; ExperimentError when the settings are not the same."""
+        """Go back to the last whole round; ExperimentError when the settings are not the same,
+        DataError for a history that is damaged up to there."""
         written = Experiment.from_file(demand_file(self.path / SETTINGS))
         if written.to_toml() != experiment.to_toml():
             raise ExperimentError(
@@ -79,21 +80,18 @@ class RunFolder:
             for part in leftovers(self.path / name):
                 part.unlink(missing_ok=True)
         checkpoint = self._checkpoint()
-        last = checkpoint.round if checkpoint else -1
-        kept = [line for line in self.history() if line["round"] <= last]
-        write_whole(self.path / HISTORY, "".join(_line(entry) for entry in kept).encode())
+        count = checkpoint.round + 1 if checkpoint else 0
+        # As they were written: an older version of privet may have been at work so far.
+        kept = read_file(self.path / HISTORY).split(b"\n")[:-1][:count]
+        if len(whole_rounds(kept)) < count:
+            raise DataError(f"{HISTORY} has {len(kept)} lines, and the checkpoint {count} rounds")
+        write_whole(self.path / HISTORY, b"".join(line + b"\n" for line in kept))
         return checkpoint
 
-    def history(self) -> list[dict[str, Any]]:
-        """The rounds so far; a line torn by a kill is left out."""
-        path = self.path / HISTORY
-        entries = []
-        for line in read_file(path).decode().splitlines() if path.exists() else ():
-            try:
-                entries.append(json.loads(line))
-            except ValueError:
-                break
-        return entries
+    def rounds(self) -> tuple[RoundRecord, ...]:
+        """The rounds so far; a line torn by a kill is left out. DataError for a damaged one."""
+        begun = (self.path / HISTORY).exists()
+        return read_rounds(self.path, finished=False) if begun else ()
 
     def last_whole(self) -> int:
         """The round of the checkpoint, which a run that is resumed keeps; -1 before the first."""
@@ -103,10 +101,10 @@ class RunFolder:
         with safe_open(demand_file(path), framework="np") as file:
             return int(file.metadata()["round"])
 
-    def append(self, entry: Mapping[str, Any]) -> None:
+    def append(self, entry: RoundRecord) -> None:
         """Add a round to the history and push it to the operating system."""
         with (self.path / HISTORY).open("a", encoding="utf-8") as file:
-            file.write(_line(entry))
+            file.write(entry.line() + "\n")
 
     def save_checkpoint(self, round_: int, tensors: Tensors) -> None:
         """Replace the checkpoint by the state after `round_`."""
@@ -115,6 +113,10 @@ class RunFolder:
     def save_model(self, tensors: Tensors) -> None:
         """Write the final model, a tensor for each name of its state dict."""
         self._replace_tensors(MODEL, tensors, {"format": "pt"})
+
+    def save_summary(self, summary: RunSummary) -> None:
+        """Write the outcome, which ends the run."""
+        self.save_json(SUMMARY, summary.plain())
 
     def save_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write `content` as a JSON file."""
@@ -132,7 +134,3 @@ class RunFolder:
         whole = {key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}
         with replacing(self.path / name) as part:  # a copy of a model in memory is saved
             save_file(whole, part, metadata=metadata)
-
-
-def _line(entry: Mapping[str, Any]) -> str:
-    return json.dumps(entry) + "\n"

@@ -11,8 +11,7 @@ The ledger of a run folder: `ledger.sqlite`, read and checked.
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -23,6 +22,9 @@ from privet.errors import PrivetError
 from privet.files import demand_file
 from privet.privacy.ledger import History, read_history, verify
 from privet.privacy.policy import Policy, PolicyError, explain
+from privet.record.history import RoundRecord, SiloEvaluation
+from privet.record.schema import Recorded
+from privet.record.summary import ClaimedEpsilon, EncryptionFacts, SpentSeconds
 
 POLICY = "policy.toml"
 
@@ -96,63 +98,7 @@ def _rule(line: str) -> Rule:
     return Rule(text, keys.removesuffix(")"))
 
 
-def clean(value: object) -> str:
-    """`value` as text that can be shown and encoded: no control characters, no lone surrogates."""
-    text = str(value).replace("\n", " ").replace("\t", " ")
-    bad = {character for character in set(text) if unicodedata.category(character) in ("Cc", "Cs")}
-    return text.translate({ord(character): "\N{REPLACEMENT CHARACTER}" for character in bad})
-
-
-def number(value: object) -> float | None:
-    """A number, which may be NaN or infinite."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number else None  # type: ignore[arg-type]
-
-
-def count(value: object) -> int | None:
-    """A whole number."""
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def numbers(found: Mapping[str, object] | None) -> dict[str, float]:
-    """The entries that are numbers."""
-    read = {clean(name): number(value) for name, value in (found or {}).items()}
-    return {name: value for name, value in read.items() if value is not None}
-
-
-def counts(found: Mapping[str, object] | None) -> dict[str, int]:
-    """The entries that are whole numbers."""
-    read = {clean(name): count(value) for name, value in (found or {}).items()}
-    return {name: value for name, value in read.items() if value is not None}
-
-
-def names(found: Iterable[object] | None) -> frozenset[str]:
-    """Every entry as text."""
-    return frozenset(clean(name) for name in found or ())
-
-
-def dicts(found: object) -> list[dict[str, Any]]:
-    """The objects of a list."""
-    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
-
-
 LENGTH = 120
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What `summary.json` says; None for what it does not say."""
-
-    degree: int | None
-    modulus_bits: int | None
-    security_bits: int | None
-    upload_bytes: float | None
-    """The largest upload, for each parameter of the model."""
-    epochs: int | None
-    clipped: int | None
-    """Values that silos cut off because the encoding has no room for them."""
-    held_by: str | None
-    """Who can read the model."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +114,7 @@ class Sealing:
     rotate_every: int | None
     by_records: bool
     """Silos count by their numbers of records, which they tell at enrolment."""
-    outcome: Summary | None
+    outcome: EncryptionFacts | None
     """None until the run ends."""
 
     @property
@@ -177,41 +123,34 @@ class Sealing:
         return self.scheme == "bfv"
 
 
+class _EncryptionSettings(Recorded):
+    colluding: int | None
+    rotate_every: int | None
+
+
 def read_sealing(settings: Mapping[str, Any], described: object) -> Sealing | None:
     """`described` is what the summary says of it; None for a run without encryption."""
     asked = _section(settings, "encryption")
     told = described if isinstance(described, Mapping) else {}
     if not (asked or told) or asked.get("scheme") == "none":
         return None
-    merged = {**asked, **told}
+    facts = EncryptionFacts.mended({"scheme": "bfv", "profile": "default", **asked, **told})
+    more = _EncryptionSettings.mended(asked)
     return Sealing(
-        scheme=shortened(clean(merged.get("scheme", "bfv")).lower(), LENGTH),
-        profile=clean(merged.get("profile", "default")),
-        smallest_sum=count(merged.get("smallest_sum")) or 2,
-        masks=merged.get("pairwise_masks") is True,
-        colluding=count(asked.get("colluding")) or 1,
-        rotate_every=count(asked.get("rotate_every")),
+        scheme=shortened(facts.scheme.lower(), LENGTH),
+        profile=facts.profile,
+        smallest_sum=facts.smallest_sum or 2,
+        masks=facts.pairwise_masks,
+        colluding=more.colluding or 1,
+        rotate_every=more.rotate_every,
         by_records=_section(settings, "strategy").get("weighting", "examples") != "uniform",
-        outcome=_outcome(told) if told else None,
+        outcome=facts if told else None,
     )
 
 
 def _section(settings: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     found = settings.get(name)
     return found if isinstance(found, Mapping) else {}
-
-
-def _outcome(told: Mapping[str, Any]) -> Summary:
-    holders = told.get("model_held_by")
-    return Summary(
-        degree=count(told.get("ring_degree")),
-        modulus_bits=count(told.get("modulus_bits")),
-        security_bits=count(told.get("security_bits")),
-        upload_bytes=number(told.get("upload_bytes_per_parameter")),
-        epochs=count(told.get("epochs")),
-        clipped=count(told.get("clipped")),
-        held_by=shortened(clean(holders), LENGTH) if holders else None,
-    )
 
 
 LEDGER = "ledger.sqlite"
@@ -261,112 +200,29 @@ def _told(error: Exception, path: Path) -> str:
     return f"the file is damaged ({type(error).__name__}: {error})"
 
 
-KEYS_STAGE = "keys"
-"""Where a silo fails when it is given a key, and in the steps of masks."""
-DECRYPT_STAGE = "decrypt"
-"""Where a silo fails when it cannot open the model that it is sent."""
-
-
-@dataclass(frozen=True)
-class SiloRecord:
+class SiloRecord(Recorded):
     """One place that holds data. `sampling_rate` is None where training is not private."""
 
     name: str
     records: int
-    labels: Mapping[str, int] | None
+    labels: dict[str, int] | None
     sampling_rate: float | None
     steps_per_round: int | None
     noise_multiplier: float | None
 
 
-@dataclass(frozen=True)
-class RecordedFailure:
-    """Why something that was asked of a silo did not happen."""
+class HeldRecords(Recorded):
+    """What a simulation's host knows of the data: `silos.json`."""
 
-    silo: str
-    stage: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class SiloEvaluation:
-    """One evaluation of the model on records that the silos keep out of training."""
-
-    means: Mapping[str, float]
-    """By metric, over the silos that let it out."""
-    per_silo: Mapping[str, Mapping[str, float]]
-    released: Mapping[str, Mapping[str, str]]
-    """By silo and metric: "exact", "noised" or "withheld"."""
-    events: Mapping[str, str | None]
-    """What the noise cost, as in `RoundRecord.events`."""
-    failures: tuple[RecordedFailure, ...]
-
-
-@dataclass(frozen=True)
-class RoundRecord:
-    """What one line of `history.jsonl` says; epsilon is spent up to and including this round."""
-
-    number: int
-    loss: float | None
-    accuracy: float | None
-    silo_accuracy: Mapping[str, float]
-    participants: frozenset[str]
-    dropped: frozenset[str]
-    failures: tuple[RecordedFailure, ...]
-    refused: Mapping[str, str]
-    """By silo whose holder's rules or budget did not allow the round: the reason."""
-    affordable: Mapping[str, int]
-    """Before the first round, by silo that tells: the rounds that its budget has room for."""
-    events: Mapping[str, str | None] | None
-    """By silo: the mechanism that ran, as the ledger would write it, or None where the silo keeps
-    its account. None altogether when the run keeps no account of training."""
-    measured: SiloEvaluation | None
-    epsilon: float | None
-    silo_epsilon: Mapping[str, float]
-    kept: frozenset[str]
-    """The silos that keep their account: their epsilon is not in the history."""
-    bytes_down: int
-    bytes_up: int
-    seconds: Mapping[str, float]
-    skipped: str | None
-    """Why the strategy left the model as it was, if it did."""
-
-    @property
-    def arrived(self) -> frozenset[str]:
-        """The silos whose update reached the server in this round.
-
-        One that fails later, when masks are taken out, has sent its update all the same.
-        """
-        failed = {failure.silo for failure in self.failures if failure.stage != KEYS_STAGE}
-        return self.participants - self.dropped - self.refused.keys() - failed
-
-
-@dataclass(frozen=True)
-class CrossCheckFigures:
-    """What two other accountants say of the events of the silo that spent most."""
-
-    rdp: float | None
-    prv: float | None
-    agree: bool
-    problems: tuple[str, ...]
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Guarantee:
-    """(epsilon, delta) over all rounds; `epsilon` is the largest of the silos, None if unknown."""
-
-    unit: str
-    epsilon: float | None
-    per_silo: Mapping[str, float]
-    delta: float | None
-    accountant: str
-    checks: CrossCheckFigures | None
+    silos: list[SiloRecord]
+    labels: list[str] | None
+    test_records: int | None
+    notes: list[str]
 
 
 @dataclass(frozen=True)
 class Run:
-    """Everything the page needs. `guarantee` is None when no epsilon was ever computed."""
+    """Everything the page needs."""
 
     settings: Mapping[str, Any]
     settings_text: str
@@ -380,10 +236,11 @@ class Run:
     """Why a finished run ended before its last round, if it did."""
     accuracy: float | None
     loss: float | None
-    guarantee: Guarantee | None
+    guarantee: ClaimedEpsilon | None
+    """Of the silos that are known; None when no epsilon was ever computed."""
     sealing: Sealing | None
     """None for a run without encryption."""
-    seconds: Mapping[str, float]
+    seconds: SpentSeconds
     client_updates: int
     client_updates_per_second: float | None
     books: LedgerReading | None
@@ -401,11 +258,11 @@ class Run:
     @property
     def trained(self) -> tuple[RoundRecord, ...]:
         """The rounds in which silos trained: all but round 0, the untrained model."""
-        return tuple(entry for entry in self.rounds if entry.number > 0)
+        return tuple(entry for entry in self.rounds if entry.round > 0)
 
     @property
     def last_round(self) -> int:
-        return self.rounds[-1].number if self.rounds else 0
+        return self.rounds[-1].round if self.rounds else 0
 
     @property
     def planned(self) -> int | None:
@@ -416,7 +273,7 @@ class Run:
     @property
     def measured(self) -> tuple[int, SiloEvaluation] | None:
         """The last evaluation on the silos' own records, and its round."""
-        found = ((e.number, e.measured) for e in reversed(self.rounds) if e.measured)
+        found = ((e.round, e.evaluation) for e in reversed(self.rounds) if e.evaluation)
         return next(found, None)
 
     @property

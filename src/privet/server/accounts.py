@@ -13,6 +13,7 @@ from privet.privacy.accounting import (
     cross_check,
     decode_event,
 )
+from privet.record.history import EpsilonSpent
 
 _Charges = frozenset[tuple[str, int]]
 
@@ -50,11 +51,12 @@ class Accounts:
         """The silo's epsilon so far, 0 before its first event; None where it keeps its account."""
         return None if silo in self._unknown else self._epsilon(silo)
 
-    def entry(self, silos: Iterable[str]) -> dict[str, Any]:
+    def spent(self, silos: Iterable[str]) -> EpsilonSpent:
         """Epsilon of each silo, and the largest; that is None unless every silo's is known."""
         per_silo = {silo: self.epsilon(silo) for silo in silos}
         known = [epsilon for epsilon in per_silo.values() if epsilon is not None]
-        return {"max": max(known) if len(known) == len(per_silo) else None, "per_silo": per_silo}
+        largest = max(known) if len(known) == len(per_silo) else None
+        return EpsilonSpent(max=largest, per_silo=per_silo)
 
     def cross_checks(self) -> CrossChecks | None:
         """The other accountants' word on the silo that spent most; None when nobody spent."""

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from logging import INFO
 from pathlib import Path
-from typing import Any
 
 import torch
 from flwr.app import Context
@@ -18,13 +16,13 @@ from privet.errors import ExperimentError
 from privet.experiment import Experiment
 from privet.privacy.encryption import make_cipher
 from privet.privacy.encryption.keys import load_roster
-from privet.progress import describe
 from privet.randomness import stream, torch_seed
-from privet.record.folder import SUMMARY, RunFolder
+from privet.record.folder import RunFolder
+from privet.record.history import RoundRecord, Watch
 from privet.server.cohort import IdentifyNode
 from privet.server.evaluation import Evaluator
 from privet.server.models import ClearModel, GlobalModel
-from privet.server.rounds import Coordinator, SiloMemory, Watch
+from privet.server.rounds import Coordinator, SiloMemory
 from privet.server.sealing import OpenModel, SealedModel
 from privet.server.summary import summarise
 from privet.strategies import Strategy, load_strategy
@@ -33,13 +31,9 @@ from privet.tasks.files import data_folder
 from privet.vectors import FlatModel
 
 
-def look_away(entry: Mapping[str, Any]) -> None:
-    """Watch nothing."""
-
-
-def log_line(entry: Mapping[str, Any]) -> None:
+def log_line(entry: RoundRecord) -> None:
     """A line a round in Flower's own log."""
-    log(INFO, "round %s  %s", entry["round"], describe(entry))
+    log(INFO, "round %s  %s", entry.round, entry.describe())
 
 
 @dataclass(frozen=True)
@@ -107,7 +101,7 @@ def run(grid: Grid, context: Context, hosting: Hosting) -> None:
         final = FlatModel(task.model(), outcome.weights)
         state = final.module.state_dict()
         folder.save_model({name: value.numpy() for name, value in state.items()})
-    folder.save_json(SUMMARY, summarise(experiment, outcome, seconds=time.perf_counter() - start))
+    folder.save_summary(summarise(experiment, outcome, seconds=time.perf_counter() - start))
 
 
 def _path(value: object) -> Path | None:

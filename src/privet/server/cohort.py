@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
@@ -12,6 +11,8 @@ from flwr.serverapp import Grid
 from privet.errors import ExperimentError
 from privet.experiment import Experiment
 from privet.randomness import coin
+from privet.record.history import RoundRecord
+from privet.server.tally import Tally
 from privet.wire import ENROL, UNUSABLE, Enrolment, Failure
 
 
@@ -112,16 +113,16 @@ class Cohort:
             return None
         return max((silo.noise_multiplier or 0.0 for silo in self), default=None)
 
-    def learn(self, entry: Mapping[str, Any]) -> list[Failure]:
-        """Take in who refused in a round and who did not, from its entry in the history.
+    def learn(self, heard: Tally | RoundRecord) -> list[Failure]:
+        """Take in who refused in a round and who did not, as it was heard or is written down.
 
         The silos that are given up now: they have sent nothing usable for too long.
         """
-        self._unwilling |= entry["refused"]
-        for silo in entry["participants"]:
+        self._unwilling |= heard.refused
+        for silo in heard.participants:
             self._unwilling.pop(silo, None)
             self._unusable.pop(silo, None)
-        unusable = {each["silo"] for each in entry["failures"] if each["stage"] == UNUSABLE}
+        unusable = {each.silo for each in heard.failures if each.stage == UNUSABLE}
         for silo in unusable:
             self._unusable[silo] = self._unusable.get(silo, 0) + 1
         reason = f"asked no more, after {MOST_UNUSABLE} unusable replies in a row"

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from flwr.app import ConfigRecord
 
+from privet.record.summary import EncryptionFacts
 from privet.server.cohort import Cohort
 from privet.strategies import Round, RoundSkipped, Strategy, Update
 from privet.vectors import Vector
@@ -59,14 +60,19 @@ class GlobalModel(Protocol):
     def restore(self, tensors: Tensors) -> None:
         """Go on from what `tensors` gave."""
 
-    def describe(self) -> dict[str, Any] | None:
+    def describe(self) -> EncryptionFacts | None:
         """The encryption, for the summary; None without."""
+
+    @property
+    def seconds(self) -> float | None:
+        """What encryption has taken so far, as in `RoundSeconds`; None without."""
 
 
 class ClearModel:
     """A model that the server reads, and moves by its strategy."""
 
     sealed: Sealed | None = None
+    seconds: float | None = None
 
     def __init__(self, strategy: Strategy, weights: Vector) -> None:
         self._strategy = strategy
@@ -138,7 +144,7 @@ class ClearModel:
         self._strategy.load_state(under("strategy.", tensors))
         self._weights = tensors["weights"]
 
-    def describe(self) -> dict[str, Any] | None:
+    def describe(self) -> EncryptionFacts | None:
         """No encryption."""
         return None
 

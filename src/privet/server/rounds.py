@@ -7,13 +7,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any, Protocol
+from typing import Protocol
 
 from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from privet.experiment import Experiment
 from privet.record.folder import Checkpoint, RunFolder
+from privet.record.history import Events, RoundRecord, RoundSeconds, TransferredBytes, Watch
+from privet.record.summary import EncryptionFacts
 from privet.server.accounts import Accounts
 from privet.server.cohort import Cohort, IdentifyNode, enrol, invite
 from privet.server.evaluation import Scores
@@ -24,7 +26,6 @@ from privet.vectors import Vector
 from privet.wire import MASKS, EvaluateRequest, Failure, TrainRequest, payload_bytes
 
 Evaluate = Callable[[Vector], Scores]
-Watch = Callable[[Mapping[str, Any]], None]
 
 
 class SiloMemory(Protocol):
@@ -43,10 +44,10 @@ class RunOutcome:
 
     weights: Vector | None
     """Of the final model; None where only silos can read it."""
-    entries: list[dict[str, Any]]
+    rounds: tuple[RoundRecord, ...]
     accounts: Accounts | None
     silos: tuple[str, ...]
-    encryption: dict[str, Any] | None = None
+    encryption: EncryptionFacts | None = None
     stopped: str | None = None
     """Why the run ended before its last round, if it did."""
 
@@ -88,9 +89,7 @@ class Coordinator:
         self._strategy.check_silos(len(cohort))
         first = 1
         if checkpoint is None:
-            entry = self._entry(0, Tally(failures=absent), cohort)
-            entry["affordable"] = {each.silo: each.rounds for each in cohort if each.rounds}
-            self._note(entry)
+            self._write_down(0, Tally(self._model.seconds, failures=absent), cohort)
         else:
             first = checkpoint.round + 1
             self._restore(checkpoint, cohort)
@@ -102,7 +101,7 @@ class Coordinator:
         self._model.finish(cohort)
         return RunOutcome(
             self._model.readable(),
-            self._folder.history(),
+            self._folder.rounds(),
             self._accounts,
             cohort.names,
             encryption=self._model.describe(),
@@ -110,29 +109,20 @@ class Coordinator:
         )
 
     def _round(self, round_: int, cohort: Cohort) -> None:
-        start = time.perf_counter()
-        late = invite(self._grid, self._experiment, cohort, self._identify)
-        tally = Tally(failures=late + self._model.prepare(round_, cohort))
+        tally = Tally(self._model.seconds)
+        tally.failures += invite(self._grid, self._experiment, cohort, self._identify)
+        tally.failures += self._model.prepare(round_, cohort)
         asked = [node for node in cohort.draw(round_) if self._model.admits(cohort.name(node))]
         lr = learning_rate(self._experiment, round_)
         asked = self._model.open(round_, lr=lr, asked=asked, cohort=cohort, failures=tally.failures)
         self._collect(asked, round_, lr, tally, cohort)
         trained = time.perf_counter()
-        skipped = self._model.close(round_, silos=len(cohort), failures=tally.failures)
+        tally.training = trained - tally.begun
+        tally.skipped = self._model.close(round_, silos=len(cohort), failures=tally.failures)
         tally.aggregation += time.perf_counter() - trained
-        measured = self._measure(round_, cohort)
-        entry = self._entry(round_, tally, cohort, measured)
-        if skipped:
-            entry["skipped"] = skipped
-        entry["bytes"] = {"down": tally.down, "up": tally.up}
-        entry["seconds"] |= {
-            "total": time.perf_counter() - start,
-            "training": trained - start,
-            "aggregation": tally.aggregation,
-        }
-        given_up = cohort.learn(entry)
-        entry["failures"] += [vars(failure) for failure in given_up]
-        self._note(entry)
+        tally.measured = self._measure(round_, cohort)
+        tally.failures += cohort.learn(tally)
+        self._write_down(round_, tally, cohort)
 
     def _collect(
         self, asked: list[int], round_: int, lr: float, tally: Tally, cohort: Cohort
@@ -196,56 +186,65 @@ class Coordinator:
         del requests  # a model takes memory, and it is let go once it is sent
         yield from self._grid.send_and_receive(messages, timeout=self._experiment.round_timeout)
 
-    def _entry(
-        self,
-        round_: int,
-        tally: Tally,
-        cohort: Cohort,
-        measured: Measurements | None = None,
-    ) -> dict[str, Any]:
-        start = time.perf_counter()
+    def _write_down(self, round_: int, tally: Tally, cohort: Cohort) -> None:
+        """Evaluate the model and charge the silos; then the round's line, and the checkpoint."""
+        begun = time.perf_counter()
         weights = self._model.readable() if self._evaluate else None
-        evaluation = None
-        if self._evaluate and weights is not None:
-            evaluation = self._evaluate(weights)
-        evaluated = time.perf_counter()
-        entry = {
-            "round": round_,
-            "loss": evaluation.loss if evaluation else None,
-            "accuracy": evaluation.accuracy if evaluation else None,
-            "metrics": evaluation.metrics if evaluation else {},
-            "per_silo": evaluation.per_silo if evaluation else None,
-            **tally.entry(),
-            "evaluation": measured.entry() if measured else None,
-            "events": tally.events if self._accounts else None,
-            "bytes": {"down": 0, "up": 0},
-            "seconds": {"evaluation": evaluated - start},
-        }
-        self._charge(entry)
-        entry["epsilon"] = self._accounts.entry(cohort.names) if self._accounts else None
-        return entry
-
-    def _charge(self, entry: Mapping[str, Any]) -> None:
-        if self._accounts is None:
-            return
-        for events in (entry["events"], (entry["evaluation"] or {}).get("events")):
-            for silo, event in (events or {}).items():
-                self._accounts.charge(silo, event)
-
-    def _note(self, entry: dict[str, Any]) -> None:
+        scores = self._evaluate(weights) if self._evaluate and weights is not None else None
+        evaluation = time.perf_counter() - begun
+        measured = tally.measured.record() if tally.measured else None
+        self._charge(tally.events, measured.events if measured else {})
+        spent = self._accounts.spent(cohort.names) if self._accounts else None
+        entry = RoundRecord(
+            round=round_,
+            loss=scores.loss if scores else None,
+            accuracy=scores.accuracy if scores else None,
+            metrics=scores.metrics if scores else {},
+            per_silo=scores.per_silo if scores else None,
+            participants=tally.participants,
+            failures=tally.failed,
+            refused=tally.refused,
+            dropped=tally.dropped,
+            arrived=tally.arrived,
+            evaluation=measured,
+            events=tally.events if self._accounts else None,
+            bytes=TransferredBytes(down=tally.down, up=tally.up),
+            seconds=self._seconds(tally, evaluation),
+            epsilon=spent,
+            affordable=None if round_ else {s.silo: s.rounds for s in cohort if s.rounds},
+            skipped=tally.skipped,
+        )
         self._folder.append(entry)
         tensors = self._model.tensors()
         if self._memory is not None:
             tensors |= {f"silo.{name}": value for name, value in self._memory.save().items()}
-        self._folder.save_checkpoint(entry["round"], tensors)
+        self._folder.save_checkpoint(round_, tensors)
         self._watch(entry)
+
+    def _seconds(self, tally: Tally, evaluation: float) -> RoundSeconds:
+        trained = tally.training is not None
+        encrypted = self._model.seconds
+        return RoundSeconds(
+            total=time.perf_counter() - tally.begun if trained else None,
+            training=tally.training,
+            aggregation=tally.aggregation if trained else None,
+            evaluation=evaluation,
+            encryption=None if encrypted is None else encrypted - (tally.encrypted or 0.0),
+        )
+
+    def _charge(self, *uses: Events) -> None:
+        if self._accounts is None:
+            return
+        for events in uses:
+            for silo, event in events.items():
+                self._accounts.charge(silo, event)
 
     def _restore(self, checkpoint: Checkpoint, cohort: Cohort) -> None:
         self._model.restore(checkpoint.tensors)
         if self._memory is not None:
             self._memory.load(under("silo.", checkpoint.tensors))
-        for entry in self._folder.history():
-            self._charge(entry)
+        for entry in self._folder.rounds():
+            self._charge(entry.events or {}, entry.evaluation.events if entry.evaluation else {})
             cohort.learn(entry)
             self._watch(entry)
 

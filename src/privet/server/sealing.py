@@ -7,7 +7,9 @@ import json
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import wraps
+from time import perf_counter
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 from flwr.app import ConfigRecord, Message
@@ -18,13 +20,14 @@ from privet.experiment import EncryptionSettings, Experiment
 from privet.paged import paged_join
 from privet.privacy.encryption import Adder, Cipher, read_header
 from privet.privacy.encryption.keys import KeyAge, Roster, Session, elect, rotation, verify_upload
+from privet.record.history import DECRYPT_STAGE
+from privet.record.summary import EncryptionFacts
 from privet.server.cohort import Cohort
 from privet.server.masking import MaskedRound, Relay, read_all
 from privet.server.models import Tensors
 from privet.vectors import Vector
 from privet.wire import KEEP, MAKE, OFFER, TAKE, Failure, KeyAnswer, KeyRequest, Sealed, TrainReply
 
-DECRYPT_STAGE = "decrypt"
 MOST_CLAMPS = 3
 """Different scales that the uploads of one round may have before one is refused."""
 
@@ -42,6 +45,25 @@ class _State:
     now: _Sum = None
     before: _Sum = None
     clipped: int = 0
+
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_Method = Callable[Concatenate["SealedModel", _P], _T]
+
+
+def _timed(method: _Method[_P, _T]) -> _Method[_P, _T]:
+    """`method`, which calls no other one that is timed, with its time added up in `seconds`."""
+
+    @wraps(method)
+    def timed(model: SealedModel, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        begun = perf_counter()
+        try:
+            return method(model, *args, **kwargs)
+        finally:
+            model.seconds += perf_counter() - begun
+
+    return timed
 
 
 class SealedModel:
@@ -82,7 +104,10 @@ class SealedModel:
         self._without_key: set[str] = set()
         self._masked: MaskedRound | None = None
         self._upload_bytes = 0
+        self.seconds = 0.0
+        """Spent on encryption so far; not kept in a checkpoint."""
 
+    @_timed
     def prepare(self, round_: int, cohort: Cohort) -> list[Failure]:
         """A new key where one is due; silos that could not be given it are named.
 
@@ -108,6 +133,7 @@ class SealedModel:
         self._spoilt = False
         return failures
 
+    @_timed
     def open(
         self,
         round_: int,
@@ -135,6 +161,7 @@ class SealedModel:
         """The others' encrypted shares for this silo, with masks."""
         return self._masked.record_for(silo) if self._masked else None
 
+    @_timed
     def add(self, silo: str, reply: TrainReply) -> None:
         """Add an upload that `silo` has signed for this round."""
         if reply.sealed is None:
@@ -154,6 +181,7 @@ class SealedModel:
         self._upload_bytes = max(self._upload_bytes, len(upload))
         self._state = replace(self._state, clipped=self._state.clipped + reply.sealed.clipped)
 
+    @_timed
     def close(self, round_: int, *, silos: int, failures: list[Failure]) -> str | None:  # noqa: ARG002
         """The sum becomes the model, unless silos could not open the last one or too few are in."""
         # One silo's word is enough: a server cannot open the model to see who is right.
@@ -191,6 +219,7 @@ class SealedModel:
         now, before = _sent(state.now), _sent(state.before)
         return Sealed(state.run, epoch, self._unit, now, before)
 
+    @_timed
     def readable(self) -> Vector | None:
         """The model where this process may open it: the first one, or as a key holder."""
         if self._state.now is None:
@@ -244,25 +273,25 @@ class SealedModel:
         self._spoilt = self._encryption.pairwise_masks
         self._public = tensors.get("weights")
 
-    def describe(self) -> dict[str, Any] | None:
+    def describe(self) -> EncryptionFacts | None:
         """What a reader should know: parameters, size, and who can read the model."""
         facts = self._cipher.facts
-        return {
-            "scheme": facts.scheme,
-            "profile": facts.profile,
-            "layout": facts.layout,
-            "ring_degree": facts.degree,
-            "modulus_bits": facts.modulus_bits,
-            "security_bits": facts.security_bits,
-            "most_silos": facts.max_clients,
-            "upload_bytes_per_parameter": self._upload_bytes / self._size,
-            "smallest_sum": self._encryption.smallest_sum,
-            "pairwise_masks": self._encryption.pairwise_masks,
-            "epochs": self._state.age.epoch if self._state.age else 0,
-            "clipped": self._state.clipped,
-            "model_held_by": "every silo that holds the key"
+        return EncryptionFacts(
+            scheme=facts.scheme,
+            profile=facts.profile,
+            layout=facts.layout,
+            ring_degree=facts.degree,
+            modulus_bits=facts.modulus_bits,
+            security_bits=facts.security_bits,
+            most_silos=facts.max_clients,
+            upload_bytes_per_parameter=self._upload_bytes / self._size,
+            smallest_sum=self._encryption.smallest_sum,
+            pairwise_masks=self._encryption.pairwise_masks,
+            epochs=self._state.age.epoch if self._state.age else 0,
+            clipped=self._state.clipped,
+            model_held_by="every silo that holds the key"
             + (", and the host of this simulation" if self._open_model else ""),
-        }
+        )
 
     @property
     def _session(self) -> Session:

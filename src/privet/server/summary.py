@@ -1,76 +1,88 @@
-"""The outcome of a run as `summary.json`, a versioned contract."""
+"""What a finished run amounts to, as its summary says it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from privet.experiment import Experiment
+from privet.record.history import RoundRecord
+from privet.record.summary import (
+    ClaimedEpsilon,
+    CrossCheckFigures,
+    EarlyEnd,
+    LastEvaluation,
+    RunSummary,
+    SpentSeconds,
+    seconds_in,
+)
 from privet.server.accounts import Accounts
 from privet.server.rounds import RunOutcome
 
-SCHEMA = 1
 ACCOUNTANT = "PLD, grid 1e-3, add-or-remove-one-record adjacency"
 
 
-def summarise(experiment: Experiment, outcome: RunOutcome, *, seconds: float) -> dict[str, Any]:
-    """Absent parts are null. `seconds` is the wall time of this process's part of the run."""
-    last = outcome.entries[-1]
-    updates = sum(len(entry["participants"]) for entry in outcome.entries)
-    spent = {
-        part: sum(entry["seconds"].get(part, 0.0) for entry in outcome.entries)
-        for part in ("total", "training", "aggregation", "evaluation")
-    }
-    return {
-        "schema": SCHEMA,
-        "task": experiment.task,
-        "rounds": experiment.rounds,
-        "seed": experiment.seed,
-        "accuracy": last["accuracy"],
-        "loss": last["loss"],
-        "metrics": last["metrics"],
-        "evaluation": _evaluation(outcome.entries),
-        "stopped": outcome.stopped and {"round": last["round"], "reason": outcome.stopped},
-        "epsilon": _epsilon(outcome.accounts, outcome.silos),
-        "encryption": outcome.encryption,
-        "seconds": {
-            "total": seconds,
-            "training": spent["training"],
-            "aggregation": spent["aggregation"],
-            "encryption": None,
-        },
-        "client_updates": updates,
-        "client_updates_per_second": updates / spent["total"] if spent["total"] else None,
-    }
+def summarise(experiment: Experiment, outcome: RunOutcome, *, seconds: float) -> RunSummary:
+    """`seconds` is the wall time of this process's part of the run."""
+    last = outcome.rounds[-1]
+    updates = sum(len(entry.participants) for entry in outcome.rounds)
+    total = seconds_in("total", outcome.rounds)
+    return RunSummary(
+        task=experiment.task,
+        rounds=experiment.rounds,
+        seed=experiment.seed,
+        accuracy=last.accuracy,
+        loss=last.loss,
+        metrics=last.metrics,
+        evaluation=_evaluation(outcome.rounds),
+        stopped=EarlyEnd(round=last.round, reason=outcome.stopped) if outcome.stopped else None,
+        epsilon=_epsilon(outcome.accounts, outcome.silos),
+        encryption=outcome.encryption,
+        seconds=SpentSeconds(
+            total=seconds,
+            training=seconds_in("training", outcome.rounds) or 0.0,
+            aggregation=seconds_in("aggregation", outcome.rounds) or 0.0,
+            encryption=seconds_in("encryption", outcome.rounds),
+        ),
+        client_updates=updates,
+        client_updates_per_second=updates / total if total else None,
+    )
 
 
-def _evaluation(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The last one on the silos' own records: means, and what each silo let out."""
-    measured = [entry for entry in entries if entry["evaluation"]]
-    if not measured:
-        return None
-    last = measured[-1]
-    kept = ("metrics", "per_silo", "released")
-    return {"round": last["round"], **{part: last["evaluation"][part] for part in kept}}
+def _evaluation(rounds: Sequence[RoundRecord]) -> LastEvaluation | None:
+    for entry in reversed(rounds):
+        if found := entry.evaluation:
+            return LastEvaluation(
+                round=entry.round,
+                metrics=found.metrics,
+                per_silo=found.per_silo,
+                released=found.released,
+            )
+    return None
 
 
-def _epsilon(accounts: Accounts | None, silos: tuple[str, ...]) -> dict[str, Any] | None:
+def _epsilon(accounts: Accounts | None, silos: tuple[str, ...]) -> ClaimedEpsilon | None:
     if accounts is None:
         return None
+    spent = accounts.spent(silos)
+    return ClaimedEpsilon(
+        unit="record",
+        max=spent.max,
+        per_silo=spent.per_silo,
+        delta=accounts.delta,
+        accountant=ACCOUNTANT,
+        cross_checks=_cross_checks(accounts),
+    )
+
+
+def _cross_checks(accounts: Accounts) -> CrossCheckFigures | None:
     checks = accounts.cross_checks()
-    return {
-        "unit": "record",
-        **accounts.entry(silos),
-        "delta": accounts.delta,
-        "accountant": ACCOUNTANT,
-        "cross_checks": None
-        if checks is None
-        else {
-            "pld": checks.pld,
-            "rdp": checks.rdp,
-            "prv": checks.prv,
-            "agree": not checks.problems,
-            "problems": list(checks.problems),
-            "notes": list(checks.notes),
-        },
-    }
+    if checks is None:
+        return None
+    return CrossCheckFigures(
+        pld=checks.pld,
+        rdp=checks.rdp,
+        prv=checks.prv,
+        agree=checks.agree,
+        problems=list(checks.problems),
+        notes=list(checks.notes),
+    )

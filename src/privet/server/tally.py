@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from flwr.app import Array, Message, RecordDict
 
 from privet.privacy.accounting import decode_event
+from privet.record.history import Events, Fields, RecordedFailure, SiloEvaluation
 from privet.wire import REFUSED, UNUSABLE, EvaluateReply, Failure, TrainReply, payload_bytes
 
 DROPOUT_STAGE = "dropout"
@@ -18,26 +20,27 @@ DROPOUT_STAGE = "dropout"
 Add = Callable[[str, TrainReply], None]
 """Counts a silo's update in; raises for one that cannot be."""
 
-Events = dict[str, Mapping[str, Any] | None]
-"""By silo: the mechanism that it reports; None where it keeps its account to itself."""
-
-Fields = dict[str, dict[str, int]]
-"""By silo: how many values arrived in each field of its messages, whatever became of them."""
-
 _LONGEST_FIELD, _MOST_FIELDS, _OTHER = 100, 100, "other"
 
 
 @dataclass
 class Tally:
-    """Updates are added up as they come; what else the replies say is kept here."""
+    """One round as it goes: updates are added up as they come, what else there is is kept here."""
 
+    encrypted: float | None
+    """Seconds that encryption has taken before the round; None without."""
+    begun: float = field(default_factory=time.perf_counter)
     participants: list[str] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     events: Events = field(default_factory=dict)
     arrived: Fields = field(default_factory=dict)
     up: int = 0
     down: int = 0
+    training: float | None = None
+    """Seconds, as in `RoundSeconds`."""
     aggregation: float = 0.0
+    skipped: str | None = None
+    measured: Measurements | None = None
 
     def take(self, reply: Message, silo: str, add: Add) -> None:
         """Count in one silo's reply; whatever a peer sends, the round goes on."""
@@ -59,16 +62,20 @@ class Tally:
         self.up += payload_bytes(reply.content)
         self.participants.append(silo)
 
-    def entry(self) -> dict[str, Any]:
-        """What the history says of the round's replies."""
-        apart = (DROPOUT_STAGE, REFUSED)
-        return {
-            "participants": self.participants,
-            "failures": [_described(each) for each in self.failures if each.stage not in apart],
-            "refused": {each.silo: each.reason for each in self.failures if each.stage == REFUSED},
-            "dropped": [each.silo for each in self.failures if each.stage == DROPOUT_STAGE],
-            "arrived": self.arrived,
-        }
+    @property
+    def refused(self) -> dict[str, str]:
+        """By silo whose holder's rules did not allow the round: the reason."""
+        return {each.silo: each.reason for each in self.failures if each.stage == REFUSED}
+
+    @property
+    def dropped(self) -> list[str]:
+        """The silos that a simulation lets drop out."""
+        return [each.silo for each in self.failures if each.stage == DROPOUT_STAGE]
+
+    @property
+    def failed(self) -> list[RecordedFailure]:
+        """Whatever else went wrong."""
+        return _recorded(e for e in self.failures if e.stage not in (DROPOUT_STAGE, REFUSED))
 
 
 @dataclass
@@ -83,7 +90,7 @@ class Measurements:
     def events(self) -> Events:
         """What was charged for metrics with noise."""
         noised = {s: r for s, r in self.replies.items() if "noised" in r.released.values()}
-        return {silo: reply.event for silo, reply in noised.items()}
+        return {silo: _checked(reply.event) for silo, reply in noised.items()}
 
     def take(self, reply: Message, silo: str) -> None:
         """Count in one silo's reply."""
@@ -99,17 +106,17 @@ class Measurements:
         except Exception as error:
             self.failures.append(Failure(silo, "evaluate", f"unusable reply: {error}"))
 
-    def entry(self) -> dict[str, Any]:
+    def record(self) -> SiloEvaluation:
         """The mean over the silos for each metric, what each silo says, and how it let it out."""
         names = sorted({name for reply in self.replies.values() for name in reply.metrics})
-        return {
-            "metrics": {name: self._mean(name) for name in names},
-            "per_silo": {silo: dict(reply.metrics) for silo, reply in self.replies.items()},
-            "released": {silo: dict(reply.released) for silo, reply in self.replies.items()},
-            "events": self.events,
-            "failures": [_described(failure) for failure in self.failures],
-            "arrived": self.arrived,
-        }
+        return SiloEvaluation(
+            metrics={name: self._mean(name) for name in names},
+            per_silo={silo: dict(reply.metrics) for silo, reply in self.replies.items()},
+            released={silo: dict(reply.released) for silo, reply in self.replies.items()},
+            events=self.events,
+            failures=_recorded(self.failures),
+            arrived=self.arrived,
+        )
 
     def _mean(self, name: str) -> float:
         """By numbers of records where every silo tells its own; else each silo counts the same."""
@@ -141,16 +148,19 @@ def _values(records: RecordDict) -> Iterator[tuple[str, int]]:
         for key, value in record.items():
             if isinstance(value, Array):
                 count = math.prod(value.shape)
+                if count < 0:
+                    raise ValueError(f"{record_name}.{key} has no shape")
             else:
                 count = len(value) if isinstance(value, list) else 1
             yield f"{record_name}.{key}", count
 
 
-def _checked(event: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    if event is not None:
-        decode_event(event)
-    return event
+def _checked(event: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if event is None:
+        return None
+    decode_event(event)
+    return dict(event)
 
 
-def _described(failure: Failure) -> dict[str, str]:
-    return {"silo": failure.silo, "stage": failure.stage, "reason": failure.reason}
+def _recorded(failures: Iterable[Failure]) -> list[RecordedFailure]:
+    return [RecordedFailure(silo=f.silo, stage=f.stage, reason=f.reason) for f in failures]

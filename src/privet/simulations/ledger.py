@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from privet.client.guard import LedgerFiles
 from privet.privacy.ledger import Ledger, SiloKey, read_history
-from privet.record.folder import SUMMARY, RunFolder
+from privet.record.folder import RunFolder
+from privet.record.summary import RunSummary, read_summary
 
 LEDGER = "ledger.sqlite"
 KEY = "ledger.key"
@@ -44,16 +44,19 @@ def _ledger_files(folder: Path) -> LedgerFiles:
     return LedgerFiles(folder / LEDGER, folder / KEY, simulated=True)
 
 
-def complete_summary(folder: RunFolder) -> None:
+def complete_summary(folder: RunFolder) -> RunSummary:
     """Fill in what the server does not know: a simulation's host may read every silo's ledger."""
-    path = folder.path / SUMMARY
-    summary = json.loads(path.read_text(encoding="utf-8"))
-    epsilon = summary["epsilon"]
-    if epsilon is None or epsilon["max"] is not None:
-        return
-    history = read_history(folder.path / LEDGER)
-    for silo, known in epsilon["per_silo"].items():
-        if known is None:
-            epsilon["per_silo"][silo] = history.spent(silo, delta=epsilon["delta"])
-    epsilon["max"] = max(epsilon["per_silo"].values())
-    folder.save_json(SUMMARY, summary)
+    summary = read_summary(folder.path)
+    assert summary is not None  # of a finished run
+    epsilon = summary.epsilon
+    if epsilon is None or epsilon.max is not None:
+        return summary
+    history, delta = read_history(folder.path / LEDGER), epsilon.delta or 0.0
+    per_silo = {
+        silo: history.spent(silo, delta=delta) if known is None else known
+        for silo, known in epsilon.per_silo.items()
+    }
+    told = {"max": max(per_silo.values()), "per_silo": per_silo}
+    summary = summary.model_copy(update={"epsilon": epsilon.model_copy(update=told)})
+    folder.save_summary(summary)
+    return summary

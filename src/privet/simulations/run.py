@@ -5,7 +5,6 @@ What a simulation knows of its silos, for the report: `silos.json`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -24,9 +23,10 @@ from privet.files import write_whole
 from privet.privacy.mechanisms.batched import NotBatchable
 from privet.privacy.mechanisms.canaries import CANARIES
 from privet.randomness import one_thread
-from privet.record.folder import SUMMARY, RunFolder
-from privet.server.app import Hosting, look_away, server_app
-from privet.server.rounds import Watch
+from privet.record.folder import RunFolder
+from privet.record.history import Watch, look_away
+from privet.record.summary import RunSummary
+from privet.server.app import Hosting, server_app
 from privet.simulations import Engine
 from privet.simulations.apps import (
     KEYS,
@@ -124,13 +124,13 @@ def simulate(
         execution=execution or Execution(),
         resume=resume,
         watch=watch,
-    )
+    ).plain()
 
 
 def run_prepared(
     prepared: Prepared, *, out: Path, execution: Execution, resume: bool, watch: Watch
-) -> dict[str, Any]:
-    """Run what `prepare` has accepted; the content of its `summary.json`."""
+) -> RunSummary:
+    """Run what `prepare` has accepted."""
     folder = RunFolder(out)
     folder.check_free(resume=resume)
     folder.save_json(SILOS, describe_silos(prepared.place, prepared.plans))
@@ -157,8 +157,7 @@ def run_prepared(
             run_on_ray(prepared, hosting, simulated, workers=execution.workers)
         else:
             _run_in_process(prepared, hosting, simulated, execution)
-    complete_summary(folder)
-    return dict(json.loads((out / SUMMARY).read_text(encoding="utf-8")))
+    return complete_summary(folder)
 
 
 def _keys(prepared: Prepared, out: Path) -> SimulatedKeys | None:

@@ -17,7 +17,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
@@ -30,8 +30,8 @@ from privet.experiment import Experiment, dotted
 from privet.files import read_file
 from privet.privacy.ledger import read_history
 from privet.record.folder import RunFolder
-from privet.server.app import look_away
-from privet.server.rounds import Watch
+from privet.record.history import RoundRecord, Watch, look_away
+from privet.record.summary import ClaimedEpsilon, RunSummary
 from privet.simulations import Engine
 from privet.simulations.ledger import LEDGER, settle
 from privet.simulations.prepare import prepare
@@ -143,42 +143,41 @@ def finished(cell: Cell, folder: Path) -> Cell | None:
     return replace(cell_from_plain(raw), baseline=cell.baseline, settings=cell.settings)
 
 
-def _require_agreement(summary: Mapping[str, Any]) -> None:
-    checks = summary["epsilon"] and summary["epsilon"]["cross_checks"]
-    if checks and not checks["agree"]:
-        raise PrivacyError(f"epsilon is not confirmed: {'; '.join(checks['problems'])}")
+def _require_agreement(summary: RunSummary) -> None:
+    checks = summary.epsilon and summary.epsilon.cross_checks
+    if checks and not checks.agree:
+        raise PrivacyError(f"epsilon is not confirmed: {'; '.join(checks.problems)}")
 
 
-def _outcome(cell: Cell, summary: Mapping[str, Any], folder: RunFolder, *, seconds: float) -> Cell:
-    history = folder.history()
-    spent = _spent(summary["epsilon"], folder.path / LEDGER)
+def _outcome(cell: Cell, summary: RunSummary, folder: RunFolder, *, seconds: float) -> Cell:
+    rounds = folder.rounds()
+    spent = _spent(summary.epsilon, folder.path / LEDGER)
     return replace(
         cell,
         status="done",
         epsilon=max(spent.values()) if spent else None,
         epsilon_per_silo=spent,
-        accuracy=summary["accuracy"],
-        loss=summary["loss"],
-        accuracy_per_silo=_per_silo(summary, history[-1]),
-        accuracies=tuple(entry["accuracy"] for entry in history),
+        accuracy=summary.accuracy,
+        loss=summary.loss,
+        accuracy_per_silo=_per_silo(summary, rounds[-1]),
+        accuracies=tuple(entry.accuracy for entry in rounds),
         seconds=seconds,
-        bytes_up=sum(entry["bytes"]["up"] for entry in history),
-        bytes_down=sum(entry["bytes"]["down"] for entry in history),
+        bytes_up=sum(entry.bytes.up for entry in rounds),
+        bytes_down=sum(entry.bytes.down for entry in rounds),
     )
 
 
-def _spent(claimed: Mapping[str, Any] | None, ledger: Path) -> dict[str, float] | None:
+def _spent(claimed: ClaimedEpsilon | None, ledger: Path) -> dict[str, float] | None:
     """Epsilon of every silo by the ledger alone; None without differential privacy."""
     if claimed is None:
         return None
     charged = read_history(ledger)
-    return {silo: charged.spent(silo, delta=claimed["delta"]) for silo in claimed["per_silo"]}
+    return {silo: charged.spent(silo, delta=claimed.delta or 0.0) for silo in claimed.per_silo}
 
 
-def _per_silo(summary: Mapping[str, Any], last: Mapping[str, Any]) -> dict[str, float] | None:
-    measured = (summary["evaluation"] or {}).get("per_silo") or last["per_silo"] or {}
-    found = {silo: metrics.get("accuracy") for silo, metrics in measured.items() if metrics}
-    return {silo: value for silo, value in found.items() if value is not None} or None
+def _per_silo(summary: RunSummary, last: RoundRecord) -> dict[str, float] | None:
+    measured = (summary.evaluation and summary.evaluation.per_silo) or last.per_silo or {}
+    return {silo: each["accuracy"] for silo, each in measured.items() if "accuracy" in each} or None
 
 
 _LONGEST_REASON = 300

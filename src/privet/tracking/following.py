@@ -5,15 +5,13 @@ Not in `pipe`, which the tracker's process runs: it would import the server, and
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from privet.experiment import Experiment, dotted
-from privet.record.folder import SUMMARY
-from privet.server.app import look_away
-from privet.server.rounds import Watch
+from privet.record.history import RoundRecord, Watch, look_away
+from privet.record.summary import SUMMARY
 from privet.tracking.pipe import TrackerPipe
 from privet.tracking.pipe import open_pipe as open_line
 from privet.tracking.tracker import About, Status, Tracking, figures
@@ -40,7 +38,7 @@ def tracked_run(
 def both(first: Watch, second: Watch) -> Watch:
     """A watch that calls two."""
 
-    def watch(entry: Mapping[str, Any]) -> None:
+    def watch(entry: RoundRecord) -> None:
         first(entry)
         second(entry)
 
@@ -52,12 +50,12 @@ def followed(pipe: TrackerPipe, key: str, about: About, folder: Path) -> Iterato
     """A watch that says what happens on `pipe`, where the run is known as `key`."""
     begun = False
 
-    def watch(entry: Mapping[str, Any]) -> None:
+    def watch(entry: RoundRecord) -> None:
         nonlocal begun
         if not begun:  # with the first entry: until then the settings may be refused
             pipe.send("begin", key, about)
             begun = True
-        pipe.send("round", key, entry["round"], figures(entry))
+        pipe.send("round", key, entry.round, figures(entry))
 
     with ended(pipe, key, [folder / name for name in (SUMMARY, REPORT)]):
         yield watch

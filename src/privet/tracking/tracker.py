@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, Self, cast
 
 from privet.errors import ExperimentError, nearest
+from privet.record.history import RoundRecord
 
 _KINDS = ("mlflow", "tensorboard", "wandb")
 """Each is the name of its package, too."""
@@ -54,23 +55,23 @@ class About:
     """Whether it is the sweep's own."""
 
 
-def figures(entry: Mapping[str, Any]) -> dict[str, float]:
+def figures(entry: RoundRecord) -> dict[str, float]:
     """The figures of a round: none of a single silo, and nothing that is not in the entry."""
     return {name: float(value) for name, value in _found(entry) if value is not None}
 
 
-def _found(entry: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:
-    yield "accuracy", entry["accuracy"]
-    yield "loss", entry["loss"]
-    yield "epsilon", (entry["epsilon"] or {}).get("max")
-    for name, value in ((entry["evaluation"] or {}).get("metrics") or {}).items():
-        yield f"own_records/{name}", value
-    yield "bytes/up", entry["bytes"]["up"]
-    yield "bytes/down", entry["bytes"]["down"]
-    for name, value in entry["seconds"].items():
-        yield f"seconds/{name}", value
-    for name in ("participants", "refused", "failures", "dropped"):
-        yield f"silos/{name}", len(entry[name])
+def _found(entry: RoundRecord) -> Iterator[tuple[str, float | None]]:
+    yield "accuracy", entry.accuracy
+    yield "loss", entry.loss
+    yield "epsilon", entry.epsilon.max if entry.epsilon else None
+    for name, mean in (entry.evaluation.metrics if entry.evaluation else {}).items():
+        yield f"own_records/{name}", mean
+    yield "bytes/up", entry.bytes.up
+    yield "bytes/down", entry.bytes.down
+    for part, seconds in entry.seconds:
+        yield f"seconds/{part}", seconds
+    for what in ("participants", "refused", "failures", "dropped"):
+        yield f"silos/{what}", len(getattr(entry, what))
 
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]

@@ -17,6 +17,7 @@ from privet.deployment.parties.orders import Order
 from privet.deployment.parties.requests import SIGNATURE
 from privet.experiment import Experiment
 from privet.record.folder import RunFolder
+from rounds_written import a_round
 
 OWN = "/privet/v1/"
 
@@ -101,10 +102,12 @@ def test_a_run_that_diverged_can_be_followed(project: GateProject, server: LiveS
         job = ana.post(f"{OWN}jobs", content=odd_order(project, job="d" * 12)).json()["id"]
     run = RunFolder(server.store.get(job).run)
     run.path.mkdir()
-    run.append({"round": 0, "loss": float("nan"), "epsilon": {"max": float("inf")}})
+    run.append(a_round(0, loss=math.nan, epsilon={"max": math.inf, "per_silo": {}}))
     with AdminClient(project.admin_kit()) as client:
         (entry,), _ = client.history(job, start=0)
-    assert (math.isnan(entry["loss"]), entry["epsilon"]["max"]) == (True, float("inf"))
+    assert entry.loss is not None
+    assert entry.epsilon is not None
+    assert (math.isnan(entry.loss), entry.epsilon.max) == (True, math.inf)
 
 
 def _job(text: str) -> str:

@@ -13,10 +13,11 @@ from flwr.app import ConfigRecord, Context, Error, Message, MetricRecord, Record
 from flwr.clientapp import ClientApp
 
 from privet.privacy.accounting import dp_sgd_event, encode_event
-from privet.record.folder import RunFolder
-from privet.server.app import Hosting, look_away, server_app
+from privet.record.history import look_away
+from privet.server.app import Hosting, server_app
 from privet.simulations.grid import SERVER_NODE, InProcessGrid, Sequential, contexts
 from privet.wire import Enrolment, EvaluateReply, Failure, TrainReply, TrainRequest
+from rounds_written import history as written
 
 Make = Callable[[Message], Message]
 ENROL, TRAIN, EVALUATE = "query.enrol", "train", "evaluate"
@@ -64,7 +65,7 @@ def history(out: Path, stage: str, made: list[Make]) -> list[dict[str, Any]]:
     grid = InProcessGrid(Sequential(app, everybody), silos=silos, run_id=5)
     server = server_app(Hosting(folder=out, watch=look_away))
     server(grid=grid, context=Context(5, SERVER_NODE, {}, RecordDict(), settings))
-    entries = RunFolder(out).history()
+    entries = written(out)
     assert [entry["round"] for entry in entries] == [0, 1, 2]
     for entry in entries[1:]:
         assert {f"silo-{silos - 2}", f"silo-{silos - 1}"} <= set(entry["participants"])

@@ -10,10 +10,11 @@ import pytest
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from privet.record.folder import RunFolder
-from privet.server.app import Hosting, look_away, server_app
+from privet.record.history import look_away
+from privet.server.app import Hosting, server_app
 from privet.simulations.grid import SERVER_NODE, InProcessGrid, Sequential, contexts
 from privet.wire import Enrolment, TrainReply, TrainRequest
+from rounds_written import history
 
 GOOD, BAD, LATE = "good", "bad", "late"
 
@@ -49,7 +50,7 @@ def run(out: Path, says: list[str], rounds: int, **more: Any) -> tuple[list[Any]
     grid = InProcessGrid(Sequential(silos(says, asked), silo_contexts), silos=3, run_id=5)
     server = server_app(Hosting(folder=out, watch=look_away))
     server(grid=grid, context=Context(5, SERVER_NODE, {}, RecordDict(), config))
-    return RunFolder(out).history(), asked
+    return history(out), asked
 
 
 @pytest.mark.parametrize(

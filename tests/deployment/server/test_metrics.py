@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import httpx
 import numpy as np
@@ -23,7 +21,9 @@ from privet.deployment.silo import connection as silo_side
 from privet.deployment.trial import free_port
 from privet.errors import PrivetError
 from privet.record.folder import RunFolder
+from privet.record.history import RoundRecord
 from privet.server import app
+from rounds_written import a_round
 
 Figures = dict[tuple[str, ...], float]
 
@@ -46,27 +46,15 @@ def metrics_of(server: LiveServer) -> Iterator[tuple[ServerMetrics, Callable[[],
         yield metrics, lambda: scrape(address)
 
 
-def entry(round_: int, **told: Any) -> dict[str, Any]:
-    return {
-        "round": round_,
-        "seconds": {"total": 0.2},
-        "bytes": {"down": 100, "up": 50},
-        "refused": {},
-        "failures": [],
-        "evaluation": None,
-        **told,
-    }
-
-
 def failure(silo: str, stage: str) -> dict[str, str]:
     return {"silo": silo, "stage": stage, "reason": "because"}
 
 
 def test_rounds_are_counted(server: LiveServer) -> None:
     with metrics_of(server) as (metrics, read):
-        metrics.watch(entry(0, bytes={"down": 0, "up": 0}))
-        metrics.watch(entry(1))
-        metrics.watch(entry(2))
+        metrics.watch(a_round(0, bytes={"down": 0, "up": 0}))
+        metrics.watch(a_round(1))
+        metrics.watch(a_round(2))
         told = read()
     assert told["privet_rounds_total",] == told["privet_round_seconds_count",] == 2
     assert told["privet_round_seconds_sum",] == pytest.approx(0.4)
@@ -75,11 +63,13 @@ def test_rounds_are_counted(server: LiveServer) -> None:
 
 
 def test_refusals_and_failures_are_counted_by_silo_and_stage(server: LiveServer) -> None:
-    measured = {"failures": [failure("west", "guard"), failure("west", "evaluate")]}
+    failures = [failure("west", "guard"), failure("west", "evaluate")]
+    nothing = {"metrics": {}, "per_silo": {}, "released": {}, "events": {}, "arrived": {}}
+    measured = {**nothing, "failures": failures}
     with metrics_of(server) as (metrics, read):
-        metrics.watch(entry(0, refused={"north": "no"}))
+        metrics.watch(a_round(0, refused={"north": "no"}))
         metrics.watch(
-            entry(
+            a_round(
                 1,
                 refused={"north": "no"},
                 failures=[failure("south", "train")],
@@ -100,7 +90,7 @@ def test_what_peers_make_up_is_no_label(server: LiveServer) -> None:
     with metrics_of(server) as (metrics, read):
         for number in range(50):
             made_up = failure(f"silo-{number}", f"stage-{number}\n")
-            metrics.watch(entry(1, failures=[made_up], refused={f"silo-{number}": "no"}))
+            metrics.watch(a_round(1, failures=[made_up], refused={f"silo-{number}": "no"}))
         told = read()
     assert told["privet_failures_total", "unknown", "other"] == 50
     assert sum(key[0] == "privet_failures_total" for key in told) == 1
@@ -134,17 +124,12 @@ def test_an_address_that_is_taken_is_one_line() -> None:
         pass
 
 
-def whole(round_: int) -> dict[str, Any]:
-    nothing = {"loss": None, "accuracy": None, "epsilon": None}
-    return entry(round_, metrics={}, participants=[], dropped=[], **nothing)
-
-
 def test_a_round_is_counted_once_whatever_is_gone_back_to(
     project: GateProject, server: LiveServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def go_on(grid: object, context: object, hosting: app.Hosting) -> None:
         for round_ in range(4):
-            hosting.watch(whole(round_))
+            hosting.watch(a_round(round_))
 
     experiment = {"task": "digits", "rounds": 3, "federation": {"silos": 1, "min_silos": 1}}
     order = Order(
@@ -152,9 +137,9 @@ def test_a_round_is_counted_once_whatever_is_gone_back_to(
     )
     job = server.store.add(order.signed(project.key("ana")), project.parties())
     job.run.mkdir()
-    (job.run / "history.jsonl").write_text("".join(json.dumps(whole(r)) + "\n" for r in range(3)))
+    (job.run / "history.jsonl").write_text("".join(a_round(r).line() + "\n" for r in range(3)))
     RunFolder(job.run).save_checkpoint(1, {"weights": np.zeros(1)})  # killed before that of round 2
-    seen: list[Mapping[str, Any]] = []
+    seen: list[RoundRecord] = []
     runner = Runner(
         server.store,
         server.members,
@@ -166,7 +151,7 @@ def test_a_round_is_counted_once_whatever_is_gone_back_to(
     monkeypatch.setattr(app, "run", go_on)
     with project.connection("north"):
         runner._run(job)
-    assert [each["round"] for each in seen] == [2, 3]
+    assert [each.round for each in seen] == [2, 3]
     assert re.findall(r" round (\d)/3 ", job.log()) == ["2", "3"]
 
 

@@ -31,12 +31,13 @@ from privet.deployment.server.flower import Link
 from privet.deployment.server.gate import Gate
 from privet.deployment.server.grid import Notifier
 from privet.deployment.server.jobs import Job, JobStore
-from privet.deployment.server.live import MOST_JOBS, LivePage, charts
+from privet.deployment.server.live import MOST_JOBS, ChartedRound, LivePage, charts
 from privet.deployment.server.membership import Membership
 from privet.deployment.server.routes import application
 from privet.deployment.server.runner import Runner
 from privet.deployment.server.serving import listener
 from privet.deployment.server.viewers import COOKIE, LINK_SECONDS, SESSION_SECONDS, PagePasses
+from rounds_written import a_round
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 HOSTILE = "<script>window.hacked=1</script><img src=x onerror=window.hacked=1>"
@@ -282,11 +283,11 @@ def test_without_a_choice_the_running_job_is_shown(live: Live) -> None:
 
 
 def test_figures_that_are_none_make_no_curve() -> None:
-    history = [
-        {"round": 0, "accuracy": None, "loss": float("nan"), "epsilon": None, "evaluation": None},
-        {"round": 1, "accuracy": 0.5, "loss": float("inf"), "epsilon": {"max": None}},
+    rounds = [
+        a_round(0, accuracy=None, loss=float("nan")),
+        a_round(1, accuracy=0.5, loss=float("inf"), epsilon={"max": None, "per_silo": {}}),
     ]
-    (chart,) = charts(history)
+    (chart,) = charts([ChartedRound.of(each) for each in rounds])
     assert chart.title == "Accuracy"
     assert [(shape.name, shape.parts) for shape in chart.shapes] == [
         ("test records", [[(100.0, pytest.approx(50.0))]])
@@ -294,15 +295,19 @@ def test_figures_that_are_none_make_no_curve() -> None:
     assert json.loads(chart.hover)["texts"] == [[None, "0.500"]]
 
 
+def lossy(rounds: int) -> list[ChartedRound]:
+    return [ChartedRound.of(a_round(number, accuracy=None, loss=1.0)) for number in range(rounds)]
+
+
 def test_long_histories_are_thinned_and_keep_their_end() -> None:
-    (chart,) = charts([{"round": round_, "loss": 1.0} for round_ in range(5000)])
+    (chart,) = charts(lossy(5000))
     read = json.loads(chart.hover)
     assert len(read["at"]) == len(read["texts"][0]) <= 400
     assert (read["heads"][-1], read["texts"][0][-1]) == ("Round 4999", "1.000")
 
 
 def test_the_axis_goes_as_far_as_the_job_will() -> None:
-    (chart,) = charts([{"round": round_, "loss": 1.0} for round_ in range(6)], planned=20)
+    (chart,) = charts(lossy(6), planned=20)
     assert max(x for shape in chart.shapes for part in shape.parts for x, _ in part) == 25
     assert chart.x_ticks[-1].text == "20"
 

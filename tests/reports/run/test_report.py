@@ -1122,7 +1122,7 @@ def test_failures_with_keys_are_told_first(tmp_path: Path) -> None:
 
 def test_a_silo_that_fails_at_the_masks_has_sent_its_update(tmp_path: Path) -> None:
     run = read_run(samples.void_rounds().write(tmp_path))
-    assert {"silo-2", "silo-8"} & run.rounds[7].arrived == {"silo-2"}
+    assert {"silo-2", "silo-8"} & run.rounds[7].updated == {"silo-2"}
 
 
 def test_without_encryption_a_skipped_round_is_not_called_void(tmp_path: Path) -> None:

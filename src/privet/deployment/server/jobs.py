@@ -21,6 +21,7 @@ from privet.deployment.parties.orders import Order, read_order
 from privet.deployment.parties.parties import Parties
 from privet.deployment.parties.requests import Denied
 from privet.files import locked, write_whole
+from privet.record.history import HISTORY, HistoryTail
 
 State = Literal["queued", "waiting", "running", "finished", "failed", "cancelled"]
 OVER: frozenset[State] = frozenset({"finished", "failed", "cancelled"})
@@ -48,6 +49,8 @@ class Job:
         self.folder = folder
         self.id = folder.name
         self.run = folder / RUN
+        self.history = HistoryTail(self.run / HISTORY)
+        """Its rounds, for everybody who follows it."""
 
     def order_text(self) -> str:
         """The order as it was signed."""
@@ -99,6 +102,7 @@ class JobStore:
     def __init__(self, folder: Path) -> None:
         """Take `folder`, with what a server that died was about to add swept away."""
         self._folder, self._lock = folder, threading.Lock()
+        self._known: dict[Path, Job] = {}
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for building in folder.glob(".*"):
             shutil.rmtree(building, ignore_errors=True)
@@ -106,7 +110,7 @@ class JobStore:
     def add(self, text: str, parties: Parties) -> Job:
         """A new job from a signed order; Denied for one that is not valid or known already."""
         order = read_order(text, parties)
-        job = Job(self._folder / order.job)
+        job = self._job(self._folder / order.job)
         building = self._folder / f".{order.job}"
         with self._lock:
             if job.folder.exists():
@@ -128,7 +132,11 @@ class JobStore:
     def all(self) -> list[Job]:
         """Every job, in the order in which they came."""
         folders = [path for path in self._folder.iterdir() if not path.name.startswith(".")]
-        return [Job(path) for path in sorted(folders, key=_age)]
+        return [self._job(path) for path in sorted(folders, key=_age)]
+
+    def _job(self, folder: Path) -> Job:
+        """The same one every time: it knows how far its history was read."""
+        return self._known.setdefault(folder, Job(folder))
 
     def pending(self) -> list[Job]:
         """Those that are not over, in the order in which they came."""

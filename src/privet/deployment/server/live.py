@@ -7,13 +7,15 @@ A job's curves by round are drawn as far as its history reaches.
 
 from __future__ import annotations
 
+import json
 import math
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -27,35 +29,69 @@ from privet.charts.page import CHARTS, Page
 from privet.charts.scales import finite
 from privet.deployment.server.jobs import Job, JobStore
 from privet.deployment.server.viewers import PAGE, PRIVATE
-from privet.record.folder import HISTORY, RunFolder
+from privet.record.history import HISTORY, HistoryTail, RoundRecord
 
 _MOST_ROUNDS = 400
 
-Entry = Mapping[str, Any]
+
+class ChartedRound(NamedTuple):
+    """What the page draws of a round; all else is forgotten, for a long history takes memory."""
+
+    round: int
+    accuracy: float | None
+    loss: float | None
+    epsilon: float | None
+    silos_accuracy: float | None
+    silos_loss: float | None
+
+    @classmethod
+    def of(cls, entry: RoundRecord) -> Self:
+        """Its figures."""
+        own = entry.evaluation.metrics if entry.evaluation else {}
+        epsilon = entry.epsilon.max if entry.epsilon else None
+        figures = entry.accuracy, entry.loss, epsilon, own.get("accuracy"), own.get("loss")
+        return cls(entry.round, *figures)
 
 
-def charts(history: Sequence[Entry], *, planned: int = 0) -> list[Chart]:
+class ChartedHistory:
+    """The rounds of one job, each of which is parsed once."""
+
+    def __init__(self, tail: HistoryTail) -> None:
+        self._tail = tail
+        self._rounds: list[ChartedRound] = []
+        self._restarts = 0
+        self._lock = threading.Lock()
+
+    def rounds(self) -> list[ChartedRound]:
+        """All so far."""
+        with self._lock:
+            lines, restarts = self._tail.news(len(self._rounds), restarts=self._restarts)
+            known = self._rounds if restarts == self._restarts else []
+            new = [ChartedRound.of(RoundRecord.mended(json.loads(line))) for line in lines]
+            self._rounds, self._restarts = known + new, restarts
+            return self._rounds
+
+
+def charts(history: Sequence[ChartedRound], *, planned: int = 0) -> list[Chart]:
     """Accuracy, loss and epsilon, each with its curves; what has no finite value is left out.
 
     At most 400 rounds are drawn, the last one always among them.
     """
     step = math.ceil(len(history) / _MOST_ROUNDS) or 1
     drawn = history[::-1][::step][::-1]
-    measured = [(entry.get("evaluation") or {}).get("metrics", {}) for entry in drawn]
     found: dict[str, tuple[Series, ...]] = {
         name: (
             Series("test records", _numbers(drawn, name), "total"),
-            Series("silos' records", _numbers(measured, name), "s0 dash1", sparse=True),
+            Series("silos' records", _numbers(drawn, f"silos_{name}"), "s0 dash1", sparse=True),
         )
         for name in ("accuracy", "loss")
     }
-    spent = _numbers([entry.get("epsilon") or {} for entry in drawn], "max")
-    found["epsilon"] = (Series("silo that spent most", spent, "total"),)
+    found["epsilon"] = (Series("silo that spent most", _numbers(drawn, "epsilon"), "total"),)
     return [
         line_chart(
             title=title.capitalize(),
             unit=_last(known),
-            rounds=[entry["round"] for entry in drawn],
+            rounds=[entry.round for entry in drawn],
             series=known,
             zero=title == "epsilon",
             height=192,
@@ -72,9 +108,9 @@ def _last(known: Sequence[Series]) -> str:
     return decimal(value) if len(known) > 1 else f"{decimal(value)}, {known[0].name}"
 
 
-def _numbers(entries: Iterable[Entry], name: str) -> list[float | None]:
-    values = (entry.get(name) for entry in entries)
-    return [v if isinstance(v, int | float) and math.isfinite(v) else None for v in values]
+def _numbers(rounds: Sequence[ChartedRound], name: str) -> list[float | None]:
+    values = (getattr(each, name) for each in rounds)
+    return [v if v is not None and math.isfinite(v) else None for v in values]
 
 
 MOST_JOBS = 50
@@ -95,6 +131,7 @@ class LivePage:
     """A job in short."""
     _rows: dict[str, tuple[object, Row]] = field(default_factory=dict)
     _charts: dict[str, tuple[object, list[Any]]] = field(default_factory=dict)
+    _histories: dict[str, ChartedHistory] = field(default_factory=dict)
 
     def routes(self) -> list[Route]:
         """The page and its JSON."""
@@ -123,11 +160,11 @@ class LivePage:
             "chosen": shown and shown.id,
             "charts": []
             if shown is None
-            else self._kept(self._charts, shown, lambda job: _figures(job, planned)),
+            else self._kept(self._charts, shown, lambda job: self._figures(job, planned)),
         }
 
     def _forget_all_but(self, shown: set[str]) -> None:
-        for kept in (self._rows, self._charts):
+        for kept in (self._rows, self._charts, self._histories):
             for gone in set(kept) - shown:
                 kept.pop(gone, None)
 
@@ -141,15 +178,15 @@ class LivePage:
             known = kept[job.id] = stamp, make(job)
         return known[1]
 
+    def _figures(self, job: Job, planned: int) -> list[svg.Element]:
+        history = self._histories.setdefault(job.id, ChartedHistory(job.history))
+        return [svg.figure(each) for each in charts(history.rounds(), planned=planned)]
+
 
 def _foremost(jobs: list[Job]) -> Job | None:
     """The job to look at when none was chosen: the one that runs, or the newest."""
     running = (job for job in jobs if job.standing.state == "running")
     return next(running, jobs[0] if jobs else None)
-
-
-def _figures(job: Job, planned: int) -> list[svg.Element]:
-    return [svg.figure(each) for each in charts(RunFolder(job.run).history(), planned=planned)]
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter as Counts
-from collections.abc import Iterator, Mapping
-from typing import Any, get_args
+from collections.abc import Iterator
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Metric
 from prometheus_client.core import GaugeMetricFamily
@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from privet.deployment.server.flower import Link
 from privet.deployment.server.jobs import JobStore, State
 from privet.deployment.server.membership import Membership
+from privet.record.history import RecordedFailure, RoundRecord
 from privet.wire import REFUSED
 
 STAGES = frozenset(
@@ -79,29 +80,29 @@ class ServerMetrics:
         )
         registry.register(_Standing(store, members, link))
 
-    def watch(self, entry: Mapping[str, Any]) -> None:
+    def watch(self, entry: RoundRecord) -> None:
         """Count one new entry of a job's history in."""
         training = "train"
-        if entry["round"] == 0:
+        if entry.round == 0:
             training = "enrol"
         else:
             self._rounds.inc()
-            self._seconds.observe(entry["seconds"].get("total", 0.0))
-        for direction, size in entry["bytes"].items():
+            self._seconds.observe(entry.seconds.total or 0.0)
+        for direction, size in entry.bytes:
             self._bytes.labels(direction).inc(size)
-        for silo in entry["refused"]:
+        for silo in entry.refused:
             self._refusals.labels(self._known(silo), training).inc()
-        for failure in entry["failures"]:
+        for failure in entry.failures:
             self._fail(failure)
-        for failure in (entry["evaluation"] or {}).get("failures", ()):
-            if failure["stage"] == REFUSED:
-                self._refusals.labels(self._known(failure["silo"]), "evaluate").inc()
+        for failure in entry.evaluation.failures if entry.evaluation else ():
+            if failure.stage == REFUSED:
+                self._refusals.labels(self._known(failure.silo), "evaluate").inc()
             else:
                 self._fail(failure)
 
-    def _fail(self, failure: Mapping[str, str]) -> None:
-        stage = failure["stage"] if failure["stage"] in STAGES else OTHER
-        self._failures.labels(self._known(failure["silo"]), stage).inc()
+    def _fail(self, failure: RecordedFailure) -> None:
+        stage = failure.stage if failure.stage in STAGES else OTHER
+        self._failures.labels(self._known(failure.silo), stage).inc()
 
     def _known(self, silo: str) -> str:
         return silo if silo in self._members.nodes else UNKNOWN

@@ -7,7 +7,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import flwr
@@ -27,7 +27,9 @@ from privet.deployment.server.membership import Membership
 from privet.deployment.server.messages import Messages
 from privet.deployment.server.runner import Runner
 from privet.deployment.server.viewers import PagePasses
-from privet.record.folder import HISTORY, MODEL, SETTINGS, SUMMARY, RunFolder
+from privet.record.folder import MODEL, SETTINGS
+from privet.record.history import HISTORY
+from privet.record.summary import SUMMARY
 
 FILES = (SETTINGS, HISTORY, SUMMARY, MODEL)
 """What can be fetched of a run."""
@@ -105,11 +107,11 @@ class _AdminRoutes:
         except Denied as denied:
             return _no(403, str(denied))
         self._runner.wake()
-        return JSONResponse(_row(job), status_code=201)
+        return JSONResponse(await run_in_threadpool(_row, job), status_code=201)
 
     async def job(self, request: Request) -> Response:
         job = self._named(request)
-        return JSONResponse(_row(job)) if job else _no_job(request)
+        return JSONResponse(await run_in_threadpool(_row, job)) if job else _no_job(request)
 
     async def history(self, request: Request) -> Response:
         """Entries from number `from` on; held open while there are no more and the job goes on."""
@@ -121,10 +123,10 @@ class _AdminRoutes:
             return _no(400, _FROM)
         while True:
             over = job.standing.state in OVER  # first: its last entry is then there already
-            entries = await run_in_threadpool(lambda: RunFolder(job.run).history()[start:])
+            lines = await run_in_threadpool(job.history.lines, start)
             leaving = self._runner.notifier.closing
-            if entries or over or leaving or time.monotonic() > end:
-                return _as_written({"entries": entries, "job": _row(job)})
+            if lines or over or leaving or time.monotonic() > end:
+                return await run_in_threadpool(_news, job, lines)
             await asyncio.sleep(_LOOK)
 
     async def log(self, request: Request) -> Response:
@@ -141,7 +143,7 @@ class _AdminRoutes:
             return _no_job(request)
         if not await run_in_threadpool(self._runner.cancel, job):
             return _no(409, f"job {job.id} is {job.standing.state}")
-        return JSONResponse(_row(job))
+        return JSONResponse(await run_in_threadpool(_row, job))
 
     async def file(self, request: Request) -> Response:
         job, name = self._named(request), request.path_params["name"]
@@ -190,7 +192,6 @@ def _inviting(pages: PagePasses) -> Callable[[Request], Awaitable[Response]]:
 def _row(job: Job) -> dict[str, Any]:
     order = json.loads(job.order_text())["order"]
     standing = job.standing
-    last = RunFolder(job.run).history()[-1:]
     return {
         "id": job.id,
         "project": order["project"],
@@ -198,7 +199,7 @@ def _row(job: Job) -> dict[str, Any]:
         "submitted": order["at"],
         "task": order["experiment"].get("task"),
         "rounds": order["experiment"].get("rounds", 10),
-        "round": last[0]["round"] if last else 0,
+        "round": max(0, len(job.history) - 1),
         "state": standing.state,
         "detail": standing.detail,
         "since": standing.since,
@@ -207,9 +208,11 @@ def _row(job: Job) -> dict[str, Any]:
     }
 
 
-def _as_written(content: Mapping[str, Any]) -> Response:
-    """JSON as history.jsonl has it: a loss may be NaN there, and an epsilon infinite."""
-    return Response(json.dumps(content), media_type="application/json")
+def _news(job: Job, lines: list[bytes]) -> Response:
+    """JSON with rounds as history.jsonl has them: a loss may be NaN there, an epsilon infinite."""
+    entries, row = b", ".join(lines), json.dumps(_row(job)).encode()
+    content = b'{"entries": [%s], "job": %s}' % (entries, row)
+    return Response(content, media_type="application/json")
 
 
 def _start(request: Request) -> int | None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from flwr.app import Context, RecordDict
 
@@ -18,10 +17,9 @@ from privet.deployment.server.jobs import OVER, Job, JobStore
 from privet.deployment.server.membership import Membership
 from privet.errors import ExperimentError, PrivetError
 from privet.experiment import Experiment
-from privet.progress import describe
 from privet.record.folder import RunFolder
+from privet.record.history import RoundRecord, Watch, look_away
 from privet.server import app
-from privet.server.app import look_away
 from privet.server.cohort import Absent
 
 _SERVER_NODE = 1
@@ -43,7 +41,7 @@ class Runner:
     """Custom tasks whose code may run on the server, "package.module:Class"."""
     patience: float = 60.0
     """Seconds to wait for silos that are away before a job begins without them."""
-    observe: Callable[[Mapping[str, Any]], None] = look_away
+    observe: Watch = look_away
     """Told of every entry of a history that is new, and not gone back to after a restart."""
     _down: threading.Event = field(default_factory=threading.Event)
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -135,7 +133,7 @@ class Runner:
             hosting = app.Hosting(
                 folder=job.run,
                 resume=True,
-                watch=lambda entry: self._watch(job, experiment, entry, new=entry["round"] > known),
+                watch=lambda entry: self._watch(job, experiment, entry, new=entry.round > known),
                 identify=self.members.identify,
                 roster=self.members.roster() if encrypted else None,
             )
@@ -174,16 +172,14 @@ class Runner:
                 raise Cancelled
             self.members.current()
 
-    def _watch(
-        self, job: Job, experiment: Experiment, entry: Mapping[str, Any], *, new: bool
-    ) -> None:
+    def _watch(self, job: Job, experiment: Experiment, entry: RoundRecord, *, new: bool) -> None:
         if not new:  # it stands in the log, from an earlier start
             return
         self.observe(entry)
-        job.note(f"round {entry['round']}/{experiment.rounds}  {describe(entry)}")
-        for failure in entry["failures"]:
-            job.note(f"  {failure['silo']}, {failure['stage']}: {failure['reason']}")
-        for silo, reason in entry["refused"].items():
+        job.note(f"round {entry.round}/{experiment.rounds}  {entry.describe()}")
+        for failure in entry.failures:
+            job.note(f"  {failure.silo}, {failure.stage}: {failure.reason}")
+        for silo, reason in entry.refused.items():
             job.note(f"  {silo} refuses: {reason}")
         if self._stop.is_set():
             raise Cancelled

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from privet.audits.evidence import JOB, PLANS, POLICY, SETTINGS
+from privet.audits.evidence import JOB, PLANS, POLICY
 from privet.audits.report import Report
 from privet.charts.formatting import bound, counted, listed, scientific
 from privet.errors import PrivetError
@@ -24,6 +24,7 @@ from privet.files import read_file
 from privet.privacy.mechanisms.canaries import CANARIES, CanaryObservation, read_observations
 from privet.privacy.policy import Policy
 from privet.privacy.policy.rules import Budget
+from privet.record.folder import SETTINGS
 
 
 @dataclass(frozen=True)

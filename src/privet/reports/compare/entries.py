@@ -125,9 +125,9 @@ def _of_run(folder: Path, name: str, target: float | None) -> ComparisonEntry:
         curve=curve,
         epsilon=_spent(run),
         rounds_to_target=None if target is None else (_first(curve, target),),
-        seconds=run.seconds.get("total"),
-        bytes_up=sum(entry.bytes_up for entry in run.rounds),
-        bytes_down=sum(entry.bytes_down for entry in run.rounds),
+        seconds=run.seconds.total,
+        bytes_up=sum(entry.bytes.up for entry in run.rounds),
+        bytes_down=sum(entry.bytes.down for entry in run.rounds),
         remarks=tuple(_remarks(run)),
     )
 
@@ -245,7 +245,7 @@ def _spent(run: Run) -> float | None:
         for silo in run.guarantee.per_silo
     ]
     known = [value for value in found if value is not None]
-    return max(known) if known and len(known) == len(found) else run.guarantee.epsilon
+    return max(known) if known and len(known) == len(found) else run.guarantee.max
 
 
 def _remarks(run: Run) -> Iterator[str]:
@@ -257,12 +257,12 @@ def _remarks(run: Run) -> Iterator[str]:
         yield "no ledger: epsilon is what the summary says"
     if run.books and run.books.findings:
         yield f"the ledger is not whole: {run.books.findings[0]}"
-    if run.guarantee and run.guarantee.checks and not run.guarantee.checks.agree:
+    if run.guarantee and run.guarantee.cross_checks and not run.guarantee.cross_checks.agree:
         yield "epsilon is not confirmed by other accountants"
 
 
 def _curve(values: Sequence[float | None], run: Run) -> dict[int, float]:
-    rounds = (entry.number for entry in run.rounds)
+    rounds = (entry.round for entry in run.rounds)
     return {n: value for n, value in zip(rounds, values, strict=True) if value is not None}
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from privet.charts.formatting import bound, counted, scientific
-from privet.record.run import CrossCheckFigures, Guarantee, Run
+from privet.record.run import Run
+from privet.record.summary import ClaimedEpsilon, CrossCheckFigures
 from privet.reports.run.observers import left_the_silos
 
 
@@ -26,9 +27,9 @@ def assumptions(run: Run) -> tuple[Statement, ...]:
     return (*_definitions(run, promise), *_mechanism(run, promise), *_limits(run, promise))
 
 
-def checks_sentence(run: Run, promise: Guarantee) -> str:
+def checks_sentence(run: Run, promise: ClaimedEpsilon) -> str:
     """What the cross-checks say, with their figures."""
-    checks = promise.checks
+    checks = promise.cross_checks
     if checks is None and run.kept and run.finished:
         return (
             "Not cross-checked: that needs the events, and the silos keep theirs to themselves. "
@@ -46,7 +47,7 @@ def checks_sentence(run: Run, promise: Guarantee) -> str:
     return f"Cross-checked on {whom}: {others}. They do not agree."
 
 
-def _accountant(promise: Guarantee) -> str:
+def _accountant(promise: ClaimedEpsilon) -> str:
     full = "PLD, privacy loss distributions"
     return full if promise.accountant.lower() == "pld" else promise.accountant
 
@@ -57,7 +58,7 @@ def _prv(checks: CrossCheckFigures) -> str:
     return checks.notes[0] if checks.notes else "PRV was not computed"
 
 
-def _definitions(run: Run, promise: Guarantee) -> tuple[Statement, ...]:
+def _definitions(run: Run, promise: ClaimedEpsilon) -> tuple[Statement, ...]:
     unit = promise.unit
     return (
         Statement(
@@ -81,7 +82,7 @@ def _definitions(run: Run, promise: Guarantee) -> tuple[Statement, ...]:
     )
 
 
-def _delta(run: Run, promise: Guarantee) -> str:
+def _delta(run: Run, promise: ClaimedEpsilon) -> str:
     largest = _largest(run)
     text = (
         f"With probability {scientific(promise.delta)} the bound may not hold at all. It must lie "
@@ -95,7 +96,7 @@ def _largest(run: Run) -> int:
     return max((silo.records for silo in run.silos), default=0)
 
 
-def _mechanism(run: Run, promise: Guarantee) -> tuple[Statement, ...]:
+def _mechanism(run: Run, promise: ClaimedEpsilon) -> tuple[Statement, ...]:
     clip = run.section("privacy").get("clip", "the clip norm")
     return (
         Statement(
@@ -114,7 +115,7 @@ def _mechanism(run: Run, promise: Guarantee) -> tuple[Statement, ...]:
             "All rounds together",
             f"All {counted(len(run.trained), 'round')} are composed into one figure. Accountant: "
             f"{_accountant(promise)}. {checks_sentence(run, promise)}",
-            caution=promise.checks is not None and not promise.checks.agree,
+            caution=promise.cross_checks is not None and not promise.cross_checks.agree,
         ),
         Statement(
             "Being drawn is no protection",
@@ -142,7 +143,7 @@ def _noise(run: Run) -> Statement:
     )
 
 
-def _limits(run: Run, promise: Guarantee) -> tuple[Statement, ...]:
+def _limits(run: Run, promise: ClaimedEpsilon) -> tuple[Statement, ...]:
     return (
         _noise(run),
         _counts(run),

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from privet.charts.chart import Chart, ChartRow, Key, Point, Shape, box, hover, stacked
 from privet.charts.formatting import counted, in_rounds, listed, shortened
 from privet.charts.scales import Tick, nice_ticks
-from privet.record.run import DECRYPT_STAGE, KEYS_STAGE, RecordedFailure, RoundRecord, Run
+from privet.record.history import DECRYPT_STAGE, KEYS_STAGE, RecordedFailure, RoundRecord
+from privet.record.run import Run
 from privet.reports.run.curves import in_order, natural
 
 VOID_LENGTH = 200
@@ -57,7 +58,7 @@ def voids(run: Run) -> tuple[Void, ...]:
         if is_void(run, entry):
             found[shortened(entry.skipped or "", VOID_LENGTH)].append(entry)
     return tuple(
-        Void(reason, tuple(each.number for each in rounds), _could_not_open(run, rounds))
+        Void(reason, tuple(each.round for each in rounds), _could_not_open(run, rounds))
         for reason, rounds in found.items()
     )
 
@@ -104,7 +105,7 @@ def _keyless(run: Run) -> dict[str, list[int]]:
     for entry in run.trained:
         for failure in entry.failures:
             if failure.stage == KEYS_STAGE:
-                found[failure.silo].append(entry.number)
+                found[failure.silo].append(entry.round)
     return {silo: found[silo] for silo in in_order(run, found)}
 
 
@@ -179,7 +180,7 @@ def attendance(run: Run) -> Attendance | None:
 def _ends(rounds: Sequence[RoundRecord]) -> tuple[Tick, ...]:
     """The first and the last round, below the middle of their columns."""
     half = 50 / len(rounds)
-    ends = {rounds[0].number: half, rounds[-1].number: 100 - half}
+    ends = {rounds[0].round: half, rounds[-1].round: 100 - half}
     return tuple(Tick(at, str(number)) for number, at in ends.items())
 
 
@@ -204,7 +205,7 @@ def _not_enrolled(run: Run, silos: Sequence[str]) -> frozenset[str]:
     heard = {name for entry in run.trained for name in _heard(entry)}
     heard |= {name for entry in run.rounds for name in (*entry.silo_epsilon, *entry.kept)}
     unheard = frozenset(silos) - heard
-    lost = [len(e.refused) + len(e.failures) for e in run.rounds if e.number == 0]
+    lost = [len(e.refused) + len(e.failures) for e in run.rounds if e.round == 0]
     return unheard if lost == [len(unheard)] else frozenset()
 
 
@@ -214,10 +215,10 @@ def _states(
     """The index into STATES of each silo; `sent` is that of those whose update arrived."""
     groups = {
         _NOT_ENROLLED: missing,
-        sent: entry.arrived,
+        sent: entry.updated,
         _DROPPED: entry.dropped,
         _REFUSED: entry.refused,
-        _FAILED: {failure.silo for failure in entry.failures} - entry.arrived,
+        _FAILED: {failure.silo for failure in entry.failures} - entry.updated,
     }
     found = {silo: state for state, names in groups.items() for silo in names}
     return [found.get(silo, _NOT_DRAWN) for silo in silos]
@@ -247,7 +248,7 @@ def _summary(states: Sequence[Sequence[int]]) -> str:
 
 def _budgets(run: Run) -> str | None:
     """In one sentence, the silos that said beforehand that their budget is too small."""
-    room = {silo: n for entry in run.rounds for silo, n in entry.affordable.items()}
+    room = {silo: n for entry in run.rounds for silo, n in (entry.affordable or {}).items()}
     planned = run.planned or 0
     small = sorted((s for s in room if room[s] < planned), key=lambda s: (room[s], natural(s)))
     if not small:
@@ -308,7 +309,7 @@ def _hover(
 ) -> str:
     return hover(
         at=[100 * (index + 0.5) / len(rounds) for index in range(len(rounds))],
-        heads=[f"Round {entry.number}" for entry in rounds],
+        heads=[f"Round {entry.round}" for entry in rounds],
         names=STATES,
         styles=_STYLES,
         texts=[[_who(column, silos, state) for column in states] for state in range(len(STATES))],
@@ -368,24 +369,24 @@ def refusals(run: Run) -> Reasons:
 
 def _all_failures(run: Run) -> Iterator[tuple[int, RecordedFailure]]:
     for entry in run.rounds:
-        for failure in (*entry.failures, *(entry.measured.failures if entry.measured else ())):
-            yield entry.number, failure
+        for failure in (*entry.failures, *(entry.evaluation.failures if entry.evaluation else ())):
+            yield entry.round, failure
 
 
 def _all_refusals(run: Run) -> Iterator[tuple[int, RecordedFailure]]:
     for entry in run.rounds:
-        stage = "training" if entry.number else "enrolment"
+        stage = "training" if entry.round else "enrolment"
         for silo, reason in entry.refused.items():
-            yield entry.number, RecordedFailure(silo, stage, reason)
-        for failure in entry.measured.failures if entry.measured else ():
+            yield entry.round, RecordedFailure(silo=silo, stage=stage, reason=reason)
+        for failure in entry.evaluation.failures if entry.evaluation else ():
             if failure.stage == _BY_THE_GUARD:
-                yield entry.number, RecordedFailure(failure.silo, "evaluation", failure.reason)
+                yield entry.round, failure.model_copy(update={"stage": "evaluation"})
 
 
 def _general(refusal: RecordedFailure) -> RecordedFailure:
     """Without the figures of this silo and round, which would make every reason another one."""
     rule, spent, _ = refusal.reason.partition("; spent so far")
-    return RecordedFailure(refusal.silo, refusal.stage, rule if spent else refusal.reason)
+    return refusal.model_copy(update={"reason": rule}) if spent else refusal
 
 
 def _grouped(found: Iterable[tuple[int, RecordedFailure]]) -> Reasons:

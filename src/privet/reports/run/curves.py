@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from privet.charts.chart import Chart, Series, Values, line_chart, silo_style
 from privet.charts.scales import finite
-from privet.record.run import RoundRecord, Run
+from privet.record.history import RoundRecord
+from privet.record.run import Run
 
 OWN_RECORDS = "silos’ own records, mean"
 FEW = 12
@@ -87,16 +88,14 @@ def without_kept(run: Run) -> Run:
     kept = run.kept
     if not kept:
         return run
-    rounds = tuple(
-        replace(e, silo_epsilon={s: v for s, v in e.silo_epsilon.items() if s not in kept})
-        for e in run.rounds
-    )
+    rounds = tuple(entry.without_epsilon_of(kept) for entry in run.rounds)
     return replace(run, rounds=rounds if any(e.silo_epsilon for e in rounds) else ())
 
 
 def own_means(run: Run, metric: str) -> list[float | None]:
     """By round, the mean of a metric on the silos' own records; None without an evaluation."""
-    return [entry.measured.means.get(metric) if entry.measured else None for entry in run.rounds]
+    found = (entry.evaluation for entry in run.rounds)
+    return [measured.metrics.get(metric) if measured else None for measured in found]
 
 
 def target_epsilon(run: Run) -> float | None:
@@ -139,7 +138,7 @@ def _chart(quantity: _Quantity, run: Run, *, target: float | None = None) -> Cha
     mean = [Series(OWN_RECORDS, own, "own", sparse=True)]
     return line_chart(
         title=quantity.title,
-        rounds=[entry.number for entry in run.rounds],
+        rounds=[entry.round for entry in run.rounds],
         series=[*(bold if finite(total) else []), *(mean if finite(own) else []), *thin],
         band=band,
         target=target,

@@ -16,6 +16,7 @@ from typing import Literal
 
 from privet.charts.formatting import bound, counted, in_rounds, listed
 from privet.privacy.ledger import Charge, Entry, History
+from privet.record.history import event_text
 from privet.record.run import MOST_SIGNATURES, LedgerReading, Run
 from privet.reports.run.curves import FEW, in_order
 
@@ -94,9 +95,9 @@ def _reports(run: Run) -> Iterable[tuple[str, int, str, str | None]]:
     """Use, round, silo and event of everything that the history reports."""
     for entry in run.rounds:
         for silo, event in (entry.events or {}).items():
-            yield "training", entry.number, silo, event
-        for silo, event in (entry.measured.events if entry.measured else {}).items():
-            yield "evaluation", entry.number, silo, event
+            yield "training", entry.round, silo, event_text(event)
+        for silo, event in (entry.evaluation.events if entry.evaluation else {}).items():
+            yield "evaluation", entry.round, silo, event_text(event)
 
 
 def _is_refusal(entry: Entry) -> bool:
@@ -304,7 +305,7 @@ def _alarms(books: LedgerReading, rows: Sequence[SiloRow]) -> list[str]:
 
 
 def _beyond(run: Run, rows: Sequence[SiloRow]) -> str | None:
-    headline = run.guarantee.epsilon if run.guarantee else None
+    headline = run.guarantee.max if run.guarantee else None
     known = [row for row in rows if row.epsilon is not None and row.comparison != "kept"]
     worst = max(known, key=lambda row: row.epsilon or 0.0, default=None)
     if worst is None or headline is None or (worst.epsilon or 0.0) <= headline * (1 + 1e-6):

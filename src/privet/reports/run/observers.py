@@ -11,7 +11,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from privet.charts.formatting import NOTHING, bound, counted, decimal, listed
-from privet.record.run import Run, Sealing, SiloEvaluation
+from privet.record.history import SiloEvaluation
+from privet.record.run import Run, Sealing
 from privet.reports.run.curves import in_order
 from privet.reports.run.verdict import finite_guarantee, is_private
 
@@ -58,7 +59,7 @@ def evaluation(run: Run) -> EvaluationTable | None:
     return EvaluationTable(
         round=number,
         metrics=metrics,
-        means=tuple(decimal(found.means.get(name)) for name in metrics),
+        means=tuple(decimal(found.metrics.get(name)) for name in metrics),
         ways=tuple(f"{name} {_ways(found, name)}" for name in metrics),
         rows=tuple((silo, tuple(_figure(found, silo, name) for name in metrics)) for silo in silos),
         missing=f"No answer from {listed(failed)}; the reasons stand below." if failed else None,
@@ -75,7 +76,7 @@ def left_the_silos(run: Run) -> dict[str, set[str]]:
     """By metric, the ways in which it left any silo in any evaluation: "exact", "noised"."""
     found: dict[str, set[str]] = {}
     for entry in run.rounds:
-        for ways in entry.measured.released.values() if entry.measured else ():
+        for ways in entry.evaluation.released.values() if entry.evaluation else ():
             for name, how in ways.items():
                 found.setdefault(name, set()).add(how)
     return {name: ways - {"withheld"} for name, ways in found.items() if ways - {"withheld"}}
@@ -344,7 +345,7 @@ def _reader(run: Run) -> Observer:
 
 def _at_most(run: Run) -> str:
     promise = finite_guarantee(run)
-    return f" (≤\N{NO-BREAK SPACE}{bound(promise.epsilon)})" if promise else ""
+    return f" (≤\N{NO-BREAK SPACE}{bound(promise.max)})" if promise else ""
 
 
 def _are_not(parts: list[str]) -> str:

@@ -10,9 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from privet.charts.formatting import NOTHING, bound, counted, decimal, duration, scientific, size
+from privet.charts.formatting import (
+    NOTHING,
+    bound,
+    counted,
+    decimal,
+    duration,
+    scientific,
+    shortened,
+    size,
+)
 from privet.charts.page import CHARTS, Page
-from privet.record.run import Run, Sealing, Summary
+from privet.record.run import LENGTH, Run, Sealing
+from privet.record.summary import EncryptionFacts, seconds_in
 from privet.reports.run.assumptions import assumptions, checks_sentence
 from privet.reports.run.attendance import attendance, failures, is_void, refusals, voids
 from privet.reports.run.curves import FEW, accuracy_chart, epsilon_chart, loss_chart
@@ -96,14 +106,14 @@ def _scheme(sealing: Sealing) -> EncryptionFact:
     )
 
 
-def _parameters(outcome: Summary | None) -> EncryptionFact:
+def _parameters(outcome: EncryptionFacts | None) -> EncryptionFact:
     if outcome is None:
         return EncryptionFact("Parameters", NOTHING, _UNKNOWN)
-    degree, bits = _whole(outcome.degree), _whole(outcome.modulus_bits)
+    degree, bits = _whole(outcome.ring_degree), _whole(outcome.modulus_bits)
     return EncryptionFact("Parameters", f"{bits}-bit modulus", f"Ring degree {degree}.")
 
 
-def _security(outcome: Summary | None) -> EncryptionFact:
+def _security(outcome: EncryptionFacts | None) -> EncryptionFact:
     if outcome is None:
         return EncryptionFact("Security level", NOTHING, f"At least 128 bits; {_UNKNOWN}")
     return EncryptionFact(
@@ -113,13 +123,13 @@ def _security(outcome: Summary | None) -> EncryptionFact:
     )
 
 
-def _upload(sealing: Sealing, outcome: Summary | None) -> EncryptionFact:
+def _upload(sealing: Sealing, outcome: EncryptionFacts | None) -> EncryptionFact:
     room = _ROOM.get(sealing.profile, _ROOM["default"])[0] if sealing.exact else _ROOM_CKKS
     note = (
         "Unencrypted it would be 4 bytes. A model smaller than one "
         f"ciphertext of about {room} values pays for a whole one."
     )
-    sent = outcome.upload_bytes if outcome else None
+    sent = outcome.upload_bytes_per_parameter if outcome else None
     value = f"{decimal(sent, digits=1)} bytes a parameter" if sent else NOTHING
     return EncryptionFact("Sent by a silo", value, note)
 
@@ -133,7 +143,7 @@ def _smallest_sum(sealing: Sealing) -> EncryptionFact:
     return EncryptionFact("Smallest sum", counted(sealing.smallest_sum, "update"), note)
 
 
-def _keys(sealing: Sealing, outcome: Summary | None) -> EncryptionFact:
+def _keys(sealing: Sealing, outcome: EncryptionFacts | None) -> EncryptionFact:
     every = sealing.rotate_every
     due = f"every {counted(every, 'round')}, " if every and every > 1 else ""
     due = "every round" if every == 1 else f"{due}when silos change, and after a sum would not open"
@@ -162,7 +172,7 @@ def _masks(sealing: Sealing) -> EncryptionFact:
     )
 
 
-def _clipped(outcome: Summary | None) -> EncryptionFact:
+def _clipped(outcome: EncryptionFacts | None) -> EncryptionFact:
     cut = outcome.clipped if outcome else None
     if not cut:
         note = "None was too large for the encoding." if cut == 0 else _UNKNOWN
@@ -176,8 +186,9 @@ def _clipped(outcome: Summary | None) -> EncryptionFact:
     )
 
 
-def _held_by(outcome: Summary | None, *, simulated: bool) -> EncryptionFact:
-    who = f"Who can read it: {(outcome and outcome.held_by) or 'every silo that holds the key'}."
+def _held_by(outcome: EncryptionFacts | None, *, simulated: bool) -> EncryptionFact:
+    told = outcome.model_held_by if outcome else None
+    who = f"Who can read it: {shortened(told or 'every silo that holds the key', LENGTH)}."
     beside = (
         " The silos of a simulation keep their keys beside this page, in keys/: whoever has this "
         "folder can read all that they can."
@@ -232,7 +243,7 @@ def render(run: Run) -> str:
         failures=failures(run),
         refusals=refusals(run),
         skipped=tuple(
-            (entry.number, entry.skipped)
+            (entry.round, entry.skipped)
             for entry in run.trained
             if entry.skipped and not is_void(run, entry)
         ),
@@ -267,9 +278,7 @@ def _headline(run: Run) -> Iterator[Figure]:
         yield Figure("Accuracy", decimal(own_accuracy(run)), "on the silos’ own records")
     promise = finite_guarantee(run)
     if promise:
-        yield Figure(
-            "Epsilon", f"≤ {bound(promise.epsilon)}", f"at delta {scientific(promise.delta)}"
-        )
+        yield Figure("Epsilon", f"≤ {bound(promise.max)}", f"at delta {scientific(promise.delta)}")
     else:
         yield Figure("Epsilon", "none", "no privacy guarantee")
     whole = run.finished and run.stopped is None
@@ -282,17 +291,18 @@ def _headline(run: Run) -> Iterator[Figure]:
 
 
 def _costs(run: Run) -> Iterator[Figure]:
-    yield Figure("Total time", duration(run.seconds.get("total")))
+    yield Figure("Total time", duration(run.seconds.total))
     sealed = run.sealing is not None
     where = "in the silos" + ", encryption included" * sealed
-    yield Figure("Training", duration(run.seconds.get("training")), where)
-    yield Figure("Aggregation", duration(run.seconds.get("aggregation")), "on the server")
-    if "encryption" in run.seconds:
-        yield Figure("Encryption", duration(run.seconds["encryption"]))
-    evaluation = sum(entry.seconds.get("evaluation", 0.0) for entry in run.rounds)
+    yield Figure("Training", duration(run.seconds.training), where)
+    yield Figure("Aggregation", duration(run.seconds.aggregation), "on the server")
+    if run.seconds.encryption is not None:
+        where = "keys, masks and ciphertexts on the server"
+        yield Figure("Encryption", duration(run.seconds.encryption), where)
+    evaluation = seconds_in("evaluation", run.rounds) or 0.0
     yield Figure("Evaluation", duration(evaluation), "on held-out records")
-    down = sum(entry.bytes_down for entry in run.rounds)
-    up = sum(entry.bytes_up for entry in run.rounds)
+    down = sum(entry.bytes.down for entry in run.rounds)
+    up = sum(entry.bytes.up for entry in run.rounds)
     rounds = max(len(run.trained), 1)
     yield Figure("Server to silos", size(down), f"{size(down / rounds)} a round{_SUMS * sealed}")
     yield Figure("Silos to server", size(up), f"{size(up / rounds)} a round{_UPLOADS * sealed}")

@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 
 from privet.charts.formatting import bound, counted, decimal, listed, scientific, shortened
-from privet.record.run import Guarantee, Run
+from privet.record.run import Run
+from privet.record.summary import ClaimedEpsilon
 from privet.reports.run.attendance import notices
 from privet.reports.run.curves import target_epsilon
 from privet.reports.run.ledger import LedgerSection
@@ -31,9 +32,9 @@ def verdict(run: Run) -> tuple[str, ...]:
 def meaning(run: Run) -> str | None:
     """What the epsilon says to someone who has never met one; None without a finite epsilon."""
     promise = finite_guarantee(run)
-    if promise is None or promise.epsilon is None or promise.epsilon == 0:
+    if promise is None or promise.max is None or promise.max == 0:
         return None
-    epsilon = promise.epsilon
+    epsilon = promise.max
     sure = 100 / (1 + math.exp(-epsilon))
     return (
         f"Whoever sees every update of every round can shift the odds that a given {promise.unit} "
@@ -63,10 +64,10 @@ def alarms(run: Run, ledger: LedgerSection | None) -> tuple[Alarm, ...]:
     )
 
 
-def finite_guarantee(run: Run) -> Guarantee | None:
+def finite_guarantee(run: Run) -> ClaimedEpsilon | None:
     """The guarantee if it promises anything at all."""
     found = run.guarantee
-    known = found is not None and found.epsilon is not None and math.isfinite(found.epsilon)
+    known = found is not None and found.max is not None and math.isfinite(found.max)
     return found if known else None
 
 
@@ -90,7 +91,7 @@ def _quality(run: Run) -> str:
 
 def own_accuracy(run: Run) -> float | None:
     """The last mean accuracy on the silos' own records."""
-    return run.measured[1].means.get("accuracy") if run.measured else None
+    return run.measured[1].metrics.get("accuracy") if run.measured else None
 
 
 def _end(run: Run) -> str:
@@ -113,9 +114,9 @@ def _protection(run: Run) -> str:
         return "No epsilon for the whole run: some silos keep their account to themselves."
     if promise is None:
         return "No privacy guarantee: no finite epsilon was computed."
-    if promise.epsilon == 0:
+    if promise.max == 0:
         return "Nothing was trained on, so nothing was spent: epsilon 0."
-    at_most = f"≤\N{NO-BREAK SPACE}{bound(promise.epsilon)}"
+    at_most = f"≤\N{NO-BREAK SPACE}{bound(promise.max)}"
     return (
         f"Each silo’s {promise.unit}s are protected with epsilon {at_most} "
         f"at delta {scientific(promise.delta)}."
@@ -149,21 +150,21 @@ def _revealing(run: Run) -> str:
     return "although the server reads no update, sums and the model, which every silo has,"
 
 
-def _disagreement(promise: Guarantee | None) -> list[str]:
-    if promise is None or promise.checks is None or promise.checks.agree:
+def _disagreement(promise: ClaimedEpsilon | None) -> list[str]:
+    if promise is None or promise.cross_checks is None or promise.cross_checks.agree:
         return []
-    problems = "; ".join(promise.checks.problems) or "no reason was recorded"
+    problems = "; ".join(promise.cross_checks.problems) or "no reason was recorded"
     return [f"The accountants do not agree, so do not rely on this epsilon: {problems}."]
 
 
 def _overspent(run: Run) -> str | None:
     target, promise = target_epsilon(run), finite_guarantee(run)
-    if target is None or promise is None or promise.epsilon is None:
+    if target is None or promise is None or promise.max is None:
         return None
-    if promise.epsilon <= target * (1 + 1e-6):
+    if promise.max <= target * (1 + 1e-6):
         return None
-    besides = any(entry.measured and entry.measured.events for entry in run.rounds)
-    return f"Epsilon {bound(promise.epsilon)} is above the target of {target:g}" + (
+    besides = any(entry.evaluation and entry.evaluation.events for entry in run.rounds)
+    return f"Epsilon {bound(promise.max)} is above the target of {target:g}" + (
         ": the noise is set for training alone, and evaluations with noise are counted on top."
         if besides
         else "."

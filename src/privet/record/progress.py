@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Literal
+
+from privet.record.history import RoundRecord, Watch, look_away
 
 Mode = Literal["bar", "lines", "json", "quiet"]
-Watch = Callable[[Mapping[str, Any]], None]
 
 
 @contextmanager
@@ -22,9 +22,9 @@ def progress(mode: Mode, *, rounds: int) -> Iterator[Watch]:
     elif mode == "lines":
         yield _Lines(rounds)
     elif mode == "json":
-        yield lambda entry: print(json.dumps(entry), flush=True)
+        yield lambda entry: print(entry.line(), flush=True)
     else:
-        yield lambda _: None
+        yield look_away
 
 
 @contextmanager
@@ -48,26 +48,6 @@ def choose_mode(*, quiet: bool, as_json: bool) -> Mode:
     return "bar" if sys.stdout.isatty() else "lines"
 
 
-def describe(entry: Mapping[str, Any]) -> str:
-    """Loss, accuracy and epsilon of a round, as far as there are such."""
-    parts = []
-    if entry["loss"] is not None:
-        parts.append(f"loss {entry['loss']:.4f}")
-    if entry["accuracy"] is not None:
-        parts.append(f"accuracy {entry['accuracy']:.4f}")
-    measured = (entry["evaluation"] or {}).get("metrics", {}).get("accuracy")
-    if measured is not None:
-        parts.append(f"on silos' records {measured:.4f}")
-    if entry["epsilon"] is not None and entry["epsilon"]["max"] is not None:
-        parts.append(f"epsilon {entry['epsilon']['max']:.3f}")
-    if entry["refused"]:
-        parts.append(f"{len(entry['refused'])} refused")
-    missing = len(entry["failures"]) + len(entry["dropped"])
-    if missing:
-        parts.append(f"{missing} silo{'s' if missing > 1 else ''} missing")
-    return "  ".join(parts)
-
-
 class _Lines:
     """Plain lines with an estimate of the time left, from the rounds since the first line."""
 
@@ -75,8 +55,8 @@ class _Lines:
         self._rounds = rounds
         self._first: tuple[int, float] | None = None
 
-    def __call__(self, entry: Mapping[str, Any]) -> None:
-        done, now = entry["round"], time.monotonic()
+    def __call__(self, entry: RoundRecord) -> None:
+        done, now = entry.round, time.monotonic()
         left = ""
         if self._first is None:
             self._first = done, now
@@ -84,7 +64,7 @@ class _Lines:
             pace = (now - self._first[1]) / (done - self._first[0])
             left = f"  {duration(pace * (self._rounds - done))} left"
         number = f"{done:>{len(str(self._rounds))}}/{self._rounds}"
-        print(f"round {number}  {describe(entry)}{left}", flush=True)
+        print(f"round {number}  {entry.describe()}{left}", flush=True)
 
 
 def duration(seconds: float) -> str:
@@ -116,4 +96,4 @@ def _bar(rounds: int) -> Iterator[Watch]:
         expand=True,
     ) as bar:
         task = bar.add_task("starting", total=rounds)
-        yield lambda entry: bar.update(task, completed=entry["round"], description=describe(entry))
+        yield lambda entry: bar.update(task, completed=entry.round, description=entry.describe())

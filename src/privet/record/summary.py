@@ -1,0 +1,133 @@
+"""The outcome of a run, as `summary.json` has it: a versioned contract, written last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydantic import NonNegativeInt
+
+from privet.errors import DataError
+from privet.files import read_file
+from privet.record.history import Figures, RoundRecord
+from privet.record.schema import SCHEMA, Recorded, parsed
+
+SUMMARY = "summary.json"
+
+
+class LastEvaluation(Recorded):
+    """The last evaluation on the silos' own records: means, and what each silo let out."""
+
+    round: NonNegativeInt
+    metrics: Figures
+    per_silo: dict[str, Figures]
+    released: dict[str, dict[str, str]]
+
+
+class EarlyEnd(Recorded):
+    """After which round a run ended before its last one, and why."""
+
+    round: NonNegativeInt
+    reason: str
+
+
+class CrossCheckFigures(Recorded):
+    """What other accountants say of the events of the silo that spent most."""
+
+    pld: float | None
+    rdp: float | None
+    prv: float | None
+    agree: bool
+    problems: list[str]
+    notes: list[str]
+
+
+class ClaimedEpsilon(Recorded):
+    """(epsilon, delta) of each silo over all rounds, and the largest."""
+
+    unit: str
+    max: float | None
+    per_silo: dict[str, float | None]
+    delta: float | None
+    accountant: str
+    cross_checks: CrossCheckFigures | None
+
+
+class EncryptionFacts(Recorded):
+    """Parameters, size, and who can read the model."""
+
+    scheme: str
+    profile: str
+    layout: str
+    ring_degree: int | None
+    modulus_bits: int | None
+    security_bits: int | None
+    most_silos: int | None
+    upload_bytes_per_parameter: float | None
+    """The largest upload, for each parameter of the model."""
+    smallest_sum: int | None
+    pairwise_masks: bool
+    epochs: int | None
+    clipped: int | None
+    """Values that silos cut off because the encoding has no room for them."""
+    model_held_by: str | None
+
+
+class SpentSeconds(Recorded):
+    """`total` is the wall time of the process that wrote the summary; the others are sums over all
+    rounds of what `RoundSeconds` says."""
+
+    total: float | None
+    training: float | None
+    aggregation: float | None
+    encryption: float | None
+
+
+class RunSummary(Recorded):
+    """Every key is there; what does not apply is null."""
+
+    task: str
+    rounds: NonNegativeInt
+    """That were asked for."""
+    seed: int
+    accuracy: float | None
+    loss: float | None
+    metrics: Figures
+    evaluation: LastEvaluation | None
+    stopped: EarlyEnd | None
+    epsilon: ClaimedEpsilon | None
+    encryption: EncryptionFacts | None
+    seconds: SpentSeconds
+    client_updates: NonNegativeInt
+    client_updates_per_second: float | None
+
+    def plain(self) -> dict[str, object]:
+        """As it is written."""
+        return {"schema": SCHEMA, **self.model_dump()}
+
+
+def seconds_in(part: str, rounds: Iterable[RoundRecord]) -> float | None:
+    """The sum over all rounds of a part, a field of `RoundSeconds`; None where no round has it."""
+    found = [value for each in rounds if (value := getattr(each.seconds, part)) is not None]
+    return sum(found) if found else None
+
+
+def read_summary(folder: Path) -> RunSummary | None:
+    """What was written, without leniency; None where there is none yet.
+
+    DataError, with the key, for what the server would not write.
+    """
+    path = folder / SUMMARY
+    if not path.exists():
+        return None
+    try:
+        found = parsed(read_file(path).decode())
+        if not isinstance(found, dict) or found.pop("schema", None) not in (1, SCHEMA):
+            raise DataError("it is no JSON object of a known schema")
+        return RunSummary.strictly(found)
+    except OSError as error:
+        raise DataError(f"{SUMMARY} cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{SUMMARY}: it is not UTF-8") from None
+    except (ValueError, DataError) as error:
+        raise DataError(f"{SUMMARY}: {error}") from None
