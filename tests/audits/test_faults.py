@@ -174,6 +174,25 @@ def test_a_sampling_rate_that_the_records_do_not_give(run: Path) -> None:
     assert failed(run) == {"mechanism.settings"}
 
 
+@pytest.mark.parametrize("missing", [1, -1])
+def test_other_steps_than_the_settings_give(run: Path, missing: int) -> None:
+    """Ledger, history and summary agree on them; the settings do not."""
+
+    def other(event: Row) -> Row:
+        return {**event, "times": event["times"] - missing}
+
+    def rewrite(rows: list[Row]) -> list[Row]:
+        for row in rows:
+            if row["dataset"] == "silo-1" and row["event"] and "poisson" in row["event"]:
+                row["event"] = event_text(decode_event(other(json.loads(row["event"]))))
+        return rows
+
+    _lied(run, other)
+    insider(run, rewrite)
+    summary(run, lambda found: found["epsilon"].update(cross_checks=None))
+    assert "mechanism.settings" in failed(run)
+
+
 def test_an_edited_history(run: Path) -> None:
     history(run, lambda lines: lines[2]["participants"].remove("silo-1"))
     assert failed(run) == {"record.summary"}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from privet.errors import ExperimentError
+from privet.errors import DataError, ExperimentError
 from privet.experiment import Experiment
 from privet.record.folder import RunFolder
 from privet.record.history import HISTORY
@@ -49,6 +49,16 @@ def test_a_folder_without_a_checkpoint_starts_over(tmp_path: Path) -> None:
     folder.append(a_round(0))
     assert folder.reopen(experiment()) is None
     assert folder.rounds() == ()
+
+
+def test_a_history_that_is_shorter_than_the_checkpoint_cannot_be_gone_on_with(
+    tmp_path: Path,
+) -> None:
+    """Epsilon is that of its events: what a lost line charged would be forgotten."""
+    folder = filled(tmp_path)
+    (folder.path / HISTORY).write_text(a_round(0).line() + "\n")
+    with pytest.raises(DataError, match="has 1 lines, and the checkpoint 2 rounds"):
+        folder.reopen(experiment())
 
 
 def test_other_settings_cannot_be_resumed(tmp_path: Path) -> None:

@@ -210,3 +210,16 @@ def test_a_masked_round_that_was_cut_off_is_run_again_under_a_new_key(tmp_path: 
     assert [len(entry["participants"]) for entry in history(folder)] == [0, 4, 4, 4, 4]
     assert not any(entry["failures"] for entry in history(folder))
     assert summary["encryption"]["epochs"] == 2
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_seconds_of_encryption_are_told_and_none_without(tmp_path: Path, masks: bool) -> None:
+    settings = experiment(encryption__pairwise_masks=masks)
+    summary = simulate(settings, out=tmp_path / "run")
+    told = [entry["seconds"] for entry in history(tmp_path / "run")]
+    spent = [each["encryption"] for each in told]
+    assert all(0 < each["encryption"] <= each["total"] for each in told[1:])
+    assert summary["seconds"]["encryption"] == pytest.approx(sum(spent))
+    clear = simulate(experiment(encryption__scheme="none"), out=tmp_path / "clear")
+    assert clear["seconds"]["encryption"] is None
+    assert {each["seconds"]["encryption"] for each in history(tmp_path / "clear")} == {None}

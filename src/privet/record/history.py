@@ -344,6 +344,6 @@ class HistoryTail:
     def _read(self, start: int, end: int) -> bytes:
         with self._path.open("rb") as file:
             file.seek(start)
-            content = file.read(end - start)
+            content = file.read(max(0, end - start))
         self.bytes_read += len(content)
         return content

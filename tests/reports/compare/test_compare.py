@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from privet.commands.cli import main
 from privet.errors import DataError, PrivetError
 from privet.privacy.ledger import read_history
 from privet.reports.compare import Comparison, compare
-from privet.reports.compare.comparison import differing_keys, groups_of, pairs_of
+from privet.reports.compare.comparison import differing_keys, groups_of, pairs_of, warnings
 from privet.reports.compare.entries import ComparisonEntry, read_entries
 from privet.sweeps.statistics import half_width
 from privet.sweeps.store import read_sweep
@@ -198,6 +198,20 @@ def test_what_can_be_compared_has_no_warning(folders: Path) -> None:
 @pytest.mark.parametrize("other", ["hospitals", "cut"])
 def test_other_tasks_and_unfinished_runs_are_not_tested(folders: Path, other: str) -> None:
     assert _compare(folders, "avg-3", other).pairs == ()
+
+
+def test_accuracies_on_other_records_are_neither_pooled_nor_tested(folders: Path) -> None:
+    (entry,) = _entries(folders / "avg-3")
+    own = replace(entry, name="own", source="own", measured_on="silos' own records")
+    groups = groups_of([entry, own])
+    assert [group.entries for group in groups] == [(entry,), (own,)]
+    assert pairs_of(groups) == ()
+    (told,) = warnings([entry, own])
+    assert told.startswith("not the same records: accuracies cannot be compared")
+    same = replace(own, measured_on=entry.measured_on)
+    assert len(groups_of([entry, same])) == 1
+    faster = replace(same, settings={**same.settings, "training.lr": 0.25})
+    assert len(pairs_of(groups_of([entry, faster]))) == 1
 
 
 def test_a_changed_ledger_is_said(folders: Path, tmp_path: Path) -> None:
