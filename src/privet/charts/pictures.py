@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from privet.charts.chart import Chart, Key, Shape, axis_break
 from privet.charts.looks import Look, colour, light, look
@@ -27,20 +27,24 @@ _STYLE: Mapping[Any, Any] = {
 }
 
 
-def picture(charts: Sequence[Chart], kind: Literal["png", "svg"], *, dpi: int) -> bytes:
-    """The charts side by side as a file; the same charts give the same bytes."""
+def picture(charts: Sequence[Chart], kind: str, *, dpi: int, down: bool = False) -> bytes:
+    """The charts as a file, side by side or, `down`, below each other.
+
+    The same charts give the same bytes as png and as svg. `kind` is a file type of matplotlib.
+    """
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    wide = 7.2 if len(charts) == 1 else 4.8 * len(charts)
-    tall = max(2.4, *(chart.height / 100 for chart in charts)) + 1.2
+    rows, columns = (len(charts), 1) if down else (1, len(charts))
+    wide = 7.2 if columns == 1 else 4.8 * columns
+    tall = rows * (max(2.4, *(chart.height / 100 for chart in charts)) + 1.2)
     into = io.BytesIO()
     with mpl.rc_context(dict(_STYLE)), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a glyph that the font lacks
         figure = Figure(figsize=(wide, tall), layout="constrained")
         for axes, chart in zip(
-            figure.subplots(1, len(charts), squeeze=False)[0], charts, strict=True
+            figure.subplots(rows, columns, squeeze=False).flat, charts, strict=True
         ):
             _draw(axes, chart)
         keys = {key.name: _key(key) for chart in charts for key in chart.legend}
@@ -49,8 +53,8 @@ def picture(charts: Sequence[Chart], kind: Literal["png", "svg"], *, dpi: int) -
             how = {"fontsize": "small", "ncols": 6 if max(map(len, names)) < 14 else 3}
             figure.legend([*keys.values()], names, loc="outside lower center", **how)
         FigureCanvasAgg(figure)
-        metadata = {"Date": None} if kind == "svg" else {"Software": None}
-        figure.savefig(into, format=kind, dpi=dpi, metadata=metadata)
+        told = {"svg": {"Date": None}, "png": {"Software": None}}.get(kind)
+        figure.savefig(into, format=kind, dpi=dpi, metadata=told)
     return into.getvalue()
 
 
@@ -71,7 +75,7 @@ def _shape(axes: Axes, shape: Shape, layer: int) -> None:
     from matplotlib.collections import LineCollection, PolyCollection
 
     of = look(shape.style)
-    how: dict[str, Any] = {"zorder": 2 + layer / 1000, "clip_on": False}
+    how: dict[str, Any] = {"zorder": 2 + layer / 1000, "clip_on": False, "in_layout": False}
     parts: list[Any] = list(shape.parts)
     if shape.kind == "area":
         filled = {"facecolor": "none", "edgecolor": colour(of)} if of.hollow else _filled(of)

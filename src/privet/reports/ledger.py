@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from privet.charts.chart import Chart, Key, Point, Shape, silo_style
+from privet.charts.pictures import picture
+from privet.charts.scales import Scale, Tick, finite, nice_ticks, ticks
 from privet.errors import PrivetError
 from privet.files import write_whole
 from privet.privacy.ledger import Charge, Entry, History
 from privet.privacy.ledger.costs import epsilon_of
 from privet.privacy.ledger.history import moment
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 _POINTS = 60
 """Of a curve: each costs one composition."""
@@ -29,37 +29,64 @@ def write_plot(
     Raises:
         PrivetError: `path` cannot be written.
     """
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    rows = max(1, len(datasets))
-    with mpl.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(8, 3.2 * rows), layout="constrained")
-        panels = figure.subplots(rows, 1, squeeze=False)[:, 0]
-    for panel, dataset in zip(panels, datasets, strict=False):
-        _draw(panel, history, dataset, delta=delta)
-        if budget is not None:
-            panel.axhline(budget, color="crimson", ls="--", lw=1, label=f"budget {budget:g}")
-        panel.set(title=dataset, ylabel=f"epsilon at delta = {delta:g}")
-        panel.tick_params(axis="x", rotation=20)
-        panel.legend(fontsize=8, framealpha=0.8, edgecolor="none")
-    picture = io.BytesIO()
-    figure.savefig(picture, format=path.suffix.removeprefix(".") or "png", dpi=130)
+    jobs = dict.fromkeys(job for dataset in datasets for job in jobs_of(history, dataset))
+    styles = {job: silo_style(place) for place, job in enumerate(jobs)}
+    charts = [_chart(history, each, styles, delta=delta, budget=budget) for each in datasets]
+    kind = path.suffix.removeprefix(".") or "png"
     try:
-        write_whole(path, picture.getvalue())
+        write_whole(path, picture(charts, kind, dpi=130, down=True))
     except OSError as error:
         raise PrivetError(f"--plot {path}: it cannot be written ({error.strerror})") from None
 
 
-def _draw(panel: Axes, history: History, dataset: str, *, delta: float) -> None:
-    times, reserved, committed = zip(*_curve(history, dataset, None, delta=delta), strict=True)
-    (line,) = panel.step(times, reserved, where="post", lw=2.0, label="all, with reservations")
-    panel.step(
-        times, committed, where="post", ls=":", color=line.get_color(), label="all, committed"
-    )
+def _chart(
+    history: History,
+    dataset: str,
+    styles: Mapping[str, str],
+    *,
+    delta: float,
+    budget: float | None,
+) -> Chart:
+    whole = [*_curve(history, dataset, None, delta=delta)]
+    curves = {
+        "all, with reservations": ("total", [(time, reserved) for time, reserved, _ in whole]),
+        "all, committed": ("own", [(time, committed) for time, _, committed in whole]),
+    }
     for job in jobs_of(history, dataset):
-        times, reserved, _ = zip(*_curve(history, dataset, job, delta=delta), strict=True)
-        panel.step(times, reserved, where="post", lw=1.0, label=job)
+        found = _curve(history, dataset, job, delta=delta)
+        curves[job] = styles[job], [(time, reserved) for time, reserved, _ in found]
+    levels = nice_ticks(finite([0.0, budget, *(y for _, c in curves.values() for _, y in c)]))
+    first, last = whole[0][0], whole[-1][0]
+    span = (last - first).total_seconds() or 1.0
+    up = Scale(levels[0], levels[-1], 0.0, 100.0)
+
+    def stairs(curve: Sequence[tuple[datetime, float]]) -> list[list[Point]]:
+        """As far as epsilon is finite."""
+        at = [
+            (100 * (time - first).total_seconds() / span, up(y))
+            for time, y in curve
+            if math.isfinite(y)
+        ]
+        corners = [corner for (_, y), end in pairwise(at) for corner in ((end[0], y), end)]
+        return [[*at[:1], *corners]] if at else []
+
+    line = [[(0.0, up(budget)), (100.0, up(budget))]] if budget is not None else []
+    named = f"budget {budget:g}" if budget is not None else ""
+    moments = [first + (last - first) * (step / 4) for step in range(5)]
+    return Chart(
+        f"{dataset}: epsilon at delta {delta:g}",
+        "",
+        (
+            Shape("rule", "target", line),
+            *(Shape("line", f"curve {style}", stairs(c)) for style, c in curves.values()),
+        ),
+        tuple(Tick(25 * n, f"{time:%Y-%m-%d\n%H:%M:%S}") for n, time in enumerate(moments)),
+        ticks(levels, up),
+        legend=(
+            *(Key(name, style) for name, (style, _) in curves.items()),
+            *([Key(named, "target")] if named else []),
+        ),
+    )
 
 
 def _curve(

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from privet.commands.ledger import ledger_cli
 from privet.errors import PrivetError
 from privet.privacy.accounting import dp_sgd_event, epsilon
+from privet.privacy.accounting.events import plain_event
 from privet.privacy.ledger import Ledger, LedgerError, LedgerRefusal, SiloKey, verify
 
 
@@ -56,6 +57,33 @@ def test_show_draws_epsilon_over_time(used, path, tmp_path):
     done = call("show", path, "--plot", tmp_path / "plot.png", "--budget", 5)
     assert done.exit_code == 0, done.output
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_job_looks_the_same_in_every_panel_and_what_is_infinite_is_not_drawn(
+    ledger, records, path, clock, tmp_path, monkeypatch
+):
+    drawn = []
+    monkeypatch.setattr(
+        "privet.reports.ledger.picture", lambda charts, *_, **__: drawn.extend(charts) or b""
+    )
+    ledger.register("lung", records(1))
+    for dataset, job, event in (
+        ("heart", "one", steps(10)),
+        ("heart", "two", steps(10)),
+        ("lung", "two", steps(10)),
+        ("lung", "plain", plain_event()),
+    ):
+        clock.forward(hours=7)
+        with ledger.reserve(dataset=dataset, job=job, round=1, event=event, who="lab") as reserved:
+            reserved.records(lambda: None)
+    ledger.close()
+    assert call("show", path, "--plot", tmp_path / "plot.png").exit_code == 0
+    heart, lung = ({key.name: key.style for key in chart.legend} for chart in drawn)
+    assert heart["two"] == lung["two"]
+    assert len({heart["one"], heart["two"], lung["plain"]}) == 3
+    level = {shape.style: shape.parts for shape in drawn[1].shapes}
+    assert level[f"curve {lung['plain']}"] == []
+    assert all(0 <= y <= 100 for part in level["curve total"] for _, y in part)
 
 
 def test_show_names_the_nearest_data_set(used, path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
 from privet.charts.chart import Chart, Key, Shape
 from privet.charts.pictures import picture
@@ -22,7 +21,7 @@ from privet.reports.sweep.axes import (
 from privet.reports.sweep.marks import Mark, marks, settings
 from privet.sweeps.results import Sweep
 
-_KINDS: tuple[Literal["png", "svg"], ...] = ("png", "svg")
+_KINDS = ("png", "svg")
 
 
 def chart(view: View, height: Quantity, shown: Sequence[Mark]) -> Chart:
