@@ -129,8 +129,8 @@ def _whole(client: AdminClient, job: str) -> str:
 
 
 def _follow(client: AdminClient, job: str, *, as_json: bool) -> None:
+    from privet.commands.progress import choose_mode, progress
     from privet.deployment.admin import follow
-    from privet.record.progress import choose_mode, progress
 
     rounds = client.job(job)["rounds"]
     mode = choose_mode(quiet=False, as_json=as_json)

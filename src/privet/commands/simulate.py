@@ -65,7 +65,7 @@ def simulate(
     """Run a whole federation on this machine."""
     with _importing("privet.simulations.run"):
         from privet.api import simulate_prepared
-        from privet.record.progress import choose_mode, progress, spinner
+        from privet.commands.progress import choose_mode, progress, spinner
         from privet.simulations.prepare import prepare
         from privet.simulations.run import Execution, engine_warnings
         from privet.tracking.tracker import Tracking

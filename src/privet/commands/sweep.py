@@ -73,9 +73,9 @@ def sweep(
 ) -> None:
     """Run an experiment at many settings and seeds, with baselines, and say what differs."""
     from privet import api
+    from privet.commands.progress import choose_mode
+    from privet.commands.sweep_progress import cell_progress
     from privet.experiment import SWEEP, read_toml
-    from privet.record.progress import choose_mode
-    from privet.sweeps.progress import cell_progress
     from privet.sweeps.request import SweepRequest, runs_of
 
     experiment = read_experiment(file, settings)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from privet.record.progress import Mode, duration
+from privet.commands.progress import Mode, duration
 from privet.sweeps.results import Cell, title, to_plain
 from privet.sweeps.run import SilentSweep, SweepProgress
 
