@@ -2,8 +2,8 @@
 
     audit         from paths to a report; the verdict of the whole
     claims        what a claim and a verdict are
-    evidence, lines, ledgers    what was given, read without leniency; ledgers judged by themselves
-    record        record.*      do ledgers, history and summary tell of the same rounds?
+    evidence, ledgers           what was given, read strictly; ledgers judged by themselves
+    record        record.*      are ledgers, history and summary of the same rounds?
     epsilon       sum.*, budget.target    is the claimed epsilon the one that the entries give?
     compliance    budget.every-moment, policy.*, mechanism.settings, encryption.sums
                   was the policy kept, at every moment, and were the settings?

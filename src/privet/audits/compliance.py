@@ -18,7 +18,7 @@ from typing import Any
 from safetensors import safe_open
 
 from privet.audits.claims import Claim, judged, unknown
-from privet.audits.evidence import Evidence, LedgerCharge
+from privet.audits.evidence import Evidence, JobLedger
 from privet.audits.ledgers import Account
 from privet.audits.record import Findings, by_ledgers
 from privet.files import demand_file
@@ -219,13 +219,13 @@ def claims(run: Evidence) -> Iterator[Claim]:
             run,
             "budget.every-moment",
             _BUDGET,
-            lambda _, silo, bill: _faults(beyond_policy(_of_dataset(bill), policy), silo),
+            lambda _, silo, ledger: _faults(beyond_policy(_of_dataset(ledger), policy), silo),
         )
         yield by_ledgers(
             run,
             "policy.respected",
             _POLICY,
-            lambda run, silo, bill: _respected(run, silo, bill, policy),
+            lambda run, silo, ledger: _respected(run, silo, ledger, policy),
         )
     if run.plans is not None and run.settings.privacy is not None:
         yield by_ledgers(
@@ -248,23 +248,23 @@ def claims_of_account(account: Account, policy: Policy) -> Iterator[Claim]:
     yield judged("policy.respected", account.subject, _POLICY, faults=against)
 
 
-def _of_dataset(bill: LedgerCharge) -> list[Entry]:
-    return [entry for entry in bill.account.entries if entry.dataset == bill.dataset]
+def _of_dataset(ledger: JobLedger) -> list[Entry]:
+    return [entry for entry in ledger.account.entries if entry.dataset == ledger.dataset]
 
 
 def _faults(texts: Iterator[str], silo: str) -> Findings:
     return ((True, f"{silo}: {text}") for text in texts)
 
 
-def _respected(run: Evidence, silo: str, bill: LedgerCharge, policy: Policy) -> Findings:
-    own = [entry for entry in _of_dataset(bill) if entry.job == bill.job]
+def _respected(run: Evidence, silo: str, ledger: JobLedger, policy: Policy) -> Findings:
+    own = [entry for entry in _of_dataset(ledger) if entry.job == ledger.job]
     against = against_policy(own, policy, template=_template(run), unknowable=_UNKNOWABLE)
     yield from _faults(against, silo)
-    rules = policy.rules(bill.dataset)
+    rules = policy.rules(ledger.dataset)
     for line in run.lines:
         released = line.evaluation.released.get(silo, {}) if line.evaluation else {}
         faults = [*_released(released, rules)]
-        for charge in bill.of("evaluation", line.round) if released else ():
+        for charge in ledger.of("evaluation", line.round) if released else ():
             faults += _noise_faults(charge.parts, released, rules)
         yield from ((True, f"{silo}: round {line.round}: {fault}") for fault in faults)
 
@@ -306,13 +306,13 @@ def _template(run: Evidence) -> Request:
     )
 
 
-def _as_planned(run: Evidence, silo: str, bill: LedgerCharge) -> Findings:
+def _as_planned(run: Evidence, silo: str, ledger: JobLedger) -> Findings:
     plan = (run.plans or {}).get(silo)
     if plan is None:
         yield True, f"{silo}: silos.json does not know it"
         return
     yield from _plan_faults(run, silo, plan)
-    for charge in bill.charges:
+    for charge in ledger.charges:
         if charge.use != "training" or charge.open:
             continue
         for fault in _part_faults(charge.parts, plan):
@@ -367,7 +367,7 @@ def claims_of_sums(run: Evidence) -> Iterator[Claim]:
         faults += _sum_faults(run, line, least=encryption.smallest_sum)
     known, last = _last_sum(run)
     faults += [known] if known else []
-    if not faults and all(run.bill(silo) is None for silo in run.silos):
+    if not faults and all(run.ledger(silo) is None for silo in run.silos):
         why = "no ledger was given to hold the sums against"
         yield unknown("encryption.sums", run.subject, statement, why)
         return
@@ -383,9 +383,9 @@ def _sum_faults(run: Evidence, line: RoundRecord, *, least: int) -> Iterator[str
         yield f"{place}: a silo is in the sum twice"
     failed = {failure.silo for failure in line.failures}
     for silo in run.silos:
-        bill = run.bill(silo)
-        charges = bill.of("training", line.round) if bill else []
-        if bill and silo in line.participants and not charges:
+        ledger = run.ledger(silo)
+        charges = ledger.of("training", line.round) if ledger else []
+        if ledger and silo in line.participants and not charges:
             yield f"{place}: {silo} is in the sum, and its ledger has no entry"
         if any(not encrypted(charge.reserve) for charge in charges):
             yield f"{place}: the entry of {silo} says that its update was not encrypted"

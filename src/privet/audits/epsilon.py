@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from privet.audits.claims import Claim, judged, unknown
 from privet.audits.compliance import exceeded
-from privet.audits.evidence import Evidence, LedgerCharge
-from privet.audits.record import Findings, by_ledgers, told
+from privet.audits.evidence import Evidence, JobLedger
+from privet.audits.record import Findings, by_ledgers, used_records
 from privet.privacy.accounting import CrossChecks, cross_check, dp_sgd_event
 from privet.privacy.accounting.events import Segment
 from privet.privacy.ledger import Charge, Limit
@@ -81,11 +81,11 @@ def parts_of_charges(charges: Sequence[Charge]) -> list[Segment]:
     return [part for charge in charges for part in charge.parts]
 
 
-def _events(run: Evidence, silo: str, bill: LedgerCharge) -> Findings:
+def _events(run: Evidence, silo: str, ledger: JobLedger) -> Findings:
     for line in run.lines:
         for use in ("training", "evaluation"):
             event = _reported(line, silo, use)
-            charges = bill.of(use, line.round)
+            charges = ledger.of(use, line.round)
             if event and charges and all(charge.event != event for charge in charges):
                 ran = "; ".join(_described(charge.event or "") for charge in charges)
                 yield (
@@ -115,13 +115,13 @@ def _described(event: str) -> str:
     )
 
 
-def _recomputed(run: Evidence, silo: str, bill: LedgerCharge) -> Findings:
+def _recomputed(run: Evidence, silo: str, ledger: JobLedger) -> Findings:
     chosen = _chosen(run)
     charged: list[Charge] = []
     for line in run.lines:
         for use in ("training", "evaluation"):
-            if told(line, silo, use):
-                charged += _matching(bill.of(use, line.round), _reported(line, silo, use))
+            if used_records(line, silo, use):
+                charged += _matching(ledger.of(use, line.round), _reported(line, silo, use))
         claimed = line.epsilon.per_silo.get(silo) if line.epsilon else None
         if claimed is None or line.round not in chosen:
             continue
@@ -130,9 +130,9 @@ def _recomputed(run: Evidence, silo: str, bill: LedgerCharge) -> Findings:
     claimed = summary.per_silo.get(silo) if summary else None
     kept = any(line.epsilon and line.epsilon.per_silo.get(silo, 0.0) is None for line in run.lines)
     if claimed is not None:
-        yield from _compared(run, silo, "summary", claimed, bill.charges if kept else charged)
-    if open_charges := [charge for charge in bill.charges if charge.open]:
-        whole = epsilon_of(parts_of_charges(bill.charges), delta=run.delta or 0.0)
+        yield from _compared(run, silo, "summary", claimed, ledger.charges if kept else charged)
+    if open_charges := [charge for charge in ledger.charges if charge.open]:
+        whole = epsilon_of(parts_of_charges(ledger.charges), delta=run.delta or 0.0)
         yield False, f"{silo}: with {len(open_charges)} interrupted rounds epsilon {whole:.4f}"
 
 
@@ -169,8 +169,8 @@ def _accountants(run: Evidence) -> Claim:
     delta = run.delta or 0.0
     spent: dict[tuple[Segment, ...], str] = {}
     for silo in run.silos:
-        if bill := run.bill(silo):
-            spent.setdefault(segments_of(parts_of_charges(bill.charges)), silo)
+        if ledger := run.ledger(silo):
+            spent.setdefault(segments_of(parts_of_charges(ledger.charges)), silo)
     if not spent:
         return unknown("sum.accountants", run.subject, statement, "no ledger was given")
     by_epsilon = sorted(spent, key=lambda parts: epsilon_of(parts, delta=delta), reverse=True)
@@ -199,8 +199,10 @@ def _checked(parts: tuple[Segment, ...], delta: float) -> CrossChecks:
 
 def _misquoted(run: Evidence, checks: CrossChecks) -> Iterator[str]:
     """What the summary says of the silo that spent most; interrupted rounds are not in that."""
-    bills = [run.bill(silo) for silo in run.silos]
-    whole = all(bill is not None and not any(c.open for c in bill.charges) for bill in bills)
+    ledgers = [run.ledger(silo) for silo in run.silos]
+    whole = all(
+        ledger is not None and not any(c.open for c in ledger.charges) for ledger in ledgers
+    )
     claimed = run.summary.epsilon if run.summary else None
     quoted = claimed.cross_checks if claimed else None
     if not whole or quoted is None:
@@ -227,19 +229,19 @@ def _target(run: Evidence, target: float) -> Claim:
     notes: list[str] = []
     missing = False
     for silo in run.silos:
-        bill = run.bill(silo)
-        if bill is None:
+        ledger = run.ledger(silo)
+        if ledger is None:
             missing = True
             continue
-        ended = [charge for charge in bill.charges if not charge.open]
+        ended = [charge for charge in ledger.charges if not charge.open]
         training = {charge.reserve.sequence for charge in ended if charge.use == "training"}
         entries = [
             entry
-            for entry in bill.account.entries
+            for entry in ledger.account.entries
             if entry.sequence in training or entry.reservation in training
         ]
         faults += exceeded(entries, [limit])
-        whole = epsilon_of(parts_of_charges(bill.charges), delta=limit.delta)
+        whole = epsilon_of(parts_of_charges(ledger.charges), delta=limit.delta)
         if whole > target * (1 + ROUNDING):
             notes.append(f"{silo}: with evaluations and interrupted rounds epsilon {whole:.4f}")
     statement = f"Training alone stayed within the target of epsilon {target:g} at every moment."

@@ -27,8 +27,8 @@ _SIMULATED = "simulation"
 
 
 @dataclass(frozen=True)
-class LedgerCharge:
-    """What a silo's ledger charges for one run."""
+class JobLedger:
+    """A silo's ledger as far as one run is concerned: what it charges for the run's job."""
 
     account: Account
     dataset: str
@@ -70,7 +70,7 @@ class Evidence:
     """By silo, what a simulation's host knows: records, sampling rate, steps, noise multiplier."""
     policy: Policy | None = None
     job: str | None = None
-    bills: Mapping[str, LedgerCharge] | None = None
+    ledgers: Mapping[str, JobLedger] | None = None
     fault: str | None = None
 
     @property
@@ -93,9 +93,9 @@ class Evidence:
             found |= dict.fromkeys(sorted(line.silos))
         return tuple(found)
 
-    def bill(self, silo: str) -> LedgerCharge | None:
-        """What the silo's ledger charges for this run; None where no sound ledger is known."""
-        return (self.bills or {}).get(silo)
+    def ledger(self, silo: str) -> JobLedger | None:
+        """The silo's ledger, for this run's job; None where no sound ledger is known."""
+        return (self.ledgers or {}).get(silo)
 
 
 def run_folders(path: Path) -> list[Path]:
@@ -156,25 +156,25 @@ def read_run(
         policy.for_everyone() if policy else None,
         job,
     )
-    bills = {silo: _bill(silo, found, others, own) for silo in found.silos}
-    known = {silo: bill for silo, bill in bills.items() if bill is not None}
-    return replace(found, bills=known)
+    by_silo = {silo: _job_ledger(silo, found, others, own) for silo in found.silos}
+    known = {silo: ledger for silo, ledger in by_silo.items() if ledger is not None}
+    return replace(found, ledgers=known)
 
 
-def _bill(
+def _job_ledger(
     silo: str, run: Evidence, others: Sequence[Account], own: Account | None
-) -> LedgerCharge | None:
+) -> JobLedger | None:
     """In the run's own ledger a data set is named as its silo, and the job is a simulation's."""
     if own is not None:
-        return LedgerCharge(own, silo, _SIMULATED) if own.sound else None
+        return JobLedger(own, silo, _SIMULATED) if own.sound else None
     for account in others:
         if not account.sound or (account.silo or silo) != silo:
             continue
         for dataset, job in _jobs(account, silo):
             if run.job in (None, job):
-                return LedgerCharge(account, dataset, job)
+                return JobLedger(account, dataset, job)
         if account.silo == silo or silo in account.history.datasets:
-            return LedgerCharge(account, silo, run.job or _SIMULATED)
+            return JobLedger(account, silo, run.job or _SIMULATED)
     return None
 
 

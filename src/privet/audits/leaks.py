@@ -114,8 +114,8 @@ def _of_evaluation(
     record, _, name = field.partition(".")
     if record == "metrics":
         how = ways.get((silo, name), set())
-        told = " or ".join(sorted(how)) or _UNKNOWN
-        return ("noised, in epsilon", True) if how == {"noised"} else (told, False)
+        text = " or ".join(sorted(how)) or _UNKNOWN
+        return ("noised, in epsilon", True) if how == {"noised"} else (text, False)
     if record == "released":
         return "how the metric left", True
     return _EVALUATION.get(field, (_UNKNOWN, False))

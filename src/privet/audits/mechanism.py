@@ -359,10 +359,10 @@ def claims(run: Evidence) -> Iterator[Claim]:
 
 def _uncharged(run: Evidence, seen: Sequence[CanaryObservation]) -> Iterator[str]:
     for each in seen:
-        bill = run.bill(each.silo)
-        if bill is None:
+        ledger = run.ledger(each.silo)
+        if ledger is None:
             continue
-        charged = parts_of_charges(bill.of("training", each.round))
+        charged = parts_of_charges(ledger.of("training", each.round))
         ran = (each.plan.noise_multiplier, each.plan.sampling_rate, len(each.gradients))
         if ran not in [(part.noise_multiplier, part.sampling_rate, part.steps) for part in charged]:
             yield (

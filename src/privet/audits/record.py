@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from privet.audits.claims import Claim, judged, unknown
-from privet.audits.evidence import Evidence, LedgerCharge
+from privet.audits.evidence import Evidence, JobLedger
 from privet.privacy.ledger import Charge
 from privet.privacy.ledger.history import CLOCK_TOLERANCE, moment
 from privet.record.history import RoundRecord
@@ -43,16 +43,16 @@ def by_ledgers(
     run: Evidence,
     id_: str,
     statement: str,
-    check: Callable[[Evidence, str, LedgerCharge], Findings],
+    check: Callable[[Evidence, str, JobLedger], Findings],
 ) -> Claim:
     """The claim that `check` finds no fault at any silo; unknown where a ledger is missing."""
     faults: list[str] = []
     notes: list[str] = []
     for silo in run.silos:
-        bill = run.bill(silo)
-        for is_fault, text in check(run, silo, bill) if bill else ():
+        ledger = run.ledger(silo)
+        for is_fault, text in check(run, silo, ledger) if ledger else ():
             (faults if is_fault else notes).append(text)
-    missing = [silo for silo in run.silos if run.bill(silo) is None]
+    missing = [silo for silo in run.silos if run.ledger(silo) is None]
     if missing and not faults:
         why = f"no ledger that can be relied on was given for {', '.join(missing[:5])}"
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
@@ -60,26 +60,26 @@ def by_ledgers(
     return judged(id_, run.subject, statement, faults=faults, notes=notes)
 
 
-def told(line: RoundRecord, silo: str, use: str) -> bool:
+def used_records(line: RoundRecord, silo: str, use: str) -> bool:
     """Whether the history says that the silo used its records in this round, at a cost."""
     if use == "training":
         return silo in line.participants or silo in (line.events or {})
     return line.evaluation is not None and silo in line.evaluation.events
 
 
-def complete(run: Evidence, silo: str, bill: LedgerCharge) -> Findings:
+def complete(run: Evidence, silo: str, ledger: JobLedger) -> Findings:
     """In both directions, round by round."""
     for line in run.lines:
         for use in ("training", "evaluation"):
-            if told(line, silo, use) and not bill.of(use, line.round):
+            if used_records(line, silo, use) and not ledger.of(use, line.round):
                 yield (
                     True,
                     f"{silo}, round {line.round}: took part in {use}, and has no entry of it",
                 )
-    for charge in bill.charges:
+    for charge in ledger.charges:
         yield from _of_charge(run, silo, charge)
     for line in run.lines:
-        found = len(bill.of("training", line.round))
+        found = len(ledger.of("training", line.round))
         if found > 1:
             yield False, f"{silo}, round {line.round}: charged {found} times, it was run again"
 
@@ -90,7 +90,7 @@ def _of_charge(run: Evidence, silo: str, charge: Charge) -> Findings:
     line = _line(run, charge)
     if charge.open:
         yield False, f"{place} was reserved and never committed: interrupted, charged in full"
-    elif line is not None and told(line, silo, use):
+    elif line is not None and used_records(line, silo, use):
         return
     elif line is None and run.summary is None and number >= len(run.lines):
         yield False, f"{place} is of a round that the run was interrupted in"
@@ -107,10 +107,10 @@ def _lost(line: RoundRecord, silo: str, use: str) -> bool:
     return any(failure.silo == silo for failure in failures)
 
 
-def times(run: Evidence, silo: str, bill: LedgerCharge) -> Findings:
+def times(run: Evidence, silo: str, ledger: JobLedger) -> Findings:
     """Entries in the order of rounds, and reservations that end within their round."""
     before: Charge | None = None
-    for charge in bill.charges:
+    for charge in ledger.charges:
         number = charge.reserve.round or 0
         place = f"{silo}, round {number}: entry {charge.reserve.sequence}"
         if before is not None and number < (before.reserve.round or 0):
@@ -118,9 +118,9 @@ def times(run: Evidence, silo: str, bill: LedgerCharge) -> Findings:
         elif before is not None and _apart(before, charge) > _longest(run, before, charge):
             yield False, f"{place} comes late: the run was interrupted, or a clock jumped"
         before = charge
-        end = bill.ends.get(charge.reserve.sequence)
+        end = ledger.ends.get(charge.reserve.sequence)
         line = _line(run, charge)
-        if end is None or line is None or not told(line, silo, charge.use):
+        if end is None or line is None or not used_records(line, silo, charge.use):
             continue
         took = moment(end) - moment(charge.reserve.time)
         if not -CLOCK_TOLERANCE <= took <= _longest(run, charge, charge):
@@ -153,20 +153,20 @@ def _of_summary(run: Evidence) -> Claim:
         last = run.lines[-1].round if run.lines else 0
         why = f"there is no summary: the run was interrupted after round {last}"
         return unknown("record.summary", run.subject, statement, why)
-    told = run.summary.model_dump()
+    claimed = run.summary.model_dump()
     faults = [
         f"{key}: it does not follow from the history"
         for key, expected in _expected(run, run.summary).items()
-        if not _same(told[key], expected)
+        if not _same(claimed[key], expected)
     ]
     faults += _epsilon_faults(run, run.summary.epsilon)
     return judged("record.summary", run.subject, statement, faults=faults)
 
 
-def _expected(run: Evidence, told: RunSummary) -> dict[str, Any]:
+def _expected(run: Evidence, summary: RunSummary) -> dict[str, Any]:
     """What a summary takes over from settings and history."""
     last, settings = run.lines[-1], run.settings
-    reason = told.stopped.reason if told.stopped else ""
+    reason = summary.stopped.reason if summary.stopped else ""
     return {
         "task": settings.task,
         "rounds": settings.rounds,

@@ -43,13 +43,13 @@ _MOST_EXACT = 3
 def sums_of_runs(runs: Sequence[Evidence], delta: float) -> Iterator[Sum]:
     """What each silo's ledger charges for each run; `delta` is for runs that claim at none."""
     for run in runs:
-        for silo, bill in (run.bills or {}).items():
+        for silo, ledger in (run.ledgers or {}).items():
             yield _sum(
                 run.subject,
                 silo,
-                bill.account.subject,
-                bill.job,
-                bill.charges,
+                ledger.account.subject,
+                ledger.job,
+                ledger.charges,
                 delta=run.delta or delta,
             )
 
@@ -88,10 +88,10 @@ def _sum(
 
 def persons_of(runs: Sequence[Evidence], delta: float) -> Iterator[Persons]:
     """Of runs with differential privacy: without, one record alone has no bound."""
-    private = [run for run in runs if run.delta is not None and run.bills]
+    private = [run for run in runs if run.delta is not None and run.ledgers]
     for run in private:
         at = run.delta or delta
-        spent = {silo: parts_of_charges(b.charges) for silo, b in (run.bills or {}).items()}
+        spent = {silo: parts_of_charges(b.charges) for silo, b in (run.ledgers or {}).items()}
         most = max(spent, key=lambda silo: epsilon_of(spent[silo], delta=at))
         exact = len(private) <= _MOST_EXACT
         yield Persons(

@@ -30,7 +30,7 @@ from privet.audits.deep.training import (
     train_many,
     worst_case,
 )
-from privet.audits.evidence import Evidence, LedgerCharge
+from privet.audits.evidence import Evidence, JobLedger
 from privet.client.silo import LocalData, load_local_data
 from privet.errors import DataError, PrivacyError, PrivetError
 from privet.experiment import Experiment
@@ -61,12 +61,12 @@ def case_of(run: Evidence, silo: str) -> Case:
     """`silo`'s part in the run; a PrivetError says why there is no training it again."""
     if run.plans is None:
         raise DataError("the run is no simulation: its records are with the silos")
-    experiment, bill = run.settings, run.bill(silo)
-    if bill is None:
+    experiment, ledger = run.settings, run.ledger(silo)
+    if ledger is None:
         raise DataError(f"no sound ledger of {silo} is there to say what ran")
     data = load_local_data(experiment, data_dir=data_folder(None), run_id=0, divided=True)
     records = _records(data, silo, run.plans.get(silo, {}))
-    rounds = tuple(_rounds(experiment, bill, run, records))
+    rounds = tuple(_rounds(experiment, ledger, run, records))
     if not rounds:
         raise DataError(f"{silo} took part in no round")
     try:
@@ -97,13 +97,13 @@ def _records(data: LocalData, silo: str, plan: Mapping[str, Any]) -> Examples:
 
 
 def _rounds(
-    experiment: Experiment, bill: LedgerCharge, run: Evidence, records: Examples
+    experiment: Experiment, ledger: JobLedger, run: Evidence, records: Examples
 ) -> list[TrainingRound]:
     """The rounds that the ledger charges, each with its mechanism as charged."""
     assert experiment.privacy is not None
     found = []
     for line in run.lines:
-        parts = [part for charge in bill.of("training", line.round) for part in charge.parts]
+        parts = [part for charge in ledger.of("training", line.round) for part in charge.parts]
         for part in parts[-1:]:  # of a round that was run again, the last
             plan = DpSgd(
                 noise_multiplier=part.noise_multiplier,
