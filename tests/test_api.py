@@ -12,6 +12,7 @@ import pytest
 
 from privet import Experiment, PrivetError, audit, report, simulate, sweep
 from privet.commands.cli import main
+from privet.record.history import RoundRecord
 
 TINY = Experiment.from_mapping(
     {
@@ -73,13 +74,14 @@ def test_a_run_from_python_leaves_what_the_command_leaves(run: Path, tmp_path: P
     assert names == {path.name for path in folder.iterdir()}
     assert "report.html" in names
     assert names > OF_LEDGER
+    assert "ledger.sqlite-wal" not in names  # one file again, after the page was drawn from it
     for name in names - OF_LEDGER:
         assert without_times(run / name) == without_times(folder / name), name
 
 
 def test_a_run_that_is_interrupted_leaves_a_page_of_the_rounds_so_far(tmp_path: Path) -> None:
-    def stop(entry: Mapping[str, Any]) -> None:
-        if entry["round"] == 1:
+    def stop(entry: RoundRecord) -> None:
+        if entry.round == 1:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
