@@ -5,5 +5,4 @@ plan          the cells: grid, seeds, baselines; `dealing` makes tasks of single
 selection     private tuning: random settings, and what releasing the best of them costs
 run, cells    from the plan to results; a cell in its folder, by one of several processes
 results, store, statistics    what a sweep is, its folder, what its cells show
-progress      what a person sees meanwhile
 """
