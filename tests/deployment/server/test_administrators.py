@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import math
+import threading
 from typing import Any
 
 import httpx
@@ -108,6 +109,27 @@ def test_a_run_that_diverged_can_be_followed(project: GateProject, server: LiveS
     assert entry.loss is not None
     assert entry.epsilon is not None
     assert (math.isnan(entry.loss), entry.epsilon.max) == (True, math.inf)
+
+
+def test_who_waits_for_a_round_has_only_what_is_new_read(
+    project: GateProject, server: LiveServer
+) -> None:
+    with project.http("ana") as ana:
+        name = ana.post(f"{OWN}jobs", content=odd_order(project, job="e" * 12)).json()["id"]
+    job = server.store.get(name)
+    run, lines = RunFolder(job.run), [f"{a_round(number).line()}\n" for number in range(201)]
+    run.path.mkdir()
+    (run.path / "history.jsonl").write_text("".join(lines[:200]))
+    late = threading.Timer(0.5, run.append, [a_round(200)])  # ten looks later
+    with AdminClient(project.admin_kit()) as client:
+        client.history(name, start=0)
+        late.start()
+        before = job.history.bytes_read
+        entries, told = client.history(name, start=200)
+    assert entries == [a_round(200)]
+    assert told["round"] == 200
+    # The last line that was known, the new one to find its end, and the new one to send it.
+    assert job.history.bytes_read - before == len(lines[199]) + 2 * len(lines[200])
 
 
 def _job(text: str) -> str:
