@@ -17,6 +17,7 @@ import pytest
 from privet import Execution, Experiment
 from privet.commands.cli import main
 from privet.privacy.ledger import History, read_history, verify
+from privet.record.folder import RunFolder
 from privet.record.history import RoundRecord
 from privet.simulations.run import simulate
 from rounds_written import history
@@ -141,7 +142,7 @@ def test_a_killed_run_leaves_a_ledger_that_goes_on_to_the_same_model(tmp_path: P
         "--out", str(folder), "--quiet",
     ]  # fmt: skip
     process = subprocess.Popen(command)
-    while len(history(folder)) < 4:
+    while len(RunFolder(folder).rounds()) < 4:
         assert process.poll() is None
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)

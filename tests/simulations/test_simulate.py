@@ -107,7 +107,7 @@ def test_the_summary_keeps_its_contract(reference: Path) -> None:
         "evaluation", "stopped", "encryption", "seconds", "client_updates",
         "client_updates_per_second",
     }  # fmt: skip
-    assert summary["schema"] == 1
+    assert summary["schema"] == 2
     assert set(summary["epsilon"]) == {
         "unit", "max", "per_silo", "delta", "accountant", "cross_checks",
     }  # fmt: skip

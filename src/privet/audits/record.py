@@ -12,7 +12,7 @@ from privet.audits.evidence import Evidence, JobLedger
 from privet.privacy.ledger import Charge
 from privet.privacy.ledger.history import CLOCK_TOLERANCE, moment
 from privet.record.history import RoundRecord
-from privet.record.summary import ClaimedEpsilon, RunSummary
+from privet.record.summary import ClaimedEpsilon, RunSummary, last_evaluation
 
 _ROUNDING = 1e-9
 
@@ -166,6 +166,7 @@ def _of_summary(run: Evidence) -> Claim:
 def _expected(run: Evidence, summary: RunSummary) -> dict[str, Any]:
     """What a summary takes over from settings and history."""
     last, settings = run.lines[-1], run.settings
+    evaluation = last_evaluation(run.lines)
     reason = summary.stopped.reason if summary.stopped else ""
     return {
         "task": settings.task,
@@ -174,20 +175,12 @@ def _expected(run: Evidence, summary: RunSummary) -> dict[str, Any]:
         "accuracy": last.accuracy,
         "loss": last.loss,
         "metrics": last.metrics,
-        "evaluation": _evaluation(run),
+        "evaluation": evaluation.model_dump() if evaluation else None,
         "stopped": {"round": last.round, "reason": reason}
         if last.round < settings.rounds
         else None,
         "client_updates": sum(len(line.participants) for line in run.lines),
     }
-
-
-def _evaluation(run: Evidence) -> dict[str, Any] | None:
-    measured = [(line.round, line.evaluation) for line in run.lines if line.evaluation]
-    if not measured:
-        return None
-    number, found = measured[-1]
-    return {"round": number, **found.model_dump(include={"metrics", "per_silo", "released"})}
 
 
 def _epsilon_faults(run: Evidence, claimed: ClaimedEpsilon | None) -> Iterator[str]:

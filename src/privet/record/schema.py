@@ -74,7 +74,6 @@ def _cleaned(text: str) -> str:
 
 
 _Mend = Callable[[Any], Any]
-_UNKNOWN = "unknown"
 
 
 def _unfit(value: object) -> Any:
@@ -138,7 +137,7 @@ def _mender(kind: Any) -> tuple[_Mend, Callable[[], Any]]:
 
 
 _PLAIN: Mapping[Any, tuple[_Mend, Callable[[], Any]]] = {
-    str: (clean, lambda: _UNKNOWN),
+    str: (clean, lambda: "unknown"),
     float: (_number, lambda: float("nan")),
     int: (_count, int),
     bool: (lambda value: value is True, bool),

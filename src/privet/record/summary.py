@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pydantic import NonNegativeInt
@@ -104,6 +104,16 @@ class RunSummary(Recorded):
     def plain(self) -> dict[str, object]:
         """As it is written."""
         return {"schema": SCHEMA, **self.model_dump()}
+
+
+def last_evaluation(rounds: Sequence[RoundRecord]) -> LastEvaluation | None:
+    """What a summary takes over of the last evaluation; None without one."""
+    measured = [(entry.round, entry.evaluation) for entry in rounds if entry.evaluation]
+    if not measured:
+        return None
+    number, found = measured[-1]
+    kept = found.model_dump(include={"metrics", "per_silo", "released"})
+    return LastEvaluation(round=number, **kept)
 
 
 def seconds_in(part: str, rounds: Iterable[RoundRecord]) -> float | None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from privet.experiment import Experiment
-from privet.record.history import RoundRecord
 from privet.record.summary import (
     ClaimedEpsilon,
     CrossCheckFigures,
     EarlyEnd,
-    LastEvaluation,
     RunSummary,
     SpentSeconds,
+    last_evaluation,
     seconds_in,
 )
 from privet.server.accounts import Accounts
@@ -33,7 +30,7 @@ def summarise(experiment: Experiment, outcome: RunOutcome, *, seconds: float) ->
         accuracy=last.accuracy,
         loss=last.loss,
         metrics=last.metrics,
-        evaluation=_evaluation(outcome.rounds),
+        evaluation=last_evaluation(outcome.rounds),
         stopped=EarlyEnd(round=last.round, reason=outcome.stopped) if outcome.stopped else None,
         epsilon=_epsilon(outcome.accounts, outcome.silos),
         encryption=outcome.encryption,
@@ -46,18 +43,6 @@ def summarise(experiment: Experiment, outcome: RunOutcome, *, seconds: float) ->
         client_updates=updates,
         client_updates_per_second=updates / total if total else None,
     )
-
-
-def _evaluation(rounds: Sequence[RoundRecord]) -> LastEvaluation | None:
-    for entry in reversed(rounds):
-        if found := entry.evaluation:
-            return LastEvaluation(
-                round=entry.round,
-                metrics=found.metrics,
-                per_silo=found.per_silo,
-                released=found.released,
-            )
-    return None
 
 
 def _epsilon(accounts: Accounts | None, silos: tuple[str, ...]) -> ClaimedEpsilon | None:
