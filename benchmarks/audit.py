@@ -17,6 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from privet.audits.deep.record import DeepOptions
 from privet.audits.lower_bounds import View, one_run_bound, score
 from privet.audits.mechanism import Conformance, conformance
 from privet.privacy.accounting import noise_multiplier_for
-from privet.privacy.mechanisms import Canaries, DpSgd, SeededNoise
+from privet.privacy.mechanisms import Canaries, DpSgd, ExampleLoss, SeededNoise
 from privet.privacy.mechanisms.batched import OptimizerSettings, Row, chain_of, train_rows
 from privet.privacy.mechanisms.canaries import CANARIES, CanaryObservation, read_observations
 from privet.randomness import numpy_generator, stream
@@ -103,7 +104,12 @@ def block(plan: DpSgd, seed: int, canaries: int) -> list[CanaryObservation]:
     noise = SeededNoise(stream(seed, "noise"))
     weights = np.zeros(4, dtype=np.float32)
     row = Row(weights, inputs, targets, batches, 0.1, plan, noise, canaries=inserted)
-    (outcome,) = train_rows(chain, [row], F.cross_entropy, optimizer=OptimizerSettings())
+    (outcome,) = train_rows(
+        chain,
+        [row],
+        ExampleLoss(F.cross_entropy, summed=partial(F.cross_entropy, reduction="sum")),
+        optimizer=OptimizerSettings(),
+    )
     assert outcome.canaries is not None
     steps = zip(
         np.split(outcome.canaries.sampled, 10),

@@ -78,7 +78,7 @@ class Pictures:
 def ours(silos: Silos, *, private: bool, together: bool) -> Callable[[], None]:
     """privet's own training, of ten clients at a time or of one."""
     from privet import Examples
-    from privet.client.training import LocalPlan, LocalTraining, train
+    from privet.client.training import LocalPlan, LocalTraining, loss_of, train
     from privet.experiment import TrainingSettings
     from privet.privacy.mechanisms import DpSgd, SeededNoise
     from privet.privacy.mechanisms.batched import chain_of
@@ -93,7 +93,7 @@ def ours(silos: Silos, *, private: bool, together: bool) -> Callable[[], None]:
     def work(silo: int) -> LocalTraining:
         return LocalTraining(
             lambda: flat,
-            task,  # type: ignore[arg-type]
+            loss_of(task, TrainingSettings()),  # type: ignore[arg-type]
             Examples(*silos[silo]),
             weights,
             plan=LocalPlan(STEPS, BATCH, plan if private else None),

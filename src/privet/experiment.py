@@ -99,6 +99,9 @@ class TrainingSettings(_Settings):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     schedule: Literal["constant", "cosine"] = "constant"
     """Learning rate over the rounds; `cosine` falls from `lr` to nearly zero."""
+    class_weights: tuple[Positive, ...] | None = None
+    """A factor for the loss of each class's records, declared and not learned from them. It is
+    applied record by record, so that clipping bounds a heavy class like any other."""
 
 
 class StrategySettings(BaseModel):

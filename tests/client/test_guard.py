@@ -13,10 +13,13 @@ import pytest
 from flwr.app import Context, Message, RecordDict
 from torch import nn
 
+from privet import Experiment
 from privet.client.app import app
 from privet.client.guard import code_hash
+from privet.client.silo import open_silo
 from privet.privacy.accounting import decode_event, dp_sgd_event, epsilon
 from privet.privacy.ledger import Ledger, SiloKey, verify
+from privet.privacy.mechanisms.per_example import PrivateOptimizer
 from privet.simulations.grid import assume_identity
 from privet.vectors import FlatModel
 from privet.wire import ENROL, Enrolment, EvaluateReply, EvaluateRequest, TrainReply, TrainRequest
@@ -128,7 +131,7 @@ def test_a_silo_that_dies_in_training_has_spent_the_whole_round(tmp_path: Path) 
     node = holder(tmp_path)
     child = os.fork()
     if child == 0:
-        nn.functional.cross_entropy = lambda *_: os._exit(9)  # type: ignore[assignment]
+        PrivateOptimizer.step = lambda *_: os._exit(9)  # type: ignore[assignment]
         answer("train", node)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
@@ -413,3 +416,18 @@ def test_a_real_silo_says_no_more_than_its_wire_format(tmp_path: Path) -> None:
             "size.num-examples",
         },
     }  # fmt: skip
+
+
+def test_no_job_decides_which_records_a_silo_holds_out(tmp_path: Path) -> None:
+    """Else whoever asks with one seed after the other learns from the counts who is among them."""
+    node = holder(tmp_path)
+
+    def held_out(seed: int, **changes: Any) -> list[list[float]]:
+        settings = {"task": "digits", "seed": seed, "evaluation": {"holdout": 0.5}}
+        context = Context(seed, 2, {**node, **changes}, RecordDict(), {})
+        silo = open_silo(Experiment.from_mapping(settings), context)
+        return silo.held_out().inputs.flatten(1)[:, 20:44].tolist()
+
+    assert held_out(1) == held_out(2)
+    simulated = {"simulated": True, "num-partitions": 10, "partition-id": 0}
+    assert held_out(1, **simulated) != held_out(2, **simulated)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from privet import Examples, Experiment
 from privet.client.training import LocalTraining, plan_round, train
 from privet.experiment import TrainingSettings
-from privet.privacy.mechanisms import DpSgd, SeededNoise, privatise
+from privet.privacy.mechanisms import DpSgd, ExampleLoss, SeededNoise, privatise
 from privet.randomness import numpy_generator, stream
 from privet.vectors import FlatModel
 
@@ -40,7 +40,7 @@ def trained(setup: Experiment, examples: Examples, **arguments: object):
     weights = np.linspace(-1, 1, 8, dtype=np.float32)
     work = LocalTraining(
         lambda: FlatModel(Line().model()),
-        Line(),  # type: ignore[arg-type]
+        ExampleLoss(Line().loss),
         examples,
         weights,
         plan=plan_round(setup, n_records=len(examples)),

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
 from privet.privacy.ledger import Ledger, SiloKey
 
 POLICY = """
@@ -37,7 +40,7 @@ def holder(
     requesters: str = '["*"]',
 ) -> dict[str, Any]:
     """Write the files into `folder`; the node configuration that points at them."""
-    Ledger.create(folder / "ledger.sqlite", SiloKey.create(folder / "silo.key")).close()
+    Ledger.create(folder / "ledger.sqlite", _key(folder / "silo.key")).close()
     text = POLICY.format(
         epsilon="inf" if plain else epsilon,
         plain=str(plain).lower(),
@@ -53,3 +56,12 @@ def holder(
         "dataset": "records",
         "requester": "alice",
     }
+
+
+def _key(path: Path) -> SiloKey:
+    """The same key in every test: which records a silo holds out follows from it."""
+    private = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+    pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path.touch(mode=0o600)
+    path.write_bytes(pem)
+    return SiloKey.load(path)

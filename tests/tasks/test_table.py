@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -130,8 +130,8 @@ def test_each_file_can_be_a_silo_by_pattern_or_by_list(folder: Path) -> None:
     train, test = load(folder, files="w*.csv")
     assert test is not None
     assert test.silo is not None
-    assert sorted(test.silo.tolist()) == [0, 1]
-    assert len(train) == 10
+    assert set(test.silo.tolist()) <= {0, 1}
+    assert len(train) + len(test) == 12
 
 
 def test_a_category_is_the_same_word_in_every_file(folder: Path) -> None:
@@ -154,21 +154,48 @@ def test_parquet_semicolons_and_tabs_read_like_commas(folder: Path) -> None:
         assert torch.equal(everybody(folder, file=name).inputs, expected), name
 
 
-@given(n=st.integers(1, 60), fraction=st.sampled_from([0.1, 0.2, 0.5, 0.9]))
-@settings(max_examples=25)
-def test_a_fraction_of_each_silo_is_kept_for_testing(
-    tmp_path_factory: pytest.TempPathFactory, n: int, fraction: float
+ROW = st.tuples(st.floats(-9, 9, width=32), st.sampled_from("ab"), st.sampled_from([0, 1]))
+
+
+@given(rows=st.lists(ROW, min_size=20, max_size=60), gone=st.integers(0, 19))
+@settings(max_examples=25, deadline=None)
+def test_a_row_more_or_less_moves_no_other_from_training_to_testing(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[float, str, int]], gone: int
 ) -> None:
+    """Epsilon is about one record: it may not decide where others go, or what they are."""
     folder = tmp_path_factory.mktemp("split")
-    sizes = {"a": n, "b": 2 * n, "c": 5}
-    rows = [f"{i},{s},{i % 2}" for s, size in sizes.items() for i in range(size)]
-    (folder / "all.csv").write_text("x,who,ill\n" + "\n".join(rows) + "\n")
-    train, test = load(folder, file="all.csv", silo="who", test_fraction=fraction)
-    again, _ = load(folder, file="all.csv", silo="who", test_fraction=fraction)
-    kept = np.bincount(train.silo, minlength=3)  # type: ignore[arg-type]
-    expected = [size - min(round(size * fraction), size - 1) for size in sizes.values()]
-    assert kept.tolist() == expected
-    assert len(train) + (0 if test is None else len(test)) == sum(sizes.values())
+    declared = {
+        "numeric": ["x"],
+        "categorical": ["kind"],
+        "categories": {"kind": ["a", "b"]},
+        "ranges": {"x": [-9, 9]},
+        "classes": ["0", "1"],
+        "target": "ill",
+        "test_fraction": 0.3,
+    }
+
+    def trained(name: str, kept: list[tuple[float, str, int]]) -> Counter[bytes]:
+        lines = [f"{x!r},{kind},{ill}" for x, kind, ill in kept]
+        (folder / name).write_text("x,kind,ill\n" + "\n".join(lines) + "\n")
+        task = load_task("table", model=None, data_dir=folder, options={"file": name, **declared})
+        found = task.train_data()
+        pairs = zip(found.inputs.numpy(), found.targets.numpy(), strict=True)
+        return Counter(row.tobytes() + target.tobytes() for row, target in pairs)
+
+    whole, without = trained("all.csv", rows), trained("less.csv", rows[:gone] + rows[gone + 1 :])
+    assert not without - whole
+    assert (whole - without).total() <= 1
+
+
+def test_about_a_fraction_of_the_rows_is_kept_for_testing(tmp_path: Path) -> None:
+    """1,000 coins of 0.2: between 150 and 250 heads but for one time in ten thousand."""
+    lines = [f"{i},{'abc'[i % 3]},{i % 2}" for i in range(1000)]
+    (tmp_path / "all.csv").write_text("x,who,ill\n" + "\n".join(lines) + "\n")
+    train, test = load(tmp_path, file="all.csv", silo="who", test_fraction=0.2)
+    assert test is not None
+    assert 150 < len(test) < 250
+    assert len(train) + len(test) == 1000
+    again, _ = load(tmp_path, file="all.csv", silo="who", test_fraction=0.2)
     assert torch.equal(train.inputs, again.inputs)
 
 

@@ -21,11 +21,10 @@ from privet.client.guard import Guard, TrainingPermit, open_guard
 from privet.client.keyring import advert, consent, reveal, share
 from privet.client.sealed import Received, keep, make, offer, receive, take
 from privet.client.silo import Silo, open_silo
-from privet.client.training import LocalTraining, Trained, plan_round, train
+from privet.client.training import LocalTraining, Trained, loss_of, plan_round, train
 from privet.errors import PrivetError
 from privet.experiment import RUN_CONFIG_KEY, Experiment
 from privet.privacy.accounting import encode_event
-from privet.privacy.mechanisms import check_model
 from privet.randomness import numpy_generator
 from privet.strategies import load_strategy
 from privet.vectors import Vector
@@ -58,7 +57,7 @@ def enrol(message: Message, context: Context) -> Message:
     experiment, guard, silo = _open(context)
     with _stage("plan"):
         if experiment.privacy is not None:
-            check_model(silo.model().module, silo.examples.inputs[:2])
+            silo.local.check(loss_of(silo.task, experiment.training))
         plan = plan_round(experiment, n_records=len(silo.examples))
     with _stage("guard"):
         rounds = guard.check(experiment, silo, plan)
@@ -102,6 +101,9 @@ def _train_round(message: Message, context: Context) -> ResumableRound:
     experiment, guard, silo = _open(context)
     request = TrainRequest.from_records(message.content)
     with _stage("plan"):
+        # Whoever sends this need not have asked the silo to enrol. A simulation has looked already.
+        if experiment.privacy is not None and silo.seed is None:
+            silo.local.check(loss_of(silo.task, experiment.training))
         plan = plan_round(
             experiment, n_records=len(silo.examples), noise_floor=request.noise_multiplier
         )
@@ -158,7 +160,7 @@ def _train(
     canaries = canaries_of(silo, context)
     work = LocalTraining(
         silo.model,
-        silo.task,
+        loss_of(silo.task, experiment.training),
         admitted.records(),
         weights,
         plan=admitted.plan,

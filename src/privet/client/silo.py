@@ -20,12 +20,20 @@ from torch import nn
 
 from privet.errors import DataError
 from privet.experiment import Experiment, FederationSettings
-from privet.privacy.ledger import Fingerprint, fingerprint_of
-from privet.privacy.mechanisms import NoiseSource, SeededNoise, SystemNoise
+from privet.privacy.ledger import Fingerprint, SiloKey, fingerprint_of
+from privet.privacy.mechanisms import (
+    ExampleLoss,
+    ExampleType,
+    NoiseSource,
+    SeededNoise,
+    SystemNoise,
+    check_training,
+)
 from privet.randomness import stream
 from privet.tasks import Examples, Task, check_examples, load_task
 from privet.tasks.files import data_folder
 from privet.tasks.partitions import partition
+from privet.tasks.task import occurrences
 from privet.vectors import FlatModel
 
 DEFAULT_SILOS = 10
@@ -64,6 +72,18 @@ class LocalData:
     held_out: tuple[Examples, ...] = ()
     """To evaluate on, a part for each silo; empty without [evaluation]."""
     _fingerprints: dict[int, Fingerprint] = field(default_factory=dict, repr=False)
+    _sound: set[ExampleLoss] = field(default_factory=set, repr=False)
+
+    @property
+    def example_type(self) -> ExampleType:
+        """What the task's examples look like: the same at every silo, and nothing of any record."""
+        return ExampleType.of(self.silos[0].inputs, self.silos[0].targets)
+
+    def check(self, loss: ExampleLoss) -> None:
+        """ModelError unless the model and `loss` can be trained with DP-SGD; looked at once."""
+        if loss not in self._sound:
+            check_training(self.model_cache.model().module, loss, self.example_type)
+            self._sound.add(loss)
 
     def fingerprint(self, index: int) -> Fingerprint:
         """What all records of silo `index` are recognised by; computed once."""
@@ -138,6 +158,7 @@ def open_silo(experiment: Experiment, context: Context) -> Silo:
         data_dir=data_folder(node.get("data-dir")),
         run_id=context.run_id,
         divided=simulated,
+        key=Path(str(node["key"])) if "key" in node and not node.get("simulated") else None,
     )
     index = int(node.get("partition-id", 0))
     if simulated and node["num-partitions"] != len(local.silos):
@@ -154,9 +175,18 @@ def open_silo(experiment: Experiment, context: Context) -> Silo:
 
 
 def load_local_data(
-    experiment: Experiment, *, data_dir: Path | None, run_id: int, divided: bool
+    experiment: Experiment,
+    *,
+    data_dir: Path | None,
+    run_id: int,
+    divided: bool,
+    key: Path | None = None,
 ) -> LocalData:
-    """Load the records and, when `divided`, partition them to silos; cached for a run."""
+    """Load the records and, when `divided`, partition them to silos; cached for a run.
+
+    `key` is the signing key of a real silo. Which of its records are held out follows from it and
+    not from the job: whoever chose the coins could ask, job by job, who is among the records.
+    """
     return _load(
         experiment.task,
         experiment.model,
@@ -164,6 +194,7 @@ def load_local_data(
         experiment.federation if divided else None,
         experiment.evaluation.holdout if experiment.evaluation else 0.0,
         experiment.seed,
+        key,
         data_dir,
         run_id,
     )
@@ -177,14 +208,16 @@ def _load(
     federation: FederationSettings | None,
     holdout: float,
     seed: int,
+    key: Path | None,
     data_dir: Path | None,
     run_id: int,  # noqa: ARG001 - a new run reads its data anew
 ) -> LocalData:
     task = load_task(task_name, model=model, data_dir=data_dir, options=json.loads(options))
     examples = task.train_data()
     check_examples(examples, f"the training data of {task_name}")
+    coins = f"holdout {seed}".encode() if key is None else SiloKey.load(key).derived("held out")
     if federation is None:
-        return _held_apart(task, ("silo",), (examples,), holdout, seed)
+        return _held_apart(task, ("silo",), (examples,), holdout, coins)
     natural = _is_natural(federation, examples)
     parts = partition(
         examples,
@@ -195,21 +228,21 @@ def _load(
         seed=seed,
     )
     names = examples.silo_names if natural else tuple(f"silo-{i}" for i in range(len(parts)))
-    return _held_apart(task, names, _deal(examples, parts), holdout, seed)
+    return _held_apart(task, names, _deal(examples, parts), holdout, coins)
 
 
 def _held_apart(
-    task: Task, names: tuple[str, ...], silos: tuple[Examples, ...], holdout: float, seed: int
+    task: Task, names: tuple[str, ...], silos: tuple[Examples, ...], holdout: float, coins: bytes
 ) -> LocalData:
     """The data, with each silo's records divided into those to train on and those held out.
 
-    A record is held out or not by itself (a hash of its content under the seed), so that one more
-    or one less moves no other: neighbours stay neighbours.
+    A record is held out or not by itself (a hash of its content under the key `coins`), so that one
+    more or one less moves no other: neighbours stay neighbours.
     """
     model_cache = ModelCache(task.model())
     if holdout == 0:
         return LocalData(task, names, silos, model_cache)
-    chosen = [_coins(silo, seed) < holdout for silo in silos]
+    chosen = [_coins(silo, coins) < holdout for silo in silos]
     return LocalData(
         task,
         names,
@@ -219,13 +252,17 @@ def _held_apart(
     )
 
 
-def _coins(examples: Examples, seed: int) -> np.ndarray:
-    """A number in [0, 1) for each record, by its content and the seed alone."""
+def _coins(examples: Examples, key: bytes) -> np.ndarray:
+    """A number in [0, 1) for each record, by its content and the key alone.
+
+    Equal records have coins of their own, by how many of them came before: which of them is which
+    nobody can say.
+    """
     rows = zip(examples.known_by.numpy(), examples.targets.numpy(), strict=True)
-    key = f"holdout {seed}".encode()
+    contents = [b"".join(part.tobytes() for part in row) for row in rows]
     digests = (
-        hashlib.blake2b(b"".join(part.tobytes() for part in row), key=key, digest_size=8).digest()
-        for row in rows
+        hashlib.blake2b(content + b"%d" % before, key=key, digest_size=8).digest()
+        for content, before in zip(contents, occurrences(contents), strict=True)
     )
     return np.frombuffer(b"".join(digests), dtype="<u8") / 2.0**64
 

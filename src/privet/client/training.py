@@ -24,12 +24,14 @@ from privet.privacy.mechanisms import (
     CanaryBlock,
     CanaryTrace,
     DpSgd,
+    ExampleLoss,
     NoiseSource,
     local_steps,
     privatise,
     sampling_rate,
 )
 from privet.tasks import Examples, Task
+from privet.tasks.task import Classification, summed_cross_entropy
 from privet.vectors import FlatModel, Vector
 
 
@@ -103,7 +105,7 @@ class LocalTraining:
 
     model: Callable[[], FlatModel]
     """A model of the task's, as new but for its weights."""
-    task: Task
+    loss: ExampleLoss
     examples: Examples
     weights: Vector
     """To start from, shape (d,)."""
@@ -156,38 +158,48 @@ def train(work: LocalTraining) -> Trained:
     torch.default_generator.manual_seed(work.chance)
     mechanism = work.plan.mechanism
     if mechanism is None and work.training.optimizer == "sgd":
-        losses = _descend(model, _Sgd(model, work), work, work.batches())
+        losses = _descend(model, _Sgd(model, work), work)
         return Trained(flat.vector() - work.weights, work.plan.steps, loss=float(np.mean(losses)))
     optimizer = _optimizer(model, work)
     if mechanism is None:
-        losses = _descend(model, optimizer, work, work.batches())
+        losses = _descend(model, optimizer, work)
         update = flat.vector() - work.weights
         return Trained(update, work.plan.steps, loss=float(np.mean(losses)))
     block = CanaryBlock(work.canaries) if work.canaries else None
     batches = block.apart(work.batches(), len(work.examples)) if block else work.batches()
     with privatise(model, optimizer, plan=mechanism, noise=work.noise(), block=block) as private:
-        _descend(private.model, private.optimizer, work, batches)
+        for inputs, targets in _drawn(work, batches):
+            private.optimizer.zero_grad()
+            private.backward(work.loss, private.model(inputs), targets)
+            private.optimizer.step()
     update = flat.vector() - work.weights
     trace = block.trace if block else None
     return Trained(update, private.ran, nonfinite=private.nonfinite, canaries=trace)
 
 
+def loss_of(task: Task, training: TrainingSettings) -> ExampleLoss:
+    """The task's loss as training takes it, with the experiment's class weights."""
+    known = getattr(type(task), "loss", None) is Classification.loss
+    return ExampleLoss(task.loss, training.class_weights, summed_cross_entropy if known else None)
+
+
 def _descend(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer | _Sgd,
-    work: LocalTraining,
-    batches: Iterable[np.ndarray],
+    model: nn.Module, optimizer: torch.optim.Optimizer | _Sgd, work: LocalTraining
 ) -> list[float]:
     losses = []
-    for batch in batches:
-        indices = torch.from_numpy(batch)
+    for inputs, targets in _drawn(work, work.batches()):
         optimizer.zero_grad()
-        outputs = model(work.examples.inputs[indices])
-        loss = work.task.loss(outputs, work.examples.targets[indices])
+        loss = work.loss(model(inputs), targets)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         losses.append(loss.detach())
     return [float(loss) for loss in losses]
+
+
+def _drawn(work: LocalTraining, batches: Iterable[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
+    for batch in batches:
+        indices = torch.from_numpy(batch)
+        yield work.examples.inputs[indices], work.examples.targets[indices]
 
 
 def _epochs(n_records: int, plan: LocalPlan, rng: np.random.Generator) -> Iterator[np.ndarray]:

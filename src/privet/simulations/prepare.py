@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from privet.client.silo import LocalData, load_local_data
-from privet.client.training import LocalPlan, plan_round
+from privet.client.training import LocalPlan, loss_of, plan_round
 from privet.experiment import Experiment
-from privet.privacy.mechanisms import check_model
+from privet.privacy.mechanisms import ExampleLoss
 from privet.privacy.policy import Policy
 from privet.server.app import check
 from privet.tasks.files import data_folder
@@ -26,6 +26,11 @@ class Prepared:
     run_id: int
     policy: Path | None = None
     requester: str = "simulation"
+
+    @property
+    def loss(self) -> ExampleLoss:
+        """The task's loss as training takes it."""
+        return loss_of(self.place.task, self.experiment.training)
 
     @property
     def warnings(self) -> list[str]:
@@ -69,6 +74,6 @@ def prepare(
     place = load_local_data(experiment, data_dir=data_dir, run_id=run_id, divided=True)
     strategy.check_silos(len(place.silos))
     if experiment.privacy is not None:
-        check_model(place.model_cache.model().module, place.silos[0].inputs[:2])
+        place.check(loss_of(place.task, experiment.training))
     plans = tuple(plan_round(experiment, n_records=len(silo)) for silo in place.silos)
     return Prepared(experiment, place, plans, data_dir, run_id, policy, requester)

@@ -182,7 +182,7 @@ def engine_warnings(prepared: Prepared, engine: Engine) -> list[str]:
     if engine != "vectorised":
         return []
     try:
-        chain_for(prepared.place)
+        chain_for(prepared.place, prepared.loss)
     except NotBatchable as reason:
         return [f"the model does not suit the vectorised engine, silos train one by one: {reason}"]
     return []
@@ -193,7 +193,7 @@ def _together(prepared: Prepared, simulated: SimulatedSilos, engine: Engine) -> 
     if engine == "in-process" or (engine == "auto" and not pays(prepared)):
         return None
     try:
-        chain = chain_for(prepared.place)
+        chain = chain_for(prepared.place, prepared.loss)
     except NotBatchable:
         return None
     begin = partial(simulated_training, experiment=prepared.experiment, simulated=simulated)

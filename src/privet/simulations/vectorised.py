@@ -9,25 +9,29 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 import numpy as np
 import torch
 from flwr.app import Context, Message
+from torch import Tensor
 
 from privet.client.app import ResumableRound, Train
 from privet.client.silo import LocalData
 from privet.client.training import LocalTraining, Trained, train
+from privet.errors import ModelError
+from privet.privacy.mechanisms import ExampleLoss
 from privet.privacy.mechanisms.batched import (
     Chain,
+    NotBatchable,
     OptimizerSettings,
     Row,
     RowResult,
     chain_of,
-    check_loss,
     train_rows,
 )
+from privet.privacy.mechanisms.losses import Loss
 from privet.simulations.grid import Asked
 from privet.simulations.prepare import Prepared
 
@@ -67,15 +71,19 @@ def pays(prepared: Prepared) -> bool:
     return asked >= _FEWEST and weights <= _MOST_WEIGHTS
 
 
-def chain_for(place: LocalData) -> Chain:
-    """The model of the place's task as a chain; NotTogether, with the reason, when it is none."""
-    rows = [silo.take(np.linspace(0, len(silo) - 1, 4, dtype=np.int64)) for silo in place.silos[:8]]
-    inputs = torch.cat([each.inputs for each in rows])
+def chain_for(place: LocalData, loss: ExampleLoss) -> Chain:
+    """The model of the place's task as a chain; NotBatchable, with the reason, when it is none, or
+    when a batch's loss is not the mean of its examples' own."""
+    like = place.example_type
+    inputs = next(like.made_up())
     model = place.model_cache.model().module
     chain = chain_of(model, inputs)
     with torch.no_grad():
         outputs = model(inputs)
-    check_loss(place.task.loss, outputs, torch.cat([each.targets for each in rows]))
+    try:
+        loss.check(outputs, like)
+    except ModelError as error:
+        raise NotBatchable(str(error)) from error
     return chain
 
 
@@ -99,9 +107,14 @@ def _warn_once(warning: str) -> None:
 def _train_together(chain: Chain, works: Sequence[LocalTraining]) -> list[RowResult]:
     training = works[0].training
     optimizer = OptimizerSettings(training.optimizer, training.momentum, training.weight_decay)
-    return train_rows(
-        chain, [_row(work) for work in works], works[0].task.loss, optimizer=optimizer
-    )
+    loss = works[0].loss
+    if works[0].plan.mechanism is None:  # nobody is clipped, and `chain_for` saw that it is a mean
+        loss = replace(loss, summed=loss.summed or partial(_sum, loss.loss))
+    return train_rows(chain, [_row(work) for work in works], loss, optimizer=optimizer)
+
+
+def _sum(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
+    return loss(outputs, targets) * len(outputs)
 
 
 def _row(work: LocalTraining) -> Row:

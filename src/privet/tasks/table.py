@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -12,10 +13,9 @@ import torch
 from torch import nn
 
 from privet.errors import DataError
-from privet.randomness import numpy_generator, stream
 from privet.tasks.columns import Frame, Standardiser, in_order, read_frame, scale_of
 from privet.tasks.table_layout import Layout, Rows, TableOptions
-from privet.tasks.task import Classification, Examples, linear, mlp, named_model
+from privet.tasks.task import Classification, Examples, linear, mlp, named_model, occurrences
 
 _HIDDEN = 32
 _MODELS = {
@@ -44,7 +44,7 @@ class Table(Classification):
       "refuse" is an error. A row without target is left out by "drop" and an error otherwise.
     - Infinite numbers, text among numbers and values outside `categories` are errors.
 
-    Test rows: `test_file`, or `test_fraction` of each silo's rows, always the same ones.
+    Test rows: `test_file`, or about `test_fraction` of the rows, each by its own content.
     Inputs (n, width) float32. Models: linear (default), mlp.
 
     Raises ExperimentError for settings, DataError (file, column, row count) for what files hold.
@@ -167,11 +167,22 @@ class Table(Classification):
 
 
 def _split(rows: Rows, fraction: float) -> tuple[Rows, Rows]:
-    """Keep `fraction` of each silo's rows for testing; a silo's split depends on its rows alone."""
-    test = np.zeros(len(rows), dtype=bool)
-    for name in dict.fromkeys(rows.silo):
-        own = np.flatnonzero(rows.silo == name)
-        count = min(round(len(own) * fraction), len(own) - 1)
-        shuffled = numpy_generator(stream(0, "test rows", str(name))).permutation(own)
-        test[shuffled[:count]] = True
+    """Keep about `fraction` of the rows for testing, each by a coin of its own content.
+
+    A row more or less then moves no other from one part to the other, which epsilon is about.
+    """
+    contents = [_content(rows, place) for place in range(len(rows))]
+    pairs = zip(contents, occurrences(contents), strict=True)
+    test = np.array([_coin(content, before) < fraction for content, before in pairs], dtype=bool)
     return rows.at(~test), rows.at(test)
+
+
+def _content(rows: Rows, place: int) -> bytes:
+    texts = repr((*rows.labels[place], rows.silo[place])).encode()
+    return bytes(rows.numbers[place].tobytes() + rows.targets[place].tobytes() + texts)
+
+
+def _coin(content: bytes, before: int) -> float:
+    """Equal rows have coins of their own, by how many of them came before."""
+    digest = hashlib.blake2b(content + b"%d" % before, key=b"test rows", digest_size=8).digest()
+    return int.from_bytes(digest) / 2.0**64

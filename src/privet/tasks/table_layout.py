@@ -44,7 +44,7 @@ class TableOptions(BaseModel):
     silo: str | None = None
     """A column of `file` that says whose each row is."""
     test_file: str | None = None
-    """Rows to test on; without it `test_fraction` of each silo's rows are kept for testing."""
+    """Rows to test on; without it about `test_fraction` of the rows are kept for testing."""
     test_fraction: float = Field(default=0.2, ge=0, lt=1)
     numeric: list[str] | None = None
     """Columns to use as numbers. With `numeric` or `categorical` no other column is used."""

@@ -20,7 +20,8 @@ weights come from torch's global generator.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -210,6 +211,25 @@ def _normalised(convolution: nn.Conv2d) -> list[nn.Module]:
     """A convolution, GroupNorm in four groups, ReLU, and overlapping 2x2 maxima."""
     norm = nn.GroupNorm(4, convolution.out_channels)
     return [convolution, norm, nn.ReLU(), nn.MaxPool2d(2, stride=1)]
+
+
+def occurrences(contents: Iterable[Hashable]) -> list[int]:
+    """For each of some contents how many equal ones came before it.
+
+    >>> occurrences(["a", "b", "a", "a"])
+    [0, 0, 1, 2]
+    """
+    seen: Counter[Hashable] = Counter()
+    found = []
+    for content in contents:
+        found.append(seen[content])
+        seen[content] += 1
+    return found
+
+
+def summed_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """`Classification.loss` as the sum over the batch."""
+    return F.cross_entropy(outputs, targets, reduction="sum")
 
 
 class Classification:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from audits.mechanism.planted import planted
 from privet.audits.lower_bounds import one_run_bound, score
 from privet.privacy.accounting import noise_multiplier_for
-from privet.privacy.mechanisms import Canaries, DpSgd, SeededNoise
+from privet.privacy.mechanisms import Canaries, DpSgd, ExampleLoss, SeededNoise
 from privet.privacy.mechanisms.batched import OptimizerSettings, Row, chain_of, train_rows
 from privet.privacy.mechanisms.canaries import CanaryObservation
 from privet.randomness import numpy_generator, stream
@@ -42,7 +42,7 @@ def audits(epsilon: float, count: int) -> list[CanaryObservation]:
         rows.append(Row(weights, inputs, targets, batches, 0.1, plan, noise, canaries=inserted))
         drawn.append(inserted)
     chain = chain_of(nn.Linear(3, 2), inputs)
-    outcomes = train_rows(chain, rows, F.cross_entropy, optimizer=OptimizerSettings())
+    outcomes = train_rows(chain, rows, ExampleLoss(F.cross_entropy), optimizer=OptimizerSettings())
     traces = [outcome.canaries for outcome in outcomes]
     return [
         CanaryObservation("silo", 1, plan, canaries.inserted, trace.sampled, trace.gradients)

@@ -17,7 +17,7 @@ from privet.client.training import LocalPlan, LocalTraining, Trained, train
 from privet.commands.cli import main
 from privet.errors import PrivacyError
 from privet.experiment import TrainingSettings
-from privet.privacy.mechanisms import Canaries, DpSgd, SeededNoise
+from privet.privacy.mechanisms import Canaries, DpSgd, ExampleLoss, SeededNoise
 from privet.privacy.mechanisms.batched import OptimizerSettings, Row, chain_of, train_rows
 from privet.privacy.mechanisms.canaries import CANARIES, read_observations
 from privet.randomness import numpy_generator, stream
@@ -71,7 +71,7 @@ def work(
     }
     return LocalTraining(
         model=lambda: FlatModel(nn.Linear(FEATURES, CLASSES)),
-        task=Line(),  # type: ignore[arg-type]
+        loss=ExampleLoss(Line().loss),
         weights=WEIGHTS,
         lr=0.3,
         noise=lambda: SeededNoise(stream(1, "noise", silo)),
@@ -157,7 +157,7 @@ def test_rows_with_differently_many_coordinates_do_not_train_together() -> None:
         train_rows(
             chain,
             [row, replace(row, canaries=None)],
-            F.cross_entropy,
+            ExampleLoss(F.cross_entropy),
             optimizer=OptimizerSettings(),
         )
 

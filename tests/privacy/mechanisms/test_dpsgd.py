@@ -488,7 +488,7 @@ def test_a_buffer_that_training_changed_is_refused_at_the_end():
 
     model = build(Counts)
     with (
-        pytest.raises(ModelError, match="buffer 'mean' changed"),
+        pytest.raises(ModelError, match="'mean' changes when the model runs"),
         privatise(model, sgd(model), plan=plan(), noise=seeded()) as private,
     ):
         one_pass(private, INPUTS, TARGETS)

@@ -32,6 +32,7 @@ from privet.audits.deep.training import (
 )
 from privet.audits.evidence import Evidence, JobLedger
 from privet.client.silo import LocalData, load_local_data
+from privet.client.training import loss_of
 from privet.errors import DataError, PrivacyError, PrivetError
 from privet.experiment import Experiment
 from privet.privacy.accounting.events import Segment
@@ -69,8 +70,9 @@ def case_of(run: Evidence, silo: str) -> Case:
     rounds = tuple(_rounds(experiment, ledger, run, records))
     if not rounds:
         raise DataError(f"{silo} took part in no round")
+    loss = loss_of(data.task, experiment.training)
     try:
-        chain = chain_for(data)
+        chain = chain_for(data, loss)
     except NotBatchable as reason:
         raise DataError(f"such models cannot be trained many at once: {reason}") from None
     flat = FlatModel(initial_model(data.task, experiment))
@@ -79,13 +81,13 @@ def case_of(run: Evidence, silo: str) -> Case:
     training = experiment.training
     return Case(
         chain,
-        data.task.loss,
+        loss,
         OptimizerSettings(training.optimizer, training.momentum, training.weight_decay),
         lambda: _server(experiment),
         flat.vector(),
         records,
         rounds,
-        worst_case(records, targets, flat, data.task.loss, clip=clip),
+        worst_case(records, targets, flat, loss, clip=clip),
     )
 
 

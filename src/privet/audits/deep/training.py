@@ -22,15 +22,13 @@ import torch
 from torch import Tensor
 
 from privet.errors import DataError
-from privet.privacy.mechanisms import DpSgd, SeededNoise
+from privet.privacy.mechanisms import DpSgd, ExampleLoss, SeededNoise
 from privet.privacy.mechanisms.batched import Chain, OptimizerSettings, Row, train_rows
 from privet.privacy.mechanisms.canaries import Floats, Mask
 from privet.randomness import numpy_generator, one_thread, stream
 from privet.strategies.strategy import RoundSkipped, Strategy, Update
 from privet.tasks import Examples
 from privet.vectors import FlatModel, Vector
-
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 OUTLIER_NORM = 3.0
 """The outlier's gradient at the start, in clip norms: clipping then leaves it at the bound, also
@@ -49,7 +47,7 @@ class Canary:
 
 
 def worst_case(
-    records: Examples, targets: Tensor, flat: FlatModel, loss: Loss, *, clip: float
+    records: Examples, targets: Tensor, flat: FlatModel, loss: ExampleLoss, *, clip: float
 ) -> tuple[Canary, ...]:
     """A mislabelled record of the silo's and one that lies where no record does.
 
@@ -71,7 +69,7 @@ def worst_case(
     )
 
 
-def _least_expected(inputs: Tensor, targets: Tensor, flat: FlatModel, loss: Loss) -> Tensor:
+def _least_expected(inputs: Tensor, targets: Tensor, flat: FlatModel, loss: ExampleLoss) -> Tensor:
     """Of `targets` the one with the largest loss on the input, shape (1,)."""
     with torch.no_grad():
         outputs = flat.module(inputs)
@@ -87,7 +85,9 @@ def _axis(inputs: Tensor) -> Tensor:
     return axis.view_as(inputs[:1])
 
 
-def _scaled(inputs: Tensor, targets: Tensor, flat: FlatModel, loss: Loss, least: float) -> Tensor:
+def _scaled(
+    inputs: Tensor, targets: Tensor, flat: FlatModel, loss: ExampleLoss, least: float
+) -> Tensor:
     """The input, doubled until its gradient has at least that norm, or else the largest norm."""
     tried = [inputs * 2.0**power for power in range(_DOUBLINGS)]
     norms = [_norm(each, targets, flat, loss) for each in tried]
@@ -95,7 +95,7 @@ def _scaled(inputs: Tensor, targets: Tensor, flat: FlatModel, loss: Loss, least:
     return tried[next((place for place, norm in enumerate(norms) if norm >= least), largest)]
 
 
-def _norm(inputs: Tensor, targets: Tensor, flat: FlatModel, loss: Loss) -> float:
+def _norm(inputs: Tensor, targets: Tensor, flat: FlatModel, loss: ExampleLoss) -> float:
     parameters = list(flat.module.parameters())
     with torch.enable_grad():
         gradients = torch.autograd.grad(loss(flat.module(inputs), targets), parameters)
@@ -119,7 +119,7 @@ class Case:
     """What is trained: a silo's part in a run, and the canaries that some models get as well."""
 
     chain: Chain
-    loss: Loss
+    loss: ExampleLoss
     descent: OptimizerSettings
     strategy: Callable[[], Strategy]
     start: Vector

@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -67,6 +69,11 @@ class SiloKey:
         if mode & 0o077:
             raise LedgerError(f"{path} has mode {mode:04o}: others may read the key; chmod 600 it")
         return cls(_private_key(pem, path))
+
+    def derived(self, purpose: str) -> bytes:
+        """A secret of 32 bytes for one purpose; it tells nothing of the key or of others (HKDF)."""
+        private = self._private.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())
+        return HKDF(SHA256(), length=32, salt=None, info=purpose.encode()).derive(private)
 
     def sign(self, message: bytes) -> str:
         """The signature of `message`, hexadecimal."""

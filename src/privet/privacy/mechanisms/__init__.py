@@ -2,7 +2,8 @@
 
 from privet.privacy.mechanisms.canaries import Canaries, CanaryBlock, CanaryTrace
 from privet.privacy.mechanisms.dpsgd import PrivateStep, privatise
-from privet.privacy.mechanisms.modules import check_model
+from privet.privacy.mechanisms.examples import ExampleType
+from privet.privacy.mechanisms.losses import ExampleLoss
 from privet.privacy.mechanisms.plan import (
     DpSgd,
     NoiseSource,
@@ -12,18 +13,22 @@ from privet.privacy.mechanisms.plan import (
     local_steps,
     sampling_rate,
 )
+from privet.privacy.mechanisms.soundness import check_model, check_training
 
 __all__ = [
     "Canaries",
     "CanaryBlock",
     "CanaryTrace",
     "DpSgd",
+    "ExampleLoss",
+    "ExampleType",
     "NoiseSource",
     "NoisyShare",
     "PrivateStep",
     "SeededNoise",
     "SystemNoise",
     "check_model",
+    "check_training",
     "local_steps",
     "privatise",
     "sampling_rate",

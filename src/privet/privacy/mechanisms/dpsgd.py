@@ -13,8 +13,9 @@ from torch.optim import Optimizer
 
 from privet.errors import ModelError, PrivacyError
 from privet.privacy.mechanisms.canaries import CanaryBlock
-from privet.privacy.mechanisms.modules import check_model
+from privet.privacy.mechanisms.losses import ExampleLoss
 from privet.privacy.mechanisms.plan import DpSgd, NoiseSource
+from privet.privacy.mechanisms.soundness import STATE_MOVED, changed, check_model, reachable
 
 if TYPE_CHECKING:
     from privet.privacy.mechanisms.per_example import PerExampleModule, PrivateOptimizer
@@ -24,12 +25,18 @@ if TYPE_CHECKING:
 class PrivateStep:
     """What a training loop uses instead of its model and its optimizer.
 
-    for batch in plan.batches(n, rng): zero_grad, loss(model(x), y).backward(), step. The loss is
-    the mean over the batch. Empty batches need no special case.
+    for batch in plan.batches(n, rng): zero_grad, backward(loss, model(x), y), step. Empty batches
+    need no special case.
     """
 
     model: PerExampleModule
     optimizer: PrivateOptimizer
+
+    def backward(self, loss: ExampleLoss, outputs: Tensor, targets: Tensor) -> None:
+        """Gather each example's gradient of its own loss; no other example can weigh on it."""
+        if len(outputs):
+            # Opacus multiplies by the batch's size: it takes a mean of losses for granted.
+            torch.autograd.backward([outputs], [loss.gradients(outputs, targets) / len(outputs)])
 
     @property
     def ran(self) -> int:
@@ -57,15 +64,16 @@ def privatise(
     """Train `model` with DP-SGD as `plan` says while the block lasts.
 
     Guarantee: all that the block does to the parameters is `plan.event(private.ran)`, under
-    add-or-remove adjacency of one record, if batches come from `plan.batches` and the loss of one
-    example depends on no other. Corrections that do not depend on data belong into step-pre-hooks
+    add-or-remove adjacency of one record, if batches come from `plan.batches`, gradients from
+    `PrivateStep.backward`, and the model treats the examples of a batch apart (`check_training`).
+    Corrections that do not depend on data belong into step-pre-hooks
     of `optimizer`: they then act on the noisy gradient. While the block lasts `optimizer` itself
     refuses to step; afterwards model and optimizer are as before, without hooks.
 
     With `block` its canaries take part, those of each batch as `block.apart` says.
 
     Raises ModelError for a model that cannot be trained so (see check_model), an optimizer over
-    other parameters, and, at the end, buffers that training changed; PrivacyError for a model that
+    other parameters, and, at the end, state that training changed; PrivacyError for a model that
     is already private.
     """
     # Imported late: Opacus takes 4 to 5 s of processor time, and not every run is private.
@@ -73,7 +81,7 @@ def privatise(
 
     check_model(model)
     _check_belong_together(model, optimizer)
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    before = reachable(model, trained=False)
     wrapped = PerExampleModule(model)
     with _stepped(optimizer, block):
         private = PrivateOptimizer(optimizer, model=wrapped, plan=plan, noise=noise, block=block)
@@ -86,8 +94,10 @@ def privatise(
             hook.remove()
             wrapped.close()
             optimizer.zero_grad(set_to_none=True)
-    # Only now: check_model without an example cannot see what a forward pass changes.
-    _check_unchanged(model, buffers)
+    # Only now: check_model looks at the layers and sees nothing of what a pass on records changes.
+    after = reachable(model, trained=False)
+    if path := changed(before, {path: after.get(path) for path in before}):
+        raise ModelError(STATE_MOVED.format(path))
 
 
 @contextmanager
@@ -123,12 +133,3 @@ def _check_belong_together(model: nn.Module, optimizer: Optimizer) -> None:
             )
     if len(stepped) != sum(p.requires_grad for p in model.parameters()):
         raise ModelError("the optimizer has parameters that are not the model's: they get no noise")
-
-
-def _check_unchanged(model: nn.Module, before: dict[str, Tensor]) -> None:
-    for name, buffer in model.named_buffers():
-        if not torch.equal(buffer, before[name]):
-            raise ModelError(
-                f"buffer {name!r} changed in training: it holds data without noise; "
-                "make it constant or compute it anew in each pass"
-            )

@@ -76,8 +76,12 @@ class PerExampleModule(GradSampleModule):  # type: ignore[misc]
         for name, parameter in self._module.named_parameters():
             if parameter.requires_grad and parameter not in covered:
                 gradients.append(_dense(name, parameter))
+        padding = _padding_rows(self._module)
         for part in gradients:
             self._check_rows(part)
+            if isinstance(part, DenseGradients) and part.parameter in padding:
+                # torch gives the padding row no gradient, Opacus does.
+                part.values[:, padding[part.parameter]] = 0.0
         return gradients
 
     def forget(self) -> None:
@@ -183,6 +187,16 @@ class PerExampleModule(GradSampleModule):  # type: ignore[misc]
                 f"a layer sees {len(part)} rows for {self.batch} examples: keep the first "
                 "dimension for the examples throughout, or one example would be clipped as many"
             )
+
+
+def _padding_rows(model: nn.Module) -> dict[Tensor, int]:
+    """By the weights of embeddings: the row that stands for padding."""
+    kinds = (nn.Embedding, nn.EmbeddingBag)
+    found: dict[Tensor, int] = {}
+    for layer in model.modules():
+        if isinstance(layer, kinds) and layer.padding_idx is not None:
+            found[layer.weight] = layer.padding_idx
+    return found
 
 
 def _dense(name: str, parameter: nn.Parameter) -> DenseGradients:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
+from privet.privacy.mechanisms import ExampleLoss
 from privet.privacy.mechanisms.batched import NotBatchable, chain_of
-from privet.privacy.mechanisms.batched.chain import check_loss
 
 FLAT = torch.randn(4, 6)
 PICTURES = torch.randn(4, 1, 2, 3)
@@ -91,7 +91,9 @@ def test_outputs_and_gradients_are_the_models_own() -> None:
     chain = chain_of(model, PICTURES)
     targets = torch.tensor([0, 1, 2, 3])
     stacked = [parameter.detach().unsqueeze(0) for parameter in model.parameters()]
-    outputs, layers = chain.run(PICTURES[None], targets[None], stacked, F.cross_entropy)
+    outputs, layers = chain.run(
+        PICTURES[None], targets[None], stacked, ExampleLoss(F.cross_entropy)
+    )
     expected = model(PICTURES.clone())
     torch.testing.assert_close(outputs[0], expected)
     F.cross_entropy(expected, targets).backward()
@@ -102,21 +104,3 @@ def test_outputs_and_gradients_are_the_models_own() -> None:
         seen.layer.add_sums(seen.prepared, seen.backprops / 4, *into)
     for parameter, total in zip(model.parameters(), sums, strict=True):
         torch.testing.assert_close(total[0], parameter.grad)
-
-
-@pytest.mark.parametrize(
-    ("loss", "why"),
-    [
-        (lambda o, t: F.cross_entropy(o, t, reduction="sum"), "no mean"),
-        (lambda o, t: F.cross_entropy(o, t, weight=torch.tensor([1.0, 5.0])), "no mean"),
-        (lambda o, t: F.cross_entropy(o - o.mean(0), t), "no mean"),
-        (lambda o, t: F.cross_entropy(o, t + 2), "its loss fails"),
-    ],
-)
-def test_a_loss_that_couples_examples_is_found(
-    loss: Callable[[Tensor, Tensor], Tensor], why: str
-) -> None:
-    outputs, targets = torch.randn(6, 2), torch.tensor([0, 1, 0, 1, 1, 1])
-    check_loss(F.cross_entropy, outputs, targets)
-    with pytest.raises(NotBatchable, match=why):
-        check_loss(loss, outputs, targets)

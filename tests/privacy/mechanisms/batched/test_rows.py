@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from privet.errors import PrivacyError
-from privet.privacy.mechanisms import DpSgd, SeededNoise, privatise
+from privet.privacy.mechanisms import DpSgd, ExampleLoss, SeededNoise, privatise
 from privet.privacy.mechanisms.batched import (
     OptimizerSettings,
     Row,
@@ -27,6 +27,8 @@ from privet.randomness import numpy_generator, stream
 from privet.vectors import FlatModel, Vector
 
 FEATURES, CLASSES = 6, 3
+
+LOSS = ExampleLoss(F.cross_entropy)
 
 
 def linear() -> nn.Module:
@@ -116,7 +118,7 @@ def compare(name: str, rows: list[Row], descent: OptimizerSettings, *, atol: flo
     together = train_rows(
         chain,
         [replace(row, noise=row.plan and noise_of(silo)) for silo, row in enumerate(rows)],
-        F.cross_entropy,
+        LOSS,
         optimizer=descent,
     )
     for silo, (row, outcome) in enumerate(zip(rows, together, strict=True)):
@@ -239,7 +241,7 @@ def test_each_row_has_its_own_correction_after_the_noise() -> None:
     free = train_rows(
         chain_of(built("mlp"), rows[0].inputs),
         [private_row(weights, 0, 30, plan)],
-        F.cross_entropy,
+        LOSS,
         optimizer=OptimizerSettings(),
     )
     assert abs(free[0].update - alone("mlp", rows[0], OptimizerSettings(), 0).update).max() > 1e-2
@@ -255,7 +257,7 @@ def test_a_gradient_that_is_not_finite_counts_as_zero_in_its_silo_alone(value: f
     chain = chain_of(built("mlp"), rows[0].inputs)
     rows = [private_row(weights, silo, 8, plan) for silo in range(3)]
     rows[1].inputs[2] = value
-    outcomes = train_rows(chain, rows, F.cross_entropy, optimizer=OptimizerSettings())
+    outcomes = train_rows(chain, rows, LOSS, optimizer=OptimizerSettings())
     assert all(np.isfinite(outcome.update).all() for outcome in outcomes)
 
 
@@ -279,7 +281,7 @@ def test_a_row_does_not_depend_on_the_others() -> None:
 
     def first(*others: Row) -> Vector:
         rows = [private_row(weights, 0, 40, plan), *others]
-        return train_rows(chain, rows, F.cross_entropy, optimizer=OptimizerSettings())[0].update
+        return train_rows(chain, rows, LOSS, optimizer=OptimizerSettings())[0].update
 
     other = private_row(weights, 1, 40, plan)
     wild = replace(private_row(1e4 * weights, 2, 40, plan), lr=100.0)
@@ -294,7 +296,7 @@ def test_rows_that_do_not_belong_together_are_refused() -> None:
     chain = chain_of(built("linear"), row.inputs)
     for rows in ([row, plain], [plain, row], [replace(row, noise=None)]):
         with pytest.raises(PrivacyError, match="all with DP-SGD and noise, or all without"):
-            train_rows(chain, rows, F.cross_entropy, optimizer=OptimizerSettings())
+            train_rows(chain, rows, LOSS, optimizer=OptimizerSettings())
     longer = replace(row, batches=[*row.batches, row.batches[0]])
     with pytest.raises(PrivacyError, match="5 batches for a plan of 4 steps"):
-        train_rows(chain, [longer], F.cross_entropy, optimizer=OptimizerSettings())
+        train_rows(chain, [longer], LOSS, optimizer=OptimizerSettings())

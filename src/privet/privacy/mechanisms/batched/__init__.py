@@ -6,7 +6,7 @@ never written down: a layer's input and its output's gradient give their norms (
 arXiv 1510.01799) and their clipped sum (Bu et al. 2023, arXiv 2210.00038).
 """
 
-from privet.privacy.mechanisms.batched.chain import Chain, NotBatchable, chain_of, check_loss
+from privet.privacy.mechanisms.batched.chain import Chain, NotBatchable, chain_of
 from privet.privacy.mechanisms.batched.rows import OptimizerSettings, Row, RowResult, train_rows
 
 __all__ = [
@@ -16,6 +16,5 @@ __all__ = [
     "Row",
     "RowResult",
     "chain_of",
-    "check_loss",
     "train_rows",
 ]

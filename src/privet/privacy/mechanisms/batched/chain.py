@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from privet.errors import PrivetError
+from privet.privacy.mechanisms.losses import ExampleLoss
 
 
 class Layer(Protocol):
@@ -104,8 +105,6 @@ def _squared(rows: Tensor) -> Tensor:
     return norms.square_()
 
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-
 _ELEMENTWISE = (
     nn.CELU,
     nn.ELU,
@@ -156,19 +155,16 @@ class Chain:
         return [shape for link in self.links if not callable(link) for shape in link.shapes]
 
     def run(
-        self, inputs: Tensor, targets: Tensor, parameters: Sequence[Tensor], loss: Loss
+        self, inputs: Tensor, targets: Tensor, parameters: Sequence[Tensor], loss: ExampleLoss
     ) -> tuple[Tensor, list[LayerPass]]:
         """Outputs (K, B, ...), and for each layer the gradients of every example's own loss.
 
-        inputs (K, B, ...), targets (K, B), parameters (K, *shape) in the order of `shapes`; `loss`
-        is a mean of terms that each depend on one example.
+        inputs (K, B, ...), targets (K, B), parameters (K, *shape) in the order of `shapes`.
         """
         with torch.enable_grad():
             outputs, layers = self._forward(inputs, parameters)
-            mean = loss(outputs.flatten(0, 1), targets.flatten(0, 1))
-            # A mean over K * B examples: each one's own gradient is K * B times its part of it.
-            total = mean * float(outputs.shape[0] * outputs.shape[1])
-        gradients = torch.autograd.grad(total, [seen.backprops for seen in layers])
+        own = loss.gradients(outputs.flatten(0, 1), targets.flatten(0, 1)).view_as(outputs)
+        gradients = torch.autograd.grad([outputs], [seen.backprops for seen in layers], [own])
         for seen, gradient in zip(layers, gradients, strict=True):
             seen.backprops = gradient
         return outputs.detach(), layers
@@ -208,26 +204,6 @@ def chain_of(model: nn.Module, inputs: Tensor) -> Chain:
     if chain.shapes != [tuple(t.shape) for t in (*model.parameters(), *model.buffers())]:
         raise NotBatchable("its layers share parameters or have buffers")
     return chain
-
-
-def check_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> None:
-    """NotTogether unless the loss of some examples is the mean of their own losses."""
-    outputs = outputs.detach()
-    rows = zip(torch.split(outputs, 1), torch.split(targets, 1), strict=True)
-    try:
-        together = _gradients(loss, outputs, targets) * len(outputs)
-        alone = [_gradients(loss, output, target) for output, target in rows]
-    except Exception as error:  # a task's own code: it fails again where it is needed
-        raise NotBatchable(f"its loss fails: {error}") from error
-    if not torch.allclose(together, torch.cat(alone), rtol=1e-4, atol=1e-6):
-        raise NotBatchable("its loss is no mean of terms that each depend on one example")
-
-
-def _gradients(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
-    outputs = outputs.clone().requires_grad_()
-    with torch.enable_grad():
-        (gradients,) = torch.autograd.grad(loss(outputs, targets), [outputs])
-    return gradients
 
 
 def _sequence(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:

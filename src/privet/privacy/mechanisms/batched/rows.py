@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from privet.errors import PrivacyError
-from privet.privacy.mechanisms.batched.chain import Chain, LayerPass, Loss
+from privet.privacy.mechanisms.batched.chain import Chain, LayerPass
 from privet.privacy.mechanisms.canaries import CANARY_NORM, Canaries, CanaryTrace, split
 from privet.privacy.mechanisms.gradients import clip_factors
+from privet.privacy.mechanisms.losses import ExampleLoss
 from privet.privacy.mechanisms.plan import DpSgd, NoiseSource
 from privet.vectors import Vector
 
@@ -112,15 +113,14 @@ class RowResult:
 
 
 def train_rows(
-    chain: Chain, rows: Sequence[Row], loss: Loss, *, optimizer: OptimizerSettings
+    chain: Chain, rows: Sequence[Row], loss: ExampleLoss, *, optimizer: OptimizerSettings
 ) -> list[RowResult]:
     """Train every row from its weights, one step a batch; outcomes in the order of `rows`.
 
     Guarantee, under DP-SGD: a row's update is the one that `privatise` gives with its plan, batches
-    and noise, up to rounding in float32. `loss` is the mean over a batch of terms that each depend
-    on one example (`check_loss`). Raises PrivacyError for rows with DP-SGD beside rows without, for
-    DP-SGD without noise, for more batches than a plan has steps, and for rows with differently many
-    coordinates for canaries.
+    and noise, up to rounding in float32. Raises PrivacyError for rows with DP-SGD beside rows
+    without, for DP-SGD without noise, for more batches than a plan has steps, and for rows with
+    differently many coordinates for canaries.
     """
     for row in rows:
         _check(row, private=rows[0].plan is not None, block=_width(rows[0]))
@@ -130,7 +130,7 @@ def train_rows(
 
 
 def _train_stacked(
-    chain: Chain, rows: Sequence[Row], loss: Loss, optimizer: OptimizerSettings
+    chain: Chain, rows: Sequence[Row], loss: ExampleLoss, optimizer: OptimizerSettings
 ) -> list[RowResult]:
     # The longest come first, so that those which still train are always the first.
     order = sorted(range(len(rows)), key=lambda place: -len(rows[place].batches))
@@ -167,7 +167,7 @@ class _Stack:
     """
 
     def __init__(
-        self, chain: Chain, rows: Sequence[Row], loss: Loss, optimizer: OptimizerSettings
+        self, chain: Chain, rows: Sequence[Row], loss: ExampleLoss, optimizer: OptimizerSettings
     ) -> None:
         self._rows = rows
         self._chain = chain

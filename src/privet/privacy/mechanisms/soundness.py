@@ -1,0 +1,434 @@
+"""One verdict on a model and a loss: does the claim of DP-SGD hold for them?
+
+DP-SGD bounds what one record can move only if every example goes through the model by itself, if
+its gradient is the one that it would have alone, and if nothing but the noisy gradient carries
+anything of it into the next step. All of this is looked at on made-up examples of the declared
+shape and type, in training mode: no record is read, and every silo of a job comes to the same
+verdict. What cannot be compared is refused.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Iterator, Mapping
+from types import FunctionType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from privet.errors import ModelError
+from privet.privacy.mechanisms.examples import ExampleType
+from privet.privacy.mechanisms.gradients import Sums
+from privet.privacy.mechanisms.losses import ExampleLoss
+
+STATE_MOVED = (
+    "{!r} changes when the model runs, and would carry data into the next step without noise: "
+    "make it constant or compute it anew in each pass"
+)
+_DECLARED = "counters"
+_TORCHS_OWN = frozenset(vars(nn.Module()))
+
+
+_FIXES = {
+    nn.LSTM: "use opacus.layers.DPLSTM",
+    nn.GRU: "use opacus.layers.DPGRU",
+    nn.RNN: "use opacus.layers.DPRNN",
+    nn.MultiheadAttention: "use opacus.layers.DPMultiheadAttention",
+}
+
+
+def check_model(model: nn.Module) -> None:
+    """Raise ModelError, with the layer's path and the fix, for what its layers show to be unfit.
+
+    That is: any BatchNorm and anything that tracks running statistics, trained or frozen, affine or
+    not; a layer that renormalises its weights (max_norm); parameters that two layers share;
+    parameters that are not float32 or not yet initialised; layers that Opacus refuses; and a model
+    with nothing to train. What a model does, `check_training` looks at.
+    """
+    for path, module in model.named_modules():
+        if problem := _problem(module):
+            raise ModelError(f"layer {_named(path, module)} {problem}")
+    _check_parameters(model)
+
+
+def check_training(model: nn.Module, loss: ExampleLoss, like: ExampleType) -> None:
+    """Raise ModelError unless DP-SGD's claim holds for `model` and `loss` on examples `like` these.
+
+    The model is looked at as `check_model` does, and then run: no state that a module can reach
+    (parameters, buffers, tensors, arrays and numbers in attributes) changes in a pass, but for
+    attributes that a class names in `counters` and that change in the same way whatever the inputs;
+    a row's output depends on no other row and not on their number; per-example gradients are those
+    of each example alone, by autograd. Random draws are held at fixed values meanwhile (dropout
+    keeps everything). For the loss see `ExampleLoss.check`. No record is read; the model and
+    torch's random state stay as they are.
+    """
+    check_model(model)
+    loss.check(_probe(model, like), like)
+
+
+def _probe(model: nn.Module, like: ExampleType) -> Tensor:
+    """What the model puts out for made-up inputs, (4, ...), if nothing is wrong with it."""
+    try:
+        twin = copy.deepcopy(model).train()
+    except Exception as error:
+        raise ModelError(f"the model cannot be copied: {_said(error)}") from error
+    candidates = list(like.made_up())
+    with torch.random.fork_rng(devices=[]), _WithoutChance():  # type: ignore[no-untyped-call]
+        inputs = _accepted(twin, candidates)
+        _check_state(twin, inputs)
+        outputs = _check_rows(twin, inputs)
+        _check_gradients(twin, inputs, outputs)
+    return outputs
+
+
+def reachable(model: nn.Module, *, trained: bool = True) -> dict[str, Any]:
+    """Every value that the model's modules hold, by its path: tensors (copied), arrays, numbers.
+
+    Without `trained` parameters are left out that training is to change.
+    """
+    found: dict[str, Any] = {}
+    tensors = (*_named_tensors(model),)
+    for path, tensor in tensors:
+        if trained or not tensor.requires_grad:
+            found[path] = tensor.detach().clone()
+    seen = {id(tensor) for _, tensor in tensors} | {id(module) for module in model.modules()}
+    for path, module in model.named_modules():
+        declared = getattr(type(module), _DECLARED, ())
+        own = vars(module)
+        for name, value in (*own.items(), *_of_class(type(module), shown_by=own)):
+            if name not in _TORCHS_OWN and name not in declared:
+                _collect(f"{path}.{name}".lstrip("."), value, found, seen)
+    return found
+
+
+def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> str | None:
+    """The path of something that is not as it was; None when all is."""
+    for path in [*before, *(after.keys() - before.keys())]:
+        if path not in before or path not in after or not _same(before[path], after[path]):
+            return path
+    return None
+
+
+def _problem(module: nn.Module) -> str | None:
+    """What is wrong with this layer alone, and the fix."""
+    if getattr(module, "max_norm", None) is not None:
+        return "renormalises its weights by what it looks up: leave out max_norm"
+    # Frozen layers too: a frozen BatchNorm in training mode still mixes the batch.
+    if isinstance(module, _BatchNorm):
+        return "mixes the examples of a batch and records their statistics: use nn.GroupNorm"
+    if getattr(module, "track_running_stats", False):
+        return "records statistics of the data without noise: set track_running_stats=False"
+    for kind, fix in _FIXES.items():
+        if isinstance(module, kind):
+            return f"gives no per-example gradients: {fix}"
+    for refusal in _refusals(module):
+        return f"is refused by Opacus: {str(refusal).split('. ')[0]}"
+    return None
+
+
+def _refusals(module: nn.Module) -> list[Exception]:
+    """What Opacus' own validator for this type of layer says; it does not look at frozen layers."""
+    from privet.privacy.mechanisms.per_example import ModuleValidator
+
+    validate = ModuleValidator.VALIDATORS.get(type(module))
+    return list(validate(module)) if validate else []
+
+
+def _check_parameters(model: nn.Module) -> None:
+    trainable = [(name, p) for name, p in _all_parameters(model) if p.requires_grad]
+    if not trainable:
+        raise ModelError("the model has no trainable parameter")
+    first_name: dict[int, str] = {}
+    for name, parameter in trainable:
+        if is_lazy(parameter):
+            raise ModelError(f"parameter {name!r} has no shape yet: run the model once first")
+        if parameter.dtype != torch.float32:
+            raise ModelError(f"parameter {name!r} is {parameter.dtype}: use float32")
+        # By memory, not by identity: two parameters may be views of one tensor.
+        earlier = first_name.setdefault(parameter.data_ptr(), name)
+        if earlier != name:
+            raise ModelError(
+                f"parameters {earlier!r} and {name!r} share their memory, which breaks "
+                "per-example gradients: give each layer its own"
+            )
+
+
+def _all_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """A recurrent layer of Opacus shows the weights of its cells once more, under torch's names."""
+    for path, module in model.named_modules(remove_duplicate=False):
+        if not hasattr(module, "_register_renamed_parameters"):
+            for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+                yield f"{path}.{name}".lstrip("."), parameter
+
+
+def _named(path: str, module: nn.Module) -> str:
+    return f"{path!r} ({type(module).__name__})" if path else f"({type(module).__name__})"
+
+
+def _said(error: Exception) -> str:
+    lines = str(error).splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"
+
+
+def _accepted(twin: nn.Module, candidates: list[Tensor]) -> Tensor:
+    problem: Exception | None = None
+    for inputs in candidates:
+        try:
+            _outputs(copy.deepcopy(twin), inputs)
+        except ModelError:
+            raise
+        except Exception as error:
+            problem = problem or error
+            continue
+        return inputs
+    assert problem is not None
+    shape = tuple(candidates[0].shape)
+    raise ModelError(
+        f"the model fails on made-up inputs of shape {shape}, {candidates[0].dtype}: "
+        f"{_said(problem)}"
+    ) from problem
+
+
+def _outputs(model: nn.Module, inputs: Tensor) -> Tensor:
+    with torch.no_grad():
+        output = model(inputs)
+    if not isinstance(output, Tensor) or output.dim() == 0 or len(output) != len(inputs):
+        raise ModelError("the model must return one tensor with one row for each example")
+    return output
+
+
+def _check_state(twin: nn.Module, inputs: Tensor) -> None:
+    """Large weights bring out what acts on them alone, such as a norm that is held down."""
+    for scale in (1.0, 1000.0):
+        model = copy.deepcopy(twin)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(scale)
+        before = reachable(model)
+        for given in (torch.zeros_like(inputs), inputs):  # zeros may look like the first state
+            with torch.enable_grad():
+                output = model(given)
+                if output.requires_grad:
+                    output.sum().backward()
+            model.zero_grad(set_to_none=True)
+            if (path := changed(before, reachable(model))) is not None:
+                raise ModelError(STATE_MOVED.format(path))
+    _check_counters(twin, inputs)
+
+
+def _check_counters(twin: nn.Module, inputs: Tensor) -> None:
+    """What a class declares as a counter must count alike whatever the inputs are."""
+    ends = []
+    for given in (inputs, torch.zeros_like(inputs)):
+        model = copy.deepcopy(twin)
+        _outputs(model, given)
+        ends.append(_declared(model))
+    if (path := changed(*ends)) is not None:
+        raise ModelError(f"{path!r} is declared a counter, but it depends on the inputs")
+
+
+def _declared(model: nn.Module) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for path, module in model.named_modules():
+        for name in getattr(type(module), _DECLARED, ()):
+            _collect(f"{path}.{name}".lstrip("."), getattr(module, name, None), found, set())
+    return found
+
+
+def _check_rows(twin: nn.Module, inputs: Tensor) -> Tensor:
+    together = _outputs(twin, inputs)
+    if not _close(_outputs(twin, inputs), together):
+        raise ModelError(
+            "two passes over the same inputs differ although torch's random draws were held fixed: "
+            "the model draws its randomness elsewhere, and rows cannot be compared"
+        )
+    alone = torch.cat([_outputs(twin, row.unsqueeze(0)) for row in inputs])
+    twice = _outputs(twin, torch.cat([inputs, inputs]))[: len(inputs)]
+    others = [inputs.roll(1, 0), torch.zeros_like(inputs)]
+    if not torch.equal(inputs, inputs.round()):  # numbers, not indices
+        others.append(inputs.roll(2, 0) * 30)
+    among = [_among(twin, inputs, other) for other in others]
+    if not all(_close(found, together) for found in (alone, twice, *among)):
+        raise ModelError(
+            "the model's output for one example depends on the others in its batch: "
+            "remove what averages, sorts or counts over the first dimension"
+        )
+    return together
+
+
+def _among(twin: nn.Module, inputs: Tensor, others: Tensor) -> Tensor:
+    """Each row's output with `others` in place of the rows beside it."""
+    found = []
+    for place in range(len(inputs)):
+        batch = others.clone()
+        batch[place] = inputs[place]
+        found.append(_outputs(twin, batch)[place])
+    return torch.stack(found)
+
+
+def _close(found: Tensor, wanted: Tensor) -> bool:
+    if found.shape != wanted.shape or not wanted.numel():
+        return found.shape == wanted.shape
+    size = float(torch.nan_to_num(wanted.abs().float()).max())
+    return torch.allclose(found, wanted, rtol=1e-4, atol=1e-5 * max(size, 1.0), equal_nan=True)
+
+
+def _check_gradients(twin: nn.Module, inputs: Tensor, outputs: Tensor) -> None:
+    """Per-example gradients of a random linear function of the outputs, in a batch and alone."""
+    # A plain sum of outputs has gradient zero behind a softmax; a random direction has not.
+    # Not by torch's generator: its draws are held fixed here.
+    drawn = np.random.default_rng(0).normal(size=tuple(outputs.shape))
+    direction = torch.from_numpy(drawn).to(outputs.dtype)
+    wanted = [_gradient(twin, row, part) for row, part in zip(inputs, direction, strict=True)]
+    found = _by_hooks(twin, inputs, direction)
+    for expected, got in zip(wanted, found, strict=True):
+        size = max(float(expected.abs().max()), 1e-3)
+        if not torch.allclose(got, expected, rtol=1e-3, atol=1e-4 * size, equal_nan=False):
+            raise ModelError(
+                "per-example gradients differ from the gradients of each example alone: a layer "
+                "that Opacus does not see whole, such as a weight used through a function"
+            )
+
+
+def _gradient(model: nn.Module, row: Tensor, direction: Tensor) -> Tensor:
+    """The gradient over all trainable parameters for one example, shape (d,); unused ones are 0."""
+    trainable = _trainable(model)
+    with torch.enable_grad():
+        value = (model(row.unsqueeze(0)) * direction).sum()
+        parts = torch.autograd.grad(value, trainable, allow_unused=True)
+    whole = [torch.zeros_like(p) if g is None else g for p, g in zip(trainable, parts, strict=True)]
+    return torch.cat([(g.to_dense() if g.is_sparse else g).reshape(-1) for g in whole])
+
+
+def _by_hooks(twin: nn.Module, inputs: Tensor, direction: Tensor) -> list[Tensor]:
+    """Each example's gradient as the training gets it, shape (d,)."""
+    from privet.privacy.mechanisms.per_example import PerExampleModule
+
+    trainable = _trainable(twin)
+    wrapped = PerExampleModule(twin)
+    found = []
+    try:
+        with torch.enable_grad():
+            (wrapped(inputs) * direction).reshape(len(inputs), -1).sum(1).mean().backward()
+        parts = wrapped.collect()
+        for place in range(len(inputs)):
+            sums: Sums = {parameter: torch.zeros_like(parameter) for parameter in trainable}
+            chosen = torch.zeros(len(inputs))
+            chosen[place] = 1.0
+            with torch.no_grad():
+                for part in parts:
+                    part.add_weighted(chosen, sums)
+            found.append(torch.cat([sums[parameter].reshape(-1) for parameter in trainable]))
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"per-example gradients fail: {_said(error)}") from error
+    finally:
+        wrapped.close()
+    return found
+
+
+def _trainable(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters(remove_duplicate=False)
+    yield from model.named_buffers(remove_duplicate=False)
+
+
+def _of_class(kind: type, *, shown_by: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Attributes of classes that are not torch's or Opacus': values may be kept there as well.
+
+    One that the object hides behind its own, of the same name, is another value.
+    """
+    for each in kind.__mro__:
+        if each.__module__.split(".")[0] not in ("torch", "opacus", "builtins", "typing"):
+            for name, value in vars(each).items():
+                if not name.startswith("__"):
+                    yield f"{each.__name__}.{name}" if name in shown_by else name, value
+
+
+_LEFT_OUT = (type, ModuleType, FunctionType, property, staticmethod, classmethod)
+
+
+def _collect(path: str, value: Any, found: dict[str, Any], seen: set[int]) -> None:
+    if isinstance(value, int | float | complex | str | bytes | None):
+        found[path] = value
+        return
+    if id(value) in seen or isinstance(value, _LEFT_OUT):
+        return
+    seen.add(id(value))
+    if isinstance(value, Tensor):
+        found[path] = value.detach().clone()
+    elif isinstance(value, np.ndarray | np.generic):
+        found[path] = torch.from_numpy(np.array(value)) if value.dtype.kind in "biufc" else None
+    elif isinstance(value, Mapping):
+        for key, each in value.items():
+            _collect(f"{path}[{key!r}]", each, found, seen)
+    elif isinstance(value, list | tuple | set | frozenset | deque):
+        found[f"len({path})"] = len(value)
+        for place, each in enumerate(value):
+            _collect(f"{path}[{place}]", each, found, seen)
+    elif hasattr(value, "__dict__"):
+        for name, each in vars(value).items():
+            _collect(f"{path}.{name}", each, found, seen)
+
+
+def _same(first: Any, second: Any) -> bool:
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        alike = first.shape == second.shape and first.dtype == second.dtype
+        return alike and bool(torch.equal(torch.nan_to_num(first), torch.nan_to_num(second)))
+    return type(first) is type(second) and bool(first == second or first != first)
+
+
+class _WithoutChance(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Random draws at fixed values, alike for every row: dropout keeps all, normal noise is 0."""
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = func._schema.name.removeprefix("aten::")
+        if name == "native_dropout":
+            kept = torch.ones_like(args[0], dtype=torch.bool)
+            return args[0] / (1 - args[1]) if args[2] and args[1] < 1 else args[0].clone(), kept
+        if name in ("rrelu_with_noise", "rrelu_with_noise_"):
+            return self._rrelu(name, *args)
+        value = _FIXED.get(name.rstrip("_").removesuffix("_like"))
+        result = func(*args, **kwargs)
+        if value is None or not isinstance(result, Tensor):
+            return result
+        if name == "uniform_":
+            low, high = args[1:3] if len(args) > 2 else (0.0, 1.0)
+            value = (low + high) / 2
+        return result.fill_(value)
+
+    def _rrelu(self, name: str, inputs: Tensor, noise: Tensor, *rest: Any) -> Tensor:
+        lower, upper = rest[:2] if len(rest) > 1 else (1 / 8, 1 / 3)
+        noise.copy_(torch.where(inputs <= 0, (lower + upper) / 2, torch.ones_like(inputs)))
+        return inputs.mul_(noise) if name.endswith("_") else inputs * noise
+
+
+_FIXED = {
+    "bernoulli": 1.0,
+    "uniform": 0.5,
+    "rand": 0.5,
+    "normal": 0.0,
+    "randn": 0.0,
+    "randint": 0,
+    "exponential": 1.0,
+    "geometric": 1.0,
+    "log_normal": 1.0,
+    "cauchy": 0.0,
+}

@@ -1,0 +1,451 @@
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from opacus.layers import DPGRU, DPLSTM, DPRNN
+from torch import nn
+from torch.nn import functional as F
+
+from privet.errors import ModelError
+from privet.privacy.mechanisms import ExampleLoss, ExampleType, check_model, check_training
+
+LIKE = ExampleType((12,))
+
+
+def check(model, like=LIKE, loss=F.cross_entropy):
+    check_training(model, ExampleLoss(loss), like)
+
+
+def with_layer(layer):
+    return nn.Sequential(nn.Linear(12, 8), nn.Sequential(nn.Tanh(), layer), nn.Linear(8, 3))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["mlp", "no bias", "cnn", "frozen part", "sequence", "twice", "bare parameter", "in place"],
+)
+def test_good_models_pass_and_stay_as_they_are(models, name):
+    model = models[name]().train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    check_model(model)
+    check(model)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert all(not hasattr(p, "grad_sample") and p.grad is None for p in model.parameters())
+
+
+def frozen(layer):
+    return layer.requires_grad_(False)
+
+
+@pytest.mark.parametrize(
+    ("layer", "kind", "fix"),
+    [
+        (nn.BatchNorm1d(8), "BatchNorm1d", "GroupNorm"),
+        (nn.BatchNorm1d(8, affine=False), "BatchNorm1d", "GroupNorm"),
+        (nn.BatchNorm1d(8, track_running_stats=False), "BatchNorm1d", "GroupNorm"),
+        (frozen(nn.BatchNorm1d(8)), "BatchNorm1d", "GroupNorm"),
+        (nn.SyncBatchNorm(8), "SyncBatchNorm", "GroupNorm"),
+        (
+            nn.InstanceNorm1d(8, track_running_stats=True),
+            "InstanceNorm1d",
+            "track_running_stats=False",
+        ),
+        (nn.LSTM(8, 8), "LSTM", "DPLSTM"),
+        (nn.GRU(8, 8), "GRU", "DPGRU"),
+        (nn.MultiheadAttention(8, 2), "MultiheadAttention", "DPMultiheadAttention"),
+    ],
+)
+def test_a_layer_that_voids_the_guarantee_is_named_with_the_fix(layer, kind, fix):
+    with pytest.raises(ModelError) as caught:
+        check_model(with_layer(layer))
+    message = str(caught.value)
+    assert f"'1.1' ({kind})" in message
+    assert fix in message
+    assert "\n" not in message
+
+
+def test_shared_parameters_are_named():
+    model = nn.Sequential(nn.Linear(12, 12), nn.Tanh(), nn.Linear(12, 12))
+    model[2].weight = model[0].weight
+    with pytest.raises(ModelError, match=r"'0\.weight' and '2\.weight'"):
+        check_model(model)
+    layer = nn.Linear(12, 12)
+    with pytest.raises(ModelError, match=r"'0\.weight' and '2\.weight'"):
+        check_model(nn.Sequential(layer, nn.Tanh(), layer))
+    viewed = nn.Sequential(nn.Linear(12, 12), nn.Tanh(), nn.Linear(12, 12))
+    viewed[2].weight.data = viewed[0].weight.data
+    with pytest.raises(ModelError, match="share their memory"):
+        check_model(viewed)
+
+
+def test_only_float32_is_trained():
+    with pytest.raises(ModelError, match=r"'weight' is torch\.float64: use float32"):
+        check_model(nn.Linear(3, 3).double())
+    with pytest.raises(ModelError, match=r"torch\.bfloat16"):
+        check_model(nn.Linear(3, 3).bfloat16())
+
+
+def test_nothing_to_train_and_no_shape_yet():
+    with pytest.raises(ModelError, match="no trainable parameter"):
+        check_model(nn.Sequential(nn.Tanh()))
+    with pytest.raises(ModelError, match="no trainable parameter"):
+        check_model(frozen(nn.Linear(3, 3)))
+    with pytest.raises(ModelError, match="no shape yet"):
+        check_model(nn.LazyLinear(3))
+
+
+class Centred(nn.Module):
+    """Centres the batch; functional dropout would hide it from whoever compares random outputs."""
+
+    def __init__(self, drop=0.0):
+        super().__init__()
+        self.layer, self.drop = nn.Linear(12, 3), drop
+
+    def forward(self, x):
+        y = self.layer(x)
+        return F.dropout(y - y.mean(0), self.drop, self.training)
+
+
+class Counted(nn.Module):
+    """Says how many are in the batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(12, 3)
+
+    def forward(self, x):
+        return self.layer(F.dropout(x / len(x), 0.2, self.training))
+
+
+class Keeps(nn.Module):
+    """Keeps something of the batch where `keep` puts it."""
+
+    def __init__(self, keep):
+        super().__init__()
+        self.layer = nn.Linear(12, 3)
+        self.register_buffer("buffer", torch.zeros(12))
+        self.frozen = nn.Parameter(torch.zeros(12), requires_grad=False)
+        self.plain, self.number, self.nested = torch.zeros(12), 0.0, {"kept": [np.zeros(12)]}
+        self.keep = keep
+
+    def forward(self, x):
+        self.keep(self, x.detach().mean(0))
+        return self.layer(x)
+
+
+def _plainly(model, mean):
+    model.plain = mean
+
+
+def _in_a_number(model, mean):
+    model.number += float(mean.sum())
+
+
+def _deep_inside(model, mean):
+    model.nested["kept"][0] = mean.numpy()
+
+
+def _in_the_class(model, mean):
+    type(model).seen = mean
+
+
+KEPT = {
+    "buffer": lambda model, mean: model.buffer.add_(mean),
+    "frozen": lambda model, mean: model.frozen.data.mul_(0.9).add_(mean, alpha=0.1),
+    "plain": _plainly,
+    "number": _in_a_number,
+    r"nested\['kept'\]\[0\]": _deep_inside,
+    "seen": _in_the_class,
+}
+
+
+class Counts(nn.Module):
+    """A declared counter of passes, or of what comes in."""
+
+    counters = ("passes",)
+
+    def __init__(self, by_content=False):
+        super().__init__()
+        self.layer, self.passes, self.by_content = nn.Linear(12, 3), 0, by_content
+
+    def forward(self, x):
+        self.passes += int(x.abs().sum() > 0) if self.by_content else 1
+        return self.layer(x)
+
+
+class Constant(nn.Module):
+    """A buffer that stays as it is harms nobody."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(12, 3)
+        self.register_buffer("scale", torch.full((12,), 0.5))
+
+    def forward(self, x):
+        return self.layer(x * self.scale)
+
+
+class Unused(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.used, self.spare = nn.Linear(12, 3), nn.Linear(12, 3)
+
+    def forward(self, x):
+        return self.used(x)
+
+
+class Folds(nn.Module):
+    """The layer sees two rows for each example."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(12, 3)
+
+    def forward(self, x):
+        return self.layer(x.reshape(-1, 6).repeat(1, 2)).view(len(x), -1)
+
+
+class Tied(nn.Module):
+    """Uses the first layer's weight once more, through a function that Opacus does not see."""
+
+    def __init__(self, drop=0.0):
+        super().__init__()
+        self.first, self.last, self.drop = nn.Linear(12, 12, bias=False), nn.Linear(12, 3), drop
+
+    def forward(self, x):
+        hidden = F.dropout(torch.tanh(self.first(x)), self.drop, self.training)
+        return self.last(F.linear(hidden, self.first.weight))
+
+
+class Numpy(nn.Module):
+    """Draws its randomness where torch cannot hold it fixed."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(12, 3)
+
+    def forward(self, x):
+        return self.layer(x * float(np.random.default_rng().random()))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (Centred, "depends on the others"),
+        (lambda: Centred(0.1), "depends on the others"),
+        (Counted, "depends on the others"),
+        (Unused, r"spare\.weight"),
+        (Folds, "8 rows for 4 examples"),
+        (Tied, "differ from the gradients of each example alone"),
+        (lambda: Tied(0.1), "differ from the gradients of each example alone"),
+        (Numpy, "draws its randomness elsewhere"),
+        (lambda: Counts(by_content=True), "'passes' is declared a counter, but it depends"),
+    ],
+)
+def test_a_trial_run_finds_what_the_layers_do_not_show(model, message):
+    made = model()
+    check_model(made)
+    with pytest.raises(ModelError, match=message):
+        check(made)
+
+
+@pytest.mark.parametrize("path", KEPT)
+def test_state_that_a_batch_moves_is_refused_wherever_it_is_kept(path):
+    with pytest.raises(ModelError, match=rf"{path}['\"] changes when the model runs"):
+        check(Keeps(KEPT[path]))
+
+
+def test_constants_dropout_and_counters_pass_the_trial_run():
+    check(Constant())
+    check(Counts())
+    for layer in (nn.Dropout(0.5), nn.AlphaDropout(0.3), nn.RReLU(), nn.FeatureAlphaDropout(0.2)):
+        check(with_layer(layer))
+
+
+def test_an_output_without_a_row_for_each_example_is_refused():
+    class Mean(nn.Linear):
+        def forward(self, x):
+            return super().forward(x).mean()
+
+    class Two(nn.Linear):
+        def forward(self, x):
+            return super().forward(x), x
+
+    for kind in (Mean, Two):
+        with pytest.raises(ModelError, match="one row for each example"):
+            check(kind(12, 3))
+
+
+class Tokens(nn.Module):
+    def __init__(self, **options):
+        super().__init__()
+        self.embedding, self.layer = nn.Embedding(20, 6, **options), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.layer(self.embedding(x.long()).mean(1))
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.int64, torch.uint8])
+@pytest.mark.parametrize("options", [{}, {"padding_idx": 0}, {"padding_idx": 1}])
+def test_embeddings_are_tried_on_indices_that_they_have(kind, options):
+    check(Tokens(**options), ExampleType((5,), kind))
+
+
+def test_an_embedding_that_renormalises_what_it_looks_up_is_refused():
+    with pytest.raises(ModelError, match=r"'embedding' \(Embedding\) renormalises .* max_norm"):
+        check_model(Tokens(max_norm=100.0))  # too large a norm for any trial to run into
+
+    class Functional(Tokens):
+        def forward(self, x):
+            rows = F.embedding(x.long(), self.embedding.weight, max_norm=50.0)
+            return self.layer(rows.mean(1))
+
+    with pytest.raises(ModelError, match=r"'embedding\.weight' changes"):
+        check(Functional(), ExampleType((5,), torch.int64))
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind, **options):
+        super().__init__()
+        self.cells = kind(4, 6, batch_first=True, **options)
+        width = 6 * (2 if options.get("bidirectional") else 1)
+        self.layer = nn.Linear(width, 3)
+
+    def forward(self, x):
+        return self.layer(self.cells(x.reshape(len(x), 3, 4))[0][:, -1])
+
+
+@pytest.mark.parametrize("kind", [DPLSTM, DPGRU, DPRNN])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_layers": 2},
+        {"bidirectional": True},
+        {"bias": False},
+        {"num_layers": 2, "bidirectional": True},
+        {"num_layers": 2, "dropout": 0.3},
+    ],
+)
+def test_recurrent_layers_of_opacus_train(kind, options):
+    check(Recurrent(kind, **options))
+
+
+WEIGHTS = torch.tensor([1.0, 2.0, 10.0])
+
+
+def _ignoring(outputs, targets):
+    return F.cross_entropy(outputs, torch.where(targets == 1, -100, targets))
+
+
+def _pairs(outputs, targets):
+    return F.cross_entropy(outputs, targets) + (outputs[:, None] - outputs[None]).square().mean()
+
+
+def _normalised(outputs, targets):
+    each = F.cross_entropy(outputs, targets, reduction="none")
+    return (each / each.sum().detach()).mean()
+
+
+def _cox(outputs, targets):
+    """The partial likelihood: a risk over the risks of all who are still there."""
+    order = outputs[:, 0][targets.argsort(descending=True)]
+    return -(order - order.logcumsumexp(0)).mean()
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda outputs, targets: F.cross_entropy(outputs, targets, weight=WEIGHTS),
+        lambda outputs, targets: F.cross_entropy(outputs, targets, reduction="sum"),
+        _ignoring,
+        _pairs,
+        _normalised,
+        _cox,
+    ],
+    ids=["weights", "sum", "ignore", "pairs", "normalised", "cox"],
+)
+def test_a_loss_in_which_examples_weigh_on_each_other_is_refused(loss):
+    with pytest.raises(ModelError, match="not the mean of its examples' own losses") as caught:
+        check(nn.Linear(12, 3), loss=loss)
+    assert "training.class_weights" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda outputs, targets: F.cross_entropy(outputs, targets, label_smoothing=0.1),
+        lambda outputs, targets: F.cross_entropy(outputs, targets, reduction="none"),
+        lambda o, t: (F.cross_entropy(o, t, reduction="none") * WEIGHTS[t]).mean(),
+        lambda outputs, targets: F.multi_margin_loss(outputs, targets),
+    ],
+    ids=["smoothed", "unreduced", "weighted one by one", "margin"],
+)
+def test_a_mean_over_examples_is_taken(loss):
+    check(nn.Linear(12, 3), loss=loss)
+
+
+def test_a_loss_of_one_output_and_of_numbers_is_taken():
+    one = nn.Sequential(nn.Linear(12, 1), nn.Flatten(0))
+    numbers = ExampleType((12,), target_type=torch.float32)
+    check(one, loss=lambda o, t: F.binary_cross_entropy_with_logits(o, t.float()))
+    check(one, numbers, F.mse_loss)
+    check(nn.Sequential(one, nn.Sigmoid()), numbers, F.binary_cross_entropy)
+
+
+def test_a_loss_that_fails_or_is_no_number_is_refused():
+    for loss in (
+        lambda outputs, targets: F.cross_entropy(outputs, targets) * float("nan"),
+        lambda outputs, targets: outputs.no_such_thing(targets),
+    ):
+        with pytest.raises(ModelError, match="fails, or is not finite"):
+            check(nn.Linear(12, 3), loss=loss)
+
+
+SUMMED = partial(F.cross_entropy, reduction="sum")
+OUTPUTS = torch.randn(6, 3, generator=torch.Generator().manual_seed(5))
+TARGETS = torch.tensor([0, 1, 2, 0, 1, 2])
+
+
+def _if(outputs, targets):
+    """Code that torch cannot batch, and that looks at the whole batch."""
+    return F.cross_entropy(outputs, targets) * (2.0 if float(outputs.max()) > 1 else 1.0)
+
+
+@pytest.mark.parametrize("weights", [None, (1.0, 50.0, 3.0)])
+@pytest.mark.parametrize("loss", [F.cross_entropy, _pairs, _normalised, _if, _cox])
+def test_an_examples_gradient_is_that_of_its_loss_alone_whatever_the_loss_does(loss, weights):
+    got = ExampleLoss(loss, weights).gradients(OUTPUTS, TARGETS)
+    for place in range(6):
+        leaf = OUTPUTS[place : place + 1].clone().requires_grad_()
+        loss(leaf, TARGETS[place : place + 1]).sum().backward()
+        weight = weights[TARGETS[place]] if weights else 1.0
+        torch.testing.assert_close(got[place], weight * leaf.grad[0])
+
+
+@pytest.mark.parametrize("weights", [None, (1.0, 50.0, 3.0)])
+def test_the_quick_way_gives_the_same(weights):
+    slow = ExampleLoss(F.cross_entropy, weights).gradients(OUTPUTS, TARGETS)
+    quick = ExampleLoss(F.cross_entropy, weights, SUMMED).gradients(OUTPUTS, TARGETS)
+    torch.testing.assert_close(quick, slow)
+    assert ExampleLoss(F.cross_entropy).gradients(OUTPUTS[:0], TARGETS[:0]).shape == (0, 3)
+
+
+def test_class_weights_weigh_examples_and_fit_the_outputs():
+    loss = ExampleLoss(F.cross_entropy, (1.0, 50.0, 3.0))
+    each = F.cross_entropy(OUTPUTS, TARGETS, reduction="none")
+    expected = (each * torch.tensor([1.0, 50.0, 3.0])[TARGETS]).mean()
+    torch.testing.assert_close(loss(OUTPUTS, TARGETS), expected)
+    with pytest.raises(ModelError, match=r"training\.class_weights has 2 numbers, but the model"):
+        check_training(nn.Linear(12, 3), ExampleLoss(F.cross_entropy, (1.0, 2.0)), LIKE)
+    with pytest.raises(
+        ModelError, match=r"training\.class_weights has 1 numbers?, but the targets"
+    ):
+        check_training(
+            nn.Linear(12, 1),
+            ExampleLoss(F.mse_loss, (1.0,)),
+            ExampleType((12,), target_type=torch.float32),
+        )
