@@ -121,6 +121,13 @@ def test_a_ledger_whose_last_head_is_signed_by_nobody_is_not_opened(written, key
         Ledger.open(written, key)
 
 
+@pytest.mark.parametrize("spelled", ["upper(signature)", "' ' || signature", "signature || char(10)"])
+def test_a_signature_in_another_spelling_is_found(written, key, spelled):
+    forget_pages(written, key)
+    alter(written, f"UPDATE heads SET signature = {spelled} WHERE sequence = 3")
+    assert verify(written, key.public)
+
+
 def test_rows_that_changed_places_are_found(written, key):
     forget_pages(written, key)
     alter(

@@ -96,12 +96,12 @@ class SiloKey:
 def signed_by(public: str, message: bytes, signature: object) -> bool:
     """Whether `signature` is that of `message` under the public key `public` (both hexadecimal)."""
     try:
-        key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public))
-        key.verify(bytes.fromhex(str(signature)), message)
+        key, signed = bytes.fromhex(public), bytes.fromhex(str(signature))
+        Ed25519PublicKey.from_public_bytes(key).verify(signed, message)
     except (InvalidSignature, ValueError):
         return False
-    # `fromhex` takes capitals too, and a changed byte of the file must not go unseen.
-    return str(signature) == str(signature).lower()
+    # `fromhex` takes capitals and blanks too, and a changed byte of the file must not go unseen.
+    return signed.hex() == signature
 
 
 def _private_key(pem: bytes, path: Path) -> Ed25519PrivateKey:
