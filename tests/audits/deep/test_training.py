@@ -23,7 +23,7 @@ from privet.audits.deep.training import (
     worst_case,
 )
 from privet.errors import DataError
-from privet.privacy.mechanisms import DpSgd, SeededNoise, privatise
+from privet.privacy.mechanisms import DpSgd, ExampleLoss, SeededNoise, privatise
 from privet.privacy.mechanisms.batched import OptimizerSettings, chain_of
 from privet.privacy.mechanisms.canaries import Floats
 from privet.randomness import numpy_generator, stream
@@ -32,6 +32,7 @@ from privet.tasks import Examples
 from privet.vectors import FlatModel
 
 RECORDS, CLIP, SEED = 30, 0.7, 4
+LOSS = ExampleLoss(F.cross_entropy)
 
 
 def network() -> nn.Module:
@@ -57,13 +58,13 @@ def case(strategy: str = "fedavg") -> Case:
         rounds.append(TrainingRound(number, plan, lr))
     return Case(
         chain_of(flat.module, own.inputs[:2]),
-        F.cross_entropy,
+        LOSS,
         OptimizerSettings(),
         lambda: load_strategy(strategy, {}),
         flat.vector(),
         own,
         tuple(rounds),
-        worst_case(own, own.targets, flat, F.cross_entropy, clip=CLIP),
+        worst_case(own, own.targets, flat, LOSS, clip=CLIP),
     )
 
 
@@ -182,7 +183,7 @@ class TestCanaries:
         torch.manual_seed(3)
         model, own = nn.Linear(5, 3), records()
         flat = FlatModel(model)
-        _, outlier = worst_case(own, own.targets, flat, F.cross_entropy, clip=clip)
+        _, outlier = worst_case(own, own.targets, flat, LOSS, clip=clip)
         assert outlier.inputs.count_nonzero() == 1
         assert outlier.inputs[0, 3] > 3 * own.inputs[:, 3].abs().max()
         slope = unclipped(model, outlier.inputs, outlier.targets)
@@ -190,16 +191,16 @@ class TestCanaries:
 
     def test_where_an_input_cannot_be_loud_it_is_as_loud_as_can_be(self) -> None:
         own, flat = records(), FlatModel(network())  # layer norms take an input's length away
-        _, outlier = worst_case(own, own.targets, flat, F.cross_entropy, clip=1e3)
+        _, outlier = worst_case(own, own.targets, flat, LOSS, clip=1e3)
         assert 1.0 <= outlier.inputs.abs().max() <= 2.0**11
 
     def test_a_label_that_all_share_cannot_be_wrong(self) -> None:
         same = replace(records(), targets=torch.ones(RECORDS, dtype=torch.int64))
         with pytest.raises(DataError, match="same target"):
-            worst_case(same, same.targets, FlatModel(network()), F.cross_entropy, clip=CLIP)
+            worst_case(same, same.targets, FlatModel(network()), LOSS, clip=CLIP)
 
     def test_pictures_stay_pictures(self) -> None:
         pictures = replace(records(), inputs=records().inputs[:, :4].reshape(RECORDS, 1, 2, 2))
         flat = FlatModel(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)))
-        found = worst_case(pictures, pictures.targets, flat, F.cross_entropy, clip=CLIP)
+        found = worst_case(pictures, pictures.targets, flat, LOSS, clip=CLIP)
         assert [canary.inputs.shape for canary in found] == [(1, 1, 2, 2)] * 2

@@ -121,7 +121,9 @@ def test_a_ledger_whose_last_head_is_signed_by_nobody_is_not_opened(written, key
         Ledger.open(written, key)
 
 
-@pytest.mark.parametrize("spelled", ["upper(signature)", "' ' || signature", "signature || char(10)"])
+@pytest.mark.parametrize(
+    "spelled", ["upper(signature)", "' ' || signature", "signature || char(10)"]
+)
 def test_a_signature_in_another_spelling_is_found(written, key, spelled):
     forget_pages(written, key)
     alter(written, f"UPDATE heads SET signature = {spelled} WHERE sequence = 3")
