@@ -17,7 +17,6 @@ import statistics
 import sys
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +106,7 @@ def block(plan: DpSgd, seed: int, canaries: int) -> list[CanaryObservation]:
     (outcome,) = train_rows(
         chain,
         [row],
-        ExampleLoss(F.cross_entropy, summed=partial(F.cross_entropy, reduction="sum")),
+        ExampleLoss(F.cross_entropy, separable=True),
         optimizer=OptimizerSettings(),
     )
     assert outcome.canaries is not None

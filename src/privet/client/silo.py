@@ -261,7 +261,7 @@ def _coins(examples: Examples, key: bytes) -> np.ndarray:
     rows = zip(examples.known_by.numpy(), examples.targets.numpy(), strict=True)
     contents = [b"".join(part.tobytes() for part in row) for row in rows]
     digests = (
-        hashlib.blake2b(content + b"%d" % before, key=key, digest_size=8).digest()
+        hashlib.blake2b(content + b"%d" % before * (before > 0), key=key, digest_size=8).digest()
         for content, before in zip(contents, occurrences(contents), strict=True)
     )
     return np.frombuffer(b"".join(digests), dtype="<u8") / 2.0**64

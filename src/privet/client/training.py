@@ -31,7 +31,7 @@ from privet.privacy.mechanisms import (
     sampling_rate,
 )
 from privet.tasks import Examples, Task
-from privet.tasks.task import Classification, summed_cross_entropy
+from privet.tasks.task import Classification
 from privet.vectors import FlatModel, Vector
 
 
@@ -180,7 +180,7 @@ def train(work: LocalTraining) -> Trained:
 def loss_of(task: Task, training: TrainingSettings) -> ExampleLoss:
     """The task's loss as training takes it, with the experiment's class weights."""
     known = getattr(type(task), "loss", None) is Classification.loss
-    return ExampleLoss(task.loss, training.class_weights, summed_cross_entropy if known else None)
+    return ExampleLoss(task.loss, training.class_weights, separable=known)
 
 
 def _descend(

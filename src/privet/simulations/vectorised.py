@@ -15,7 +15,6 @@ from functools import lru_cache, partial
 import numpy as np
 import torch
 from flwr.app import Context, Message
-from torch import Tensor
 
 from privet.client.app import ResumableRound, Train
 from privet.client.silo import LocalData
@@ -31,7 +30,6 @@ from privet.privacy.mechanisms.batched import (
     chain_of,
     train_rows,
 )
-from privet.privacy.mechanisms.losses import Loss
 from privet.simulations.grid import Asked
 from privet.simulations.prepare import Prepared
 
@@ -109,12 +107,8 @@ def _train_together(chain: Chain, works: Sequence[LocalTraining]) -> list[RowRes
     optimizer = OptimizerSettings(training.optimizer, training.momentum, training.weight_decay)
     loss = works[0].loss
     if works[0].plan.mechanism is None:  # nobody is clipped, and `chain_for` saw that it is a mean
-        loss = replace(loss, summed=loss.summed or partial(_sum, loss.loss))
+        loss = replace(loss, separable=True)
     return train_rows(chain, [_row(work) for work in works], loss, optimizer=optimizer)
-
-
-def _sum(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
-    return loss(outputs, targets) * len(outputs)
 
 
 def _row(work: LocalTraining) -> Row:

@@ -227,11 +227,6 @@ def occurrences(contents: Iterable[Hashable]) -> list[int]:
     return found
 
 
-def summed_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """`Classification.loss` as the sum over the batch."""
-    return F.cross_entropy(outputs, targets, reduction="sum")
-
-
 class Classification:
     """Cross entropy and accuracy for outputs (n, classes) and int64 targets (n,)."""
 

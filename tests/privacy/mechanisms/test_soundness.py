@@ -1,5 +1,3 @@
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
@@ -405,7 +403,6 @@ def test_a_loss_that_fails_or_is_no_number_is_refused():
             check(nn.Linear(12, 3), loss=loss)
 
 
-SUMMED = partial(F.cross_entropy, reduction="sum")
 OUTPUTS = torch.randn(6, 3, generator=torch.Generator().manual_seed(5))
 TARGETS = torch.tensor([0, 1, 2, 0, 1, 2])
 
@@ -418,7 +415,7 @@ def _if(outputs, targets):
 @pytest.mark.parametrize("weights", [None, (1.0, 50.0, 3.0)])
 @pytest.mark.parametrize("loss", [F.cross_entropy, _pairs, _normalised, _if, _cox])
 def test_an_examples_gradient_is_that_of_its_loss_alone_whatever_the_loss_does(loss, weights):
-    got = ExampleLoss(loss, weights).gradients(OUTPUTS, TARGETS)
+    got = ExampleLoss(loss, weights).gradients(OUTPUTS, TARGETS, times=6.0)
     for place in range(6):
         leaf = OUTPUTS[place : place + 1].clone().requires_grad_()
         loss(leaf, TARGETS[place : place + 1]).sum().backward()
@@ -428,10 +425,20 @@ def test_an_examples_gradient_is_that_of_its_loss_alone_whatever_the_loss_does(l
 
 @pytest.mark.parametrize("weights", [None, (1.0, 50.0, 3.0)])
 def test_the_quick_way_gives_the_same(weights):
-    slow = ExampleLoss(F.cross_entropy, weights).gradients(OUTPUTS, TARGETS)
-    quick = ExampleLoss(F.cross_entropy, weights, SUMMED).gradients(OUTPUTS, TARGETS)
+    slow = ExampleLoss(F.cross_entropy, weights).gradients(OUTPUTS, TARGETS, times=6.0)
+    quick = ExampleLoss(F.cross_entropy, weights, separable=True).gradients(
+        OUTPUTS, TARGETS, times=6.0
+    )
     torch.testing.assert_close(quick, slow)
-    assert ExampleLoss(F.cross_entropy).gradients(OUTPUTS[:0], TARGETS[:0]).shape == (0, 3)
+    left_out = torch.where(TARGETS == 1, -100, TARGETS)  # a mean would be over fewer of them
+    found = ExampleLoss(F.cross_entropy, separable=True).gradients(OUTPUTS, left_out, times=6.0)
+    kept = TARGETS != 1
+    one_by_one = ExampleLoss(F.cross_entropy).gradients(OUTPUTS, TARGETS, times=6.0)
+    torch.testing.assert_close(found[kept], one_by_one[kept])
+    assert ExampleLoss(F.cross_entropy).gradients(OUTPUTS[:0], TARGETS[:0], times=1.0).shape == (
+        0,
+        3,
+    )
 
 
 def test_class_weights_weigh_examples_and_fit_the_outputs():

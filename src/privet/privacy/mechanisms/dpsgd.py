@@ -36,7 +36,7 @@ class PrivateStep:
         """Gather each example's gradient of its own loss; no other example can weigh on it."""
         if len(outputs):
             # Opacus multiplies by the batch's size: it takes a mean of losses for granted.
-            torch.autograd.backward([outputs], [loss.gradients(outputs, targets) / len(outputs)])
+            torch.autograd.backward([outputs], [loss.gradients(outputs, targets, times=1.0)])
 
     @property
     def ran(self) -> int:

@@ -26,15 +26,14 @@ class ExampleLoss:
     """The loss of a task, with a weight for each class where the experiment declares them.
 
     A weight multiplies the loss of its class's examples one by one, before anything is clipped: the
-    clip norm bounds a rare class's examples like all others. `summed` is the sum over a batch by a
-    function of torch's that adds up examples (cross entropy with reduction="sum"), where the task's
-    loss is known to be its mean: a batch's gradients then take one call, which is several times as
-    quick, and are the same.
+    clip norm bounds a rare class's examples like all others. `separable` is for torch's own cross
+    entropy, which is known to be a mean over examples: a batch's gradients then take one call,
+    which is several times as quick, and they are the same.
     """
 
     loss: Loss
     class_weights: tuple[float, ...] | None = None
-    summed: Loss | None = None
+    separable: bool = False
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The mean over a batch, a scalar: for training without differential privacy."""
@@ -44,19 +43,20 @@ class ExampleLoss:
         values = torch.func.vmap(self._own)(outputs, targets)
         return values.mean()
 
-    def gradients(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Each example's own loss, differentiated by its own output; the shape of `outputs`.
+    def gradients(self, outputs: Tensor, targets: Tensor, *, times: float) -> Tensor:
+        """Each example's own loss, differentiated by its own output, `times` 1 / n; (n, ...).
 
-        Guarantee: row i is a function of outputs[i] and targets[i] alone.
+        Guarantee: row i is a function of outputs[i], targets[i], n and `times` alone.
         """
         values = outputs.detach()
         if not len(values):
             return torch.zeros_like(values)
-        if self.summed is None:
-            return _one_by_one(self._own, values, targets)
+        # Cross entropy leaves negative targets out (ignore_index), and its mean is then of fewer.
+        if not (self.separable and bool(targets.min() >= 0)):
+            return _one_by_one(self._own, values, targets) * (times / len(values))
         leaf = values.requires_grad_()
         with torch.enable_grad():
-            (gradients,) = torch.autograd.grad(self.summed(leaf, targets), [leaf])
+            (gradients,) = torch.autograd.grad(self.loss(leaf, targets) * times, [leaf])
         if self.class_weights is None:
             return gradients
         weights = self._weight_of(leaf, targets)

@@ -163,7 +163,8 @@ class Chain:
         """
         with torch.enable_grad():
             outputs, layers = self._forward(inputs, parameters)
-        own = loss.gradients(outputs.flatten(0, 1), targets.flatten(0, 1)).view_as(outputs)
+        every = outputs.flatten(0, 1)
+        own = loss.gradients(every, targets.flatten(0, 1), times=float(len(every))).view_as(outputs)
         gradients = torch.autograd.grad([outputs], [seen.backprops for seen in layers], [own])
         for seen, gradient in zip(layers, gradients, strict=True):
             seen.backprops = gradient
