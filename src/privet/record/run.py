@@ -1,12 +1,7 @@
-"""A run as its folder tells it: frozen records, the only thing that the page is made from.
+"""A run as its folder shows it: frozen, the only thing that a page is made from.
 
-The data holder's policy that every silo of a run kept to: `policy.toml`.
-
-How a run was encrypted: what its settings asked for, and what came of it.
-
-Values out of files that may hold anything: of the kind that is wanted, or nothing.
-
-The ledger of a run folder: `ledger.sqlite`, read and checked.
+Beside rounds and summary: the silos' data, the policy that they kept to, how updates were
+encrypted, and the ledger, checked.
 """
 
 from __future__ import annotations
