@@ -22,7 +22,8 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "custom_task"
 def task(monkeypatch: pytest.MonkeyPatch) -> Task:
     monkeypatch.setattr(sys, "path", sys.path.copy())
     experiment = Experiment.from_file(EXAMPLE / "experiment.toml")
-    return load_task(experiment.task, options=experiment.data, folder=EXAMPLE)
+    monkeypatch.chdir(EXAMPLE)
+    return load_task(experiment.task, options=experiment.data)
 
 
 def test_its_data_are_what_its_script_writes(tmp_path: Path) -> None:
