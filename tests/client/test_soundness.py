@@ -98,6 +98,12 @@ def test_a_sound_one_trains(node: dict[str, Any]) -> None:
     assert TrainReply.from_records(reply.content).event is not None
 
 
+def test_an_unreduced_loss_trains_and_is_evaluated_as_its_mean(tmp_path: Path) -> None:
+    mean = simulate(experiment({}), out=tmp_path / "mean")
+    unreduced = simulate(experiment({"loss": "unreduced"}), out=tmp_path / "unreduced")
+    assert unreduced["loss"] == pytest.approx(mean["loss"], rel=1e-6)
+
+
 def after_one_step(weights: list[float], out: Path) -> np.ndarray:
     """The model after one step of one silo on all of its 20 records, next to no noise."""
     settings = {"privacy.noise_multiplier": 1e-6, "training.lr": 1.0, "rounds": 1}

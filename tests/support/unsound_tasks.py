@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from privet import Examples
 from toy_tasks import Tiny
 
 
@@ -20,6 +21,9 @@ class Unsound(Tiny):
 
     def model(self) -> nn.Module:
         return NETS[self.net]()
+
+    def test_data(self) -> Examples:  # type: ignore[override]
+        return self.train_data()
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return LOSSES[self.how](outputs, targets)
@@ -68,6 +72,7 @@ NETS = {
 _WEIGHTS = torch.tensor([1.0, 10.0])
 LOSSES = {
     "mean": F.cross_entropy,
+    "unreduced": lambda o, t: F.cross_entropy(o, t, reduction="none"),
     "weights": lambda o, t: F.cross_entropy(o, t, weight=_WEIGHTS),
     "sum": lambda o, t: F.cross_entropy(o, t, reduction="sum"),
     "pairs": lambda o, t: F.cross_entropy(o, t) + (o[:, None] - o[None]).square().mean(),

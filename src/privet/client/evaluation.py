@@ -16,7 +16,7 @@ from torch import Tensor
 from privet.client.guard import EvaluationPermit
 from privet.client.silo import Silo
 from privet.privacy.accounting import encode_event
-from privet.privacy.mechanisms import Canaries, CanaryTrace, DpSgd, NoisyShare
+from privet.privacy.mechanisms import Canaries, CanaryTrace, DpSgd, ExampleLoss, NoisyShare
 from privet.privacy.mechanisms.canaries import CanaryObservation, add_observation
 from privet.privacy.policy import MetricRule
 from privet.randomness import numpy_generator, stream
@@ -87,7 +87,7 @@ class _Measured:
 
 def _value(task: Task, name: str, outputs: Tensor, targets: Tensor) -> float:
     if name == _LOSS:
-        return float(task.loss(outputs, targets))
+        return float(ExampleLoss(task.loss)(outputs, targets))
     return task.metrics(outputs, targets)[name]
 
 

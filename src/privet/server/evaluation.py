@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from privet.errors import DataError
+from privet.privacy.mechanisms import ExampleLoss
 from privet.tasks import Examples, Task
 from privet.vectors import FlatModel, Vector
 
@@ -54,7 +55,7 @@ class Evaluator:
             )
 
     def _measure(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
-        loss = float(self._task.loss(outputs, targets))
+        loss = float(ExampleLoss(self._task.loss)(outputs, targets))
         return {"loss": loss, **self._task.metrics(outputs, targets)}
 
     def _by_silo(self, outputs: Tensor) -> dict[str, dict[str, float]] | None:

@@ -1,3 +1,6 @@
+from array import array
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +10,7 @@ from torch.nn import functional as F
 
 from privet.errors import ModelError
 from privet.privacy.mechanisms import ExampleLoss, ExampleType, check_model, check_training
+from privet.privacy.mechanisms.soundness import reachable
 
 LIKE = ExampleType((12,))
 
@@ -158,6 +162,65 @@ KEPT = {
     r"nested\['kept'\]\[0\]": _deep_inside,
     "seen": _in_the_class,
 }
+
+
+class Slotted:
+    __slots__ = ("value",)
+
+    def __init__(self):
+        self.value = 0.0
+
+
+SEEN, LAST = [], torch.zeros(12)
+
+
+def _boxed(box, mean):
+    box[0] = float(mean[0])
+
+
+def _closed_over():
+    box = [0.0]
+    return lambda mean: box.__setitem__(0, float(mean[0]))
+
+
+HIDDEN = {
+    "not a number yet": (float("nan"), lambda model, mean: setattr(model, "kept", float(mean[0]))),
+    "no numbers yet": (
+        torch.full((12,), float("nan")),
+        lambda model, mean: setattr(model, "kept", mean * 0) if float(mean.sum()) else None,
+    ),
+    "slots": (Slotted(), lambda model, mean: setattr(model.kept, "value", float(mean[0]))),
+    "bytes": (bytearray(4), lambda model, mean: model.kept.__setitem__(0, int(mean[0] > 0) + 1)),
+    "array": (array("d", [0.0]), lambda model, mean: _boxed(model.kept, mean)),
+    "partial": (partial(_boxed, [0.0]), lambda model, mean: model.kept(mean)),
+    "closure": (_closed_over(), lambda model, mean: model.kept(mean)),
+    "global list": (None, lambda model, mean: SEEN.append(mean)),
+    "global tensor": (None, lambda model, mean: LAST.copy_(mean)),
+    "function": (None, lambda model, mean: setattr(_boxed, "last", float(mean[0]))),
+    "iterator": (iter(()), lambda model, mean: setattr(model, "kept", iter([float(mean[0])]))),
+}
+
+
+class Hides(Keeps):
+    def __init__(self, kept, keep):
+        super().__init__(keep)
+        self.kept = kept
+
+
+@pytest.mark.parametrize("place", HIDDEN)
+def test_no_place_that_a_model_reaches_is_left_out(place):
+    kept, keep = HIDDEN[place]
+    with pytest.raises(ModelError, match=r"changes when the model runs|cannot be compared"):
+        check(Hides(kept, keep))
+
+
+def test_what_cannot_be_compared_is_refused():
+    unfit, fine = (Hides(None, lambda model, mean: None) for _ in range(2))
+    unfit.kept = (number for number in range(3))
+    with pytest.raises(ModelError, match="'kept' is a generator, which cannot be compared"):
+        reachable(unfit)
+    fine.kept = {"kind": torch.float32, "how": F.relu, "at": torch.device("cpu"), "of": range(3)}
+    check(fine)
 
 
 class Counts(nn.Module):

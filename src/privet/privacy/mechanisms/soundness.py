@@ -10,9 +10,14 @@ verdict. What cannot be compared is refused.
 from __future__ import annotations
 
 import copy
+import pickle
+import sys
+from array import array
 from collections import deque
-from collections.abc import Iterator, Mapping
-from types import FunctionType, ModuleType
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from functools import partial
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -344,48 +349,129 @@ def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _of_class(kind: type, *, shown_by: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Attributes of classes that are not torch's or Opacus': values may be kept there as well.
+    """Attributes of classes that are no library's: values may be kept there as well.
 
     One that the object hides behind its own, of the same name, is another value.
     """
     for each in kind.__mro__:
-        if each.__module__.split(".")[0] not in ("torch", "opacus", "builtins", "typing"):
+        if not _of_library(each.__module__):
             for name, value in vars(each).items():
-                if not name.startswith("__"):
+                if not name.startswith("__") or name == "__slots__":
                     yield f"{each.__name__}.{name}" if name in shown_by else name, value
 
 
-_LEFT_OUT = (type, ModuleType, FunctionType, property, staticmethod, classmethod)
+_LIBRARIES = sys.stdlib_module_names | {"torch", "opacus", "numpy", "scipy", "privet"}
+
+
+def _of_library(module: str | None) -> bool:
+    return (module or "builtins").split(".")[0] in _LIBRARIES
 
 
 def _collect(path: str, value: Any, found: dict[str, Any], seen: set[int]) -> None:
+    """Put `value` and all that it holds into `found`; ModelError for what cannot be compared."""
     if isinstance(value, int | float | complex | str | bytes | None):
         found[path] = value
         return
-    if id(value) in seen or isinstance(value, _LEFT_OUT):
+    if id(value) in seen:
         return
     seen.add(id(value))
     if isinstance(value, Tensor):
         found[path] = value.detach().clone()
-    elif isinstance(value, np.ndarray | np.generic):
-        found[path] = torch.from_numpy(np.array(value)) if value.dtype.kind in "biufc" else None
-    elif isinstance(value, Mapping):
-        for key, each in value.items():
-            _collect(f"{path}[{key!r}]", each, found, seen)
+    elif isinstance(value, torch.Generator):
+        found[path] = value.get_state()
+    elif isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biufc":
+        found[path] = torch.from_numpy(np.array(value))
+    elif isinstance(value, bytearray | memoryview | array):
+        found[path] = bytes(value)
+    else:
+        parts = dict(_parts(value))
+        found[f"len({path})"] = len(parts)
+        for name, part in parts.items():
+            _collect(f"{path}{name}", part, found, seen)
+        if not parts:
+            _collect_whole(path, value, found)
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+    """What a value consists of, and the paths from it."""
+    if isinstance(value, Mapping):
+        yield from ((f"[{key!r}]", each) for key, each in value.items())
     elif isinstance(value, list | tuple | set | frozenset | deque):
-        found[f"len({path})"] = len(value)
-        for place, each in enumerate(value):
-            _collect(f"{path}[{place}]", each, found, seen)
-    elif hasattr(value, "__dict__"):
-        for name, each in vars(value).items():
-            _collect(f"{path}.{name}", each, found, seen)
+        yield from ((f"[{place}]", each) for place, each in enumerate(value))
+    elif isinstance(value, np.ndarray):
+        yield from ((f"[{place}]", each) for place, each in enumerate(value.ravel().tolist()))
+    elif isinstance(value, FunctionType):
+        yield from _of_function(value)
+    elif isinstance(value, MethodType | staticmethod | classmethod):
+        yield ".__func__", value.__func__
+        yield ".__self__", getattr(value, "__self__", None)
+    elif isinstance(value, partial):
+        yield from ((f".{name}", getattr(value, name)) for name in ("func", "args", "keywords"))
+    elif isinstance(value, property):
+        yield from ((f".{name}", getattr(value, name)) for name in ("fget", "fset"))
+    elif isinstance(value, type):
+        yield from ((f".{name}", each) for name, each in _of_class(value, shown_by={}))
+    elif not isinstance(value, ModuleType):
+        slots = [n for kind in type(value).__mro__ for n in _names(getattr(kind, "__slots__", ()))]
+        held = {name: getattr(value, name) for name in slots if hasattr(value, name)}
+        yield from ((f".{name}", each) for name, each in {**held, **_attributes(value)}.items())
+
+
+def _names(slots: str | Iterable[str]) -> Iterable[str]:
+    return (slots,) if isinstance(slots, str) else slots
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    own = getattr(value, "__dict__", {})
+    return {name: each for name, each in own.items() if name not in _TORCHS_OWN}
+
+
+def _of_function(function: FunctionType) -> Iterator[tuple[str, Any]]:
+    """What a function can keep values in: its closure, defaults, attributes and named globals."""
+    if _of_library(function.__module__):
+        return
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with suppress(ValueError):  # not filled yet
+            yield f".{name}", cell.cell_contents
+    yield ".__defaults__", function.__defaults__
+    yield ".__kwdefaults__", function.__kwdefaults__
+    yield from ((f".{name}", each) for name, each in vars(function).items())
+    for name in set(_named_by(function.__code__)) & function.__globals__.keys():
+        each = function.__globals__[name]
+        if isinstance(each, ModuleType) and not _of_library(each.__name__):
+            used = {n: vars(each)[n] for n in _named_by(function.__code__) if n in vars(each)}
+            yield from ((f" ({name}.{inner})", value) for inner, value in used.items())
+        elif not isinstance(each, ModuleType):
+            yield f" ({name})", each
+
+
+def _named_by(code: CodeType) -> list[str]:
+    inner = [each for each in code.co_consts if isinstance(each, CodeType)]
+    return [*code.co_names, *(name for each in inner for name in _named_by(each))]
+
+
+def _collect_whole(path: str, value: Any, found: dict[str, Any]) -> None:
+    """A value without parts, such as a dtype or an iterator, by its pickled form."""
+    if isinstance(value, ModuleType | type | FunctionType) or type(value) is object:
+        return
+    try:
+        found[path] = pickle.dumps(value)
+    except Exception as error:
+        if _of_library(type(value).__module__) and type(value).__module__ != "builtins":
+            return
+        raise ModelError(
+            f"{path!r} is a {type(value).__name__}, which cannot be compared before and after a "
+            "pass: keep it out of the model"
+        ) from error
 
 
 def _same(first: Any, second: Any) -> bool:
     if isinstance(first, Tensor) and isinstance(second, Tensor):
-        alike = first.shape == second.shape and first.dtype == second.dtype
-        return alike and bool(torch.equal(torch.nan_to_num(first), torch.nan_to_num(second)))
-    return type(first) is type(second) and bool(first == second or first != first)
+        if first.shape != second.shape or first.dtype != second.dtype:
+            return False
+        return bool(((first == second) | (first.isnan() & second.isnan())).all())
+    both_nan = bool(first != first and second != second)
+    return type(first) is type(second) and (both_nan or bool(first == second))
 
 
 class _WithoutChance(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -190,7 +190,7 @@ class Chain:
 
 
 def chain_of(model: nn.Module, inputs: Tensor) -> Chain:
-    """`model` as a chain, if it is one on `inputs`, some examples (n, ...); else NotTogether.
+    """`model` as a chain, if it is one on `inputs`, some examples (n, ...); else NotBatchable.
 
     It has to be nn.Linear, nn.Flatten, nn.LayerNorm and functions of single numbers, one after the
     other, with rows of numbers between them; every parameter trained, none shared, and no hooks.
