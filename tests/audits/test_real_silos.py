@@ -21,10 +21,10 @@ def test_silos_that_have_canaries_can_show_their_mechanism(tmp_path: Path) -> No
             kit = trial.kit(name) / "silo.toml"
             kit.write_text("canaries = 60\n" + kit.read_text())
         job = begun(trial, {**PRIVATE, "rounds": 3})
-        with trial.desk() as desk:
-            while desk.job(job)["state"] not in OVER:
+        with trial.client() as client:
+            while client.job(job)["state"] not in OVER:
                 time.sleep(0.2)
-            assert desk.job(job)["state"] == "finished", desk.log(job, start=0)
+            assert client.job(job)["state"] == "finished", client.log(job, start=0)
     run = trial.kit(SERVER) / "state/jobs" / job / "run"
     ledgers, keys = [], {}
     for name in trial.silos:

@@ -26,6 +26,7 @@ from wandb.proto import wandb_internal_pb2
 
 from privet import simulate, sweep
 from privet.commands.cli import main
+from privet.deployment.trial import free_port
 from privet.errors import ExperimentError, PrivetError
 from privet.experiment import dotted
 from privet.record.history import RoundRecord
@@ -325,8 +326,7 @@ def test_a_missing_package_is_said_before_the_start(
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """`mlflow server` as a process."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
     process = subprocess.Popen(
         [*command, "--backend-store-uri", "sqlite:///server.db", "--artifacts-destination", "art"],

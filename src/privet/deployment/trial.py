@@ -7,6 +7,7 @@ project, and the silos' noise is real. Each silo holds a share of a public data 
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -28,6 +29,7 @@ SILOS = ("north", "south", "west")
 BUDGET = 8.0
 """Epsilon that every silo allows, at delta 1e-5."""
 _HOST = "127.0.0.1"
+_PORTS = range(20_000, 32_000)
 _POLICY = """\
 # What a silo of a trial allows.
 version = 1
@@ -160,10 +162,19 @@ class Trial:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens at."""
-    with socket.socket() as probe:
-        probe.bind((_HOST, 0))
-        return int(probe.getsockname()[1])
+    """A port of this machine that nobody listens at.
+
+    Not one that the system hands out by itself: it may hand it to somebody's outgoing connection
+    before the caller listens there.
+    """
+    for port in random.SystemRandom().sample(_PORTS, 100):
+        with socket.socket() as probe:
+            try:
+                probe.bind((_HOST, port))
+            except OSError:
+                continue
+            return port
+    raise PrivetError(f"no port of {_HOST} is free among a hundred from {_PORTS}")
 
 
 def _project(silos: Sequence[str], port: int) -> str:
