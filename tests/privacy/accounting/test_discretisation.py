@@ -121,7 +121,7 @@ def test_the_masses_of_all_losses_are_one_however_extreme_the_mechanism(sigma, r
 )
 def test_masses_by_hand_and_none_below_zero(first, masses):
     """At exp(loss) = 1/2, 1 and 2 the divergences are 1/2 + `first`, 0.2 and 0.05."""
-    dots = _connected(-1, np.array([first, 0.2, 0.05]), math.log(2))
+    dots = _connected(-1, np.array([first, 0.2, 0.05]), np.zeros(3), math.log(2))
     np.testing.assert_allclose(dots.masses, masses, atol=1e-15)
     assert dots.infinity == 0.05
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import scipy
 
 from privet.errors import PrivacyError
 from privet.privacy.accounting.events import Segment
-from privet.privacy.accounting.losses import losses_of
+from privet.privacy.accounting.gaussian import folded, gaussian_delta
+from privet.privacy.accounting.losses import composed_epsilon, losses_of
 from privet.privacy.accounting.spending import check_delta
 
 LARGEST_EPSILON = 200.0
@@ -36,8 +38,8 @@ def noise_multiplier_for(
     _check(epsilon, delta, sampling_rate, steps)
 
     def cost(units: int) -> float:
-        losses = losses_of(Segment(_multiplier(units), sampling_rate, steps))
-        return math.inf if losses is None else losses.epsilon(delta)
+        (part,) = folded([Segment(_multiplier(units), sampling_rate, steps)])
+        return composed_epsilon([part], delta=delta, compose=partial(losses_of, part))
 
     # Only where the search starts: what is returned has been accounted by PLD itself.
     guess = _central_limit_guess(epsilon, delta, sampling_rate, steps)
@@ -135,12 +137,5 @@ def _central_limit_guess(epsilon: float, delta: float, sampling_rate: float, ste
     Dong, Roth & Su 2022 (arXiv 1905.02383), Corollary 5.4: mu = q sqrt(T (exp(1 / sigma^2) - 1)).
     It under-estimates the noise, which does not matter where the search starts.
     """
-    mu = float(scipy.optimize.brentq(lambda mu: _gaussian_delta(mu, epsilon) - delta, 1e-9, 200.0))
+    mu = float(scipy.optimize.brentq(lambda mu: gaussian_delta(mu, epsilon) - delta, 1e-9, 200.0))
     return 1 / math.sqrt(math.log1p((mu / sampling_rate) ** 2 / steps))
-
-
-def _gaussian_delta(mu: float, epsilon: float) -> float:
-    """Delta of mu-Gaussian DP at `epsilon` (Balle & Wang 2018, Theorem 8)."""
-    # In logarithms: exp(epsilon) overflows where the product does not.
-    second = math.exp(min(epsilon + scipy.special.log_ndtr(-epsilon / mu - mu / 2), 0.0))
-    return float(scipy.special.ndtr(-epsilon / mu + mu / 2)) - second

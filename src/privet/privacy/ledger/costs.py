@@ -15,17 +15,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from privet.errors import PrivacyError
 from privet.privacy.accounting import decode_event, encode_event
 from privet.privacy.accounting.events import Segment, merged
-from privet.privacy.accounting.losses import NOTHING, Pair, losses_of
+from privet.privacy.accounting.gaussian import folded
+from privet.privacy.accounting.losses import NOTHING, Pair, Tilts, composed_epsilon, losses_of
 from privet.privacy.accounting.spending import check_delta
 from privet.privacy.dp_events import DpEvent
 from privet.privacy.ledger.entries import canonical
@@ -87,7 +87,7 @@ def epsilon_of(parts: Iterable[Segment], *, delta: float) -> float:
     """Epsilon at `delta` of all `parts` together, in any order; infinity when unbounded.
 
     Pure: it depends on the multiset of (noise multiplier, sampling rate, steps) alone.
-    Raises PrivacyError for a delta outside [1e-12, 1).
+    Raises PrivacyError for a delta outside [1e-12, 1), and for one that so many steps do not allow.
     """
     check_delta(delta)
     ordered = tuple(sorted(_counted(parts), key=_place))
@@ -116,26 +116,42 @@ def _address(noise_multiplier: float, sampling_rate: float) -> int:
 
 @lru_cache(maxsize=4096)
 def _epsilon(ordered: tuple[Segment, ...], delta: float) -> float:
-    total = _composed(ordered) if ordered else NOTHING
-    return math.inf if total is None else total.epsilon(delta)
+    parts = folded(ordered)
+    return composed_epsilon(parts, delta=delta, compose=partial(_whole, parts))
+
+
+def _whole(parts: tuple[Segment, ...], tilts: Tilts) -> Pair | None:
+    """All `parts` at `tilts`; what is unsampled comes last, since each of its steps changes it."""
+    sampled = tuple(part for part in parts if part.sampling_rate < 1)
+    whole = _composed(sampled, tilts) if sampled else NOTHING
+    for part in parts[len(sampled) :]:
+        gaussian = losses_of(part, tilts)
+        if whole is None or gaussian is None:
+            return None
+        whole = gaussian if whole is NOTHING else whole.compose(gaussian)
+    return whole
+
+
+Branch = tuple[tuple[Segment, ...], Tilts]
+"""The parts of a branch, and their tilts."""
 
 
 class _Branches:
     """The branches of trees that were used last, up to REMEMBERED_BYTES of losses."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[tuple[Segment, ...], tuple[Pair | None]] = OrderedDict()
+        self._known: OrderedDict[Branch, tuple[Pair | None]] = OrderedDict()
         self._bytes = 0
         self._mutex = threading.Lock()
 
-    def recall(self, branch: tuple[Segment, ...]) -> tuple[Pair | None] | None:
+    def recall(self, branch: Branch) -> tuple[Pair | None] | None:
         with self._mutex:
             found = self._known.pop(branch, None)
             if found is not None:
                 self._known[branch] = found
             return found
 
-    def keep(self, branch: tuple[Segment, ...], losses: Pair | None) -> Pair | None:
+    def keep(self, branch: Branch, losses: Pair | None) -> Pair | None:
         with self._mutex:
             if branch not in self._known:
                 self._known[branch] = (losses,)
@@ -148,18 +164,19 @@ class _Branches:
 _branches = _Branches()
 
 
-def _composed(ordered: tuple[Segment, ...]) -> Pair | None:
-    known = _branches.recall(ordered)
+def _composed(ordered: tuple[Segment, ...], tilts: Tilts) -> Pair | None:
+    branch = (ordered, tilts)
+    known = _branches.recall(branch)
     if known is not None:
         return known[0]
     if len(ordered) == 1:
-        return _branches.keep(ordered, losses_of(ordered[0]))
+        return _branches.keep(branch, losses_of(ordered[0], tilts))
     # Convolution is not associative to the last bit, so where the tree forks must follow from the
     # mechanisms alone and not from the order in which they came.
     middle = _fork(ordered)
-    left, right = _composed(ordered[:middle]), _composed(ordered[middle:])
+    left, right = _composed(ordered[:middle], tilts), _composed(ordered[middle:], tilts)
     whole = None if left is None or right is None else left.compose(right)
-    return _branches.keep(ordered, whole)
+    return _branches.keep(branch, whole)
 
 
 def _size(losses: Pair | None) -> int:
