@@ -7,13 +7,15 @@ of a round know modules. Integer buffers (BatchNorm's batch counter) stay where 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from privet.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 Vector = NDArray[np.float32]
 
@@ -30,6 +32,8 @@ class FlatModel:
 
         ValueError for one of another length.
         """
+        import torch  # late: who only passes vectors on, as a silo's own process, is spared it
+
         self.module = module
         tensors = dict(_state(module))
         for name, tensor in tensors.items():

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from sklearn.model_selection import train_test_split
 
 from privet.errors import DataError, ExperimentError
-from privet.tasks.partitions import PARTITIONS, partition
+from privet.tasks.partitions import PARTITIONS, partition, stratified
 from privet.tasks.task import Examples
 
 DEALT = [how for how in PARTITIONS if how != "natural"]
@@ -200,3 +201,23 @@ def test_nothing_is_written(tmp_path: Path) -> None:
     )
     assert run.returncode == 0, run.stderr
     assert [p for p in tmp_path.rglob("*") if p.is_file() and "matplotlib" not in str(p)] == []
+
+
+@given(
+    counts=st.lists(st.integers(2, 30), min_size=1, max_size=6),
+    train=st.integers(6, 40),
+    test=st.integers(6, 40),
+    seed=st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=80)
+def test_a_stratified_split_is_scikit_learns(
+    counts: list[int], train: int, test: int, seed: int
+) -> None:
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    assume(train + test <= len(labels))
+    expected = train_test_split(
+        np.arange(len(labels)), train_size=train, test_size=test, random_state=seed, stratify=labels
+    )
+    split = stratified(labels, train=train, test=test, rng=np.random.RandomState(seed))
+    for ours, theirs in zip(split, expected, strict=True):
+        assert ours.tolist() == sorted(theirs)

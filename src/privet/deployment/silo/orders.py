@@ -10,7 +10,6 @@ from typing import Any
 from privet.deployment.parties import Parties, SiloKit
 from privet.deployment.parties.orders import ORDER_KEY, read_order
 from privet.deployment.parties.requests import Denied
-from privet.privacy.mechanisms.canaries import CANARIES
 
 ALLOWED = frozenset({ORDER_KEY})
 """Nothing else of what a server says about a run is listened to."""
@@ -59,7 +58,7 @@ def node_config(kit: SiloKit, job: OrderedJob, *, roster: Path) -> dict[str, Any
         "models": str(kit.models),
         "roster": str(roster),
         "canaries": kit.canaries,
-        "canaries-dir": str(kit.state / CANARIES / job.id),
+        "canaries-dir": str(kit.state / "canaries" / job.id),
     }
     if kit.data_dir is not None:
         config["data-dir"] = str(kit.data_dir)
