@@ -41,7 +41,7 @@ def of(rows: list[Row], silo: str, round_: int, kind: str = "commit") -> Row:
 def test_an_honest_run_passes_every_claim(golden: Path, name: str) -> None:
     report = audited(golden / name)
     unknown = {claim.id for claim in report.claims if claim.verdict == "UNKNOWN"}
-    assert (report.verdict, unknown) == ("PASS", {"record.signer"})
+    assert (report.verdict, unknown) == ("PASS", {"record.signer", "mechanism.canaries"})
     ids = [claim.id for claim in report.claims]
     assert len(ids) == len(set(ids))
     assert ("encryption.sums" in ids) == (name == "sealed")
@@ -266,7 +266,7 @@ def test_a_ledger_signed_by_another_key_than_the_silos(run: Path) -> None:
     own, other = SiloKey.load(run / "ledger.key").public, "ab" * 32
     report = audited(run, keys={"hospital": own})
     assert report.verdict == "PASS"
-    assert all(claim.verdict == "PASS" for claim in report.claims)
+    assert {c.id for c in report.claims if c.verdict != "PASS"} == {"mechanism.canaries"}
     assert failed(run, keys={"hospital": other}) == {"record.signer"}
 
 

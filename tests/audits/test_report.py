@@ -46,7 +46,7 @@ def test_a_report_is_read_as_it_was_written(golden: Path, tmp_path: Path) -> Non
 
 def test_what_is_no_report_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "audit.json"
-    for text in ("", "[]", '{"schema": 2}'):
+    for text in ("", "[]", '{"schema": 1}'):
         file.write_text(text)
         with pytest.raises(DataError, match="no report of an audit"):
             read(file)
@@ -246,7 +246,7 @@ def test_a_job_of_real_silos(project: Path) -> None:
     report = audit([project], base=project, keys=keys_of(project))
     verdicts = {(claim.id, claim.subject): claim.verdict for claim in report.claims}
     assert report.verdict == "PASS"
-    assert set(verdicts.values()) == {"PASS"}
+    assert {id_ for (id_, _), v in verdicts.items() if v != "PASS"} == {"mechanism.canaries"}
     assert {s.silo for s in report.sums if s.job == JOB} == {f"silo-{i}" for i in range(4)}
 
 

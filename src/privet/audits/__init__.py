@@ -8,6 +8,7 @@
     compliance    budget.every-moment, policy.*, mechanism.settings, encryption.sums
                   was the policy kept, at every moment, and were the settings?
     leaks         leaks.*       what left the silos besides the model?
+    sound         mechanism.sound   does the claim hold for the model and the loss?
     mechanism     mechanism.*   do canaries follow the law of the claimed mechanism?
     deep          mechanism.deep-*    do attacks on models that were trained alike refute it?
     lower_bounds, spent         what guesses refute; epsilon at other deltas and for persons

@@ -15,8 +15,18 @@ from functools import partial
 from pathlib import Path
 
 import privet
-from privet.audits import compliance, epsilon, evidence, leaks, ledgers, mechanism, record, spent
-from privet.audits.claims import Claim, judged
+from privet.audits import (
+    compliance,
+    epsilon,
+    evidence,
+    leaks,
+    ledgers,
+    mechanism,
+    record,
+    sound,
+    spent,
+)
+from privet.audits.claims import Claim, headline, judged
 from privet.audits.deep.record import Deep, DeepOptions
 from privet.audits.evidence import Evidence
 from privet.audits.ledgers import Account
@@ -39,6 +49,7 @@ CHECKS: tuple[Check, ...] = (
     compliance.claims,
     compliance.claims_of_sums,
     leaks.claims,
+    sound.claims,
     mechanism.claims,
 )
 """What every run is held against, in the order of the report."""
@@ -51,7 +62,8 @@ _OF_DEEP = (
 
 _ASSUMPTIONS = (
     "Epsilon is about one record: add-or-remove adjacency, each mechanism as its entry says. That "
-    "the mechanism that ran is that one, no ledger can show; a simulation's canaries test it.",
+    "the mechanism that ran is that one, no ledger can show; canaries test the noise, the sampling "
+    "and the clipping of their own coordinates.",
     "Composition by privacy loss distributions fixes the mechanisms beforehand; noise that is "
     "chosen by looking at earlier outputs leaves that ground.",
     "The number of records of a silo, hyperparameters and preprocessing are outside of epsilon.",
@@ -96,15 +108,15 @@ def audit(
         *_of_policy(found),
         *(claim for of_run, _ in trained for claim in of_run),
     ]
-    # UNKNOWN does not fail: without every key and every ledger nothing would ever pass.
-    failed = any(claim.verdict == "FAIL" for claim in claims)
+    verdict = headline(claims)
     return Report(
-        schema=1,
+        headline=verdict,
+        schema=2,
         privet=privet.__version__,
         audited_at=now.isoformat(),
         options=Options(delta, dict(keys or {}), _relative(policy, base) if policy else None, deep),
         paths=tuple(_relative(path, base) for path in paths),
-        verdict="FAIL" if failed else "PASS",
+        verdict="FAIL" if verdict == "FAIL" else "PASS",
         files=tuple(_digests(found.files, base)),
         claims=tuple(claims),
         sums=(*spent.sums_of_runs(runs, delta), *spent.sums_of_accounts(found.known, delta)),

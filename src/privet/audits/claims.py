@@ -8,6 +8,8 @@ from typing import Literal
 
 Verdict = Literal["PASS", "FAIL", "UNKNOWN"]
 
+_NAMED = 4
+
 MOST_EVIDENCE = 20
 """Lines of evidence that a claim keeps; how many more there were stands in the last."""
 
@@ -26,6 +28,8 @@ class Claim:
     statement: str
     verdict: Verdict
     evidence: tuple[str, ...] = ()
+    decisive: bool = True
+    """Whether the verdict of the whole leans on it; not where nothing was promised."""
 
 
 def judged(
@@ -37,9 +41,31 @@ def judged(
     return Claim(id_, subject, statement, "FAIL" if found else "PASS", evidence)
 
 
-def unknown(id_: str, subject: str, statement: str, why: str) -> Claim:
+def unknown(id_: str, subject: str, statement: str, why: str, *, decisive: bool = True) -> Claim:
     """A claim that what was looked at cannot decide."""
-    return Claim(id_, subject, statement, "UNKNOWN", (why,))
+    return Claim(id_, subject, statement, "UNKNOWN", (why,), decisive)
+
+
+def undecided(claims: Iterable[Claim]) -> list[Claim]:
+    """The claims that are UNKNOWN and that the verdict leans on."""
+    return [claim for claim in claims if claim.verdict == "UNKNOWN" and claim.decisive]
+
+
+def headline(claims: Iterable[Claim]) -> str:
+    """The verdict of the whole, and beside PASS what it leans on and could not be decided."""
+    told = list(claims)
+    # UNKNOWN does not fail: without every key and every ledger nothing would ever pass.
+    if any(claim.verdict == "FAIL" for claim in told):
+        return "FAIL"
+    open_ = undecided(told)
+    named = list(dict.fromkeys(claim.id for claim in open_))
+    if not named:
+        return "PASS"
+    more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+    return (
+        f"PASS of what could be decided; UNKNOWN: {', '.join(named[:_NAMED])}{more} "
+        f"({open_[0].evidence[0]})"
+    )
 
 
 def _shortened(lines: list[str]) -> tuple[str, ...]:

@@ -212,8 +212,8 @@ def claims(run: Evidence) -> Iterator[Claim]:
     policy = run.policy
     if policy is None:
         why = "the run has no policy.toml, and none was given"
-        yield unknown("budget.every-moment", run.subject, _BUDGET, why)
-        yield unknown("policy.respected", run.subject, _POLICY, why)
+        yield unknown("budget.every-moment", run.subject, _BUDGET, why, decisive=False)
+        yield unknown("policy.respected", run.subject, _POLICY, why, decisive=False)
     else:
         yield by_ledgers(
             run,

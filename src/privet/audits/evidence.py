@@ -217,8 +217,7 @@ def _json(path: Path) -> dict[str, Any] | None:
 def read_own(folder: Path, *, subject: str, keys: Mapping[str, str]) -> Account | None:
     """The ledger in a run folder; None where there is none."""
     path = folder / LEDGER
-    return (
-        ledgers.read_account(path, subject=f"{subject}/{LEDGER}", keys=keys)
-        if path.exists()
-        else None
-    )
+    if not path.exists():
+        return None
+    account = ledgers.read_account(path, subject=f"{subject}/{LEDGER}", keys=keys)
+    return replace(account, simulated=True)

@@ -295,7 +295,11 @@ def mechanism_claims(
 
 
 def _conformance_claim(observations: Sequence[CanaryObservation], subject: str) -> Claim:
-    id_, statement = "mechanism.conformance", "The mechanism that ran is the one that was claimed."
+    id_, seen = "mechanism.conformance", sum(len(each.inserted) for each in _one_each(observations))
+    statement = (
+        f"The noise of {seen:,} canary coordinates, and the sampling and clipping of their "
+        "records, follow the law of the mechanism that was claimed."
+    )
     try:
         found = conformance(observations)
     except PrivacyError as reason:
@@ -307,6 +311,11 @@ def _conformance_claim(observations: Sequence[CanaryObservation], subject: str) 
     )
     faults = (_fault(check) for check in found.failed)
     return judged(id_, subject, statement, faults=faults, notes=[note])
+
+
+def _one_each(observations: Sequence[CanaryObservation]) -> list[CanaryObservation]:
+    """An observation of each silo."""
+    return list({each.silo: each for each in observations}.values())
 
 
 def _fault(check: Check) -> str:
@@ -346,11 +355,14 @@ def _bound_text(bound: OneRunBound, observer: str) -> str:
 
 
 def claims(run: Evidence) -> Iterator[Claim]:
-    """None for a run without canaries."""
+    """Of a run with differential privacy; UNKNOWN where no canaries took part."""
     seen = read_observations(run.folder / CANARIES)
-    if not seen:
-        return
     statement = "Canaries were seen of the mechanism that the ledger charges."
+    if not seen:
+        if run.settings.privacy is not None:
+            why = "no canaries took part, so that what ran left nothing to test"
+            yield unknown("mechanism.canaries", run.subject, statement, why)
+        return
     yield judged("mechanism.canaries", run.subject, statement, faults=_uncharged(run, seen))
     last, delta = run.lines[-1].epsilon, run.delta
     if last is not None and last.max is not None and delta is not None:

@@ -22,7 +22,7 @@ from privet.audits.leaks import ReleasedField
 from privet.errors import DataError
 from privet.files import write_whole
 
-SCHEMA = 1
+SCHEMA = 2
 SCHEMA_FILE = Path(__file__).with_name("audit.schema.json")
 
 _CLOSE = 1e-6
@@ -114,7 +114,9 @@ class Persons:
 class Report:
     """A whole audit. `verdict` is FAIL when a claim is, and PASS else, unknown ones or not."""
 
-    schema: Literal[1]
+    headline: str
+    """The verdict, and beside PASS what it leans on and could not be decided."""
+    schema: Literal[2]
     privet: str
     """Version of the auditor."""
     audited_at: str

@@ -66,6 +66,10 @@ Models = Annotated[int | None, typer.Option(help="With --deep: how many models. 
 Seed = Annotated[
     int | None, typer.Option(help="With --deep: of all that is random there.  [default: 0]")
 ]
+Strict = Annotated[
+    bool,
+    typer.Option("--strict", help="Exit 1 as well when a claim that PASS leans on is UNKNOWN."),
+]
 
 
 def audit(
@@ -79,12 +83,15 @@ def audit(
     deep: DeepAudit = False,
     models: Models = None,
     seed: Seed = None,
+    strict: Strict = False,
 ) -> None:
     """Check what runs and ledgers claim: the record, the sums, budgets, what left. Exit 1 on FAIL.
 
-    Claims are PASS, FAIL, or UNKNOWN where what was given does not decide them.
+    Claims are PASS, FAIL, or UNKNOWN where what was given does not decide them; the first line says
+    what PASS leans on and could not be decided. A run's task is code, and is loaded.
     """
     from privet import api
+    from privet.audits.claims import undecided
 
     if verify is not None:
         if paths or out or json or deep:
@@ -111,7 +118,7 @@ def audit(
     _show(report)
     if file:
         _write(report, file, pages=out is not None)
-    if report.verdict == "FAIL":
+    if report.verdict == "FAIL" or (strict and undecided(report.claims)):
         raise typer.Exit(1)
 
 
@@ -200,6 +207,7 @@ def _keys(texts: Sequence[str]) -> dict[str, str]:
 def _show(report: Report) -> None:
     from rich.console import Console
 
+    typer.echo(report.headline)
     console = Console()
     console.print(_table(report.claims))
     counts = Counter[str](claim.verdict for claim in report.claims)

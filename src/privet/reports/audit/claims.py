@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from privet.audits.claims import Claim, Verdict
+from privet.audits.claims import Claim, Verdict, undecided
 from privet.audits.leaks import ReleasedField
 from privet.audits.report import Report
 from privet.charts.formatting import counted, listed
@@ -171,8 +171,9 @@ FAILURES = {
     "budget.every-moment": "more was spent than a data holder's budget allows",
     "policy.respected": "records were used in a way that their holder's policy forbids",
     "mechanism.settings": "noise or sampling are not what settings and records give",
+    "mechanism.sound": "DP-SGD's claim does not hold for this model and this loss",
     "mechanism.canaries": "canaries are of another mechanism than the one that was charged",
-    "mechanism.conformance": "what ran does not follow the law of the mechanism that was claimed",
+    "mechanism.conformance": "canaries do not follow the law of the mechanism that was claimed",
     "mechanism.lower-bound": "an attack shows epsilon to be above the claim",
     "mechanism.deep-updates": "an attack on a silo's updates shows epsilon to be above the claim",
     "mechanism.deep-model": "an attack on models trained alike shows epsilon to be above the claim",
@@ -187,15 +188,21 @@ _MOST = 4
 def in_one_sentence(report: Report) -> str:
     """What the verdict means here; of FAIL, which claims and of what."""
     failed = [claim for claim in report.claims if claim.verdict == "FAIL"]
-    undecided = sum(claim.verdict == "UNKNOWN" for claim in report.claims)
+    open_ = [claim for claim in report.claims if claim.verdict == "UNKNOWN"]
     if failed:
         return f"What was claimed does not hold: {_failures(failed)}."
     if not report.claims:
         return "There was nothing to hold against what was given."
-    if undecided:
+    if leaning := undecided(open_):
+        named = listed(list(dict.fromkeys(claim.id for claim in leaning)), most=_MOST)
         return (
-            f"Every claim that could be decided holds; {counted(undecided, 'claim')} could not be, "
-            "because something that the auditor needs was not given."
+            f"Every claim that could be decided holds; {counted(len(open_), 'claim')} could not "
+            f"be. The verdict leans on {named}: {leaning[0].evidence[0]}."
+        )
+    if open_:
+        return (
+            f"Every claim that could be decided holds; {counted(len(open_), 'claim')} could not "
+            "be, and nothing that was promised rests on it."
         )
     return "Every claim was decided, and every one holds."
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from privet.audits.claims import undecided
 from privet.audits.report import Persons, Report, read
 from privet.audits.spent import TIMES
 from privet.charts.formatting import listed
@@ -58,6 +59,7 @@ def render(report: Report, *, base: Path, digest: str) -> str:
         moment=_moment(report.audited_at),
         sentence=in_one_sentence(report),
         counts=counts(report),
+        undecided=len(undecided(report.claims)) if report.verdict == "PASS" else 0,
         failed=[claim for claim in report.claims if claim.verdict == "FAIL"],
         facts=facts(files),
         balances=balances(files),

@@ -1,0 +1,60 @@
+"""A run's task as code: model, loss and what examples look like, made anew from its settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from privet.client.silo import load_local_data
+from privet.client.training import loss_of
+from privet.errors import DataError
+from privet.experiment import Experiment
+from privet.privacy.mechanisms import ExampleLoss, ExampleType
+from privet.server.app import initial_model
+from privet.tasks import Task, load_task
+from privet.tasks.files import data_folder
+
+
+@dataclass(frozen=True)
+class TrainingCode:
+    """What a silo's training is made of, but for the records."""
+
+    task: Task
+    model: nn.Module
+    """The task's, with the weights that the run began with."""
+    loss: ExampleLoss
+    like: ExampleType
+
+
+def training_code(experiment: Experiment) -> TrainingCode:
+    """Make the task that the experiment names; its code runs, and its data are read for their type.
+
+    Without training data (those of real silos are with the silos) test data show the type. Raises
+    what the task does, and DataError where no data are here.
+    """
+    task = load_task(
+        experiment.task,
+        model=experiment.model,
+        data_dir=data_folder(None),
+        options=experiment.data,
+    )
+    return TrainingCode(
+        task,
+        initial_model(task, experiment),
+        loss_of(task, experiment.training),
+        _example_type(task, experiment),
+    )
+
+
+def _example_type(task: Task, experiment: Experiment) -> ExampleType:
+    try:
+        found = load_local_data(
+            experiment, data_dir=data_folder(None), run_id=0, divided=False
+        ).example_type
+    except DataError:
+        test = task.test_data()
+        if test is None:
+            raise
+        return ExampleType.of(test.inputs, test.targets)
+    return found
