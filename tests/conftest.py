@@ -44,3 +44,12 @@ def chromium() -> Iterator[Chrome]:
 
     with opened() as found:
         yield found
+
+
+@pytest.fixture
+def shared_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Private runs of one seed that differ in a setting are given the same noise all the same, to
+    compare them; privet itself never does this (tests/simulations/test_decided.py)."""
+    from privet.simulations.decided import Decided
+
+    monkeypatch.setattr(Decided, "streams", lambda self, _: ("",) * len(self.data))

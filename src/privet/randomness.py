@@ -2,7 +2,8 @@
 
 Every draw of a simulation comes from a stream named by (seed, purpose, silo, round), so the result
 depends neither on the order in which clients run nor on how many processes run them, and no two
-clients and no two rounds ever share noise. On a real silo noise does not come from here: see
+clients and no two rounds ever share noise. Nor do two runs that are not the same: see
+`privet.simulations.decided`. On a real silo noise does not come from here: see
 `privet.privacy.mechanisms.plan.SystemNoise`.
 """
 

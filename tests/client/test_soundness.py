@@ -98,6 +98,7 @@ def test_a_sound_one_trains(node: dict[str, Any]) -> None:
     assert TrainReply.from_records(reply.content).event is not None
 
 
+@pytest.mark.usefixtures("shared_noise")
 def test_an_unreduced_loss_trains_and_is_evaluated_as_its_mean(tmp_path: Path) -> None:
     mean = simulate(experiment({}), out=tmp_path / "mean")
     unreduced = simulate(experiment({"loss": "unreduced"}), out=tmp_path / "unreduced")

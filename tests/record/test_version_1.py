@@ -1,19 +1,19 @@
 """Run folders that an older version wrote, with lines that do not say their schema.
 
-`version1.tar.xz` holds one run of digits: `cut`, interrupted after round 2 of 3, and `whole`, the
-same gone on with to its end.
+`version1.tar.xz` holds two runs of digits, each interrupted after round 2 of 3 and whole: a private
+one (`cut`, `whole`) and one without privacy (`clear`, `clear-whole`).
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 import tarfile
 from pathlib import Path
 
 import pytest
 
 from privet.audits import audit
+from privet.errors import ExperimentError
 from privet.experiment import Experiment
 from privet.record.history import HISTORY, read_rounds
 from privet.record.reading import read_run
@@ -71,17 +71,22 @@ def test_an_edited_line_is_still_a_fault(old: Path) -> None:
     assert audit([old / "whole"], base=old).verdict == "FAIL"
 
 
-def test_a_run_goes_on_and_its_old_lines_stay_as_they_are(old: Path) -> None:
-    before = (old / "cut" / HISTORY).read_bytes()
+def test_a_private_run_cannot_be_gone_on_with(old: Path) -> None:
+    """Its noise had other names: the rounds to come would not be those of the run."""
+    before = {path: path.read_bytes() for path in (old / "cut").iterdir() if path.is_file()}
     experiment = Experiment.from_file(old / "cut" / "experiment.toml")
-    simulate(experiment, out=old / "cut", resume=True)
-    after = (old / "cut" / HISTORY).read_bytes()
+    with pytest.raises(ExperimentError, match="version of privet that did not keep its canaries"):
+        simulate(experiment, out=old / "cut", resume=True)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_run_without_privacy_goes_on_and_its_old_lines_stay_as_they_are(old: Path) -> None:
+    before = (old / "clear" / HISTORY).read_bytes()
+    experiment = Experiment.from_file(old / "clear" / "experiment.toml")
+    simulate(experiment, out=old / "clear", resume=True)
+    after = (old / "clear" / HISTORY).read_bytes()
     assert after.startswith(before)
     assert json.loads(after.splitlines()[-1])["schema"] == 2
-    model, asked = ((old / n / "model.safetensors").read_bytes() for n in ("cut", "whole"))
-    assert model == asked
-    assert read_rounds(old / "cut", finished=True)[-1].epsilon == (
-        read_rounds(old / "whole", finished=True)[-1].epsilon
-    )
-    shutil.rmtree(old / "whole")
-    assert audit([old / "cut"], base=old).verdict == "PASS"
+    cut, whole = ((old / n / "model.safetensors").read_bytes() for n in ("clear", "clear-whole"))
+    assert cut == whole
+    assert audit([old / "clear"], base=old).verdict == "PASS"

@@ -54,6 +54,7 @@ def weights(folder: Path) -> np.ndarray:
     ],
     ids=lambda settings: "-".join(map(str, settings.values())) or "default",
 )
+@pytest.mark.usefixtures("shared_noise")
 def test_the_model_is_that_of_a_run_in_the_clear(tmp_path: Path, settings: dict[str, Any]) -> None:
     uneven = {"federation__partition": "linear", **settings}
     summary = simulate(experiment(**uneven), out=tmp_path / "sealed")

@@ -105,6 +105,8 @@ class Silo:
     local: LocalData
     seed: int | None
     """The simulation's seed; None on a real silo, where randomness comes from the system."""
+    streams: str = ""
+    """With the seed, names a simulated silo's streams: a digest of what decides its releases."""
 
     @property
     def task(self) -> Task:
@@ -140,13 +142,14 @@ class Silo:
         """Noise that no other silo, no other round and no other use shares."""
         if self.seed is None:
             return SystemNoise()
-        return SeededNoise(stream(self.seed, use, self.index, round_))
+        return SeededNoise(self.entropy(round_, use))
 
     def entropy(self, round_: int, use: str = "training") -> np.random.SeedSequence:
-        """Randomness of a round but for its noise: batches and the like."""
+        """Randomness of a round: batches and the like."""
         if self.seed is None:
             return np.random.SeedSequence()
-        return stream(self.seed, use, self.index, round_)
+        named = (self.streams,) if self.streams else ()
+        return stream(self.seed, use, self.index, round_, *named)
 
 
 def open_silo(experiment: Experiment, context: Context) -> Silo:
@@ -171,6 +174,7 @@ def open_silo(experiment: Experiment, context: Context) -> Silo:
         index=index,
         local=local,
         seed=experiment.seed if node.get("simulated") else None,
+        streams=str(node.get("streams", "")),
     )
 
 

@@ -10,6 +10,7 @@ summary.json       the outcome (`RunSummary`); written last, so its presence mea
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from privet.errors import DataError, ExperimentError
-from privet.experiment import Experiment
+from privet.experiment import Experiment, dotted
 from privet.files import demand_file, leftovers, read_file, replacing, write_whole
 from privet.record.history import HISTORY, RoundRecord, read_rounds, whole_rounds
 from privet.record.summary import SUMMARY, RunSummary
@@ -71,11 +72,7 @@ class RunFolder:
     def reopen(self, experiment: Experiment) -> Checkpoint | None:
         """Go back to the last whole round; ExperimentError when the settings are not the same,
         DataError for a history that is damaged up to there."""
-        written = Experiment.from_file(demand_file(self.path / SETTINGS))
-        if written.to_toml() != experiment.to_toml():
-            raise ExperimentError(
-                f"{self.path} was run with other settings; --resume needs the same"
-            )
+        self.check_settings(experiment)
         for name in (CHECKPOINT, MODEL):
             for part in leftovers(self.path / name):
                 part.unlink(missing_ok=True)
@@ -87,6 +84,17 @@ class RunFolder:
             raise DataError(f"{HISTORY} has {len(kept)} lines, and the checkpoint {count} rounds")
         write_whole(self.path / HISTORY, b"".join(line + b"\n" for line in kept))
         return checkpoint
+
+    def check_settings(self, experiment: Experiment) -> None:
+        """ExperimentError naming a setting with which the run here was begun otherwise."""
+        written = Experiment.from_file(demand_file(self.path / SETTINGS))
+        before, now = (dotted(tomllib.loads(each.to_toml())) for each in (written, experiment))
+        for key in [*now, *before]:
+            if before.get(key) != now.get(key):
+                raise ExperimentError(
+                    f"{self.path} was begun with {_setting(key, before)}, not with "
+                    f"{_setting(key, now)}; --resume needs the same"
+                )
 
     def rounds(self) -> tuple[RoundRecord, ...]:
         """The rounds so far; a line torn by a kill is left out. DataError for a damaged one."""
@@ -134,3 +142,7 @@ class RunFolder:
         whole = {key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}
         with replacing(self.path / name) as part:  # a copy of a model in memory is saved
             save_file(whole, part, metadata=metadata)
+
+
+def _setting(key: str, settings: Mapping[str, Any]) -> str:
+    return f"{key} = {settings[key]!r}" if key in settings else f"no {key}"

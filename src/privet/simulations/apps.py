@@ -101,6 +101,8 @@ class SimulatedSilos:
     canaries: int = 0
     """Coordinates for canaries beside every silo's model."""
     canaries_dir: Path | None = None
+    streams: tuple[str, ...] = ()
+    """What names each silo's random streams beside the seed: see `privet.simulations.decided`."""
 
     def node_config(self, place: int) -> dict[str, str | bool | int]:
         """What the node of the silo at `place` is configured with."""
@@ -116,6 +118,7 @@ class SimulatedSilos:
             "ledger": str(self.ledger),
             "key": str(self.key),
             "canaries": self.canaries,
+            "streams": self.streams[place] if self.streams else "",
             **{name: str(path) for name, path in paths.items() if path is not None},
             **(self.keys.node_config(place) if self.keys else {}),
         }

@@ -35,6 +35,7 @@ from privet.simulations.apps import (
     simulated_client_app,
     simulated_training,
 )
+from privet.simulations.decided import Decided
 from privet.simulations.grid import (
     SERVER_NODE,
     Executor,
@@ -133,7 +134,12 @@ def run_prepared(
     """Run what `prepare` has accepted."""
     folder = RunFolder(out)
     folder.check_free(resume=resume)
-    folder.save_json(SILOS, describe_silos(prepared.place, prepared.plans))
+    decided = Decided.of(prepared.place, canaries=execution.canaries, policy=prepared.policy)
+    if folder.holds_a_run():
+        folder.check_settings(prepared.experiment)
+        decided.check_same(out, private=prepared.experiment.privacy is not None)
+    about = describe_silos(prepared.place, prepared.plans)
+    folder.save_json(SILOS, {**about, **decided.plain()})
     hosting = Hosting(folder=out, data_dir=prepared.data_dir, resume=resume, watch=watch)
     keys = _keys(prepared, out)
     if keys is not None and prepared.experiment.encryption is not None:
@@ -150,6 +156,7 @@ def run_prepared(
             data_dir=prepared.data_dir,
             canaries=execution.canaries,
             canaries_dir=out.absolute() / CANARIES,
+            streams=decided.streams(prepared.experiment),
         )
         if execution.engine == "ray":
             from privet.simulations.ray import run_on_ray

@@ -7,6 +7,7 @@ task's test records, which count as public here: they are nobody's whom epsilon 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -41,7 +42,8 @@ def plan_selection(
     options = [planner.fixed(each, seed=planner.seed) for each in settings]
     # Settings and their number come from one stream of the seed, so that a sweep that goes on after
     # a kill draws the same: to draw again until the result pleases would cost more than this.
-    rng = numpy_generator(stream(planner.seed, "private tuning"))
+    options_named = json.dumps([dict(each) for each in settings], sort_keys=True)
+    rng = numpy_generator(stream(planner.seed, "private tuning", options_named))
     drawn = [int(rng.integers(len(settings))) for _ in range(runs.draw(rng))]
     planned = [
         planner.fixed(settings[place], seed=planner.seed + number)

@@ -14,10 +14,10 @@ from privet.simulations.run import simulate
 TINY = Experiment.from_mapping(
     {
         "task": "digits",
-        "rounds": 2,
+        "rounds": 4,
         "seed": 3,
         "federation": {"silos": 3},
-        "training": {"batch_size": 64, "lr": 0.5},
+        "training": {"batch_size": 128, "lr": 5.0},
         "privacy": {"epsilon": 4.0},
     }
 )
@@ -39,7 +39,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("compare")
     for name, settings in RUNS.items():
         simulate(TINY.with_settings(settings), out=home / name)
-    for name, lr in (("fast", 0.5), ("slow", 0.002)):
+    for name, lr in (("fast", 5.0), ("slow", 0.002)):
         experiment = TINY.with_settings({"training.lr": lr})
         axes = {"privacy.epsilon": [4, 8]}
         baselines = "pooled" if name == "fast" else "none"
