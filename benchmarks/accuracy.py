@@ -38,6 +38,8 @@ class Row:
 DIGITS = {"federation.silos": 10, "federation.partition": "iid"}
 IMAGES = {"federation.silos": 10, "federation.partition": "iid"}
 HEART = {
+    "data.split": "flamby",
+    "data.scaling": "per-silo",
     "rounds": 15,
     "training.batch_size": 4,
     "training.steps": 100,

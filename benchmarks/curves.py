@@ -46,10 +46,12 @@ TABLE = {
     "rounds": 20,
     "training.batch_size": 91,
     "training.lr": 0.5,
+    "privacy.uncovered_preprocessing": True,
     **PRIVACY,
 }
-HEART = {"task": "heart-disease", "rounds": 15, "training.steps": 2, "training.batch_size": 30,
-         "training.lr": 0.5, **PRIVACY}  # fmt: skip
+HEART = {"task": "heart-disease", "rounds": 15, "data.split": "flamby",
+         "data.scaling": "per-silo", "privacy.uncovered_preprocessing": True,
+         "training.steps": 2, "training.batch_size": 30, "training.lr": 0.5, **PRIVACY}  # fmt: skip
 IMAGES = {
     "privacy.epsilon": (1.0, 3.0, 8.0, math.inf),
     "federation.partition": ("iid", "dirichlet"),

@@ -137,6 +137,10 @@ class PrivacySettings(_Settings):
     """When a silo's remaining budget is too small for the remaining rounds: take part until it is
     used up, or raise the noise so that all of them fit."""
 
+    uncovered_preprocessing: bool = False
+    """Allow a task whose inputs depend on other records (scaling by their own mean): epsilon then
+    says nothing of what the preprocessing tells, and data holders' policies must allow it."""
+
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
         if (self.epsilon is None) == (self.noise_multiplier is None):

@@ -47,7 +47,7 @@ def test_images_are_complete_and_standardised(
 
 
 def test_heart_disease_has_flambys_patients_and_split(data_dir: Path) -> None:
-    train, test = halves("heart-disease", data_dir)
+    train, test = halves("heart-disease", data_dir, split="flamby")
     assert (silos(train) + silos(test)).tolist() == [303, 261, 46, 130]
     assert silos(train).tolist() == [199, 172, 30, 85]
     assert silos(test).tolist() == [104, 89, 16, 45]
@@ -56,7 +56,7 @@ def test_heart_disease_has_flambys_patients_and_split(data_dir: Path) -> None:
 
 
 def test_heart_disease_splits_the_sick_evenly(data_dir: Path) -> None:
-    train, test = halves("heart-disease", data_dir)
+    train, test = halves("heart-disease", data_dir, split="flamby")
     # 139 of Cleveland's 303 patients are sick and 98 of Hungary's 261, as counted in the files.
     sick = [np.bincount(e.silo[e.targets.numpy() == 1]) for e in (train, test)]  # type: ignore[index]
     assert sick[0].tolist() == [91, 65, 30, 66]
@@ -65,7 +65,7 @@ def test_heart_disease_splits_the_sick_evenly(data_dir: Path) -> None:
 
 def test_heart_disease_is_the_plain_rule_row_by_row(data_dir: Path) -> None:
     """Against a slow reading of one file: the same patients, in the same order, before scaling."""
-    train, test = halves("heart-disease", data_dir, scaling="public-ranges")
+    train, test = halves("heart-disease", data_dir)
     kept = []
     for line in (data_dir / "heart-disease" / "processed.va.data").read_text().split():
         age, sex, pain, pressure, cholesterol, sugar, ecg, rate, angina, dip, *_, stage = (
@@ -91,7 +91,7 @@ def test_heart_disease_is_the_plain_rule_row_by_row(data_dir: Path) -> None:
 
 
 def test_heart_disease_by_own_statistics_has_mean_0_and_deviation_1(data_dir: Path) -> None:
-    train, test = halves("heart-disease", data_dir)
+    train, test = halves("heart-disease", data_dir, scaling="per-silo")
     for silo in range(4):
         own = train.inputs[torch.from_numpy(train.silo == silo)]
         torch.testing.assert_close(own.mean(dim=0), torch.zeros(13), atol=1e-5, rtol=0)
@@ -129,8 +129,7 @@ def test_adult_also_reads_as_a_table(data_dir: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "least"), [("heart-disease", 0.74), ("adult", 0.84)])
 def test_the_default_model_learns(data_dir: Path, name: str, least: float) -> None:
-    options = {"scaling": "public-ranges"} if name == "heart-disease" else {}
-    task = load_task(name, data_dir=data_dir, options=options)
+    task = load_task(name, data_dir=data_dir)
     train, test = task.train_data(), task.test_data()
     assert test is not None
     model = task.model()

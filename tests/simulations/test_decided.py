@@ -119,7 +119,9 @@ def table(folder: Path, rows: int) -> Path:
 
 
 def on_table() -> Experiment:
-    data = {"file": "table.csv", "target": "y", "ranges": {f"x{i}": [0, 6] for i in range(200)}}
+    names = [f"x{i}" for i in range(200)]
+    data = {"file": "table.csv", "target": "y", "classes": [0, 1], "numeric": names}
+    data["ranges"] = {name: [0, 6] for name in names}
     return experiment(task="table", data=data, evaluation=None)
 
 

@@ -38,9 +38,14 @@ def holder(
     public: bool = True,
     metrics: str = "",
     requesters: str = '["*"]',
+    seed: bytes = bytes(range(32)),
 ) -> dict[str, Any]:
-    """Write the files into `folder`; the node configuration that points at them."""
-    Ledger.create(folder / "ledger.sqlite", _key(folder / "silo.key")).close()
+    """Write the files into `folder`; the node configuration that points at them.
+
+    The key is made of `seed`, the same in every test that does not choose: which records a silo
+    holds out follows from it.
+    """
+    Ledger.create(folder / "ledger.sqlite", _key(folder / "silo.key", seed)).close()
     text = POLICY.format(
         epsilon="inf" if plain else epsilon,
         plain=str(plain).lower(),
@@ -58,9 +63,8 @@ def holder(
     }
 
 
-def _key(path: Path) -> SiloKey:
-    """The same key in every test: which records a silo holds out follows from it."""
-    private = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+def _key(path: Path, seed: bytes) -> SiloKey:
+    private = Ed25519PrivateKey.from_private_bytes(seed)
     pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     path.touch(mode=0o600)
     path.write_bytes(pem)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from privet.errors import DataError, ExperimentError
 from privet.tasks import load_task
+from privet.tasks.task import uncovered
 
+FLAMBY = {"split": "flamby", "scaling": "per-silo"}
 HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
 SIZES = (30, 24, 12, 20)
 
@@ -39,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_patients_with_a_missing_value_in_a_kept_column_are_dropped(folder: Path) -> None:
-    task = load_task("heart-disease", data_dir=folder)
+    task = load_task("heart-disease", data_dir=folder, options=FLAMBY)
     train, test = task.train_data(), task.test_data()
     assert test is not None
     assert train.silo is not None
@@ -53,7 +58,7 @@ def test_patients_with_a_missing_value_in_a_kept_column_are_dropped(folder: Path
 
 
 def test_per_silo_scaling_uses_the_training_patients_of_that_hospital_alone(folder: Path) -> None:
-    before = load_task("heart-disease", data_dir=folder).train_data()
+    before = load_task("heart-disease", data_dir=folder, options=FLAMBY).train_data()
     assert before.silo is not None
     for silo in range(4):
         own = before.inputs[torch.from_numpy(before.silo == silo)]
@@ -63,7 +68,7 @@ def test_per_silo_scaling_uses_the_training_patients_of_that_hospital_alone(fold
     other = folder / "processed.va.data"
     lines = [line.split(",") for line in other.read_text().splitlines() if line]
     other.write_text("\n".join(",".join(["99", *line[1:]]) for line in lines))
-    after = load_task("heart-disease", data_dir=folder).train_data()
+    after = load_task("heart-disease", data_dir=folder, options=FLAMBY).train_data()
     rows = torch.from_numpy(before.silo != 3)
     assert torch.equal(after.inputs[rows], before.inputs[rows])
 
@@ -84,20 +89,71 @@ def test_a_column_that_is_constant_in_training_stays_finite(folder: Path) -> Non
     path = folder / "processed.switzerland.data"
     lines = [line.split(",") for line in path.read_text().splitlines() if line]
     path.write_text("\n".join(",".join([*row[:4], "0", *row[5:]]) for row in lines))
-    train = load_task("heart-disease", data_dir=folder).train_data()
+    train = load_task("heart-disease", data_dir=folder, options=FLAMBY).train_data()
     assert train.silo is not None
     assert (train.inputs[torch.from_numpy(train.silo == 2), 3] == 0).all()
 
 
-def test_only_scaling_by_own_statistics_comes_with_a_note() -> None:
-    assert "epsilon does not cover" in " ".join(load_task("heart-disease").notes)  # type: ignore[attr-defined]
-    task = load_task("heart-disease", options={"scaling": "public-ranges"})
-    assert task.notes == ()  # type: ignore[attr-defined]
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, []),
+        ({"scaling": "per-silo"}, ["scaled by each hospital's own mean"]),
+        ({"split": "flamby"}, ["divided into training and testing by their places"]),
+        (FLAMBY, ["scaled by each hospital's own mean", "by their places"]),
+    ],
+)
+def test_what_epsilon_does_not_cover_is_said(options: dict[str, str], said: list[str]) -> None:
+    found = uncovered(load_task("heart-disease", options=options))
+    assert len(found) == len(said)
+    for sentence, part in zip(found, said, strict=True):
+        assert part in sentence
+        assert "epsilon does not cover" in sentence
+
+
+def test_about_two_thirds_of_the_patients_are_trained_on(folder: Path) -> None:
+    task = load_task("heart-disease", data_dir=folder)
+    train, test = task.train_data(), task.test_data()
+    assert test is not None
+    assert len(train) + len(test) == sum(SIZES) - 4
+    assert 0.5 < len(train) / (sum(SIZES) - 4) < 0.8
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(hospital=st.sampled_from(HOSPITALS), place=st.integers(0, 11))
+def test_a_patient_more_or_less_moves_no_other(folder: Path, hospital: str, place: int) -> None:
+    path = folder / f"processed.{hospital}.data"
+    whole = path.read_text()
+    before = parts(folder)
+    lines = whole.splitlines()
+    del lines[place]
+    path.write_text("\n".join(lines) + "\n")
+    after = parts(folder)
+    path.write_text(whole)
+    assert sum((before[0] - after[0]).values()) + sum((before[1] - after[1]).values()) <= 1
+    assert not after[0] - before[0]
+    assert not after[1] - before[1]
+
+
+def parts(folder: Path) -> tuple[Counter[bytes], Counter[bytes]]:
+    """The patients trained and tested on, as their models see them."""
+    task = load_task("heart-disease", data_dir=folder)
+    found = []
+    for examples in (task.train_data(), task.test_data()):
+        assert examples is not None
+        assert examples.silo is not None
+        rows = zip(examples.inputs, examples.targets, examples.silo, strict=True)
+        found.append(
+            Counter(x.numpy().tobytes() + bytes(f"{y} {silo}", "ascii") for x, y, silo in rows)
+        )
+    return found[0], found[1]
 
 
 def test_another_scaling_is_refused() -> None:
-    with pytest.raises(ExperimentError, match=r"data.scaling = 'pooled': it is per-silo or public"):
+    with pytest.raises(ExperimentError, match=r"data.scaling = 'pooled': it is public-ranges or"):
         load_task("heart-disease", options={"scaling": "pooled"})
+    with pytest.raises(ExperimentError, match=r"data.split = 'flambi': .* Did you mean 'flamby'"):
+        load_task("heart-disease", options={"split": "flambi"})
 
 
 def test_a_missing_hospital_and_a_damaged_file_are_named(folder: Path) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from privet.errors import DataError, ExperimentError, PrivetError
 from privet.tasks import Examples, load_task
+from privet.tasks.task import uncovered
 
 ROWS = """age, ward ,smoker,pressure,ill
 30,north,True,120,no
@@ -100,9 +101,12 @@ def test_statistics_come_with_a_note_and_ranges_without(folder: Path) -> None:
 
     def notes(**more: object) -> str:
         task = load_task("table", data_dir=folder, options={**options, **more})
-        return " ".join(task.notes)  # type: ignore[attr-defined]
+        return " ".join(uncovered(task))
 
-    assert notes(ranges=RANGES) == ""
+    said = {"numeric": ["age", "pressure"], "categorical": [], "classes": ["no", "yes"]}
+    assert notes(ranges=RANGES, **said) == ""
+    assert "is read from the records" in notes(ranges=RANGES)
+    assert notes(ranges=RANGES, **said | {"classes": None}) == notes(ranges=RANGES)
     assert "(pressure) are scaled by the whole file's" in notes(ranges={"age": [0, 100]})
     assert "each silo's own" in notes(silo="ward")
 

@@ -57,8 +57,8 @@ def enrol(message: Message, context: Context) -> Message:
     experiment, guard, silo = _open(context)
     with _stage("plan"):
         if experiment.privacy is not None:
-            silo.local.check(loss_of(silo.task, experiment.training))
-        plan = plan_round(experiment, n_records=len(silo.examples))
+            silo.local.check(loss_of(silo.task, experiment.training), experiment.privacy)
+        plan = plan_round(experiment, n_records=silo.n_records)
     with _stage("guard"):
         rounds = guard.check(experiment, silo, plan)
     noise = plan.mechanism.noise_multiplier if plan.mechanism else None
@@ -103,9 +103,9 @@ def _train_round(message: Message, context: Context) -> ResumableRound:
     with _stage("plan"):
         # Whoever sends this need not have asked the silo to enrol. A simulation has looked already.
         if experiment.privacy is not None and silo.seed is None:
-            silo.local.check(loss_of(silo.task, experiment.training))
+            silo.local.check(loss_of(silo.task, experiment.training), experiment.privacy)
         plan = plan_round(
-            experiment, n_records=len(silo.examples), noise_floor=request.noise_multiplier
+            experiment, n_records=silo.n_records, noise_floor=request.noise_multiplier
         )
     with ExitStack() as stack:
         with _stage("guard"):
@@ -123,7 +123,7 @@ def _weight(experiment: Experiment, silo: Silo) -> int | None:
     """The silo's number of records, where an encrypted average needs it; its policy agreed to."""
     strategy = load_strategy(experiment.strategy.name, experiment.strategy.options)
     needed = experiment.encryption is not None and strategy.counts_records
-    return len(silo.examples) if needed else None
+    return silo.n_records if needed else None
 
 
 def evaluate_round(message: Message, context: Context) -> Message:
@@ -171,6 +171,7 @@ def _train(
         draws=rng,
         correction=local.correction,
         canaries=canaries,
+        held_out=silo.n_records - len(silo.examples),
     )
     trained = (yield work)()
     # On disk before anything of it is sent, the trace for the audit included.
@@ -184,7 +185,7 @@ def _train(
     sealed = received.seal(strategy, trained.update, silo=silo, round_=request.round)
     return TrainReply(
         update=None if sealed else trained.update,
-        weight=float(len(silo.examples)) if public and not sealed else 1.0,
+        weight=float(silo.n_records) if public and not sealed else 1.0,
         seconds=time.perf_counter() - start,
         event=encode_event(event) if public and admitted.plan.mechanism else None,
         loss=None if sealed else trained.loss,

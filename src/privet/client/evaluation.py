@@ -50,7 +50,7 @@ def measure(silo: Silo, round_: int, weights: Vector, permit: EvaluationPermit) 
     return EvaluateReply(
         metrics={rule.name: measured.figure(rule) for rule in sent},
         released=released,
-        weight=float(len(measured.targets)) if public else None,
+        weight=float(silo.n_records) if public else None,
         event=encode_event(event) if public and event else None,
     )
 

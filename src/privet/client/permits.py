@@ -62,6 +62,7 @@ class RequestOrigin:
             noise_multiplier=plan.mechanism.noise_multiplier,
             sampling_rate=plan.mechanism.sampling_rate,
             clip=plan.mechanism.clip,
+            uncovered_preprocessing=experiment.privacy.uncovered_preprocessing,
         )
 
     def evaluation(self, experiment: Experiment, metrics: tuple[str, ...]) -> Request:

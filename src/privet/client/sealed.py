@@ -182,7 +182,7 @@ class Received:
         """
         if self.holder is None:
             return None
-        weight = len(silo.examples) * self.weight_unit if strategy.counts_records else 1.0
+        weight = silo.n_records * self.weight_unit if strategy.counts_records else 1.0
         return self.holder.seal(
             strategy.proposal(self.now + update, now=self.now, before=self.before),
             weight=min(1.0, weight),

@@ -18,8 +18,8 @@ import torch
 from flwr.app import Context
 from torch import nn
 
-from privet.errors import DataError
-from privet.experiment import Experiment, FederationSettings
+from privet.errors import DataError, PrivacyError
+from privet.experiment import Experiment, FederationSettings, PrivacySettings
 from privet.privacy.ledger import Fingerprint, SiloKey, fingerprint_of
 from privet.privacy.mechanisms import (
     ExampleLoss,
@@ -33,7 +33,7 @@ from privet.randomness import stream
 from privet.tasks import Examples, Task, check_examples, load_task
 from privet.tasks.files import data_folder
 from privet.tasks.partitions import partition
-from privet.tasks.task import occurrences
+from privet.tasks.task import occurrences, uncovered
 from privet.vectors import FlatModel
 
 DEFAULT_SILOS = 10
@@ -79,8 +79,21 @@ class LocalData:
         """What the task's examples look like: the same at every silo, and nothing of any record."""
         return ExampleType.of(self.silos[0].inputs, self.silos[0].targets)
 
-    def check(self, loss: ExampleLoss) -> None:
-        """ModelError unless the model and `loss` can be trained with DP-SGD; looked at once."""
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many records each silo has, those held out included."""
+        out = [len(part) for part in self.held_out] or [0] * len(self.silos)
+        return tuple(len(silo) + held for silo, held in zip(self.silos, out, strict=True))
+
+    def check(self, loss: ExampleLoss, privacy: PrivacySettings) -> None:
+        """ModelError unless the model and `loss` can be trained with DP-SGD; looked at once.
+
+        PrivacyError for preprocessing that epsilon does not cover, unless the settings allow it.
+        """
+        if (said := uncovered(self.task)) and not privacy.uncovered_preprocessing:
+            raise PrivacyError(
+                f"{' '.join(said)} Or allow it: privacy.uncovered_preprocessing = true"
+            )
         if loss not in self._sound:
             check_training(self.model_cache.model().module, loss, self.example_type)
             self._sound.add(loss)
@@ -117,6 +130,11 @@ class Silo:
     def examples(self) -> Examples:
         """The silo's own records to train on."""
         return self.local.silos[self.index]
+
+    @property
+    def n_records(self) -> int:
+        """How many records the silo has, those held out included: the one number that it tells."""
+        return self.local.sizes[self.index]
 
     def held_out(self) -> Examples:
         """The silo's own records that are kept out of training; DataError when there are none."""

@@ -51,14 +51,18 @@ class LocalPlan:
 def plan_round(
     experiment: Experiment, *, n_records: int, noise_floor: float | None = None
 ) -> LocalPlan:
-    """The plan of a silo with `n_records` training records.
+    """The plan of a silo with `n_records` records, those held out included.
 
     `noise_floor` can only raise the noise multiplier: a server cannot ask for less noise than the
     silo's own calibration gives. Fewer records than a batch make the batch the whole silo.
+    How many of them are held out is secret: with privacy they have their place in every batch and
+    do not train, without it an epoch is a pass over as many records as are likely to be left.
     """
     if n_records < 1:
         raise DataError("the silo has no training records")
     training = experiment.training
+    if experiment.privacy is None and experiment.evaluation:
+        n_records = max(1, round(n_records * (1 - experiment.evaluation.holdout)))
     batch_size = min(training.batch_size, n_records)
     steps = training.steps or local_steps(
         n_records=n_records, batch_size=batch_size, epochs=training.epochs
@@ -122,6 +126,8 @@ class LocalTraining:
     right before each step, so that it is not clipped away and costs no privacy."""
     canaries: Canaries | None = None
     """Take part in private training, for the audit."""
+    held_out: int = 0
+    """The silo's records that are not among `examples`, though the plan counts them."""
 
     def batches(self) -> Iterator[np.ndarray]:
         """The indices of each step's records; Poisson samples with differential privacy.
@@ -131,7 +137,9 @@ class LocalTraining:
         if self.plan.mechanism is None:
             return _epochs(len(self.examples), self.plan, self.draws)
         more = len(self.canaries.coordinates) if self.canaries else 0
-        return self.plan.mechanism.batches(len(self.examples), self.draws, canaries=more)
+        trained, everybody = len(self.examples), len(self.examples) + self.held_out
+        drawn = self.plan.mechanism.batches(everybody, self.draws, canaries=more)
+        return (_without(batch, trained, everybody) for batch in drawn) if self.held_out else drawn
 
 
 @dataclass(frozen=True)
@@ -200,6 +208,12 @@ def _drawn(work: LocalTraining, batches: Iterable[np.ndarray]) -> Iterator[tuple
     for batch in batches:
         indices = torch.from_numpy(batch)
         yield work.examples.inputs[indices], work.examples.targets[indices]
+
+
+def _without(batch: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """`batch`, sorted, without the numbers from `start` to `stop`; those behind move up."""
+    first, last = np.searchsorted(batch, [start, stop])
+    return np.concatenate([batch[:first], batch[last:] - (stop - start)])
 
 
 def _epochs(n_records: int, plan: LocalPlan, rng: np.random.Generator) -> Iterator[np.ndarray]:

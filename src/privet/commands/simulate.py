@@ -149,10 +149,9 @@ def _warn(warnings: Sequence[str]) -> None:
 
 
 def _introduce(prepared: Prepared) -> None:
-    experiment, silos = prepared.experiment, prepared.place.silos
-    records = sum(len(silo) for silo in silos)
+    experiment, sizes = prepared.experiment, prepared.place.sizes
     typer.echo(
-        f"{experiment.task}: {records:,} records in {len(silos)} silos, "
+        f"{experiment.task}: {sum(sizes):,} records in {len(sizes)} silos, "
         f"{experiment.rounds} rounds of {experiment.strategy.name}"
     )
     if sealing := _sealing(experiment):

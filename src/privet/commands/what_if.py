@@ -84,7 +84,7 @@ def _count(experiment: Experiment, data_dir: Path | None) -> int:
     from privet.tasks.files import data_folder
 
     place = load_local_data(experiment, data_dir=data_folder(data_dir), run_id=0, divided=False)
-    return len(place.silos[0])
+    return place.sizes[0]
 
 
 def _only(history: History, policy: Policy) -> str:

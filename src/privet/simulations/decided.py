@@ -74,9 +74,7 @@ class Decided:
         """
         if experiment.privacy is None:
             return ("",) * len(self.data)
-        settings = json.dumps(
-            [experiment.model_dump(mode="json"), self.canaries, self.policy], sort_keys=True
-        )
+        settings = json.dumps([experiment.to_toml(), self.canaries, self.policy])
         return tuple(
             hashlib.sha256(f"{settings} {records}".encode()).hexdigest() for records in self.data
         )

@@ -36,7 +36,7 @@ class Prepared:
     def warnings(self) -> list[str]:
         """What a person should know before trusting the outcome."""
         privacy = self.experiment.privacy
-        sizes = [len(silo) for silo in self.place.silos]
+        sizes = self.place.sizes
         warnings = []
         if privacy is not None and privacy.delta >= 1 / max(sizes):
             warnings.append(
@@ -74,6 +74,6 @@ def prepare(
     place = load_local_data(experiment, data_dir=data_dir, run_id=run_id, divided=True)
     strategy.check_silos(len(place.silos))
     if experiment.privacy is not None:
-        place.check(loss_of(place.task, experiment.training))
-    plans = tuple(plan_round(experiment, n_records=len(silo)) for silo in place.silos)
+        place.check(loss_of(place.task, experiment.training), experiment.privacy)
+    plans = tuple(plan_round(experiment, n_records=size) for size in place.sizes)
     return Prepared(experiment, place, plans, data_dir, run_id, policy, requester)

@@ -47,6 +47,7 @@ from privet.simulations.ledger import complete_summary, simulated_ledger
 from privet.simulations.pool import WorkerPool
 from privet.simulations.prepare import Prepared, prepare
 from privet.simulations.vectorised import Vectorised, chain_for, pays
+from privet.tasks.task import uncovered
 
 SILOS = "silos.json"
 
@@ -55,7 +56,12 @@ _MOST_LABELS = 100
 
 def describe_silos(place: LocalData, plans: Sequence[LocalPlan]) -> dict[str, Any]:
     """Sizes, labels and plans of the silos. Labels are left out when there are too many."""
-    targets = torch.cat([silo.targets for silo in place.silos])
+    held_out = place.held_out or (None,) * len(place.silos)
+    of_silos = [
+        silo.targets if out is None else torch.cat([silo.targets, out.targets])
+        for silo, out in zip(place.silos, held_out, strict=True)
+    ]
+    targets = torch.cat(of_silos)
     labels = None if targets.is_floating_point() else torch.unique(targets).tolist()
     if labels is not None and len(labels) > _MOST_LABELS:
         labels = None
@@ -64,15 +70,15 @@ def describe_silos(place: LocalData, plans: Sequence[LocalPlan]) -> dict[str, An
         "silos": [
             {
                 "name": name,
-                "records": len(silo),
-                "labels": None if labels is None else _count(silo.targets, labels),
+                "records": len(own),
+                "labels": None if labels is None else _count(own, labels),
                 **_describe_plan(plan),
             }
-            for name, silo, plan in zip(place.names, place.silos, plans, strict=True)
+            for name, own, plan in zip(place.names, of_silos, plans, strict=True)
         ],
         "labels": None if labels is None else [str(label) for label in labels],
         "test_records": None if test is None else len(test),
-        "notes": list(getattr(place.task, "notes", ())),
+        "notes": list(uncovered(place.task)),
     }
 
 

@@ -18,6 +18,7 @@ from privet.client.silo import LocalData, load_local_data
 from privet.errors import ExperimentError
 from privet.experiment import Experiment
 from privet.tasks import Examples
+from privet.tasks.task import uncovered
 
 
 class Dealt:
@@ -43,9 +44,9 @@ class Dealt:
         self._data_dir = data_dir
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """Those of the task `of`."""
-        return tuple(getattr(self._local_data.task, "notes", ()))
+    def uncovered(self) -> tuple[str, ...]:
+        """Of the task `of`."""
+        return uncovered(self._local_data.task)
 
     def model(self) -> nn.Module:
         return self._local_data.task.model()

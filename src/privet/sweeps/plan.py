@@ -239,7 +239,7 @@ class Planner:
             data = self.dealt(requested)
         except Exception:  # a task of one's own may raise anything
             return {}
-        return {name: len(silo) for name, silo in zip(data.names, data.silos, strict=True)}
+        return dict(zip(data.names, data.sizes, strict=True))
 
     def _single(
         self,

@@ -80,7 +80,7 @@ def _cost(planner: Planner, options: Sequence[Planned], runs: RandomRuns) -> Sel
     delta = min(option.experiment.privacy.delta for option in options if option.experiment.privacy)
     curves = [
         np.max([_curve(option, n_records=size) for option in options], axis=0)
-        for size in sorted({len(silo) for silo in data.silos})
+        for size in sorted(set(data.sizes))
     ]
     return Selection(
         law=runs.law,

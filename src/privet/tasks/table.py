@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -15,7 +14,14 @@ from torch import nn
 from privet.errors import DataError
 from privet.tasks.columns import Frame, Standardiser, in_order, read_frame, scale_of
 from privet.tasks.table_layout import Layout, Rows, TableOptions
-from privet.tasks.task import Classification, Examples, linear, mlp, named_model, occurrences
+from privet.tasks.task import (
+    Classification,
+    Examples,
+    drawn_by_content,
+    linear,
+    mlp,
+    named_model,
+)
 
 _HIDDEN = 32
 _MODELS = {
@@ -26,6 +32,11 @@ _OWN_STATISTICS = (
     "Columns without a public range ({names}) are scaled by {whose} mean and standard deviation; "
     "epsilon does not cover their influence on the model. data.ranges removes it."
 )
+_OWN_LAYOUT = (
+    "Which columns are numbers and which values a category and the target have is read from the "
+    "records; epsilon does not cover it. data.numeric, data.categorical, data.categories and "
+    "data.classes say it beforehand."
+)
 
 
 class Table(Classification):
@@ -34,8 +45,8 @@ class Table(Classification):
     Options (`[data]` in the experiment file) are those of `TableOptions`. What happens to values:
 
     - Numbers with a public range in `ranges` are scaled to [-1, 1] and clipped there; others by
-      the mean and deviation of their own silo's training rows, never of pooled silos. (A table
-      without silos counts as one silo, and `notes` says so.)
+      the mean and deviation of their own silo's training rows, never of pooled silos (a table
+      without silos counts as one silo): `uncovered`, so [privacy] wants a range for every one.
     - Texts become one column a value. The values come from `categories`, or else are read from
       all files, test file included. Real silos see only their own file, so give `categories`,
       `classes`, `numeric` and `categorical` there, or their models will not fit together.
@@ -71,13 +82,14 @@ class Table(Classification):
         return self._halves[1]
 
     @property
-    def notes(self) -> tuple[str, ...]:
+    def uncovered(self) -> tuple[str, ...]:
+        found = () if Layout.declared(self._options) else (_OWN_LAYOUT,)
         names = [name for name in self._layout.numeric if name not in self._options.ranges]
         if not names:
-            return ()
+            return found
         silos = self._options.silo or self._options.files
         whose = "each silo's own" if silos else "the whole file's"
-        return (_OWN_STATISTICS.format(names=", ".join(names), whose=whose),)
+        return (*found, _OWN_STATISTICS.format(names=", ".join(names), whose=whose))
 
     @cached_property
     def _layout(self) -> Layout:
@@ -167,22 +179,12 @@ class Table(Classification):
 
 
 def _split(rows: Rows, fraction: float) -> tuple[Rows, Rows]:
-    """Keep about `fraction` of the rows for testing, each by a coin of its own content.
-
-    A row more or less then moves no other from one part to the other, which epsilon is about.
-    """
+    """Keep about `fraction` of the rows for testing, each by a coin of its own content."""
     contents = [_content(rows, place) for place in range(len(rows))]
-    pairs = zip(contents, occurrences(contents), strict=True)
-    test = np.array([_coin(content, before) < fraction for content, before in pairs], dtype=bool)
+    test = drawn_by_content(contents, fraction)
     return rows.at(~test), rows.at(test)
 
 
 def _content(rows: Rows, place: int) -> bytes:
     texts = repr((*rows.labels[place], rows.silo[place])).encode()
     return bytes(rows.numbers[place].tobytes() + rows.targets[place].tobytes() + texts)
-
-
-def _coin(content: bytes, before: int) -> float:
-    """Equal rows have coins of their own, by how many of them came before."""
-    digest = hashlib.blake2b(content + b"%d" % before, key=b"test rows", digest_size=8).digest()
-    return int.from_bytes(digest) / 2.0**64

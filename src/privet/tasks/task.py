@@ -19,6 +19,7 @@ weights come from torch's global generator.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Sized
@@ -106,8 +107,10 @@ class Examples:
 class Task(Protocol):
     """The five things that training, in simulation or in a silo, asks of a task.
 
-    A task may also have `notes: tuple[str, ...]`, sentences about its data that belong beside a
-    privacy figure (such as preprocessing that epsilon does not cover). They go into the report.
+    A task may also have `uncovered: tuple[str, ...]`, sentences on preprocessing in which one
+    record can move the inputs or the use of others, such as scaling by their own mean: no epsilon
+    covers that. With [privacy] such a task is refused unless the experiment and the data holder's
+    policy say that they know. The sentences go into the report.
     """
 
     def model(self) -> nn.Module:
@@ -227,12 +230,30 @@ def occurrences(contents: Iterable[Hashable]) -> list[int]:
     return found
 
 
+def uncovered(task: Task) -> tuple[str, ...]:
+    """Sentences on the task's preprocessing that epsilon does not cover; usually none."""
+    return tuple(getattr(task, "uncovered", ()))
+
+
+def drawn_by_content(contents: Sequence[bytes], fraction: float) -> npt.NDArray[np.bool_]:
+    """Which of the records are in a sample of about `fraction`, each by a coin of its own content.
+
+    One record more or less then moves no other in or out, which epsilon is about. Equal records
+    have coins of their own, by how many of them came before: which is which nobody can say.
+    """
+    digests = (
+        hashlib.blake2b(content + b"%d" % before, key=b"test rows", digest_size=8).digest()
+        for content, before in zip(contents, occurrences(contents), strict=True)
+    )
+    return np.array([int.from_bytes(digest) / 2.0**64 < fraction for digest in digests], dtype=bool)
+
+
 class Classification:
     """Cross entropy and accuracy for outputs (n, classes) and int64 targets (n,)."""
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """What a privacy figure for this task leaves out; nothing here."""
+    def uncovered(self) -> tuple[str, ...]:
+        """Preprocessing that epsilon does not cover: nothing here."""
         return ()
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:

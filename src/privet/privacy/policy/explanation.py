@@ -117,6 +117,12 @@ def _training(training: Training) -> Iterator[str]:
         f"A step uses between {100 * low:g} and {100 * high:g} % of the records, drawn by coins. "
         "(training.smallest_sampling_rate, training.largest_sampling_rate)"
     )
+    yield (
+        "Inputs may be computed from other records as well, such as their mean: epsilon does not "
+        "cover what that tells."
+        if training.uncovered_preprocessing
+        else "Each record's inputs must follow from itself and constants."
+    ) + " (training.uncovered_preprocessing)"
 
 
 def _noise(training: Training) -> str:
@@ -205,6 +211,9 @@ smallest_noise_multiplier = 0.5
 # Expected share of the records that a step uses.
 smallest_sampling_rate = 0.0
 largest_sampling_rate = 1.0
+# Whether the inputs of a record may depend on others, such as by scaling with their mean. No
+# epsilon covers what that tells.
+uncovered_preprocessing = false
 
 [data.my-data.sending]
 # Whether the number of records may leave.

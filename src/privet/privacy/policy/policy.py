@@ -41,6 +41,7 @@ class Request:
     unit, mechanism, noise_multiplier, sampling_rate, clip: of the mechanism; None without one. A
         sampling rate that is not given counts as 1.
     silos_in_sum: silos whose updates are added before anyone sees the sum; None: not known.
+    uncovered_preprocessing: whether one record may move the inputs or the use of others.
     metrics: names of what an evaluation would like to send.
     at: now, with a time zone; a ValueError without.
     """
@@ -59,6 +60,7 @@ class Request:
     clip: float | None = None
     encrypted: bool = False
     silos_in_sum: int | None = None
+    uncovered_preprocessing: bool = False
     metrics: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -219,6 +221,15 @@ def _sampling(rules: Rules, request: Request) -> Iterator[Refusal]:
         yield Refusal("training.smallest_sampling_rate", asked, f"{low:g} or more")
 
 
+def _preprocessing(rules: Rules, request: Request) -> Iterator[Refusal]:
+    if request.uncovered_preprocessing and not rules.training.uncovered_preprocessing:
+        yield Refusal(
+            "training.uncovered_preprocessing",
+            "inputs that depend on other records",
+            "each record's inputs from itself and constants",
+        )
+
+
 def _encryption(rules: Rules, request: Request) -> Iterator[Refusal]:
     if rules.sending.encryption_required and not request.encrypted:
         yield Refusal("sending.encryption_required", "updates in the clear", "encrypted updates")
@@ -246,6 +257,7 @@ _RULES: tuple[Rule, ...] = (
     _mechanism,
     _noise,
     _sampling,
+    _preprocessing,
     _encryption,
     _sum,
     _hours,
@@ -384,6 +396,7 @@ _EVERYTHING: dict[str, Any] = {
         "plain": True,
         "units": ["record", "client"],
         "mechanisms": ["dp-sgd", "gaussian"],
+        "uncovered_preprocessing": True,
     },
     "sending": {"records_public": True},
     "metrics": {ANY: {"release": "exact"}},

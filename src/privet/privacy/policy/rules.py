@@ -125,6 +125,9 @@ class Training(_Table):
     smallest_sampling_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
     largest_sampling_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Expected share of the records in one step."""
+    uncovered_preprocessing: bool = False
+    """Inputs or splits that depend on other records, such as scaling by their own mean and
+    deviation: no epsilon covers that."""
 
     @model_validator(mode="after")
     def _rates_in_order(self) -> Self:
