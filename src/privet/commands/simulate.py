@@ -63,6 +63,7 @@ def simulate(
     as_json: AsJson = False,
 ) -> None:
     """Run a whole federation on this machine."""
+    experiment = read_experiment(file, settings)  # a mistake is told before seconds of imports
     with _importing("privet.simulations.run"):
         from privet.api import simulate_prepared
         from privet.commands.progress import choose_mode, progress, spinner
@@ -71,7 +72,6 @@ def simulate(
         from privet.tracking.tracker import Tracking
 
     tracking = None if track is None else Tracking.parse(track)
-    experiment = read_experiment(file, settings)
     folder = out or Path("runs") / file.stem
     loud = not (quiet or as_json)
     if loud:
