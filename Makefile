@@ -4,6 +4,8 @@ VENV ?= .venv
 NEWEST ?= .venv-newest
 BIN := $(VENV)/bin
 PYTEST := -m pytest -n auto --dist worksteal --durations=10
+# The tests start some hundred processes, each of which would compile privet anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test slow lint format docs dist newest versions clean
 

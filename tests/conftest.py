@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-import torch
 from hypothesis import settings
+
+# Before torch: processes share the cores, where threads that wait for each other only spin.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -35,6 +40,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    # Flower collects garbage after every array: half a second each with all tests in memory.
+    gc.freeze()
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """For -n auto: one more than there are cores, for many tests wait for other processes."""
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.fixture(scope="session")

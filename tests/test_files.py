@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,10 +30,12 @@ from privet.files import (
 
 TESTS = Path(__file__).parent / "support"
 COMMANDS = """\
-import contextlib, io, json, signal, sys
+import contextlib, io, json, os, signal, sys
 from privet.commands.cli import main
 
-for arguments in json.loads(sys.argv[1]):
+for line in sys.stdin:
+    folder, arguments = json.loads(line)
+    os.chdir(folder)
     signal.alarm(240)  # ends the process: a reader that waits for a pipe hears no exception
     heard, code = io.StringIO(), 0
     with contextlib.redirect_stderr(heard), contextlib.redirect_stdout(io.StringIO()):
@@ -46,24 +48,37 @@ for arguments in json.loads(sys.argv[1]):
     print(json.dumps([code, heard.getvalue()]), flush=True)
 """
 
-
-def privet(folder: Path, *commands: list[str]) -> list[tuple[object, str]]:
-    """Exit code and stderr of each command, one after the other in one process."""
-    done = subprocess.run(
-        [sys.executable, "-c", COMMANDS, json.dumps(commands)],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        timeout=600,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])},
-    )
-    told = [tuple(json.loads(line)) for line in done.stdout.splitlines()]
-    assert len(told) == len(commands), f"{commands[len(told)]} hangs or dies: {done.stderr}"
-    return told
+Privet = Callable[..., list[tuple[object, str]]]
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def privet() -> Iterator[Privet]:
+    """Exit code and stderr of each command in a folder, one after the other in one process."""
+    with subprocess.Popen(
+        [sys.executable, "-c", COMMANDS],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])},
+    ) as process:
+        given, told = process.stdin, process.stdout
+        assert given is not None
+        assert told is not None
+
+        def one(folder: Path, command: list[str]) -> tuple[object, str]:
+            given.write(json.dumps([str(folder), command]) + "\n")
+            line = told.readline()
+            assert line, f"{command} hangs or dies"
+            code, said = json.loads(line)
+            return code, said
+
+        yield lambda folder, *commands: [one(folder, command) for command in commands]
+        given.close()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, privet: Privet) -> Path:
     """The folder of a finished private run, with its settings beside it."""
     folder = tmp_path_factory.mktemp("finished")
     (folder / "run.toml").write_text(
@@ -114,7 +129,7 @@ NAMES = (
 )
 
 
-def test_a_pipe_in_a_folder_keeps_no_reader(there: Path) -> None:
+def test_a_pipe_in_a_folder_keeps_no_reader(there: Path, privet: Privet) -> None:
     commands = []
     for name in NAMES:
         run = f"with-{name}"
@@ -150,7 +165,7 @@ def outputs(place: Path) -> list[list[str]]:
     ]
 
 
-def test_a_device_is_written_to_and_not_replaced(there: Path, null: Path) -> None:
+def test_a_device_is_written_to_and_not_replaced(there: Path, null: Path, privet: Privet) -> None:
     page = there / "run/report.html"
     page.unlink()
     os.mknod(page, stat.S_IFCHR | 0o666, os.makedev(1, 3))
@@ -161,7 +176,7 @@ def test_a_device_is_written_to_and_not_replaced(there: Path, null: Path) -> Non
     assert sorted(path.name for path in null.parent.iterdir()) == ["null", "there"]
 
 
-def test_a_pipe_is_written_to_or_refused_in_a_line(there: Path) -> None:
+def test_a_pipe_is_written_to_or_refused_in_a_line(there: Path, privet: Privet) -> None:
     pipe, heard_by = there / "pipe", there / "heard-by"
     os.mkfifo(pipe)
     os.mkfifo(heard_by)

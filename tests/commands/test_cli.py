@@ -131,7 +131,7 @@ def test_on_a_terminal_it_moves_from_the_start_and_says_that_privacy_is_missing(
 
 
 def test_quiet_is_quiet(file: Path, tmp_path: Path) -> None:
-    done = privet("simulate", file, "--out", tmp_path / "run", "-q")
+    done = privet("simulate", file, "--out", tmp_path / "run", "-q", *IN_THE_CLEAR)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
@@ -190,11 +190,11 @@ def test_a_folder_is_not_written_over(
 
 
 def test_ctrl_c_leaves_a_readable_folder_and_resume_ends_at_the_same_model(
-    file: Path, tmp_path: Path
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = ["--set", "rounds=60", "--workers", "2"]
+    command = ["simulate", str(file), "--out", str(tmp_path / "cut"), "--set", "rounds=60"]
     process = subprocess.Popen(
-        [*PRIVET, "simulate", str(file), "--out", str(tmp_path / "cut"), *settings],
+        [*PRIVET, *command, "--workers", "2"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -213,8 +213,7 @@ def test_ctrl_c_leaves_a_readable_folder_and_resume_ends_at_the_same_model(
     assert "Traceback" not in errors
     assert (tmp_path / "cut" / "report.html").exists()
     assert not (tmp_path / "cut" / "summary.json").exists()
-    again = privet("simulate", file, "--out", tmp_path / "cut", *settings, "--resume", "-q")
-    assert again.returncode == 0, again.stderr
+    assert said_here(capsys, *command, "--resume", "-q") == (0, "", "")
     model = (tmp_path / "cut" / "model.safetensors").read_bytes()
     assert model == model_of(file, tmp_path / "whole", rounds=60)
 

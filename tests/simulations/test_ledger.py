@@ -137,18 +137,15 @@ def test_a_resumed_run_is_charged_once(tmp_path: Path) -> None:
 def test_a_killed_run_leaves_a_ledger_that_goes_on_to_the_same_model(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     (tmp_path / "experiment.toml").write_text(experiment(rounds=30).to_toml())
-    command = [
-        sys.executable, "-m", "privet", "simulate", str(tmp_path / "experiment.toml"),
-        "--out", str(folder), "--quiet",
-    ]  # fmt: skip
-    process = subprocess.Popen(command)
+    command = ["simulate", str(tmp_path / "experiment.toml"), "--out", str(folder), "--quiet"]
+    process = subprocess.Popen([sys.executable, "-m", "privet", *command])
     while len(RunFolder(folder).rounds()) < 4:
         assert process.poll() is None
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert verify(folder / "ledger.sqlite") == []
-    subprocess.run([*command, "--resume"], check=True)
+    assert privet(*command, "--resume") == 0
     spent, told = charged(folder), reported(folder)
     assert {silo: sum(events.values()) for silo, events in spent.items()} == dict.fromkeys(told, 30)
     assert spent == told
