@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from privet.errors import DataError
@@ -47,8 +48,7 @@ class Digits(Classification):
 
     @cached_property
     def _halves(self) -> tuple[Examples, Examples]:
-        rows = np.loadtxt(_bundled(), delimiter=",")
-        pixels, targets = rows[:, :-1], rows[:, -1].astype(np.int64)
+        pixels, targets = _rows()[:, :-1], _rows()[:, -1].astype(np.int64)
         scaled = ((pixels / _LARGEST - _MEAN) / _STD).astype(np.float32).reshape(-1, 1, 8, 8)
         everything = Examples(torch.from_numpy(scaled), torch.from_numpy(targets))
         rng = np.random.RandomState(_SPLIT_SEED)
@@ -56,9 +56,13 @@ class Digits(Classification):
         return everything.take(train), everything.take(test)
 
 
-def _bundled() -> Path:
-    """The file that `sklearn.datasets.load_digits` reads, which takes two seconds to import."""
+@cache  # a server and each of its silos in one process have tasks of their own
+def _rows() -> NDArray[np.float64]:
+    """Pixels and digit, (1797, 65), of the file that `sklearn.datasets.load_digits` reads.
+
+    scikit-learn itself is not imported: that takes two seconds.
+    """
     found = find_spec("sklearn")
     if found is None or found.origin is None:
         raise DataError("digits come with scikit-learn, which is not installed")
-    return Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    return np.loadtxt(Path(found.origin).parent / "datasets/data/digits.csv.gz", delimiter=",")
