@@ -15,6 +15,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from privet import Experiment
+from privet.commands.cli import main
 from privet.simulations.run import simulate
 
 pytestmark = pytest.mark.slow
@@ -33,8 +34,12 @@ def test_ray_trains_the_same_model(tmp_path: Path) -> None:
     file.write_text(
         'task = "digits"\nrounds = 2\n[federation]\nsilos = 4\n[privacy]\nnoise_multiplier = 1.0\n'
     )
-    command = [str(BIN / "privet"), "simulate", str(file), "--engine", "ray", "--workers", "2"]
-    subprocess.run([*command, "--out", str(tmp_path / "ray"), "-q"], check=True, timeout=300)
+    before = os.environ.get("PYTHONPATH")
+    command = ["simulate", str(file), "--engine", "ray", "--workers", "2", "--quiet"]
+    with pytest.raises(SystemExit) as end:
+        main([*command, "--out", str(tmp_path / "ray")])
+    assert not end.value.code
+    assert os.environ.get("PYTHONPATH") == before, "the path of a next run is longer"
     ours = simulate(Experiment.from_file(file), out=tmp_path / "ours")
     theirs = json.loads((tmp_path / "ray" / "summary.json").read_text())
     assert theirs["epsilon"] == ours["epsilon"]

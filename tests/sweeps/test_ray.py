@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from privet import Execution, Experiment, sweep
-from privet.simulations.run import simulate
+from privet import Experiment, sweep
 from privet.sweeps.store import read_sweep
 
 pytestmark = pytest.mark.slow
@@ -63,10 +61,3 @@ def test_ray_sweeps_to_the_same_results_and_says_nothing(file: Path, tmp_path: P
         for name, tensor in own.items():
             # Replies arrive in any order under Ray, so sums differ in their last bits.
             assert abs(tensor - tensors[name]).max() < 1e-5
-
-
-def test_the_path_of_later_cells_is_no_longer(file: Path, tmp_path: Path) -> None:
-    before = os.environ.get("PYTHONPATH", "")
-    execution = Execution(engine="ray")
-    simulate(Experiment.from_file(file), out=tmp_path / "out", execution=execution)
-    assert os.environ["PYTHONPATH"] == before
