@@ -67,7 +67,7 @@ def test_a_removed_entry_breaks_the_chain(run: Path) -> None:
 
 def test_a_round_without_an_entry(run: Path) -> None:
     def without(rows: list[Row]) -> list[Row]:
-        gone = of(rows, "silo-1", 1, "reserve")["sequence"]
+        gone = of(rows, "silo-0", 1, "reserve")["sequence"]
         return [r for r in rows if gone not in (r["sequence"], r["reservation"])]
 
     insider(run, without)

@@ -886,7 +886,7 @@ def test_a_real_run_agrees_with_its_ledger(tmp_path: Path) -> None:
         "rounds": 4,
         "federation": {"silos": 3},
         "training": {"steps": 2},
-        "privacy": {"noise_multiplier": 1.4},
+        "privacy": {"noise_multiplier": 1.2},
         "evaluation": {"every": 2},
     }
     out = tmp_path / "run"
