@@ -51,6 +51,8 @@ CHECKS: tuple[Check, ...] = (
     leaks.claims,
     sound.claims,
     mechanism.claims,
+    sound.claims_of_steps,
+    sound.claims_of_code,
 )
 """What every run is held against, in the order of the report."""
 

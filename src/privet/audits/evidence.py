@@ -120,7 +120,7 @@ def files_of(folder: Path) -> list[Path]:
     """The files of a run that an audit rests on, as far as they are there."""
     names = (SETTINGS, HISTORY, SUMMARY, PLANS, POLICY, JOB, CHECKPOINT)
     found = [demand_file(folder / name) for name in names if (folder / name).exists()]
-    found += map(demand_file, sorted((folder / CANARIES).glob("*.jsonl")))
+    found += map(demand_file, sorted((folder / CANARIES).rglob("*.jsonl")))
     ledger = folder / LEDGER
     return [*found, *ledgers.files_of(ledger)] if ledger.exists() else found
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +21,20 @@ from scipy.special import ndtr
 from privet.audits.claims import Claim, judged, unknown
 from privet.audits.epsilon import parts_of_charges
 from privet.audits.evidence import Evidence
+from privet.audits.laws import (
+    LEVEL,
+    Check,
+    Conformance,
+    again_elsewhere,
+    again_within,
+    fault_of,
+    grid,
+    mean,
+    normality,
+    spread,
+    tail,
+    variance,
+)
 from privet.audits.lower_bounds import OneRunBound, View, one_run_bound, score
 from privet.errors import PrivacyError
 from privet.privacy.mechanisms.canaries import (
@@ -32,12 +45,6 @@ from privet.privacy.mechanisms.canaries import (
     read_observations,
 )
 
-LEVEL = 0.01
-"""How often a correct mechanism fails."""
-
-_SORTED = 20_000
-"""Of how many numbers the distribution function is looked at."""
-_TAIL = 3.0
 _FEWEST = 25
 """Sampled canaries, as expected, from which on the spread of their counts is tested."""
 _OVER = {
@@ -45,51 +52,6 @@ _OVER = {
     "rounds": (("silo", "step"), "noise used again in another round"),
     "silos": (("round", "step"), "noise shared by silos"),
 }
-
-
-@dataclass(frozen=True)
-class Check:
-    """One test of the claimed law."""
-
-    name: str
-    finds: str
-    """What a failure would mean."""
-    p_value: float
-    seen: float
-    expected: float
-
-
-@dataclass(frozen=True)
-class Conformance:
-    """All tests together: the mechanism conforms when none fails at `level` after Holm (1979)."""
-
-    level: float
-    checks: tuple[Check, ...]
-    steps: int
-    values: int
-    """Numbers looked at."""
-
-    @property
-    def failed(self) -> tuple[Check, ...]:
-        """The tests that refute the claim, the clearest first."""
-        # Of so many tests one would often fail by chance: Holm keeps `level` for all together, also
-        # where tests look at the same numbers and depend on each other.
-        failed: list[Check] = []
-        for check in sorted(self.checks, key=lambda check: check.p_value):
-            if check.p_value > self.level / (len(self.checks) - len(failed)):
-                break
-            failed.append(check)
-        return tuple(failed)
-
-    @property
-    def conforms(self) -> bool:
-        """Whether the claimed mechanism may well have given these numbers."""
-        return not self.failed
-
-    @property
-    def p_value(self) -> float:
-        """That of all tests together: the smallest level at which one fails."""
-        return min(1.0, len(self.checks) * min(check.p_value for check in self.checks))
 
 
 def conformance(observations: Sequence[CanaryObservation], *, level: float = LEVEL) -> Conformance:
@@ -145,6 +107,14 @@ class _Block:
             sigmas,
         )
 
+    @property
+    def streams(self) -> list[Floats]:
+        """The noise of each silo's round, in the order in which it was drawn; of equal lengths."""
+        starts = np.flatnonzero(self.keys["step"] == 0)[1:]
+        found = [each.ravel() for each in np.split(self.noise, starts)]
+        shortest = min(each.size for each in found)
+        return [each[:shortest] for each in found]
+
     def sums(self, values: Floats, keys: Sequence[str]) -> Floats:
         """Sums of `values`, shape (N, m), over the rows that agree in `keys`."""
         order = np.lexsort([self.keys[key] for key in keys])
@@ -163,17 +133,20 @@ def _demand_noise(observations: Sequence[CanaryObservation]) -> None:
 
 
 def _noise_checks(block: _Block) -> Iterator[Check]:
-    yield _variance("noise", "too little or too much noise", block.noise)
-    yield _mean("noise-mean", "noise that is not centred", block.noise)
-    yield _normality(block.noise.ravel())
-    yield _tail(block.noise)
+    yield variance("noise", "too little or too much noise", block.noise)
+    yield mean("noise-mean", "noise that is not centred", block.noise)
+    yield normality(block.noise.ravel())
+    yield tail(block.noise)
+    yield grid(block.noise)
     yield _repeats(block)
+    yield again_elsewhere([*block.noise])
+    yield again_within(block.streams)
     rows = np.ones((len(block.noise), 1))
     for over, (keys, finds) in _OVER.items():
         sums = block.sums(block.noise, keys) / np.sqrt(block.sums(rows, keys))
-        yield _variance(f"independent-{over}", finds, sums)
+        yield variance(f"independent-{over}", finds, sums)
     sums = block.noise.sum(axis=1) / np.sqrt(block.noise.shape[1])
-    yield _variance("independent-coordinates", "noise shared by coordinates", sums)
+    yield variance("independent-coordinates", "noise shared by coordinates", sums)
 
 
 def _sampling_checks(block: _Block) -> Iterator[Check]:
@@ -187,9 +160,9 @@ def _sampling_checks(block: _Block) -> Iterator[Check]:
         coins = expected * (1 - block.rates)
         deviations = block.sampled - expected
         by_round = (block.sums(each, ("silo", "round")) for each in (deviations, coins))
-        yield _spread("sampling-steps", "records that take turns or stay", *by_round, rate=rate)
+        yield spread("sampling-steps", "records that take turns or stay", *by_round, rate=rate)
         by_step = deviations.sum(axis=1), coins.sum(axis=1)
-        yield _spread("sampling-together", "records sampled together", *by_step, rate=rate)
+        yield spread("sampling-together", "records sampled together", *by_step, rate=rate)
     if block.sampled.any():
         yield from _clipping_checks(block)
 
@@ -202,56 +175,7 @@ def _clipping_checks(block: _Block) -> Iterator[Check]:
     p_value = float(2 * ndtr(-abs(missed.sum()) / np.linalg.norm(sigmas)))
     finds = "gradients clipped to another norm, or not one by one"
     yield Check("clipping", finds, p_value, 1 + float(missed.mean()), 1.0)
-    yield _variance("clipping-even", "gradients clipped to norms that differ", noise)
-
-
-def _spread(name: str, finds: str, deviations: Floats, variances: Floats, *, rate: float) -> Check:
-    """Whether counts of independent coins deviate from their means as they should; from both sides.
-
-    The mean of squares over variances is taken for a gamma variable of its exact variance, which
-    follows from the binomial law's kurtosis.
-    """
-    kept = variances > 0
-    squares = np.square(deviations[kept]) / variances[kept]
-    variance = float((2 + (1 - 6 * rate * (1 - rate)) / variances[kept]).sum())
-    law = stats.gamma(squares.size**2 / variance, scale=variance / squares.size)
-    seen = float(np.sqrt(squares.mean()))
-    return Check(name, finds, _two_sided(law, float(squares.sum())), seen, 1.0)
-
-
-def _variance(name: str, finds: str, noise: Floats) -> Check:
-    """Chi-square on independent standard normal numbers.
-
-    From both sides: too much noise is another mechanism than the claimed one, too.
-    """
-    total = float(np.square(noise).sum())
-    seen = float(np.sqrt(total / noise.size))
-    return Check(name, finds, _two_sided(stats.chi2(noise.size), total), seen, 1.0)
-
-
-def _mean(name: str, finds: str, noise: Floats) -> Check:
-    p_value = 2 * ndtr(-abs(noise.sum()) / np.sqrt(noise.size))
-    return Check(name, finds, float(p_value), float(noise.mean()), 0.0)
-
-
-def _normality(noise: Floats) -> Check:
-    """Kolmogorov & Smirnov, on evenly chosen numbers when there are many."""
-    some = noise[:: -(-noise.size // _SORTED)]
-    found = stats.kstest(some, ndtr, method="asymp" if some.size > 1000 else "auto")
-    return Check(
-        "normality", "noise that is not normal", float(found.pvalue), float(found.statistic), 0.0
-    )
-
-
-def _tail(noise: Floats) -> Check:
-    """How many numbers lie beyond three standard deviations: rare in noise that is cut off.
-
-    Kolmogorov & Smirnov's test sees little of the tails.
-    """
-    share = 2 * float(ndtr(-_TAIL))
-    count = int((np.abs(noise) > _TAIL).sum())
-    p_value = stats.binomtest(count, noise.size, share).pvalue
-    return Check("tail", "noise with other tails", float(p_value), count / noise.size, share)
+    yield variance("clipping-even", "gradients clipped to norms that differ", noise)
 
 
 def _repeats(block: _Block) -> Check:
@@ -266,10 +190,6 @@ def _repeats(block: _Block) -> Check:
     pairs = sum(math.comb(int(size), 2) for size in sizes)
     p_value = min(1.0, pairs * 2.0 ** -block.noise.shape[1]) if repeated else 1.0
     return Check("repeats", "a step's noise used a second time", p_value, float(repeated), 0.0)
-
-
-def _two_sided(law: Any, value: float) -> float:
-    return float(min(1.0, 2 * min(law.cdf(value), law.sf(value))))
 
 
 _OBSERVERS: dict[View, str] = {
@@ -309,20 +229,13 @@ def _conformance_claim(observations: Sequence[CanaryObservation], subject: str) 
         f"p = {found.p_value:.2g} together; a correct mechanism fails with probability "
         f"{found.level:g}"
     )
-    faults = (_fault(check) for check in found.failed)
+    faults = (fault_of(check) for check in found.failed)
     return judged(id_, subject, statement, faults=faults, notes=[note])
 
 
 def _one_each(observations: Sequence[CanaryObservation]) -> list[CanaryObservation]:
     """An observation of each silo."""
     return list({each.silo: each for each in observations}.values())
-
-
-def _fault(check: Check) -> str:
-    return (
-        f"{check.finds} ({check.name}): {check.seen:.4g} where {check.expected:.4g} was expected, "
-        f"p = {check.p_value:.2g}"
-    )
 
 
 def _lower_bound_claim(

@@ -40,3 +40,19 @@ def claims(run: Evidence) -> Iterator[Claim]:
         yield judged(id_, run.subject, STATEMENT, faults=[str(fault)])
     else:
         yield judged(id_, run.subject, STATEMENT, faults=[])
+
+
+def claims_of_steps(run: Evidence) -> Iterator[Claim]:
+    """What `steps` says of what ran, for a run with differential privacy."""
+    if run.settings.privacy is not None:
+        from privet.audits import steps
+
+        yield from steps.claims(run)
+
+
+def claims_of_code(run: Evidence) -> Iterator[Claim]:
+    """What `steps` says of the code that is installed here, for such a run."""
+    if run.settings.privacy is not None:
+        from privet.audits import steps
+
+        yield from steps.claims_of_code(run)

@@ -22,6 +22,7 @@ from privet.client.keyring import advert, consent, reveal, share
 from privet.client.sealed import Received, keep, make, offer, receive, take
 from privet.client.silo import Silo, open_silo
 from privet.client.training import LocalTraining, Trained, loss_of, plan_round, train
+from privet.client.watching import WatchedTraining, keep_evaluation, keep_steps, watched
 from privet.errors import PrivetError
 from privet.experiment import RUN_CONFIG_KEY, Experiment
 from privet.privacy.accounting import encode_event
@@ -140,6 +141,7 @@ def evaluate_round(message: Message, context: Context) -> Message:
             received = receive(message, context, experiment, request.sealed, request.weights)
         with _stage("evaluate"):
             reply = measure(silo, request.round, received.now, permit)
+            keep_evaluation(silo, context, request.round, permit)
     return Message(reply.to_records(), reply_to=message)
 
 
@@ -173,6 +175,8 @@ def _train(
         canaries=canaries,
         held_out=silo.n_records - len(silo.examples),
     )
+    if canaries and work.plan.mechanism:
+        work = watched(work, silo=silo, context=context, round_=request.round)
     trained = (yield work)()
     # On disk before anything of it is sent, the trace for the audit included.
     event = admitted.plan.event(trained.steps)
@@ -183,7 +187,7 @@ def _train(
     _remember(context, memory)
     public = admitted.records_public
     sealed = received.seal(strategy, trained.update, silo=silo, round_=request.round)
-    return TrainReply(
+    reply = TrainReply(
         update=None if sealed else trained.update,
         weight=float(silo.n_records) if public and not sealed else 1.0,
         seconds=time.perf_counter() - start,
@@ -192,6 +196,10 @@ def _train(
         extras=extras,
         sealed=sealed,
     )
+    if isinstance(work, WatchedTraining):
+        sent = trained.update if reply.update is None else reply.update
+        keep_steps(work, sent, silo=silo, context=context, round_=request.round)
+    return reply
 
 
 def _key_step(step: KeyStep, message: Message, context: Context) -> Message:

@@ -128,6 +128,8 @@ class LocalTraining:
     """Take part in private training, for the audit."""
     held_out: int = 0
     """The silo's records that are not among `examples`, though the plan counts them."""
+    dry_runs: tuple[LocalTraining, ...] = ()
+    """Run by whatever runs this; what they leave is with their corrections, for the audit."""
 
     def batches(self) -> Iterator[np.ndarray]:
         """The indices of each step's records; Poisson samples with differential privacy.
@@ -159,6 +161,13 @@ class Trained:
 
 def train(work: LocalTraining) -> Trained:
     """Train a model of the task's on a silo's records as the plan says."""
+    trained = _train(work)
+    for each in work.dry_runs:
+        _train(each)
+    return trained
+
+
+def _train(work: LocalTraining) -> Trained:
     flat = work.model()
     flat.load(work.weights)
     model = flat.module.train()

@@ -108,7 +108,9 @@ def _train_together(chain: Chain, works: Sequence[LocalTraining]) -> list[RowRes
     loss = works[0].loss
     if works[0].plan.mechanism is None:  # nobody is clipped, and `chain_for` saw that it is a mean
         loss = replace(loss, separable=True)
-    return train_rows(chain, [_row(work) for work in works], loss, optimizer=optimizer)
+    dry = [each for work in works for each in work.dry_runs]
+    rows = [_row(work) for work in (*works, *dry)]
+    return train_rows(chain, rows, loss, optimizer=optimizer)[: len(works)]
 
 
 def _row(work: LocalTraining) -> Row:

@@ -9,7 +9,8 @@ from scipy.stats import binom
 
 from audits.mechanism.planted import FAULTS, planted
 from privet import Execution, Experiment
-from privet.audits.mechanism import Conformance, conformance
+from privet.audits.laws import Conformance
+from privet.audits.mechanism import conformance
 from privet.privacy.mechanisms.canaries import CANARIES, read_observations
 from privet.simulations import Engine
 from privet.simulations.run import simulate

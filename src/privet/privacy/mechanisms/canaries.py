@@ -178,13 +178,10 @@ def add_observation(file: Path, sighting: CanaryObservation) -> None:
         "plan": asdict(sighting.plan),
         "inserted": "".join("01"[bit] for bit in sighting.inserted.astype(int)),
         "steps": len(sighting.gradients),
-        "sampled": _base64(np.packbits(sighting.sampled)),
-        "gradients": _base64(sighting.gradients.astype("<f4")),
+        "sampled": base64_of(np.packbits(sighting.sampled)),
+        "gradients": base64_of(sighting.gradients.astype("<f4")),
     }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with demand_file(file).open("a+b") as out:
-        _drop_torn_line(out)
-        out.write(json.dumps(line).encode() + b"\n")
+    append_line(file, line)
 
 
 def read_observations(folder: Path) -> list[CanaryObservation]:
@@ -199,6 +196,14 @@ def read_observations(folder: Path) -> list[CanaryObservation]:
         for each in _read(file)
     }
     return list(found.values())
+
+
+def append_line(file: Path, line: dict[str, Any]) -> None:
+    """Append a JSON object to `file`, which has one writer; folders are made as needed."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with demand_file(file).open("a+b") as out:
+        _drop_torn_line(out)
+        out.write(json.dumps(line).encode() + b"\n")
 
 
 def _drop_torn_line(file: BinaryIO) -> None:
@@ -235,5 +240,6 @@ def _sighting(line: dict[str, Any]) -> CanaryObservation:
     )
 
 
-def _base64(array: NDArray[Any]) -> str:
+def base64_of(array: NDArray[Any]) -> str:
+    """The bytes of an array as text."""
     return base64.b64encode(array.tobytes()).decode()

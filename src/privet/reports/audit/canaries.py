@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from privet.audits.deep.record import Deep
+from privet.audits.laws import Conformance
 from privet.audits.lower_bounds import Scored, one_run_bound, roc, score
-from privet.audits.mechanism import Conformance, conformance
+from privet.audits.mechanism import conformance
 from privet.audits.report import Report
 from privet.charts.chart import Chart
 from privet.errors import PrivacyError

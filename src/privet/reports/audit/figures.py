@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import beta
 
-from privet.audits.mechanism import Check, Conformance
+from privet.audits.laws import Check, Conformance
 from privet.charts.chart import Chart, ChartRow, Key, Point, Shape, stacked
 from privet.charts.formatting import bound, decimal, scientific
 from privet.charts.scales import Scale, Tick, decades, nice_ticks

@@ -1,0 +1,133 @@
+"""Faults planted into the code that runs, and what the audit of the run finds of each afterwards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from audits.faults import CANARIES, FAULTS, planted
+from audits.mechanism import planted as whole
+from privet import Execution, Experiment
+from privet.audits import CHECKS, audit
+from privet.audits.mechanism import claims
+from privet.audits.sound import claims_of_code, claims_of_steps
+from privet.simulations import Engine
+from privet.simulations.run import simulate
+
+POLICY = """\
+version = 1
+[data.my-data]
+requesters = ["*"]
+tasks = ["*"]
+[data.my-data.budget]
+epsilon = 50.0
+delta = 1e-5
+[data.my-data.sending]
+records_public = true
+[data.my-data.metrics]
+accuracy = { release = "noised", noise_multiplier = 10.0 }
+loss = { release = "exact" }
+"""
+SETTINGS = {
+    "task": "digits",
+    "model": "mlp",
+    "rounds": 3,
+    "federation": {"silos": 4},
+    "training": {"batch_size": 64, "steps": 5},
+    "privacy": {"epsilon": 8.0},
+    "evaluation": {"every": 1},
+}
+OWN = [name for name in FAULTS if not name.startswith("whole: ")]
+"""Those that spare the canaries; the others are what tests/audits/mechanism finds by these."""
+RAN = (claims, claims_of_steps)
+
+
+def ran(folder: Path, fault: str | None, *, seed: int = 5, engine: Engine = "vectorised") -> Path:
+    """A run with the fault in the code."""
+    policy, run = folder / "policy.toml", folder / "run"
+    policy.write_text(POLICY)
+    experiment = Experiment.from_mapping({**SETTINGS, "seed": seed})
+    execution = Execution(engine=engine, canaries=CANARIES)
+    with planted(fault):
+        simulate(experiment, out=run, policy=policy, execution=execution)
+    return run
+
+
+def failed(run: Path, checks: tuple[object, ...] = RAN) -> set[str]:
+    report = audit([run], base=run.parent, checks=checks)  # type: ignore[arg-type]
+    return {claim.id for claim in report.claims if claim.verdict == "FAIL"}
+
+
+@pytest.mark.parametrize("engine", ["in-process", "vectorised"])
+def test_without_a_fault_a_run_passes(tmp_path: Path, engine: Engine) -> None:
+    report = audit([ran(tmp_path, None, engine=engine)], base=tmp_path)
+    assert report.headline == "PASS"
+    told = {claim.id: claim.verdict for claim in report.claims if "mechanism" in claim.id}
+    names = [
+        "settings",
+        "sound",
+        "canaries",
+        "conformance",
+        "lower-bound",
+        "steps",
+        "dry-run",
+        "evaluation",
+        "code",
+    ]
+    assert told == {f"mechanism.{name}": "PASS" for name in names}
+
+
+@pytest.mark.parametrize("fault", OWN)
+def test_a_fault_in_what_ran_is_found(tmp_path: Path, fault: str) -> None:
+    """It is in the code while the run lasts, and not in the auditor's."""
+    assert failed(ran(tmp_path, fault))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["in-process", "vectorised"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_found_with_other_seeds_and_engines(
+    tmp_path: Path, fault: str, engine: Engine
+) -> None:
+    for seed in (6, 7):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        assert failed(ran(folder, fault, seed=seed, engine=engine))
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "whole: noise / 2",
+        "no noise in the last 10 (biases)",
+        "clipped by layer",
+        "records twice as often",
+        "a step without noise at the end",
+        "evaluation with half the noise",
+    ],
+)
+def test_a_fault_in_the_installed_code_is_found_for_a_run_without_canaries(
+    golden: Path, fault: str
+) -> None:
+    run = golden / "clear"
+    assert failed(run, (claims_of_code,)) == set()
+    with planted(fault):
+        assert failed(run, (claims_of_code,)) == {"mechanism.code"}
+
+
+def test_the_faults_are_those_of_the_mechanism_and_others() -> None:
+    assert len(OWN) >= 25
+    assert {f"whole: {name}" for name in whole.FAULTS} | {*OWN} == {*FAULTS}
+    assert {*RAN, claims_of_code} < {*CHECKS}
+
+
+@pytest.mark.slow
+def test_correct_runs_pass(tmp_path: Path) -> None:
+    """Of 400 correct runs at most 4 fail; each of the claims fails once in 1,000, at most."""
+    wrong = 0
+    for seed in range(400):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        wrong += bool(failed(ran(folder, None, seed=seed), CHECKS))
+    assert wrong <= 4
