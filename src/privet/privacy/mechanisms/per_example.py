@@ -38,6 +38,22 @@ RECURRENT = (DPRNN, DPLSTM, DPGRU)
 __all__ = ["RECURRENT", "ModuleValidator", "PerExampleModule", "PrivateOptimizer"]
 
 
+def _layer_norm(
+    layer: nn.LayerNorm, activations: list[Tensor], backprops: Tensor
+) -> dict[nn.Parameter, Tensor]:
+    """Opacus' rule, which fails without a bias."""
+    if layer.bias is not None:
+        found: dict[nn.Parameter, Tensor] = _OPACUS_LAYER_NORM(layer, activations, backprops)
+        return found
+    normal = nn.functional.layer_norm(activations[0], layer.normalized_shape, eps=layer.eps)
+    summed = tuple(range(1, backprops.dim() - layer.weight.dim()))
+    weighted = normal * backprops
+    return {layer.weight: weighted.sum(summed) if summed else weighted}
+
+
+_OPACUS_LAYER_NORM = GradSampleModule.GRAD_SAMPLERS[nn.LayerNorm]
+
+
 class PerExampleModule(GradSampleModule):  # type: ignore[misc]
     """Opacus' GradSampleModule for one batch at a time, with factors for plain linear layers.
 
@@ -46,11 +62,17 @@ class PerExampleModule(GradSampleModule):  # type: ignore[misc]
     empty tensors. `collect` hands out the gradients of the batch, `forget` makes room for the next.
     """
 
+    GRAD_SAMPLERS = {  # noqa: RUF012 - Opacus' registry, a class attribute there
+        **GradSampleModule.GRAD_SAMPLERS,
+        nn.LayerNorm: _layer_norm,
+    }
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model, batch_first=True, loss_reduction="mean", strict=False)
         # A record in two accumulated batches would be clipped in each and count twice in one step.
         self.forbid_grad_accumulation()
         self.batch: int | None = None
+        self._overwritten = any(getattr(each, "inplace", False) for each in model.modules())
         self._outer: list[OuterGradients] = []
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
@@ -126,16 +148,21 @@ class PerExampleModule(GradSampleModule):  # type: ignore[misc]
 
     def capture_activations_hook(
         self, module: nn.Module, forward_input: Any, forward_output: Any
-    ) -> None:
+    ) -> Tensor | None:
         """Keep the layer's input, and its output's gradient when that is known."""
         super().capture_activations_hook(module, forward_input, forward_output)
         output = forward_output if isinstance(forward_output, Tensor) else forward_output[0]
-        if self.hooks_enabled and module.training and output.requires_grad:
-            output.register_hook(
-                lambda gradient: self.capture_backprops_hook(
-                    module, None, (gradient,), self.loss_reduction, self.batch_first
-                )
+        if not (self.hooks_enabled and module.training and output.requires_grad):
+            return None
+        # A view that a later layer overwrites loses its hooks; a copy keeps them.
+        copied = self._overwritten and output is forward_output and output._is_view()
+        output = output.clone() if copied else output
+        output.register_hook(
+            lambda gradient: self.capture_backprops_hook(
+                module, None, (gradient,), self.loss_reduction, self.batch_first
             )
+        )
+        return output if copied else None
 
     def capture_backprops_hook(
         self,
@@ -203,8 +230,9 @@ def _dense(name: str, parameter: nn.Parameter) -> DenseGradients:
     values = getattr(parameter, "grad_sample", None)
     if not isinstance(values, Tensor):
         raise ModelError(
-            f"parameter {name!r} has no per-example gradient: it took no part in the loss, or the "
-            "model was not in training mode; freeze it with requires_grad_(False) or use it"
+            f"parameter {name!r} has no per-example gradient: it took no part in the loss (freeze "
+            "it: requires_grad_(False)), the model was not in training mode, or what its layer put "
+            "out was overwritten in place"
         )
     return DenseGradients(parameter, values)
 

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -44,7 +45,12 @@ _FIXES = {
     nn.LSTM: "use opacus.layers.DPLSTM",
     nn.GRU: "use opacus.layers.DPGRU",
     nn.RNN: "use opacus.layers.DPRNN",
+    nn.LSTMCell: "use opacus.layers.DPLSTM",
+    nn.GRUCell: "use opacus.layers.DPGRU",
+    nn.RNNCell: "use opacus.layers.DPRNN",
     nn.MultiheadAttention: "use opacus.layers.DPMultiheadAttention",
+    nn.EmbeddingBag: "use nn.Embedding and add up its rows",
+    nn.Bilinear: "use nn.Linear on the products of its inputs",
 }
 
 
@@ -124,6 +130,13 @@ def _problem(module: nn.Module) -> str | None:
     """What is wrong with this layer alone, and the fix."""
     if getattr(module, "max_norm", None) is not None:
         return "renormalises its weights by what it looks up: leave out max_norm"
+    if getattr(module, "scale_grad_by_freq", False):
+        return "divides gradients by counts over the batch: leave out scale_grad_by_freq"
+    if isinstance(module, _ConvNd) and module.padding_mode != "zeros" and _pads(module):
+        return (
+            f"pads by {module.padding_mode!r}, which its per-example gradients leave out: pad in a "
+            "layer before"
+        )
     # Frozen layers too: a frozen BatchNorm in training mode still mixes the batch.
     if isinstance(module, _BatchNorm):
         return "mixes the examples of a batch and records their statistics: use nn.GroupNorm"
@@ -135,6 +148,10 @@ def _problem(module: nn.Module) -> str | None:
     for refusal in _refusals(module):
         return f"is refused by Opacus: {str(refusal).split('. ')[0]}"
     return None
+
+
+def _pads(module: _ConvNd) -> bool:
+    return module.padding == "same" or (module.padding != "valid" and any(module.padding))
 
 
 def _refusals(module: nn.Module) -> list[Exception]:
