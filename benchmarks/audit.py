@@ -28,8 +28,8 @@ from privet import Execution, Experiment
 from privet.audits import evidence
 from privet.audits.deep.claims import deep_audit
 from privet.audits.deep.record import DeepOptions
-from privet.audits.lower_bounds import View, one_run_bound, score
 from privet.audits.laws import Conformance
+from privet.audits.lower_bounds import View, one_run_bound, score
 from privet.audits.mechanism import conformance
 from privet.privacy.accounting import noise_multiplier_for
 from privet.privacy.mechanisms import Canaries, DpSgd, ExampleLoss, SeededNoise
