@@ -15,7 +15,7 @@ from privet.record.summary import (
 from privet.server.accounts import Accounts
 from privet.server.rounds import RunOutcome
 
-ACCOUNTANT = "PLD, grid 1e-3, add-or-remove-one-record adjacency"
+ACCOUNTANT = "PLD (unsampled Gaussians: exact), add-or-remove-one-record adjacency"
 
 
 def summarise(experiment: Experiment, outcome: RunOutcome, *, seconds: float) -> RunSummary:
