@@ -87,6 +87,7 @@ class AdminClient:
     def page(self) -> str:
         """A link to the server's live page, for one browser: good once, within two minutes."""
         path = str(self._json("POST", "pages").get("path"))
+        # It is opened in a browser: a server must not choose where that goes.
         if not re.fullmatch("/page/enter/[A-Za-z0-9_-]+", path):
             raise NoAnswer("the server's answer is no link to its page")
         return f"{self._kit.server.rstrip('/')}{path}"
@@ -104,6 +105,7 @@ class AdminClient:
         url = f"/privet/v1/jobs/{job}/files/{name}"
         try:
             with self._http.stream("GET", url, headers=headers) as answer:
+                # No byte is left behind what is here: of another file, or the whole of this one.
                 if answer.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
                     part.unlink()
                     raise NoAnswer(f"{name} changed meanwhile; ask again")
@@ -111,6 +113,7 @@ class AdminClient:
                     answer.read()
                     raise PrivetError(_said(answer))
                 more = answer.status_code == httpx.codes.PARTIAL_CONTENT
+                # A proxy may leave out the range, and send the whole.
                 have = have if more else 0
                 total = have + int(answer.headers.get("content-length", 0))
                 with part.open("ab" if more else "wb") as file:
@@ -193,5 +196,6 @@ def follow(
         if text and text != said:
             say(text)
         said = text
+        # A job that is over may have more entries than one answer brought.
         if told["state"] in OVER and not entries:
             return told

@@ -31,6 +31,7 @@ from privet.errors import PrivetError
 SERVER, SILO = "privet.server", "privet.silo"
 """Names of the services, beside "" for the process as a whole."""
 _LOOK = 1.0
+# Watches stay open for as long as who asks likes.
 _MOST_QUESTIONS = 100
 _OWN_PORT = ("grpc.so_reuseport", 0)
 """Otherwise a second process takes the port as well, and either answers for both."""
@@ -126,6 +127,7 @@ def health_fault(address: str, *, seconds: float = 5.0) -> str | None:
 
 def new_registry() -> CollectorRegistry:
     """A registry with the process's own figures (memory, CPU, files) and nothing else."""
+    # Not the default one, which other libraries may fill.
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)

@@ -76,6 +76,7 @@ class Trial:
         trial = cls(folder, tuple(silos))
         settings = trial.kit(SERVER) / "server.toml"
         everywhere = settings.read_text(encoding="utf-8")
+        # A trial is nobody else's to reach.
         settings.write_text(everywhere.replace("0.0.0.0", _HOST), encoding="utf-8")  # noqa: S104
         for name in silos:
             kit = trial.kit(name)
@@ -106,12 +107,15 @@ class Trial:
         for name in names or (SERVER, *self.silos):
             role = SERVER if name == SERVER else "silo"
             with self.log(name).open("ab") as log:
+                # Each process would otherwise take as many threads as there are cores, and all
+                # would be slow.
                 share = max(1, (os.cpu_count() or 1) // len(self.silos))
                 self.processes[name] = subprocess.Popen(
                     [sys.executable, "-m", "privet", role, str(self.kit(name))],
                     stdout=log,
                     stderr=log,
                     stdin=subprocess.DEVNULL,
+                    # Ctrl-C goes to the trial alone, which ends them in order.
                     start_new_session=True,
                     env={**os.environ, "OMP_NUM_THREADS": str(share)},
                 )
@@ -150,6 +154,7 @@ class Trial:
 
     def __exit__(self, *_: object) -> None:
         for process in self.processes.values():
+            # All are told before any is waited for: they end side by side.
             process.terminate()
         for name in list(self.processes):
             self.end(name)
@@ -167,6 +172,7 @@ def free_port() -> int:
     Not one that the system hands out by itself: it may hand it to somebody's outgoing connection
     before the caller listens there.
     """
+    # Not by a generator that tests seed: two trials at once would try the same ports.
     for port in random.SystemRandom().sample(_PORTS, 100):
         with socket.socket() as probe:
             try:

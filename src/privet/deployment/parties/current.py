@@ -60,6 +60,8 @@ class PartiesFile:
             parties = read_parties(content, project_key=self._project_key)
             if parties != self._parties:
                 _refuse_older(parties, self._parties)
+                # On disk before it is in force: after a restart the silo knows no less than it
+                # acted by.
                 self._write(content)
                 self._content, self._parties = content, parties
             return self._parties
@@ -111,6 +113,8 @@ def _refuse_older(new: Parties, old: Parties) -> None:
 
 def _read(path: Path) -> tuple[bytes, _Stamp]:
     with path.open("rb") as file:
+        # One byte too many says that it is too large. The stamp is that of the open file, which may
+        # have been replaced under its name meanwhile.
         return file.read(LARGEST_FILE + 1), _stamp(os.fstat(file.fileno()))
 
 

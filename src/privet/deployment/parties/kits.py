@@ -91,6 +91,7 @@ OptionalAddress = Annotated[Address | None, BeforeValidator(_or_none)]
 
 
 class _Kit(BaseModel):
+    # Defaults are validated so that they too become paths in the kit's folder.
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
     file_name: ClassVar[str]
 
@@ -128,6 +129,7 @@ class ServerKit(_Kit):
     certificate_key: FilePath = Path("server.key")
     state: FilePath = Path("state")
     """Folder of what the server must remember."""
+    # TOML has lists, which a strict tuple would refuse.
     tasks: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Tasks beyond those that come with privet, "package.module:Class"."""
     health: OptionalAddress = "127.0.0.1:9400"

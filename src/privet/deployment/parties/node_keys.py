@@ -76,12 +76,14 @@ class NodeKey:
 def node_key_fault(text: str) -> str | None:
     """What is wrong with `text` as the public half of a node key, or None."""
     wrong = 'is not a node\'s public key in one line, "ecdsa-sha2-nistp384 AAAA..."'
+    # Before a parser sees it: lists come from others.
     if len(text) > LONGEST_PUBLIC or not text.isascii():
         return wrong
     try:
         key = load_ssh_public_key(text.encode())
     except (ValueError, UnsupportedAlgorithm):
         return wrong
+    # One way to write each key, without a comment: keys are told apart by their texts.
     if not isinstance(key, ec.EllipticCurvePublicKey) or _public_text(key) != text:
         return wrong
     return None if isinstance(key.curve, ec.SECP384R1) else wrong

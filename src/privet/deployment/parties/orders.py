@@ -25,6 +25,7 @@ LARGEST = 1_000_000
 """Characters of an order."""
 ORDER_KEY = "privet-order"
 """Where a Flower run config carries the order."""
+# Short enough to type, and as a number it fits the run ids of Flower.
 _ID_BYTES = 6
 
 
@@ -69,6 +70,7 @@ def read_order(text: str, parties: Parties) -> Order:
     """
     raw, signature = _parsed(text)
     order = _order(raw)
+    # Keys may be in several projects: an order for one is none in another.
     if order.project != parties.project:
         raise Denied(f"an order for project {order.project[:64]!r}, not {parties.project!r}")
     party = parties.named(order.requester)
@@ -92,6 +94,7 @@ def _order(raw: Mapping[str, Any]) -> Order:
 
 
 def _facts(order: Mapping[str, Any]) -> bytes:
+    # The first line keeps kinds apart: no other signature of this key is one of an order.
     return b"privet order 1\n" + json.dumps(order, sort_keys=True).encode()
 
 

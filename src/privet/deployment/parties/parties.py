@@ -43,6 +43,7 @@ def identity_fault(text: str) -> str | None:
 
 Role = Literal["server", "silo", "admin"]
 
+# So many fit into the megabyte that readers of a list take.
 MOST_MEMBERS = 2000
 
 _TITLE = b"privet parties 1\n"
@@ -121,6 +122,7 @@ class Parties:
             )
         if sum(member.role == "server" for member in self.members) > 1:
             raise PartiesError("a project has one server, not two")
+        # In any case, as a kit is a folder, and some file systems know one case only.
         _refuse_repeats("name", self.members, [member.name.casefold() for member in self.members])
         _refuse_repeats("identity", self.members, [member.identity for member in self.members])
         _refuse_repeats("node_key", self.members, [member.node_key for member in self.members])
@@ -170,6 +172,7 @@ def timestamp(moment: datetime) -> str:
 def _refuse_repeats(what: str, members: Sequence[Party], values: Sequence[str]) -> None:
     seen: dict[str, Party] = {}
     for member, value in zip(members, values, strict=True):
+        # The server has no identity and no node key, an administrator no node key.
         if value and value in seen:
             raise PartiesError(f"{seen[value]} and {member} have the same {what}")
         seen[value] = member

@@ -81,6 +81,7 @@ def client(
 
     Proxies that the environment names are not used: where a proxy stands, it stands at the server.
     """
+    # With a file given, the system's authorities are not loaded: the project's is the only one.
     tls = ssl.create_default_context(cafile=str(ca))
     tls.minimum_version = ssl.TLSVersion.TLSv1_3
     return httpx.Client(
@@ -117,6 +118,8 @@ class _Stream(httpx.SyncByteStream):
 def _pieces(body: bytes) -> Iterator[bytes]:
     view = memoryview(body)
     for start in range(0, len(view), _PIECE):
+        # In pieces: one write of a whole model would be counted, and looked at for the time, only
+        # once.
         yield bytes(view[start : start + _PIECE])
 
 

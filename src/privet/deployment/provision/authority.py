@@ -52,6 +52,7 @@ class Authority:
         self, public: ec.EllipticCurvePublicKey, *, hosts: Sequence[str], at: datetime, days: int
     ) -> x509.Certificate:
         """A server certificate for `hosts`, for `days` or as long as the authority."""
+        # Nothing is valid beyond its authority, so a later date would be a false promise.
         until = min(at + timedelta(days=days), self.certificate.not_valid_after_utc)
         issuer = self.certificate.subject
         builder = _begun(_common_name(hosts[0]), issuer, public, at=at, until=until)

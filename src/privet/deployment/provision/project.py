@@ -246,6 +246,8 @@ class Project(_Table):
         names = [*self.silos, *self.admins]
         for name in names:
             check_name(name)
+            # Kits and their archives lie beside ca.key, project.key and parties.json, in one
+            # folder.
             if Path(name).suffix.lower() in (".zip", ".key", ".pem", ".json"):
                 raise ValueError(f"{name!r}: a party's name cannot end like a file's")
         _unique([SERVER, *names])

@@ -95,6 +95,7 @@ def provision(
     that can be known beforehand is checked before anything is written. A run that is cut short is
     made good by the next one; no kit is ever half there.
     """
+    # X.509 knows whole seconds: the list and the certificate say the same.
     moment = (at or datetime.now(UTC)).replace(microsecond=0)
     job = _Job(project, out, moment, own_keys, tuple(revoke))
     job.look()
@@ -129,6 +130,7 @@ class _Job:
             self.last = _last(list_file, self.key, self.project.name)
         own, revoke = self.own_keys, self.revoke
         self.found = standings(self.project, self.last, own_keys=own, revoke=revoke)
+        # For its errors alone: keys that two parties share are found before anything is written.
         self._listed({}, server=None)
         for each in self._new():
             folder = self.out / each.name
@@ -139,6 +141,7 @@ class _Job:
         self.look()  # again, now that nobody else writes
         key = self.key or SiloKey.create(self.out / PROJECT_KEY)
         issuer, outcome = self._authority()
+        # New kits appear at the end of this block, all that is in them written.
         with ExitStack() as kits:
             folders = self._begin_kits(kits)
             issued = self._server_certificate(issuer, folders.get(SERVER))
@@ -214,6 +217,8 @@ class _Job:
             if folder.is_dir() and not member.revoked:
                 put(folder, _for(member.role, shared))
                 archive(folder, kit_names(self.project.name, member.name))
+        # Last: that these are here says that every kit has them, and a run that was cut short
+        # begins again.
         put(self.out, shared)
 
     def _note(self, parties: Parties, authority: Outcome, issued: Issued) -> None:

@@ -162,6 +162,7 @@ def archive(folder: Path, names: Sequence[str]) -> None:
 
 def _zipped(folder: Path, names: Sequence[str]) -> bytes:
     whole = io.BytesIO()
+    # Stored and not deflated: another zlib would make other bytes of the same files.
     with zipfile.ZipFile(whole, "w") as target:
         for name in names:
             file = folder / name
@@ -173,6 +174,7 @@ def _zipped(folder: Path, names: Sequence[str]) -> bytes:
 
 
 def _mode(file: Path) -> int:
+    # By name and not from the disk: operators may work where files have no modes.
     if file.name in SECRET:
         return 0o600
     return 0o755 if file.suffix == ".sh" else 0o644

@@ -79,6 +79,8 @@ def members(
 
 def _listed(member: Party, each: PartyStanding, expires: datetime) -> Party:
     if each.fate == "revoked":
+        # It stays on the list: a name that was dropped could be given to somebody else, and places
+        # in the list would change.
         return replace(member, revoked=True)
     asked = each.entry.expires if each.entry else None
     return replace(member, expires=asked or expires)

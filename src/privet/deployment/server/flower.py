@@ -74,6 +74,7 @@ from privet.wire.transport import SMALL, TOGETHER, assemble
 
 HEARTBEAT = 10.0
 """Seconds from one sign of life of a node to the next; after twice as long it is offline."""
+# Flower takes a task for dead after two intervals of 30 s; this leaves room for three lost beats.
 _BEAT_OF_RUN = 15.0
 _OVER = "nobody waits for this any more"
 
@@ -102,6 +103,8 @@ class Link:
         """Raises PrivetError when the database cannot be opened."""
         before = os.umask(0o077)  # SQLite makes the files, in whatever mode the umask leaves
         try:
+            # The factories hand out what stands in their caches: so Flower's own routes work on
+            # these two objects, and not on a second store and a second connection of theirs.
             objects = ObjectStoreFactory()
             self._objects = ObjectsOnDisk(database.with_name("objects"))
             objects.store_instance = self._objects
@@ -126,6 +129,9 @@ class Link:
             docs_url=None,
             redoc_url=None,
             middleware=[
+                # The first is outermost. A node's signature is over nothing but the time; whose
+                # request it is, Flower reads in the message itself, which must therefore be
+                # translated before.
                 Middleware(BaseHTTPMiddleware, dispatch=http_error_translator),
                 Middleware(BaseHTTPMiddleware, dispatch=_blame_the_node),
                 Middleware(ProtobufTranslationMiddleware),
@@ -133,6 +139,8 @@ class Link:
             ],
         )
         app.state.linkstate_factory = self.factory
+        # With it Flower refuses to register or unregister nodes by themselves: who is a node
+        # follows from the signed list alone.
         app.state.enable_supernode_auth = True
         app.include_router(fleet_router)
         return app
@@ -160,6 +168,7 @@ class Link:
         What it was sent and has not answered by its first question is delivered again then: it
         died before it had it, or else it says so first.
         """
+        # Flower activates only a node that is offline, which a dead one is no sooner than 20 s later.
         if self.status([node])[node].online:
             self.state.deactivate_node(node)
         self._starts[node] += 1
@@ -179,6 +188,7 @@ class Link:
         found = self.state.get_valid_message_ins(message)
         if found is None:
             raise PrivetError(_OVER)
+        # The row itself, in which SQLite's signed integers stand for Flower's unsigned ids.
         if int(found["dst_node_id"]) % 2**64 != asked:
             raise Denied("a message of another node")
         return int(found["run_id"]) % 2**64
@@ -188,8 +198,11 @@ class Link:
 
         To have asked is a sign of life of the node.
         """
+        # One transaction for a heartbeat and a look: each by itself would wait for the disk.
         with self.state.session():
             self.state.acknowledge_node_heartbeat(node, HEARTBEAT)
+            # Not at activation: a silo that was restarted says first which message it had begun,
+            # and that one must not be delivered again.
             if node in self._anew:
                 self._anew.discard(node)
                 self.state.deliver_again(node)
@@ -216,6 +229,8 @@ class Link:
         """
         (tree,) = pushed.message_object_trees
         names = {each.object_id for each in iterate_object_tree(tree)}
+        # They become names of files; what Flower takes for a hash may have capitals, so two names
+        # for one.
         _check_names(names)
         if names <= parts.keys():
             self._keep(pushed, parts)
@@ -235,12 +250,15 @@ class Link:
         """A whole answer: needs none of the bookkeeping of one that comes piece by piece."""
         (told,), (tree,) = pushed.messages_list, pushed.message_object_trees
         stored = None
+        # Parts first, then the reply: as soon as the reply is stored, the coordinator may read it.
         new = self._objects.preregister(told.metadata.run_id, tree)
         try:
             for name in new:
                 self._objects.put(name, parts[name])
             stored = self.state.store_message_res(message_from_proto(told))
         finally:
+            # One that was there before is a reply that was stored already, and is not to be taken
+            # away.
             if stored is None and tree.object_id in new:
                 self._objects.delete(tree.object_id)
         if stored is None:
@@ -279,6 +297,7 @@ class LiveRun:
             fab_id=None,
             fab_version=None,
             fab_hash=None,
+            # The only thing of a run that silos are told: it carries the signed order.
             override_config={**settings},
             federation_id=NOOP_FEDERATION_ID,
             federation_config=None,
@@ -287,9 +306,12 @@ class LiveRun:
         )
         (info,) = state.get_run_info(run_ids=[self.id])
         self._task_id = int(info.primary_task_id or 0)
+        # Flower would have a process of its own do this; unclaimed, the run stays pending and nodes
+        # may neither ask for it nor answer.
         if not (state.claim_task(self._task_id) and state.activate_task(self._task_id)):
             raise PrivetError("Flower's link did not start the run")
         self._task = state.get_tasks(task_ids=[self._task_id])[0]
+        # Flower's `Message` reads from here who sends it, and has nowhere else to look.
         TaskIdentity.run_id, TaskIdentity.task_id = self.id, self._task_id
         TaskIdentity.node_id = SUPERLINK_NODE_ID
         self._over = threading.Event()
@@ -307,8 +329,10 @@ class LiveRun:
 
     def send(self, messages: list[Message]) -> list[str]:
         """The messages' ids, in order; "" for one to a node that there is not."""
+        # Otherwise every access to an id hashes the whole model again.
         with no_object_id_recompute():
             for message in messages:
+                # The property has no setter; Flower does the same.
                 message.metadata.__dict__["_message_id"] = message.object_id
                 self._keep(message)
         bare = [remove_content_from_message(message) for message in messages]
@@ -321,6 +345,8 @@ class LiveRun:
 
     def _keep(self, message: Message) -> None:
         wanted = set(self._state.object_store.preregister(self.id, get_object_tree(message)))
+        # Silos get the same model: of a part that another message brought already nothing is
+        # copied.
         for name, part in get_all_nested_objects(message).items():
             if name in wanted:
                 self._state.object_store.put(name, part.deflate())
@@ -357,6 +383,8 @@ class LiveRun:
         try:
             return assemble(reply.id, self._part, join=paged_join)
         finally:
+            # The question too: one that came whole is never confirmed by its silo
+            # (`Connection.fetch`).
             for name in (reply.id, reply.to):
                 self._state.object_store.delete(name)
 
@@ -391,6 +419,7 @@ class Reply:
         return str(self.head.metadata.reply_to_message_id)
 
 
+# Flower's sessions are reentrant, so the lock must be.
 class _InTurn(SqlLinkState):
     """One thread at a time: SQLite lets one write, and has the others sleep and give up."""
 
@@ -406,6 +435,7 @@ class _InTurn(SqlLinkState):
 
     def deliver_again(self, node: int) -> None:
         """Have a node get once more what was delivered to it and is not answered."""
+        # An empty `delivered_at` is what Flower takes for not yet delivered.
         answered = select(MessageRes.reply_to_message_id)
         open_ = (
             MessageIns.dst_node_id == uint64_to_int64(node),
@@ -424,6 +454,8 @@ async def _blame_the_node(request: Request, call_next: RequestResponseEndpoint) 
     """Flower takes what a node sends for well-formed; where it stumbles, the node is at fault."""
     try:
         return await call_next(request)
+    # Within the translator, which makes an answer of the HTTPException; a 500 would have the silo
+    # try on for ever.
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         log.warning("refused: %s: %s", request.url.path, type(error).__name__)
         raise HTTPException(400, "malformed") from None
@@ -432,6 +464,7 @@ async def _blame_the_node(request: Request, call_next: RequestResponseEndpoint) 
 def _status(node: int, info: NodeInfo) -> NodeStatus:
     online = info.status == "online"
     since = info.last_activated_at if online else info.last_deactivated_at
+    # Flower keeps no time of a beat, only how long it is good for.
     beat = info.online_until - HEARTBEAT_PATIENCE * info.heartbeat_interval
     return NodeStatus(
         node,
@@ -442,6 +475,7 @@ def _status(node: int, info: NodeInfo) -> NodeStatus:
     )
 
 
+# Asked for at every request of a silo, and parsing a key costs more than the rest of the gate.
 @lru_cache(maxsize=4096)
 def pem_of(public: str) -> bytes:
     """The form in which Flower keeps and compares node keys."""

@@ -64,7 +64,9 @@ OWN = "/privet/v1/"
 """Where privet's own routes begin."""
 HELLO = OWN + "hello"
 _FLEET = "/v1/fleet/"
+# Requests of names and numbers; an order, which `orders.LARGEST` keeps below a megabyte.
 _SMALL, _OWN = 4096, 1 << 20
+# The parts, and their head of names and sizes.
 _TOGETHER = TOGETHER + (1 << 20)
 _LONGEST_LENGTH = 20
 """Digits of a Content-Length, leading zeros too: `int` takes quadratic time for many."""
@@ -110,9 +112,12 @@ class Gate:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, method = scope["path"], scope["method"]
+        # A browser has no key to sign with: the page goes by its cookie, before signatures are
+        # looked for.
         if self.pages is not None and is_page(path):
             await self._page(self.pages, scope, send)
             return
+        # Unsigned: whoever is refused for another start, version or clock must find out why.
         if path == HELLO and method == "GET":
             await self.own(scope, _nothing, send)
             return
@@ -126,10 +131,13 @@ class Gate:
         if not matches(body, digest):
             raise _Refused(400, "the body is not what was signed")
         scope[PARTY] = party
+        # Silos learn of a new list with the next answer, and need not ask for one.
         send = _told(send, PARTIES, lambda: self.members.current().version)
         if path.startswith(OWN):
             await self.own(scope, _once(body, receive), _in_pieces(send))
             return
+        # In a thread, as are the checks below: parsing, and waits for the database, would hold up
+        # everyone.
         await run_in_threadpool(self._check_node, party, headers)
         await self._fleet(path, body, scope, receive, send)
 
@@ -241,6 +249,8 @@ class Gate:
             raise _Refused(410, str(over)) from None
         if what == "activate-node":
             await run_in_threadpool(self.link.forget_session, node)
+            # What is delivered again was counted for the node that died: without this the new one
+            # would wait.
             self.notifier.notify([node])
             self.notifier.notify_reply()
         await self.fleet(scope, _once(body, receive), _in_pieces(send))
@@ -310,6 +320,8 @@ async def _nothing() -> Event:
 async def _answer(send: Send, refused: _Refused) -> None:
     body = json.dumps({"error": refused.reason}).encode()
     headers = {"content-type": "application/json", "content-length": str(len(body))}
+    # Of these requests a body is still to come, of a size that is unknown or too large to read
+    # away.
     headers |= {"connection": "close"} if refused.status in (408, 411, 413) else {}
     told = [(k.encode(), v.encode()) for k, v in (headers | refused.headers).items()]
     await send({"type": "http.response.start", "status": refused.status, "headers": told})

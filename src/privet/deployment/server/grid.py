@@ -50,6 +50,8 @@ class Notifier:
         """Return at the next `notify_reply`, or at one since the last return, or after `seconds`:
         with the messages whose replies began to come since then."""
         self._reply.wait(seconds)
+        # Cleared before the set is taken, and set after it is filled: a reply in between wakes once
+        # too often, and never too seldom.
         self._reply.clear()
         with self._lock:
             answered, self._answered = self._answered, set()
@@ -60,6 +62,8 @@ class Notifier:
         self._loop = asyncio.get_running_loop()
         if self.closing:
             return
+        # A semaphore begins at 1. So a first question looks at once: of a message from before the
+        # server or the silo was started nobody tells.
         waiting = self._nodes.setdefault(node, asyncio.Semaphore())
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(waiting.acquire(), seconds)
@@ -72,12 +76,14 @@ class Notifier:
     def _count(self, messages: Counter[int]) -> None:
         for node, many in messages.items():
             waiting = self._nodes.setdefault(node, asyncio.Semaphore())
+            # One for each message, as a question takes one.
             for _ in range(many):
                 waiting.release()
 
 
 GRACE = 5.0
 """Seconds beyond the time limit of a message in which a silo may still be at it."""
+# A stop and the end of a message's time come without a reply that would wake the coordinator.
 _TICK = 1.0
 _SWEEP = 2.0
 """Seconds from one look at all messages to the next: nobody rings for a node that went offline."""
@@ -149,6 +155,8 @@ class LinkGrid(Grid):
             return
         for message in messages:
             if timeout is not None:
+                # Flower drops the reply to a message whose time is over; one that comes at the last
+                # moment is to be read.
                 message.metadata.ttl = timeout + GRACE
         names = list(self.push_messages(messages))
         # Without their content, which is on its way and need not be kept here as well.
@@ -179,9 +187,12 @@ class LinkGrid(Grid):
                 request = sent.pop(reply.to)
                 self.waiting_for.pop(request.metadata.dst_node_id, None)
                 yield self._read(reply, request)
+            # Once more round after the end: what arrived at the last moment counts.
             if over and not here:
                 self._live.forget(sent)  # a silo that comes back begins with the present
                 return
+            # Only replies that were told of are looked for: to ask for all, each time one comes,
+            # would take time that grows with the square of the silos.
             told = self._notifier.wait_for_reply(0.0 if here else _TICK)
 
     def _is_ready(self, reply: Reply, until: float) -> bool:
@@ -189,6 +200,7 @@ class LinkGrid(Grid):
 
     def _read(self, reply: Reply, request: Message) -> Message:
         """The reply, in the name of whoever was asked: the link's own errors come in its own."""
+        # Asked before it is read: reading forgets the reply, and whatever is not there looks lost.
         node, lost = request.metadata.dst_node_id, self._live.is_lost(reply)
         try:
             message = self._live.read(reply)

@@ -71,6 +71,7 @@ class Job:
         The runner's thread and an administrator's request ask for states at any time: whoever ends
         the job first has ended it.
         """
+        # Reading and writing under one lock: else a job could be finished after it was cancelled.
         with locked(self.folder, seconds=_PATIENCE, flags=os.O_DIRECTORY):
             before = self.standing if (self.folder / "state.json").exists() else None
             if before and before.state in OVER:
@@ -104,6 +105,7 @@ class JobStore:
         self._folder, self._lock = folder, threading.Lock()
         self._known: dict[Path, Job] = {}
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Its order was never acknowledged, so whoever gave it knows that it has to be given again.
         for building in folder.glob(".*"):
             shutil.rmtree(building, ignore_errors=True)
 
@@ -111,6 +113,8 @@ class JobStore:
         """A new job from a signed order; Denied for one that is not valid or known already."""
         order = read_order(text, parties)
         job = self._job(self._folder / order.job)
+        # Built beside and renamed: a folder without a leading dot is a whole job, whenever a server
+        # dies.
         building = self._folder / f".{order.job}"
         with self._lock:
             if job.folder.exists():
@@ -127,6 +131,7 @@ class JobStore:
 
     def get(self, name: str) -> Job | None:
         """The job with this id, or None."""
+        # Among those that are there: a name from a URL never becomes a path.
         return next((job for job in self.all() if job.id == name), None)
 
     def all(self) -> list[Job]:
@@ -144,4 +149,5 @@ class JobStore:
 
 
 def _age(folder: Path) -> tuple[float, str]:
+    # Written once, when the job came; the folder's own time changes with every file in it.
     return (folder / "order.json").stat().st_mtime, folder.name

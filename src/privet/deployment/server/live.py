@@ -166,12 +166,14 @@ class LivePage:
     def _forget_all_but(self, shown: set[str]) -> None:
         for kept in (self._rows, self._charts, self._histories):
             for gone in set(kept) - shown:
+                # Several pages may ask at once, and another one may have been quicker.
                 kept.pop(gone, None)
 
     def _kept(
         self, kept: dict[str, tuple[object, Any]], job: Job, make: Callable[[Job], Any]
     ) -> Any:
         """What `make` says of a job, made anew only when its files have changed."""
+        # Before it is made: what changes meanwhile is made anew the next time.
         stamp = [_stamp(path) for path in (job.folder / "state.json", job.run / HISTORY)]
         known = kept.get(job.id)
         if known is None or known[0] != stamp:
@@ -201,6 +203,8 @@ _PAGE = Page(
     _HERE / "live.html.jinja",
     styles=(_HERE / "live.css",),
     scripts=(CHARTS, _HERE / "live.js"),
+    # It asks for its state, and a slip in the script that wrote markup would be refused by the
+    # browser.
     allows="; connect-src 'self'; require-trusted-types-for 'script'",
 )
 
@@ -208,4 +212,5 @@ _PAGE = Page(
 @cache
 def _document() -> tuple[str, str]:
     """The page, and its content security policy."""
+    # As a header: in a page's own meta element browsers ignore this directive.
     return _PAGE.render(), f"{_PAGE.policy()}; frame-ancestors 'none'"

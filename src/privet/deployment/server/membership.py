@@ -30,6 +30,7 @@ class Membership:
         with self._lock:
             if parties.version != self._version:
                 self._follow(parties)
+                # After the nodes: if they cannot follow, the next look tries again.
                 self._version = parties.version
         return parties
 
@@ -47,6 +48,7 @@ class Membership:
     def identify(self, node: int) -> NodeIdentity:
         """Who is at `node`, by the list and not by what the silo says."""
         members = self.current().members
+        # A place never changes hands: who is revoked stays on the list, and new parties come last.
         for index, member in enumerate(members):
             if self.nodes.get(member.name) == node:
                 return NodeIdentity(index, member.name)
@@ -60,6 +62,7 @@ class Membership:
                 if node is not None:
                     self._link.expel(node)
                     log.info("silo %s is revoked and expelled", member.name)
+        # Replaced and not changed: the gate reads it without the lock.
         self.nodes = {
             name: self._link.admit(silo.node_key, name=name) for name, silo in standing.items()
         }

@@ -59,6 +59,7 @@ class Messages:
         node = self._node(request)
         if node is None:
             return _no(403, "this silo is not admitted")
+        # Read away, so that the next event can only be that the silo hung up.
         await request.body()
         gone = asyncio.ensure_future(request.receive())
         try:
@@ -95,6 +96,7 @@ class Messages:
         self, node: int, gone: asyncio.Future[Any]
     ) -> tuple[PullMessagesResponse, dict[str, bytes]] | None:
         """Nothing is taken for a silo that hung up: it would be lost on this connection."""
+        # Silos that were answered together would otherwise ask again together, for ever.
         hold = random.uniform(0.75 * _HOLD, _HOLD)  # noqa: S311 - spreads silos
         end = time.monotonic() + hold
         while True:
@@ -113,8 +115,11 @@ class Messages:
     ) -> PushMessagesResponse:
         """Flower takes a node at its word about whose answer this is, and to what."""
         (told,), (tree,) = pushed.messages_list, pushed.message_object_trees
+        # Flower adds them to the run's; one NaN or infinity, and the sum is lost for good.
         if not all(0 <= seconds < math.inf for seconds in pushed.clientapp_runtime_list):
             raise ValueError("an answer takes some seconds, 0 or more")
+        # By the id of its last part a reply is found and read: one that claims another's would be
+        # read for it.
         if told.metadata.src_node_id != node or told.metadata.message_id != tree.object_id:
             raise Denied("a reply in another's name")
         run = self.link.run_of(told.metadata.reply_to_message_id, asked=node)

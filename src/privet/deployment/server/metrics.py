@@ -83,6 +83,7 @@ class ServerMetrics:
     def watch(self, entry: RoundRecord) -> None:
         """Count one new entry of a job's history in."""
         training = "train"
+        # Round 0 is the enrolment, and the evaluation of the initial model.
         if entry.round == 0:
             training = "enrol"
         else:
@@ -131,6 +132,7 @@ class _Standing(Collector):
         return jobs
 
     def _silos(self) -> Iterator[Metric]:
+        # A list that was replaced is noticed here too, when no silo asks for anything.
         self._members.current()
         nodes = self._members.nodes
         seen = self._link.status(nodes.values())

@@ -13,6 +13,7 @@ from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectSto
 
 LARGE = 1 << 20
 """Bytes from which a part is kept in a file."""
+# No object is this: every one begins with the name of its kind.
 _IN_FILE = b"\0"
 
 
@@ -28,6 +29,7 @@ class ObjectsOnDisk(InMemoryObjectStore):
 
     def put(self, object_id: str, object_content: bytes) -> None:
         """Keep an object that was announced; ValueError when it is not what its name says."""
+        # Flower checks the digest first: only what is what its name says gets a file of that name.
         super().put(object_id, object_content)
         if len(object_content) < LARGE:
             return
@@ -41,6 +43,7 @@ class ObjectsOnDisk(InMemoryObjectStore):
     def get(self, object_id: str) -> bytes | None:
         """The content, b"" for one that is on its way, None for one that was not announced."""
         with self.lock_store:
+            # Read under the lock, or the file could be gone between the look and the reading.
             content = super().get(object_id)
             return self._file(object_id).read_bytes() if content == _IN_FILE else content
 
@@ -53,6 +56,7 @@ class ObjectsOnDisk(InMemoryObjectStore):
         """Forget an object that no other refers to, and its parts."""
         with self.lock_store:
             super().delete(object_id)
+            # It stays while another message refers to it, as all silos' messages do to one model.
             if object_id not in self.store:
                 self._file(object_id).unlink(missing_ok=True)
 

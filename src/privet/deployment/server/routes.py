@@ -100,6 +100,7 @@ class _AdminRoutes:
         return JSONResponse(await run_in_threadpool(lambda: list(map(_row, self._store.all()))))
 
     async def submit(self, request: Request) -> Response:
+        # What was not UTF-8 is then not what was signed, and is refused for that.
         text = (await request.body()).decode("utf-8", errors="replace")
         parties = self._members.current()
         try:
@@ -127,6 +128,7 @@ class _AdminRoutes:
             leaving = self._runner.notifier.closing
             if lines or over or leaving or time.monotonic() > end:
                 return await run_in_threadpool(_news, job, lines)
+            # The history is a file that the coordinator writes, and nobody tells of a new line.
             await asyncio.sleep(_LOOK)
 
     async def log(self, request: Request) -> Response:
@@ -150,6 +152,7 @@ class _AdminRoutes:
         if job is None:
             return _no_job(request)
         path = job.run / name
+        # A list and not a folder: the run's folder also has checkpoints and what an audit needs.
         if name not in FILES or not path.exists():
             return _no(404, f"job {job.id} has no {name[:64]}")
         return FileResponse(path)
@@ -190,6 +193,8 @@ def _inviting(pages: PagePasses) -> Callable[[Request], Awaitable[Response]]:
 
 
 def _row(job: Job) -> dict[str, Any]:
+    # Not read as an order: this must show jobs too whose requester was revoked, or whose settings
+    # an upgrade no longer takes.
     order = json.loads(job.order_text())["order"]
     standing = job.standing
     return {

@@ -22,6 +22,7 @@ from privet.record.history import RoundRecord, Watch, look_away
 from privet.server import app
 from privet.server.cohort import Absent
 
+# Flower's own number for the server's side of a run.
 _SERVER_NODE = 1
 _LOOK_AROUND = 0.2
 _PAUSE = 5.0
@@ -52,6 +53,7 @@ class Runner:
 
     def start(self) -> None:
         """Begin, with jobs from an earlier start of the server first."""
+        # Before the thread: it begins a run at once, which must not be taken for an old one.
         self.link.end_old_runs()
         self._thread = threading.Thread(target=self._work, daemon=True, name="jobs")
         self._thread.start()
@@ -100,6 +102,8 @@ class Runner:
                 self._more.clear()
 
     def _try(self, job: Job) -> None:
+        # Cleared before the look: who stops or cancels writes that down first and sets this after,
+        # so one of the two is seen.
         self._stop.clear()
         if self._down.is_set() or job.standing.state in OVER:  # told so a moment ago
             return
@@ -120,6 +124,8 @@ class Runner:
         log.info("job %s is %s", job.id, job.standing.state)
 
     def _run(self, job: Job) -> None:
+        # Signature and requester are checked again at every start, so that revoking somebody ends
+        # jobs that wait.
         order = job.order(self.members.current())
         experiment = order.settings()
         self._check_task(experiment)
@@ -129,6 +135,7 @@ class Runner:
         with self.link.run({ORDER_KEY: job.order_text()}) as live:
             self._grid = LinkGrid(live, self.notifier, stop=self._stop)
             encrypted = experiment.encryption is not None
+            # A resumed run tells its earlier rounds again; they are counted and logged already.
             known = RunFolder(job.run).last_whole()
             hosting = app.Hosting(
                 folder=job.run,
@@ -153,6 +160,7 @@ class Runner:
         """Until all are here, or as many as the job needs and `patience` is over."""
         least = experiment.federation.min_silos
         if experiment.encryption is not None:
+            # With fewer, silos would refuse to open any sum.
             least = max(least, experiment.encryption.smallest_sum)
         begin, said = time.monotonic(), ""
         while True:
@@ -170,6 +178,7 @@ class Runner:
             self._stop.wait(_LOOK_AROUND)
             if self._stop.is_set():
                 raise Cancelled
+            # Nobody else may ask while all silos are away, and a new list may end the waiting.
             self.members.current()
 
     def _watch(self, job: Job, experiment: Experiment, entry: RoundRecord, *, new: bool) -> None:

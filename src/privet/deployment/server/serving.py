@@ -111,8 +111,10 @@ def serve(kit: ServerKit, *, ready: Callable[[], None]) -> None:
     Jobs that an earlier start left unfinished are gone on with. Raises PrivetError when another
     process serves the folder, or a key, a certificate or the list of parties is unfit.
     """
+    # First: it holds for what is allocated from then on.
     _give_memory_back()
     kit.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Before anything is opened: link and jobs sweep away what they take for a dead server's.
     with only_process(kit.state / "server.pid"):
         link, notifier = Link(kit.state / "link.sqlite"), Notifier()
         file = PartiesFile(kit.parties, project_key=kit.project_key)
@@ -157,6 +159,7 @@ def serve(kit: ServerKit, *, ready: Callable[[], None]) -> None:
                 health.following(lambda: server.started and not server.should_exit),
             ):
                 server.run()
+        # uvicorn exits by itself where it cannot bind.
         except SystemExit:  # uvicorn has said why in its log
             raise PrivetError(f"cannot serve at {kit.listen}") from None
         if not server.started:
@@ -176,13 +179,21 @@ def listener(gate: Gate, kit: ServerKit) -> uvicorn.Server:
             port=port,
             ssl_certfile=str(kit.certificate),
             ssl_keyfile=str(kit.certificate_key),
+            # No client certificates: requests are signed, which holds behind a proxy that ends TLS
+            # as well.
             ssl_context_factory=_newest_tls,
             http=BoundedHttp,
             ws="none",
+            # uvicorn's own would take logging over from `log_to_stderr`; its access log would keep
+            # the tokens of page links, which stand in paths.
             log_config=None,
             access_log=False,
             server_header=False,
+            # Longer than proxies keep a connection to a server (a minute, usually): a server that
+            # is the first to close one fails the request that is on its way.
             timeout_keep_alive=75,
+            # What is still under way after the waiting were let go is an upload, which its silo
+            # sends again.
             timeout_graceful_shutdown=2,
             limit_concurrency=_MOST_CONNECTIONS,
         )
@@ -220,6 +231,7 @@ def _newest_tls(config: uvicorn.Config, default: Callable[[], ssl.SSLContext]) -
 
 
 def _check_certificate(certificate: Path, key: Path) -> None:
+    # uvicorn would end with a traceback.
     for path in (certificate, key):
         if not path.exists():
             raise PrivetError(f"{path} is missing; privet provision makes it")

@@ -21,6 +21,8 @@ PAGE = "/page"
 """Where the page is; nothing else is shown to a cookie."""
 ENTRY = PAGE + "/enter/"
 """Where links lead; the token follows."""
+# Browsers take this prefix over TLS only. "__Host-" would ask for Path=/, and so send it to all
+# routes.
 COOKIE = "__Secure-privet-page"
 PRIVATE = {
     "cache-control": "no-store",
@@ -92,6 +94,7 @@ class PagePasses:
     def _issue(self, passes: list[_Pass], name: str, identity: str, seconds: float) -> str:
         secret = secrets.token_urlsafe(_BYTES)
         passes.append(_Pass(_digest(secret), name, identity, self.clock() + seconds))
+        # An administrator's key in the wrong hands must not fill the memory.
         del passes[:-_MOST]
         return secret
 

@@ -68,11 +68,13 @@ HEARTBEAT = 10.0
 """Seconds within which the server wants a sign of life, the least that Flower takes."""
 ONLINE = 30.0
 """Seconds after the server's last good answer in which a silo believes itself online."""
+# Offline after two intervals of silence: three signs of life may be lost before.
 _BEAT = HEARTBEAT / 2
 _FIRST_WAIT, _LONGEST_WAIT = 0.25, 8.0
 _UPLOAD_TIMEOUT = 170.0
 """Seconds that a server waits for the parts of a reply."""
 
+# A ValueError is an answer that is no message; a proxy's page, for one, says nothing final.
 _TROUBLE = (httpx.HTTPError, ValueError)
 """No answer, or something else than an answer."""
 
@@ -123,7 +125,9 @@ class Connection:
         self.parties_version = 0
         """The newest that the server spoke of."""
         self._stop = stop
+        # What the heartbeat's thread was told; raised in the thread that works, at its next call.
         self._lost: PrivetError | None = None
+        # Not 0: the monotonic clock may begin there, at the start of the machine.
         self._heard = -ONLINE
         self._node = Node()
         self._alive = -HEARTBEAT  # when the server last noted a sign of life, unless by `_beat`
@@ -166,6 +170,8 @@ class Connection:
         """Go offline, if the server can be told."""
         if self.node:
             try:
+                # Not by `_call`: that raises Stopped once the silo is asked to end, and this is not
+                # worth waiting.
                 self._pulse.DeactivateNode(DeactivateNodeRequest(node_id=self._node.node_id))
             except (httpx.HTTPError, RuntimeError, OSError):
                 log.debug("the server was not told that this silo goes")
@@ -180,6 +186,8 @@ class Connection:
         try:
             answer, self._parts = self._call(self._ask, None)
         except RunOver as error:
+            # A request that the server does not take today it may take after an upgrade; in its own
+            # time.
             log.warning("the server was asked for messages: %s", error)
             self._stop.wait(_LONGEST_WAIT)
             return None
@@ -218,9 +226,11 @@ class Connection:
                 raise ObjectPullError(name, "it is not what its name says")
             return content
 
+        # A tree names a part once for each place where it stands.
         names = list(dict.fromkeys(part.object_id for part in iterate_object_tree(tree)))
         contents = self._came(names)
         left = [name for name in names if name not in contents]
+        # What came whole needs no confirmation: the server forgets it with the reply to it.
         if left:
             contents |= pull_objects(left, pull, initial_backoff=0.05, max_time=timeout)
             make_confirm_message_received_fn_protobuf(
@@ -240,6 +250,7 @@ class Connection:
         as soon as that stands.
         """
         message.metadata.__dict__["_message_id"] = message.object_id
+        # Otherwise every access to an id hashes the whole update again.
         with no_object_id_recompute():
             tree, parts = get_object_tree(message), get_all_nested_objects(message)
             together = _small(parts, last=tree.object_id)
@@ -252,6 +263,7 @@ class Connection:
             body = pack({HEAD: pushed.SerializeToString(), **together})
             answer = self._call(self._answer, body)
             left = parts.keys() & set(answer.objects_to_push)
+            # The last part is what the server waits for, so it must not come before the others.
             for name in sorted(left, key=lambda name: name == tree.object_id):
                 self._push(name, parts[name].deflate(), message, answer.session_id)
 
@@ -329,6 +341,7 @@ class Connection:
         request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT)
         wait = _BEAT
         while not self._stop.wait(wait):
+            # Two clients, but one network: not to add to what it carries while answers come.
             if time.monotonic() - self._alive < 2 * _BEAT:
                 continue  # to ask for messages is a sign of life
             try:
@@ -342,6 +355,7 @@ class Connection:
                 except PrivetError as lost:
                     self._lost = lost
                     return
+                # Sooner than usual: an interval has gone by already.
                 wait = 1.0
 
     def _hear(self, response: httpx.Response) -> None:
@@ -380,14 +394,18 @@ def judge(error: Exception) -> None:
     """Raise what asking again would not mend; return for what it may."""
     if isinstance(error, httpx.HTTPStatusError):
         status, text = error.response.status_code, _said(error.response)
+        # Both sides say 403: the gate to a silo that it will not have, Flower of a run that is
+        # over.
         ours = '"error"' in error.response.text
         if status == httpx.codes.GONE or (status == httpx.codes.FORBIDDEN and not ours):
             raise RunOver(text) from error
+        # Flower's 401 is a wrong key or clock, its 412 a node that it will not activate.
         if status in (401, 403, 412):
             raise ServerRefused(f"the server refuses: {text}") from error
         if status in (400, 404, 413):  # this request; the silo is as welcome as before
             raise RunOver(f"the server refuses: {text}") from error
         return
+    # httpx wraps the error of the ssl module in one or two of its own.
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):

@@ -58,6 +58,7 @@ class SiloMetrics:
 
     def done(self, kind: str, outcome: Outcome, seconds: float) -> None:
         """Count one message in, of whatever kind the server calls it."""
+        # "query.offer" and the like count as queries, and what a server makes up gets no label.
         kind = kind.partition(".")[0]
         kind = kind if kind in KINDS else OTHER
         self._messages.labels(kind, outcome).inc()
@@ -113,6 +114,7 @@ class _Budget(Collector):
         """Spent, left and allowed by data set, and whether that could be found out."""
         with self._lock:
             month = datetime.now(UTC).strftime("%Y-%m")
+            # SQLite writes there first: the ledger's own file need not change with a new entry.
             wal = self._ledger.with_name(self._ledger.name + "-wal")
             key = month, *map(_stamp, (self._ledger, wal, self._policy))
             if key != self._key:

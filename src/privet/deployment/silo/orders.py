@@ -38,6 +38,7 @@ def believed(settings: Mapping[str, Any], parties: Parties) -> OrderedJob:
     return OrderedJob(
         id=order.job,
         requester=order.requester,
+        # The ledger recognises the job by it after a restart; Flower's own number is then another.
         number=int(order.job, 16),
         run_config=order.settings().to_run_config(),
     )
@@ -52,6 +53,7 @@ def node_config(kit: SiloKit, job: OrderedJob, *, roster: Path) -> dict[str, Any
         "job": job.id,
         "policy": str(kit.policy),
         "ledger": str(kit.ledger),
+        # One key for both: what opens the ledger's signatures and what others know the silo by.
         "key": str(kit.identity),
         "identity": str(kit.identity),
         "keys": str(kit.keys),

@@ -19,7 +19,7 @@ from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
 
 from privet.deployment.monitoring import SILO, new_registry, serving_health, serving_metrics
 from privet.deployment.parties import PartiesError, PartiesFile, SiloKit
-from privet.deployment.parties.requests import Denied, Signing
+from privet.deployment.parties.requests import Signing
 from privet.deployment.parties.transport import check_hello, client
 from privet.deployment.silo.connection import Connection, RunOver, Stopped, Unreachable, judge
 from privet.deployment.silo.metrics import Outcome, SiloMetrics, outcome_of
@@ -46,11 +46,14 @@ def serve(kit: SiloKit, *, stop: threading.Event, ready: Callable[[], None]) -> 
     Raises PrivetError when the kit is not complete (no policy, no ledger, another process at work
     in its folder), and when the server will not have this silo.
     """
+    # Only to say what is wrong before the silo is online; each message reads both files anew, so
+    # that a change of either counts from the next one on.
     Policy.from_file(kit.policy)
     identity = SiloKey.load(kit.identity)
     with Ledger.open(kit.ledger, identity):
-        """It can be believed and written; every message opens it anew."""
+        pass
     kit.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Two of one silo would answer for each other, and each take the other's messages.
     with only_process(kit.state / "silo.pid"):
         auth = Signing(project=kit.project, name=kit.name, identity=identity)
         connection = Connection(kit.server, ca=kit.ca, node_key=kit.node_key, auth=auth, stop=stop)
@@ -71,6 +74,7 @@ def serve(kit: SiloKit, *, stop: threading.Event, ready: Callable[[], None]) -> 
         except Stopped:
             log.info("silo %s goes offline", kit.name)
         finally:
+            # First: an answer that nobody will send need not be worked out.
             silo.worker.stop()
             connection.close()
 
@@ -154,6 +158,7 @@ class _Silo:
             log.error("%s of job %s: %s", kind, job.id, died)
             self.worker.start()
             return _failed(head, self.kit.name, "worker", str(died), ErrorCode.CLIENT_APP_CRASHED)
+        # After the answer: a worker that died leaves the state from before the message.
         self._memories = {job.id: state}
         took = time.monotonic() - start
         if reply.has_error():
@@ -164,6 +169,7 @@ class _Silo:
 
     def _job(self, run: int) -> OrderedJob | str:
         """What the run is; asked again whenever the list of parties has changed."""
+        # A run may begin with the very list that lets its requester order it.
         if self.connection.parties_version > self._parties.current().version:
             with client(self.kit.server, ca=self.kit.ca, auth=self.auth, quiet=10.0) as http:
                 self._update_parties(http)
@@ -172,8 +178,11 @@ class _Silo:
             try:
                 job = believed(self.connection.settings(run), self._parties.current())
                 log.info("job %s of %s, as run %s", job.id, job.requester, run)
+                # One at a time, as the server runs them; a silo that is up for a year keeps no
+                # list.
                 self._jobs = {run: job}
-            except (Denied, PrivetError) as denied:
+            except PrivetError as denied:
+                # These say nothing of the order.
                 if isinstance(denied, RunOver | Stopped):
                     raise
                 self._refuse(run, str(denied))
@@ -216,6 +225,7 @@ class _Silo:
         """The silos' identity keys as encryption reads them; a new file for every version."""
         parties = self._parties.current()
         path = self.kit.state / _ROSTER.format(parties.version)
+        # A roster of one is none; without encryption nobody reads it.
         if not path.exists() and len(parties.silos()) > 1:
             write_whole(path, parties.roster().to_toml().encode())
         return path
@@ -249,6 +259,7 @@ class _Silo:
 
 def _seconds(ttl: float) -> float:
     """A time that one can wait for, whatever a server says."""
+    # In this order a NaN comes out as the longest.
     return max(0.0, min(_LONGEST_WORK, ttl))
 
 

@@ -52,6 +52,7 @@ class Worker:
         self._pipe, theirs = processes.Pipe()
         self._process = processes.Process(target=_serve, args=(theirs,), name="worker")
         self._process.start()
+        # Or this process would hold the other end open, and never see that the worker is gone.
         theirs.close()
 
     def answer(self, work: Work, *, until: float) -> tuple[Message, RecordDict]:
@@ -72,6 +73,7 @@ class Worker:
     def stop(self) -> None:
         """End the process."""
         if self._process is not None:
+            # It ignores SIGTERM, as it must not end before the silo has what it is at.
             self._process.kill()
             self._buried()
 
@@ -98,9 +100,11 @@ def _end_with_parent() -> None:
 
 def _serve(pipe: Connection) -> None:
     """The worker's life: it ends when its silo does, however that ends."""
+    # Ctrl-C goes to every process of the terminal.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the silo ends it when it is done with it
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    # Here and not above: torch is loaded in this process only.
     from privet.client.app import app
 
     with contextlib.suppress(EOFError, OSError):
@@ -113,5 +117,7 @@ def _serve(pipe: Connection) -> None:
                 state=work.state,
                 run_config=work.run_config,
             )
+            # What the app does not catch ends the process: the silo reports it, and a new one
+            # begins clean.
             reply = app(work.message, context)
             pipe.send((reply, context.state))
