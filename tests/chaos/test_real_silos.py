@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from safetensors.numpy import load_file
 
 from failing_wire import Wire
 from privet import Experiment
 from privet.deployment.admin import AdminClient, NoAnswer
+from privet.deployment.server.grid import GRACE
 from privet.deployment.trial import SERVER, Trial
 from privet.privacy.accounting.events import merged
 from privet.privacy.ledger import Ledger, SiloKey, verify
@@ -128,6 +130,33 @@ def test_a_silo_that_hangs_is_gone_on_without_and_may_come_back(trial: Trial, wi
     assert min(without) <= missed
     assert "north" in entries[-1]["participants"]
     check_ledgers(trial, entries, before)
+
+
+def test_a_worker_that_is_late_goes_on(trial: Trial, wire: Wire) -> None:
+    """In a new one a first round would take as long again, and again come too late."""
+    before = charged(trial)
+    (worker,) = workers(trial, "north")
+    with trial.client() as client:
+        settings = {**PRIVATE, "rounds": 60, "round_timeout": 1}
+        job = client.submit(Experiment.from_mapping(settings))
+        wait(client, job, past(2))
+        worker.suspend()
+        late = wait(client, job, past(client.job(job)["round"] + 1))["round"]
+        time.sleep(1 + GRACE)  # then the silo waits no more for the answer
+        worker.resume()
+        told = wait(client, job, lambda told: False)
+    assert told["state"] == "finished", told["detail"]
+    entries = history(trial, job)
+    reasons = {f["silo"]: f["reason"] for f in entries[late]["failures"]}
+    assert reasons == {"north": "no reply within round_timeout"}
+    assert "north" in entries[-1]["participants"]
+    assert workers(trial, "north") == [worker]
+    check_ledgers(trial, entries, before)
+
+
+def workers(trial: Trial, name: str) -> list[psutil.Process]:
+    found = psutil.Process(trial.processes[name].pid).children()
+    return [process for process in found if "spawn_main" in " ".join(process.cmdline())]
 
 
 def test_a_network_that_is_cut_heals(trial: Trial, wire: Wire) -> None:

@@ -1,7 +1,8 @@
 """The warm process in which a silo's ClientApp answers, one message after the other.
 
-It has everything imported and the records loaded, so a round costs what it trains. When it dies or
-is still busy when nobody waits for the answer any more, it is replaced.
+It has everything imported and the records loaded, so a round costs what it trains. One that is late
+goes on, for a first round takes longest and would be late again in a new process; its answer is
+dropped. It is replaced when it dies, or has not come to an end within the time of a second message.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from flwr.app import Context, Message, RecordDict
 
 
 class Died(Exception):  # noqa: N818 - says what happened
-    """The process ended, or was ended, before it answered; says how."""
+    """The process was late, ended, or was ended, before it answered; says how."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Worker:
     def __init__(self) -> None:
         self._process: BaseProcess | None = None
         self._pipe: Connection | None = None
+        self._late = False
+        """It is at a message whose answer nobody waits for any more."""
 
     def start(self) -> None:
         """Have a process ready, or on its way to be."""
@@ -60,10 +63,15 @@ class Worker:
         self.start()
         assert self._pipe is not None
         try:
+            if self._late:
+                if not self._pipe.poll(max(0.0, until - time.monotonic())):
+                    self.stop()
+                    raise Died("it was at an earlier message for too long and was ended")
+                self._pipe.recv()
             self._pipe.send(work)
-            if not self._pipe.poll(max(0.0, until - time.monotonic())):
-                self.stop()
-                raise Died("it had no answer in time and was ended")
+            self._late = not self._pipe.poll(max(0.0, until - time.monotonic()))
+            if self._late:
+                raise Died("it had no answer in time")
             reply, state = self._pipe.recv()
         except (EOFError, OSError):
             code = self._buried()
@@ -80,6 +88,7 @@ class Worker:
     def _buried(self) -> int | None:
         process, pipe = self._process, self._pipe
         self._process = self._pipe = None
+        self._late = False
         if process is None or pipe is None:
             return None
         process.join(timeout=5)
