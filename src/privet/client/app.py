@@ -46,8 +46,10 @@ def client_app(mods: Sequence[Mod] = ()) -> ClientApp:
     """A ClientApp that trains and evaluates; `mods` wrap every handler, as Flower's mods do."""
     app = ClientApp()
     app.query("enrol", mods=list(mods))(_answering(enrol))
+    # Without `_answering`: it makes its error replies itself, for those who drive its halves too.
     app.train(mods=list(mods))(train_round)
     app.evaluate(mods=list(mods))(_answering(evaluate_round))
+    # A step's name is its message type: "query.offer" is what wire calls OFFER.
     for step in _STEPS:
         app.query(step.__name__, mods=list(mods))(_answering(partial(_key_step, step)))
     return app
@@ -56,6 +58,7 @@ def client_app(mods: Sequence[Mod] = ()) -> ClientApp:
 def enrol(message: Message, context: Context) -> Message:
     """Say who this silo is and check that it can take part, before the first round."""
     experiment, guard, silo = _open(context)
+    # Now and not in the first round: who cannot train is left out before anybody has spent.
     with _stage("plan"):
         if experiment.privacy is not None:
             silo.local.check(loss_of(silo.task, experiment.training), experiment.privacy)
@@ -77,6 +80,7 @@ def train_round(message: Message, context: Context) -> Message:
     """Train for one round and send the update with the mechanism that really ran."""
     resumable = resumable_train_round(message, context)
     try:
+        # A generator returns by StopIteration: right away when it refuses, else after the training.
         work = next(resumable)
         resumable.send(partial(train, work))
     except StopIteration as done:
@@ -108,6 +112,7 @@ def _train_round(message: Message, context: Context) -> ResumableRound:
         plan = plan_round(
             experiment, n_records=silo.n_records, noise_floor=request.noise_multiplier
         )
+    # Not a plain `with`: to be refused belongs to the stage "guard", and the permit outlives that.
     with ExitStack() as stack:
         with _stage("guard"):
             admitted = stack.enter_context(
@@ -189,6 +194,7 @@ def _train(
     sealed = received.seal(strategy, trained.update, silo=silo, round_=request.round)
     reply = TrainReply(
         update=None if sealed else trained.update,
+        # A sealed update has its weight inside, where only the sum of all weights is ever seen.
         weight=float(silo.n_records) if public and not sealed else 1.0,
         seconds=time.perf_counter() - start,
         event=encode_event(event) if public and admitted.plan.mechanism else None,
@@ -206,6 +212,7 @@ def _key_step(step: KeyStep, message: Message, context: Context) -> Message:
     with _stage("settings"):
         experiment = _experiment(context)
     with _stage("guard"):
+        # A job that the policy does not admit gets no key of this silo either.
         open_guard(context).enter(experiment)
     with _stage("keys"):
         return step(message, context, experiment)

@@ -24,6 +24,7 @@ from privet.tasks import Examples, Task
 from privet.vectors import Vector
 from privet.wire import EvaluateReply
 
+# Records at a time: what the layers make of all of a silo's need not fit into memory at once.
 _BATCH = 1024
 _LOSS = "loss"
 
@@ -50,6 +51,7 @@ def measure(silo: Silo, round_: int, weights: Vector, permit: EvaluationPermit) 
     return EvaluateReply(
         metrics={rule.name: measured.figure(rule) for rule in sent},
         released=released,
+        # All records, though some were measured: how many are held out is told to nobody.
         weight=float(silo.n_records) if public else None,
         event=encode_event(event) if public and event else None,
     )
@@ -113,5 +115,6 @@ def keep_trace(
     sighting = CanaryObservation(
         silo.name, round_, plan, canaries.inserted, trace.sampled, trace.gradients
     )
+    # By number in a simulation: natural silos have names of any kind, which need not be a file's.
     name = silo.name if silo.seed is None else f"silo-{silo.index}"
     add_observation(folder / f"{name}.jsonl", sighting)

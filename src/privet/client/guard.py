@@ -68,6 +68,7 @@ __all__ = [
 SIMULATED_JOB = "simulation"
 _SETTINGS = ("policy", "ledger", "key", "dataset")
 
+# An opened ledger replays its whole chain, which grows with every silo and round: once is enough.
 _kept: dict[tuple[Path, int], Ledger] = {}
 
 
@@ -95,6 +96,7 @@ class LedgerFiles:
     def close_simulated(self) -> None:
         """Put all that was written into the one file and sign it, whichever process wrote it."""
         kept = _kept.pop((self.ledger, os.getpid()), None)
+        # Opened to be closed where only worker processes wrote: closing is what gathers and signs.
         (kept or self._opened()).close()
 
     def _keep_open(self) -> Ledger:
@@ -122,7 +124,7 @@ class LedgerGuard:
     origin: RequestOrigin
 
     def enter(self, experiment: Experiment) -> None:
-        """Raise Refused when the policy does not let the task's code run for this requester now."""
+        """RefusedByPolicy when this requester's task may not run its code here now."""
         if self.policy is None:
             return
         policy = self._read_policy()
@@ -133,10 +135,10 @@ class LedgerGuard:
                 raise refusal
 
     def check(self, experiment: Experiment, silo: Silo, plan: LocalPlan) -> int | None:
-        """How many rounds fit the budget; Refused when not even one is allowed.
+        """How many rounds fit the budget; RefusedByPolicy when not even one is allowed.
 
-        Refused as well for records that are not the data set. None where the number could reveal
-        how many records there are.
+        LedgerRefusal for records that are not the data set. None where the number could reveal how
+        many records there are.
         """
         rounds = experiment.rounds
         with self.files.open() as ledger, self._noting(ledger):
@@ -152,11 +154,13 @@ class LedgerGuard:
     ) -> Iterator[TrainingPermit]:
         """Charge the round's worst case, on disk, then hand out the records.
 
-        Raises Refused before a record is used. A reservation that is not committed stays spent.
+        Raises RefusedByPolicy before a record is used. What is reserved and not committed stays
+        spent.
         """
         # With `on_budget` the noise is fitted to all rounds that remain, this one included.
         left = experiment.rounds - round_ + 1
         with self.files.open() as ledger:
+            # Ends before the records are handed out: what goes wrong with them is not a refusal.
             with self._noting(ledger):
                 _demand_round(experiment, round_)
                 decision, plan = self._decide(ledger, experiment, silo, plan, left)
@@ -186,6 +190,7 @@ class LedgerGuard:
                     ledger, event, decision, round_, 1, use="evaluation"
                 )
                 exact = [rule.name for rule in decision.metrics if rule.release == "exact"]
+                # Nothing is charged for it: without a note it would look as if nothing had left.
                 if exact:
                     self._note(ledger, f"{', '.join(exact)} left exactly: not protected or counted")
             with charge or nullcontext():
@@ -199,6 +204,7 @@ class LedgerGuard:
     def _read_policy(self) -> Policy:
         if self.policy is None:
             return Policy.permissive()
+        # For every request: what the data holder changes holds from the next message on.
         policy = Policy.from_file(self.policy)
         return policy.for_everyone() if self.files.simulated else policy
 
@@ -207,6 +213,7 @@ class LedgerGuard:
     ) -> tuple[Decision, LocalPlan]:
         """What the policy says of the records being the data set, and the plan that may run."""
         decision = judge_training(self._read_policy(), self.origin, experiment, plan)
+        # After the policy: who is refused must not be the one who registers the records.
         self._register(ledger, silo)
         origin = self.origin
         return decision, fitted(
@@ -232,7 +239,7 @@ class LedgerGuard:
         use: Use = "training",
         encrypted: bool = False,
     ) -> Reservation | None:
-        """The reservation of `event`; Refused when it or the budget does not allow it.
+        """The reservation of `event`; RefusedByPolicy when the budget does not allow it.
 
         None for a round that an interrupted simulation runs again: its noise follows from the seed,
         so the very same numbers are sent and nothing new is spent.
@@ -252,6 +259,8 @@ class LedgerGuard:
                 use=use,
                 encrypted=encrypted,
             )
+        # Not the ledger's own words: its figures could tell the number of records, which `exceeded`
+        # heeds.
         except BudgetExceeded:
             project = self._project(ledger, decision)
             whole = project(repeated(event, rounds))
@@ -319,7 +328,7 @@ def _noise(rules: Sequence[MetricRule]) -> DpEvent | None:
 
 
 def open_guard(context: Context) -> Guard:
-    """The guard that the node's own configuration asks for; Refused when it is incomplete.
+    """The guard that the node's own configuration asks for; RefusedByPolicy if it is incomplete.
 
     A node that holds a share of one place's records ("num-partitions") is part of a simulation:
     whoever runs it has all records anyway. Flower's own simulation keeps no ledger; privet's gives

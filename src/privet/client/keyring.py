@@ -64,6 +64,7 @@ class Keyring:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         identity = SiloKey.load(self.identity)
         agreement, offer = make_offer(session=session, name=self.name, identity=identity)
+        # Before the offer leaves: the answer may come to a process that was started anew.
         write_agreement(self._offer_file(session), agreement, session=session)
         return offer
 
@@ -110,6 +111,7 @@ class Keyring:
 
     def _keep(self, key: RunKey, session: Session) -> None:
         key.save(self._key_file(session))
+        # Only now that the key is kept. It must go: who finds it later could open the wrapped key.
         forget_key(self._offer_file(session))
 
     def _key_file(self, session: Session) -> Path:
@@ -205,6 +207,7 @@ def mask_of(message: Message, context: Context, experiment: Experiment) -> Integ
     if MASKS not in message.content:
         raise ExperimentError("the job has encryption.pairwise_masks, and no encrypted shares came")
     request, keyring, plan = _opened(message, context, experiment)
+    # Masking zeros gives the mask alone, which the cipher adds to each chunk as it encodes it.
     nothing = np.zeros(plan.count, dtype=np.uint64)
     return _resumed(keyring, plan).mask(nothing, encrypted_shares=request.encrypted_shares)
 

@@ -162,12 +162,12 @@ class Guard(Protocol):
     """What stands before a silo's records."""
 
     def enter(self, experiment: Experiment) -> None:
-        """Raise Refused before the task's code, which reads the records, is even loaded."""
+        """Raise RefusedByPolicy before the task's code, which reads the records, is loaded."""
 
     def check(self, experiment: Experiment, silo: Silo, plan: LocalPlan) -> int | None:
         """How many of the job's rounds fit the budget, or None where that is not revealed.
 
-        Raise Refused when not even the first is allowed. Charges nothing.
+        Raise RefusedByPolicy when not even the first is allowed. Charges nothing.
         """
 
     def admit(
@@ -252,7 +252,7 @@ Project = Callable[[DpEvent], tuple[Projection, ...]]
 
 
 def judge(policy: Policy, request: Request) -> Decision:
-    """The policy's decision; Refused when it does not allow the request."""
+    """The policy's decision; RefusedByPolicy when it does not allow the request."""
     decision = policy.decide(request)
     if not decision.allowed:
         raise RefusedByPolicy(decision.reason)
@@ -262,7 +262,7 @@ def judge(policy: Policy, request: Request) -> Decision:
 def judge_training(
     policy: Policy, origin: RequestOrigin, experiment: Experiment, plan: LocalPlan
 ) -> Decision:
-    """The decision on a round of `plan`; Refused also when it would reveal a secret size."""
+    """The decision on a round of `plan`; RefusedByPolicy also if it would reveal a secret size."""
     decision = judge(policy, origin.training(experiment, plan))
     revealing = () if decision.records_public else tuple(reveals_record_count(experiment, plan))
     if revealing:
@@ -300,6 +300,7 @@ def fitted(
         rounds=rounds,
         floor=max(mechanism.noise_multiplier, noise_so_far()),
     )
+    # No noise is enough: the plan stays, so that charging it is refused, and with figures.
     if noise is None:
         return plan
     return replace(plan, mechanism=replace(mechanism, noise_multiplier=noise))
@@ -341,7 +342,7 @@ def what_if(
 ) -> Prospect:
     """The prospect of a job that has not begun, in `month` (as 2025-01); charges nothing.
 
-    Raises Refused when the policy does not allow a round of it, whatever was spent.
+    Raises RefusedByPolicy when the policy does not allow a round of it, whatever was spent.
     """
     decision = judge_training(policy, origin, experiment, plan)
     limits = limits_of(decision)

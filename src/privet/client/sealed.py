@@ -109,6 +109,7 @@ class KeyHolder:
         upload = self.cipher.encrypt(
             model, key=self.secret, terms=terms, weight=1.0, client=name, rng=rng
         )
+        # A sum of one, since a sum is the form in which silos are sent every model.
         total = self.cipher.adder(terms)
         total.add(upload.data, client=name)
         return total.to_bytes()
@@ -185,6 +186,7 @@ class Received:
         weight = silo.n_records * self.weight_unit if strategy.counts_records else 1.0
         return self.holder.seal(
             strategy.proposal(self.now + update, now=self.now, before=self.before),
+            # The unit is the server's word, and the cipher refuses a weight above 1.
             weight=min(1.0, weight),
             round_=round_,
             rng=numpy_generator(silo.entropy(round_, use="rounding")),
@@ -234,6 +236,7 @@ def make(message: Message, context: Context, experiment: Experiment) -> Message:
     key, wraps = keyring.make(session, request.offers, cipher=cipher, since=request.since)
     new = KeyHolder(keyring, key, secret_of(key), cipher, encryption.smallest_sum)
     carried = request.carried
+    # The model is still the public first one: there is nothing to carry over.
     if carried is None or carried.now is None:
         return _answer(message, KeyAnswer(wraps=wraps))
     old = KeyHolder.of(keyring, encryption, carried)

@@ -179,6 +179,7 @@ def open_silo(experiment: Experiment, context: Context) -> Silo:
         data_dir=data_folder(node.get("data-dir")),
         run_id=context.run_id,
         divided=simulated,
+        # A simulation's key is made anew in every run folder, and one seed must hold out the same.
         key=Path(str(node["key"])) if "key" in node and not node.get("simulated") else None,
     )
     index = int(node.get("partition-id", 0))
@@ -191,6 +192,7 @@ def open_silo(experiment: Experiment, context: Context) -> Silo:
         name=str(node.get("name", local.names[index])),
         index=index,
         local=local,
+        # The node's word alone: a job that could say "simulated" would choose a real silo's noise.
         seed=experiment.seed if node.get("simulated") else None,
         streams=str(node.get("streams", "")),
     )
@@ -209,6 +211,7 @@ def load_local_data(
     `key` is the signing key of a real silo. Which of its records are held out follows from it and
     not from the job: whoever chose the coins could ask, job by job, who is among the records.
     """
+    # Every message asks. What decides the data is taken apart, since a cache needs it hashable.
     return _load(
         experiment.task,
         experiment.model,
@@ -222,6 +225,7 @@ def load_local_data(
     )
 
 
+# No more than two: each holds all records of a run.
 @lru_cache(maxsize=2)
 def _load(
     task_name: str,

@@ -95,6 +95,7 @@ def needed_noise(privacy: PrivacySettings, *, sampling_rate: float, total_steps:
     return _calibrated(privacy.epsilon, privacy.delta, sampling_rate, total_steps)
 
 
+# Every message of every round asks for it, and every silo of the same size.
 @lru_cache(maxsize=4096)
 def _calibrated(epsilon: float, delta: float, rate: float, steps: int) -> float:
     return noise_multiplier_for(epsilon=epsilon, delta=delta, sampling_rate=rate, steps=steps)
@@ -141,6 +142,8 @@ class LocalTraining:
         more = len(self.canaries.coordinates) if self.canaries else 0
         trained, everybody = len(self.examples), len(self.examples) + self.held_out
         drawn = self.plan.mechanism.batches(everybody, self.draws, canaries=more)
+        # Drawn like the others and then left out: sampled from the training records alone, rate and
+        # batch size would tell how many are held out.
         return (_without(batch, trained, everybody) for batch in drawn) if self.held_out else drawn
 
 
@@ -196,6 +199,8 @@ def _train(work: LocalTraining) -> Trained:
 
 def loss_of(task: Task, training: TrainingSettings) -> ExampleLoss:
     """The task's loss as training takes it, with the experiment's class weights."""
+    # Of torch's own cross entropy it is known that a batch is the mean of its examples; a task that
+    # overrides it may do anything.
     known = getattr(type(task), "loss", None) is Classification.loss
     return ExampleLoss(task.loss, training.class_weights, separable=known)
 
@@ -245,6 +250,7 @@ def _optimizer(model: nn.Module, work: LocalTraining) -> torch.optim.Optimizer:
         )
     )
     if (correct := work.correction) is not None:
+        # A hook, since `privatise` wraps this optimizer: it runs behind the noise, before the step.
         optimizer.register_step_pre_hook(lambda *_: correct(parameters))
     return optimizer
 
@@ -281,6 +287,7 @@ class _Sgd:
             dampening=0.0,
             nesterov=False,
             maximize=False,
+            # What torch would choose on a CPU, after looking at every tensor.
             foreach=False,
         )
         for at, velocity in zip(moved, velocities, strict=True):

@@ -69,6 +69,7 @@ class StepRecorder:
 
     def drawn(self, batches: Iterator[np.ndarray], records: int) -> Iterator[np.ndarray]:
         """The batches, remembered but for the canaries in them; a new training begins."""
+        # Silos that cannot train together begin again one by one; what counts is the last time.
         for kept in (self.batches, self.weights, self.gradients):
             kept.clear()
         for batch in batches:
@@ -122,8 +123,10 @@ def _watched(
     def corrected(parameters: list[nn.Parameter]) -> None:
         if correction is not None:
             correction(parameters)
+        # Last: what it sees is what the optimizer steps on.
         recorder.look(parameters)
 
+    # dataclasses.replace would give a LocalTraining again.
     fields = {name: getattr(work, name) for name in LocalTraining.__dataclass_fields__}
     return WatchedTraining(
         **{**fields, "correction": corrected, "dry_runs": dry}, recorder=recorder
@@ -142,6 +145,7 @@ def _first(context: Context) -> bool:
     try:
         file = _folder(context) / DRY_RUNS
         file.parent.mkdir(parents=True, exist_ok=True)
+        # Atomic: of several worker processes one makes the file, and with it the dry runs.
         file.touch(exist_ok=False)
     except FileExistsError:
         return False
@@ -182,10 +186,12 @@ def dry_model(model: nn.Module) -> nn.Module:
     rng = numpy_generator(stream(0, "made-up weights"))
     with torch.no_grad():
         for parameter in twin.parameters():
+            # By fan-in, as initialisers do, so that outputs are of the size of inputs.
             spread = max(1, parameter.numel() // len(parameter)) if parameter.dim() > 1 else 25
             drawn = rng.normal(scale=spread**-0.5, size=tuple(parameter.shape))
             parameter.copy_(torch.from_numpy(drawn))
     for module in twin.modules():
+        # What all of torch's dropout layers have in common; it has no public name.
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
     return twin.train()
@@ -203,6 +209,7 @@ def dry_examples(model: nn.Module, like: ExampleType) -> Examples:
             given = inputs * torch.from_numpy(factors[order]).view(shape)
         try:
             with torch.no_grad():
+                # On a copy: a trial must not move the buffers of the model that is trained next.
                 outputs = copy.deepcopy(model)(given)
         except Exception as error:  # a task's own model
             problem = problem or error
