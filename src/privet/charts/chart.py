@@ -132,6 +132,7 @@ def line_chart(
     first, last = (rounds[0], max(rounds[-1], planned)) if rounds else (0, 0)
     across = [100 * (number - first) / max(last - first, 1) for number in rounds]
     shapes = [_ribbon(across, *(heights(edge, up) for edge in band))] if band else []
+    # The last that is drawn lies on top.
     for line in reversed(series):
         parts = unbroken(across, heights(line.values, up), sparse=line.sparse)
         shapes.append(Shape("line", f"curve {line.style}", parts, line.name))
@@ -191,6 +192,7 @@ def hover(
 ) -> str:
     """What a pointer reads, as JSON: for each column a head, and a text for each name or null."""
     content = {
+        # A thousandth of a per cent is less than a pixel; all digits would be most of the page.
         "at": [round(place, 3) for place in at],
         "heads": heads,
         "names": names,
@@ -241,8 +243,10 @@ def apart(found: Iterable[Tick], least: float) -> list[Tick]:
 
 
 def _round_ticks(first: int, last: int) -> tuple[Tick, ...]:
+    # There is no half round.
     steps = [round(level) for level in nice_ticks([float(first), float(last)])]
     inside = sorted({level for level in steps if first <= level <= last} | {first, last})
+    # First and last are always told, so others keep away from them.
     crowded = (last - first) / 12
     kept = [n for n in inside if n in (first, last) or first + crowded < n < last - crowded]
     return tuple(Tick(100 * (n - first) / max(last - first, 1), str(n)) for n in kept)

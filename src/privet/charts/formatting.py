@@ -22,6 +22,7 @@ def bound(value: float | None) -> str:
         return "unknown"
     if math.isinf(value):
         return "infinite"
+    # The digits that a person would write: in binary, 0.1 is a little more, and would become 0.101.
     exact = Decimal(repr(value))
     if not exact:
         return "0"
@@ -99,6 +100,7 @@ def duration(seconds: float | None) -> str:
         return NOTHING
     if seconds < 60:
         return f"{seconds:.3g} s"
+    # Rounded before it is divided, or 119.6 would become 1 min 60 s.
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 

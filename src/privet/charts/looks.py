@@ -91,6 +91,7 @@ def look(style: str) -> Look:
 @cache
 def light() -> Mapping[str, str]:
     """By name, the colours of the style sheet on white."""
+    # The first rule of the sheet has the light colours; those for dark screens come behind.
     first, _, _ = SHEET.read_text(encoding="utf-8").partition("}")
     return dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", first))
 

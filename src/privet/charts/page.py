@@ -63,6 +63,7 @@ class Page:
 
     def policy(self, style: str = "") -> str:
         """What the page may do, as a content security policy."""
+        # The hash is of the exact text between the tags: a blank more, and browsers refuse it.
         script = f"script-src {_hash(self._script)}; " if self._script else ""
         return (
             f"default-src 'none'; {script}style-src {_hash(self._style + style)}; img-src data:; "
@@ -82,6 +83,7 @@ class Page:
         environment = Environment(
             loader=FileSystemLoader([self.template.parent, _HERE]),
             autoescape=True,
+            # A misspelt name would be an empty place on a page that somebody relies on.
             undefined=StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,

@@ -42,6 +42,7 @@ def picture(charts: Sequence[Chart], kind: str, *, dpi: int, down: bool = False)
     into = io.BytesIO()
     with mpl.rc_context(dict(_STYLE)), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a glyph that the font lacks
+        # Not by pyplot, which keeps every figure and belongs to one thread.
         figure = Figure(figsize=(wide, tall), layout="constrained")
         for axes, chart in zip(
             figure.subplots(rows, columns, squeeze=False).flat, charts, strict=True
@@ -53,6 +54,8 @@ def picture(charts: Sequence[Chart], kind: str, *, dpi: int, down: bool = False)
             how = {"fontsize": "small", "ncols": 6 if max(map(len, names)) < 14 else 3}
             figure.legend([*keys.values()], names, loc="outside lower center", **how)
         FigureCanvasAgg(figure)
+        # Neither the day nor matplotlib's version is in the file: the same charts give the same
+        # bytes.
         told = {"svg": {"Date": None}, "png": {"Software": None}}.get(kind)
         figure.savefig(into, format=kind, dpi=dpi, metadata=told)
     return into.getvalue()
@@ -75,6 +78,7 @@ def _shape(axes: Axes, shape: Shape, layer: int) -> None:
     from matplotlib.collections import LineCollection, PolyCollection
 
     of = look(shape.style)
+    # Out of the layout: it would measure every shape, and there may be thousands.
     how: dict[str, Any] = {"zorder": 2 + layer / 1000, "clip_on": False, "in_layout": False}
     parts: list[Any] = list(shape.parts)
     if shape.kind == "area":
@@ -84,6 +88,7 @@ def _shape(axes: Axes, shape: Shape, layer: int) -> None:
         for part in parts:
             axes.plot(*zip(*part, strict=True), **_dot(of), **how)
     else:
+        # A line of one point draws nothing in matplotlib; on a page its round cap is a dot.
         lone = [part[0] for part in parts if len(part) == 1]
         axes.plot([x for x, _ in lone], [y for _, y in lone], **_dot(of), **how)
         axes.add_collection(LineCollection(parts, **_stroke(of), capstyle="round", **how))
@@ -108,6 +113,7 @@ def _filled(of: Look) -> dict[str, Any]:
 
 def _stroke(of: Look) -> dict[str, Any]:
     dash = [float(length) for length in (of.dash or "none").split() if length != "none"]
+    # Matplotlib measures dashes in line widths, a style sheet in pixels.
     style: Any = (0, [length / (of.width or 1) for length in dash]) if dash else "-"
     return {"color": colour(of), "linewidth": of.width, "alpha": of.opacity, "linestyle": style}
 

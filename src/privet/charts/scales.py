@@ -39,12 +39,14 @@ class Scale:
 def nice_ticks(values: Sequence[float], *, wanted: int = 5) -> list[float]:
     """At least two round levels (1, 2 or 5 times a power of ten apart) that enclose `values`."""
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    # So little is rounding: an axis that magnified it would show noise as a trend.
     if high - low <= 1e-12 * max(abs(high), abs(low)):
         pad = abs(high) / 10 or 0.5
         low, high = low - pad, high + pad
     raw = (high - low) / wanted
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * factor for factor in (1, 2, 5, 10) if raw <= power * factor * (1 + 1e-9))
+    # A value that is a level but for rounding needs no further one.
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [index * step for index in range(first, last + 1)]
 
@@ -75,4 +77,5 @@ def _level_text(value: float, levels: Sequence[float]) -> str:
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
     if decimals > 4 or abs(levels[-1]) >= 1e6:
         return f"{value:.2g}"
+    # Of a level that is 0 but for rounding, "-0.0" would be told.
     return f"{value:.{decimals}f}" if abs(value) > step / 2 else "0"

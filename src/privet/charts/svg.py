@@ -214,6 +214,7 @@ def _drawn(kind: Kind, style: str) -> dict[str, Any]:
         dash = None if of.dash == "none" else of.dash
         found = {"fill": "none", "stroke": ink, "stroke_width": of.width, "stroke_dasharray": dash}
         return {**found, "stroke_opacity": None if of.opacity == 1 else of.opacity}
+    # Filled with the ground and not left open, or the line would be seen through the dot.
     fill = light()["sheet"] if of.hollow else ink
     found = {"fill": fill, "stroke": ink if of.hollow else None, "fill_opacity": of.opacity}
     if of.opacity == 1:

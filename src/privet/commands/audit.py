@@ -90,9 +90,11 @@ def audit(
     Claims are PASS, FAIL, or UNKNOWN where what was given does not decide them; the first line says
     what PASS leans on and could not be decided. A run's task is code, and is loaded.
     """
+    # In the function, as in every command: to print help must not wait for torch.
     from privet import api
     from privet.audits.claims import undecided
 
+    # A report says by itself what was audited and how; anything else beside it would contradict it.
     if verify is not None:
         if paths or out or json or deep:
             raise PrivetError("--verify takes a report and nothing else")
@@ -108,6 +110,7 @@ def audit(
     with _bar(options) as watch:
         report = api.audit(
             paths,
+            # Paths in a report are relative to it, so that files and report can be moved together.
             base=file.parent if file else Path(),
             delta=delta,
             policy=policy,
@@ -197,6 +200,7 @@ def _keys(texts: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for text in texts:
         name, _, key = text.partition("=")
+        # Keys are compared as texts, and people copy them in capitals and with a line's end.
         digits = key.strip().lower()
         if not name or len(digits) != 64 or set(digits) - set("0123456789abcdef"):
             raise PrivetError(f"--public-key {text}: expected NAME=HEX with 64 hexadecimal digits")
@@ -251,5 +255,6 @@ def _rows(claims: Sequence[Claim]) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _row(claim: Claim) -> tuple[str, str, str, str]:
+    # Why it does not hold says more here than what should; the report has all of it.
     said = claim.statement if claim.verdict == "PASS" else claim.evidence[0]
     return claim.verdict, claim.id, claim.subject, said

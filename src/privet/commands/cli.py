@@ -60,6 +60,7 @@ for command in (
     tasks,
     strategies,
 ):
+    # `try` is a word of Python's, so its function has a trailing underscore.
     cli.command(name=command.__name__.rstrip("_"))(command)
 
 
@@ -94,4 +95,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         typer.secho(f"privet: {error}", err=True, fg="red")
         sys.exit(2)
     except KeyboardInterrupt:
+        # As shells report a process that SIGINT ended.
         sys.exit(130)

@@ -44,6 +44,7 @@ def silo(kit: Kit = Path(), json_logs: JsonLogs = False) -> None:
     log_to_stderr(as_json=json_logs)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
+        # Nothing more in a handler: it may interrupt the ledger in the middle of an entry.
         signal.signal(number, lambda *_: stop.set())
     serve(config, stop=stop, ready=lambda: typer.echo(f"Silo {config.name} is online"))
 

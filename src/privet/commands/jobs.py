@@ -43,8 +43,10 @@ def submit(
     from privet.server.app import check
 
     experiment = read_experiment(file, settings)
+    # Here too, before it is sent: a mistake costs no job and no visit to the silos.
     check(experiment)
     with _client(kit) as client:
+        # To be told of another project or version in a line, and not by an order that is refused.
         client.greet()
         job = client.submit(experiment)
         if as_json:
@@ -76,6 +78,7 @@ def logs(
     with _client(kit) as client:
         name, start = _whole(client, job), 0
         while True:
+            # Asked before the log is: what is written last is then in what is read.
             over = client.job(name)["state"] in ("finished", "failed", "cancelled")
             text = client.log(name, start=start)
             typer.echo(text, nl=False)
@@ -139,6 +142,7 @@ def _follow(client: AdminClient, job: str, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(state))
     if state["state"] != "finished":
+        # A job that failed is an error of this command, for scripts that wait for it.
         raise PrivetError(f"job {job} {state['state']}: {state['detail']}".rstrip(": "))
     if not as_json:
         typer.echo(f"Job {job} is finished. Results: privet fetch {job}")

@@ -153,6 +153,7 @@ def _is_text(file: Path) -> bool:
     if not file.is_file():
         return False
     with file.open("rb") as stream:
+        # An export is a JSON object; a ledger begins with the name of SQLite.
         return stream.read(1) == b"{"
 
 

@@ -35,6 +35,7 @@ def init(file: PolicyFile) -> None:
     from privet.privacy.policy import PolicyError, starting_policy
 
     try:
+        # As any text file of its owner, less what the umask takes: there is no secret in it.
         write_new(file, starting_policy().encode(), mode=0o666)
     except FileExistsError:
         raise PolicyError(f"{file} exists; choose another name, or move it away first") from None

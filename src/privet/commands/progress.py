@@ -58,6 +58,7 @@ class _Lines:
     def __call__(self, entry: RoundRecord) -> None:
         done, now = entry.round, time.monotonic()
         left = ""
+        # The first one tells no pace: it is of the enrolment, or a round that an earlier start ran.
         if self._first is None:
             self._first = done, now
         elif done < self._rounds:

@@ -129,6 +129,7 @@ def try_(
 
 
 def _try(folder: Path, out: Path) -> None:
+    # The commands themselves and not what is below them: a trial is what a person would type.
     from privet.commands.jobs import submit
     from privet.commands.ledger import show
     from privet.deployment.trial import ADMIN, BUDGET, Trial

@@ -62,6 +62,7 @@ def compare(
 def _show(found: Comparison) -> None:
     from privet.reports.compare.rows import figures, headings, legend
 
+    # Entries become columns then, and columns have room for numbers only.
     many = len(found.differs) > _MOST_COLUMNS
     names = [f"{i} {e.name}" if many else e.name for i, e in enumerate(found.entries, 1)]
     rows = [(name, *figures(found, e)) for name, e in zip(names, found.entries, strict=True)]
@@ -100,6 +101,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bo
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("", overflow="fold")
     for column in columns:
+        # "rounds to 0.9" is the one heading that is wider than its figures.
         heading = column.replace(" to ", "\nto ")
         justify: Literal["left", "right"] = "right" if numbers else "left"
         table.add_column(heading, justify=justify, no_wrap=numbers, overflow="fold")

@@ -71,6 +71,7 @@ def simulate(
         from privet.simulations.run import Execution, engine_warnings
         from privet.tracking.tracker import Tracking
 
+    # Before the data are read: a tracker that is not installed is told at once.
     tracking = None if track is None else Tracking.parse(track)
     folder = out or Path("runs") / file.stem
     loud = not (quiet or as_json)
@@ -97,6 +98,8 @@ def simulate(
         typer.echo(json.dumps(summary))
     elif loud:
         _conclude(summary, folder)
+    # Last, so that the figures and the report are there to look at; but no script takes it for
+    # success.
     _demand_agreement(summary)
 
 
@@ -114,6 +117,7 @@ def _importing(module: str) -> Iterator[None]:
     try:
         yield
     finally:
+        # Before it is switched on again: what is there now is not looked at any more.
         gc.freeze()
         gc.enable()
 

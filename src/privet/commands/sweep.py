@@ -105,6 +105,8 @@ def sweep(
     if not (quiet or as_json):
         _conclude(result, folder)
         typer.echo(f"Report: {folder / 'report.html'}")
+    # The others are results all the same: they are told before the exit code says that some are
+    # missing.
     if result.failed:
         raise typer.Exit(1)
 

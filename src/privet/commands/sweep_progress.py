@@ -39,6 +39,7 @@ class _Tally:
         self.done = sum(cell.status == "done" for cell in cells)
         self.failed = 0
         self._workers = workers
+        # Cells of earlier commands took no time of this one, so they tell nothing of its pace.
         self._before = self.done
         self._start = time.monotonic()
 

@@ -59,6 +59,7 @@ def what_if(
     origin = RequestOrigin(
         dataset=dataset or _only(history, rules),
         requester=requester,
+        # A name that no job has, so that what the policy allows a job is still whole.
         job="what if: a job not yet begun",
     )
     asked = plan_round(experiment, n_records=count)

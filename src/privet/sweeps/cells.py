@@ -124,6 +124,7 @@ def _run(job: CellJob, watch: Watch) -> Cell:
         summary = run_prepared(prepared, out=part, execution=execution, resume=False, watch=watch)
         _require_agreement(summary)
         done = _outcome(job.cell, summary, RunFolder(part), seconds=time.perf_counter() - start)
+        # The ledger was read above, which leaves SQLite's own files beside it.
         settle(part)
         RunFolder(part).save_json(CELL, to_plain(done))
         part.rename(job.folder)  # at once, so that a folder without a leading dot is a whole cell
@@ -198,6 +199,7 @@ def run_jobs(
     Every round goes to the tracker at the other end of the pipe `tracker`.
     When the caller stops listening, or is interrupted, all processes are ended.
     """
+    # Taken from the end, which costs nothing however many there are.
     waiting = list(reversed(jobs))
     _import_what_is_imported_late()
     with _processes(min(workers, len(jobs)), tracker) as running:
@@ -213,6 +215,8 @@ def run_jobs(
                     running.remove(worker)
                     running.append(worker := _start(tracker))
                 _assign(worker, waiting)
+                # After the next one is given out: the worker is not idle while the caller writes
+                # results.
                 yield cell
 
 
@@ -243,6 +247,7 @@ def _start(tracker: TrackerPipe | None) -> _Worker:
     # A daemon, so that an interpreter which ends in the ordinary way takes its workers along.
     process = context.Process(target=_worker, args=(theirs, os.getpid(), tracker), daemon=True)
     process.start()
+    # Or the end of a worker would not be seen here: this process would hold its side open.
     theirs.close()
     return _Worker(process, ours)
 
@@ -285,8 +290,11 @@ def _worker(pipe: Connection, parent: int, tracker: TrackerPipe | None) -> None:
 
 def _exit_with(parent: int) -> None:
     """End this process at once when `parent` has ended: another takes over then."""
+    # By looking and not by a pipe: its other end would be open in every worker that was forked
+    # later.
     while os.getppid() == parent:
         threading.Event().wait(0.2)
+    # In the middle of whatever it does: what is unfinished is in a folder that is swept away.
     os._exit(1)
 
 
@@ -295,6 +303,7 @@ def _work_on(job: CellJob, tracker: TrackerPipe | None) -> Cell:
         return run_cell(job, tracker)
     except PrivetError as error:
         reason = str(error)
+    # One cell's fault must not end the others; the reason stands in the results.
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
     line = " ".join(reason.split())[:_LONGEST_REASON]

@@ -101,6 +101,7 @@ def dealt(experiment: Experiment, *, data_dir: Path | None) -> LocalData:
 
     Torch's random state is left as it was.
     """
+    # A task may draw from torch's own generator, from which the run that comes next draws as well.
     with torch.random.fork_rng(devices=[]):
         return load_local_data(experiment, data_dir=data_dir, run_id=0, divided=True)
 

@@ -37,6 +37,7 @@ def address(experiment: Experiment, *, engine: str, data: str) -> str:
     `data` is what `data_identity` says; equal settings and equal data give equal addresses,
     whatever the order of the keys and whether defaults are written down.
     """
+    # With the version: results of two versions are not put into one interval.
     parts = (f"privet {privet.__version__} cell {FORMAT}", engine, data, experiment.to_toml())
     return _digest(*(part.encode() for part in parts))
 
@@ -62,6 +63,7 @@ def _content(examples: Examples | None) -> Iterator[Buffer]:
     if examples is None:
         return
     for each in (examples.inputs, examples.targets):
+        # The memory itself: to copy a data set only to hash it may be too much.
         yield np.ascontiguousarray(each.numpy()).data
     yield ",".join(examples.silo_names).encode()
     if examples.silo is not None:
@@ -170,6 +172,8 @@ class Planner:
                 cells += self._pooled(each)
         found: dict[str, Planned] = {}
         for planned in cells:
+            # The one requested comes before the baseline, so it stays a result and not only a
+            # comparison.
             found.setdefault(planned.cell.address, planned)
         return list(found.values())
 
@@ -287,6 +291,8 @@ class Planner:
 
     def _identity(self, experiment: Experiment) -> str:
         """That of the data; of data that cannot be read, none: the run will say why."""
+        # Whatever else differs between cells, such as seeds and partitions, leaves the data as they
+        # are.
         key = repr((experiment.task, experiment.model, experiment.data))
         if key not in self._data:
             try:

@@ -65,8 +65,10 @@ def run_sweep(
     planner = Planner(experiment, engine=engine, data_dir=data_dir)
     for each in settings:
         planner.check(each)
+    # After all checks: a mistake leaves no folder behind.
     store = Store(out)
     before = store.open(resume=resume)
+    # Data that are read now are in every worker that is forked, and are read once for all of them.
     with kept_tasks(), only_process(out / LOCK):
         begin = time.monotonic() - (before.seconds if before else 0.0)
         if private_tuning:
@@ -76,6 +78,7 @@ def run_sweep(
         else:
             planned = planner.plan(settings, record.seeds, record.baselines)
         record = replace(record, tried=_tried(before, planned))
+        # Before the first cell, so that a sweep that is killed can be gone on with and repeated.
         store.save_request(sweep_toml(experiment, _request(record, request.cells)))
         progress = _Progress(record, store, planned, begin)
         return _run(progress, data_dir, watch, tracking)
@@ -115,6 +118,7 @@ def _request(record: Sweep, cells: Sequence[Settings]) -> SweepRequest:
     axes = {axis.key: axis.values for axis in record.axes}
     if record.selection:
         return SweepRequest(axes, cells)
+    # To leave the key out would mean all of them.
     return SweepRequest(axes, cells, record.seeds, record.baselines or "none")
 
 
@@ -138,6 +142,7 @@ class _Progress:
         for each in self.planned:
             folder = self.store.folder / CELLS / each.cell.address
             self.cells[each.cell.address] = (
+                # A cell that failed in an earlier command has no folder: it is run again.
                 finished(each.cell, folder) or self.cells.get(each.cell.address) or each.cell
             )
 

@@ -46,6 +46,7 @@ def plan_selection(
     rng = numpy_generator(stream(planner.seed, "private tuning", options_named))
     drawn = [int(rng.integers(len(settings))) for _ in range(runs.draw(rng))]
     planned = [
+        # By its number in the drawing: two runs of one setting are two runs, and both are paid for.
         planner.fixed(settings[place], seed=planner.seed + number)
         for number, place in enumerate(drawn)
     ]
@@ -106,6 +107,7 @@ def _curve(option: Planned, *, n_records: int) -> Curve:
     """One run of a silo that takes part in every round."""
     mechanism = plan_round(option.experiment, n_records=n_records).mechanism
     assert mechanism is not None
+    # Settings that differ in what costs nothing share a curve, and one takes seconds.
     return _cached_curve(
         mechanism.noise_multiplier,
         mechanism.sampling_rate,

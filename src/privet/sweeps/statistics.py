@@ -86,6 +86,7 @@ def half_width(values: Sequence[float]) -> float | None:
     """Of the 95 % interval for their mean by Student's t; None for fewer than two."""
     if len(values) < 2:
         return None
+    # Student's t, as the spread is estimated from the same few seeds.
     quantile = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)
     return float(quantile * np.std(values, ddof=1) / math.sqrt(len(values)))
 
@@ -173,6 +174,7 @@ def _estimated(group: _Group) -> Estimate:
         tuple(by_seed),
         mean=float(np.mean(means)),
         half_width=half_width(means),
+        # The worst of each seed, whichever silo that is: the worst of the means would hide it.
         lowest=float(np.mean([min(v) for v in by_seed.values()])) if alone else None,
         highest=float(np.mean([max(v) for v in by_seed.values()])) if alone else None,
         asked_epsilon=done[0].asked_epsilon,

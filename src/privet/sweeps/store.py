@@ -70,6 +70,7 @@ class Store:
     def save(self, sweep: Sweep) -> None:
         """Replace the results."""
         start = time.monotonic()
+        # What is not finite was made plain before; NaN is no JSON, and other programs read this.
         text = json.dumps(to_plain(sweep), indent=1, allow_nan=False) + "\n"
         write_whole(self.folder / SWEEP, text.encode())
         end = time.monotonic()

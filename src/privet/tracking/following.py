@@ -72,5 +72,6 @@ def ended(pipe: TrackerPipe, key: str, files: Sequence[Path]) -> Iterator[None]:
         status = "KILLED"
         raise
     finally:
+        # Of a run that failed, the summary in the folder may be an earlier one's.
         there = [file.absolute() for file in files if status == "FINISHED" and file.exists()]
         pipe.send("end", key, status, there)

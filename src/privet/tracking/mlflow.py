@@ -12,12 +12,15 @@ from privet.tracking.tracker import About, Status
 
 EXPERIMENT = "privet"
 """Unless MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID says otherwise."""
+# What MLflow takes in one batch, and what older servers take of a value (newer ones: 6000).
 _MOST_PARAMS = 100
 _LONGEST = 500
 
 
 def open_tracker(place: str | None, folder: Path) -> _MLflow:  # noqa: ARG001
     """`place` is a tracking URI; None: MLFLOW_TRACKING_URI, else MLflow's own default."""
+    # By default MLflow reports its use, tries a server that is away for minutes, and has GitPython
+    # complain where there is no git.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")

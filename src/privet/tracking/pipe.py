@@ -51,18 +51,22 @@ class TrackerPipe:
 
 @contextmanager
 def open_pipe(tracking: Tracking, folder: Path) -> Iterator[TrackerPipe]:
-    """A line while the context is open. When it ends, the tracker has PATIENCE seconds.
+    """A line while the context is open. When it ends, the tracker has GRACE_SECONDS.
 
     The tracker is a new interpreter: what this process has open or has locked is not its concern.
     """
+    # One way: nothing that a tracker says can hold up or change a run.
     reader, writer = multiprocessing.Pipe(duplex=False)
     process = subprocess.Popen(
         # -P: no module of the working directory takes the place of one that a tracker imports.
         [sys.executable, "-P", "-m", __name__, str(reader.fileno())],
+        # This end alone: with the other one open in its own process, the tracker would never see
+        # the end.
         pass_fds=[reader.fileno()],
         stdin=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C is the run's to answer
     )
+    # Or writing to a tracker that died would fill the pipe and wait, instead of failing at once.
     reader.close()
     pipe = TrackerPipe(writer, multiprocessing.Lock())
     pipe.send("open", tracking, folder.absolute())
@@ -105,6 +109,7 @@ def _receive(reader: Connection, messages: queue.SimpleQueue[Any]) -> None:
         while (message := reader.recv())[0] != "close":
             messages.put(message)
     except Exception:  # everybody is gone, or one was killed in the middle of a message
+        # Nobody waits for this process any more; a library that hangs must not keep it for ever.
         threading.Timer(GRACE_SECONDS, os._exit, [1]).start()
     messages.put(None)
 
@@ -117,10 +122,12 @@ def _forward(messages: queue.SimpleQueue[Any], tracking: Tracking, folder: Path)
         if method == "begin":
             tracker = tracker or open_tracker(tracking, folder)
             under_way[key] = None
+        # A run that was refused before its first round has an end and no beginning.
         if tracker and key in under_way:
             getattr(tracker, method)(key, *rest)
         if method == "end":
             under_way.pop(key, None)
+    # A sweep's own run began first and ends last: its cells are nested in it.
     for key in reversed(under_way):  # of processes that were killed
         if tracker:
             tracker.end(key, "KILLED", ())

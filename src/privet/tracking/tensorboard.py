@@ -26,6 +26,7 @@ class _TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         folder = self._folder / _file_name(about.name)
+        # Whoever watches sees a round soon: the default is to wait for two minutes.
         writer = self._writers[key] = SummaryWriter(str(folder), flush_secs=5)
         rows = "".join(f"| {name} | {value} |\n" for name, value in about.settings.items())
         writer.add_text("settings", f"| setting | value |\n|---|---|\n{rows}")
@@ -39,10 +40,12 @@ class _TensorBoard:
         writer = self._writers.pop(key)
         for file in files:
             if file.suffix == ".json":
+                # TensorBoard takes texts for Markdown, in which four blanks begin code.
                 indented = file.read_text(encoding="utf-8").replace("\n", "\n    ")
                 writer.add_text(file.stem, f"    {indented}")
         writer.close()
 
 
 def _file_name(name: str) -> str:
+    # A name holds settings, and these may hold what begins another folder.
     return re.sub(r"[^\w .,=+-]", "_", name)

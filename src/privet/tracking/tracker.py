@@ -32,10 +32,12 @@ class Tracking:
 
         Raises ExperimentError for another kind, and for one whose package is not installed.
         """
+        # At the first colon only: addresses have more of them.
         kind, _, place = text.partition(":")
         if kind not in _KINDS:
             known = ", ".join(_KINDS)
             raise ExperimentError(f"track = '{text}': one of {known}.{nearest(kind, _KINDS)}")
+        # Looked for and not imported: that takes seconds, and is the tracker's process' to do.
         if find_spec(kind) is None:
             raise ExperimentError(
                 f"track = '{kind}' needs its package: pip install 'privet[{kind}]'"

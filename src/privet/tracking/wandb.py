@@ -15,6 +15,7 @@ PROJECT = "privet"
 
 def open_tracker(place: str | None, folder: Path) -> _Wandb:
     """`place` is a project; None: WANDB_PROJECT. WANDB_MODE=offline keeps everything here."""
+    # Reports of errors go to the vendor and may quote settings.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     return _Wandb(place or os.environ.get("WANDB_PROJECT") or PROJECT, group=folder.name)
 
@@ -46,6 +47,7 @@ class _Wandb:
             name=about.name,
             group=self._group if about.parent or about.cells else None,
             config=dict(about.settings),
+            # Cells of a sweep run side by side; by default a second run would be the first once more.
             reinit="create_new",
             settings=self._settings,
         )

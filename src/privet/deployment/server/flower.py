@@ -168,7 +168,7 @@ class Link:
         What it was sent and has not answered by its first question is delivered again then: it
         died before it had it, or else it says so first.
         """
-        # Flower activates only a node that is offline, which a dead one is no sooner than 20 s later.
+        # Flower activates an offline node only, which a dead one is no sooner than 20 s later.
         if self.status([node])[node].online:
             self.state.deactivate_node(node)
         self._starts[node] += 1
