@@ -74,6 +74,7 @@ class Accounts:
     def _of(self, charges: _Charges) -> Spending:
         if charges not in self._spending:
             spending = Spending()
+            # Sorted: composition rounds, and a figure must not hang on the order that a set has.
             for text, count in sorted(charges):
                 for _ in range(count):
                     spending = spending.after(decode_event(json.loads(text)))

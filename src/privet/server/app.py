@@ -68,6 +68,7 @@ def server_app(hosting: Hosting | None = None) -> ServerApp:
 def run(grid: Grid, context: Context, hosting: Hosting) -> None:
     """Run (or resume) the experiment and leave a finished run folder."""
     config = dict(context.run_config)
+    # `out` and `roster` are taken off: an experiment refuses keys that it does not know.
     folder = RunFolder(hosting.folder or Path(str(config.pop("out", f"privet-{context.run_id}"))))
     roster = hosting.roster or _path(config.pop("roster", None))
     experiment = Experiment.from_run_config(config)
@@ -78,6 +79,7 @@ def run(grid: Grid, context: Context, hosting: Hosting) -> None:
         data_dir=data_folder(hosting.data_dir),
         options=experiment.data,
     )
+    # After `check` and `load_task`: what they refuse leaves no folder behind.
     resumed = hosting.resume and folder.holds_a_run()
     checkpoint = folder.reopen(experiment) if resumed else None
     if not resumed:
@@ -158,6 +160,7 @@ def check(experiment: Experiment) -> Strategy:
 
 def initial_model(task: Task, experiment: Experiment) -> torch.nn.Module:
     """The task's model with weights that follow from the seed."""
+    # Of the CPU alone: by default torch starts every accelerator to save its state.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(stream(experiment.seed, "weights")))
         return task.model()

@@ -55,6 +55,8 @@ class Cohort:
 
     def add(self, silos: Mapping[int, Enrolment]) -> None:
         """Add silos, in the order of their indices."""
+        # Silos are asked, and in a simulation added up, in this order: a sum of floats hangs on it,
+        # and who enrolled first is chance.
         everybody = {**self._silos, **silos}
         self._silos = dict(sorted(everybody.items(), key=lambda item: item[1].index))
         self._asked |= silos.keys()
@@ -99,6 +101,7 @@ class Cohort:
     def draw(self, round_: int) -> list[int]:
         """Each silo by its own coin, so that the law is exactly Poisson sampling of silos."""
         rate, seed = self._experiment.federation.participation, self._experiment.seed
+        # Those that refused are asked all the same: hours and monthly budgets come round again.
         return [
             node
             for node, silo in self._silos.items()
@@ -129,6 +132,7 @@ class Cohort:
         return [
             Failure(silo, _GIVEN_UP, reason)
             for silo in sorted(unusable)
+            # Equal and not above, so that it is said once.
             if self._unusable[silo] == MOST_UNUSABLE
         ]
 

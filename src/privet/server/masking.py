@@ -132,12 +132,14 @@ class MaskedRound:
             least = least_threshold(len(nodes), colluding=colluding)
         except MaskError:
             return False
+        # The setting can only raise what is safe.
         self._nodes, self._threshold = nodes, max(least, self._encryption.threshold or 0)
         if self._threshold > len(nodes):
             return False
         before, names = len(failures), tuple(nodes)
         adverts = self._ask(ADVERT, self._request(), names, failures)
         if len(failures) > before:
+            # Not False: `deal` finds the failures, and begins again without those silos.
             return True
         self._adverts = _messages(adverts)
         request = replace(self._request(), messages=self._adverts)
@@ -160,6 +162,7 @@ class MaskedRound:
             round=self._round,
             threshold=self._threshold,
             count=self._count,
+            # The modulus is a power of two in the one layout that takes masks.
             bits=self._modulus.bit_length() - 1,
             colluding=self._encryption.colluding,
         )

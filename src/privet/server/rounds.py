@@ -86,6 +86,7 @@ class Coordinator:
         It ends early, with the model so far, when too few silos are willing to go on.
         """
         cohort, absent = enrol(self._grid, self._experiment, self._identify)
+        # Once more: of the silos that were planned for, some may not have enrolled.
         self._strategy.check_silos(len(cohort))
         first = 1
         if checkpoint is None:
@@ -181,6 +182,7 @@ class Coordinator:
             return
         messages = (
             Message(request, node, kind, group_id=str(round_))
+            # Not strict: for an evaluation one request repeats without end.
             for node, request in zip(nodes, requests, strict=False)
         )
         del requests  # a model takes memory, and it is let go once it is sent
@@ -214,11 +216,14 @@ class Coordinator:
             affordable=None if round_ else {s.silo: s.rounds for s in cohort if s.rounds},
             skipped=tally.skipped,
         )
+        # The line first: a resume drops lines behind the checkpoint, and could not make up one that
+        # is missing.
         self._folder.append(entry)
         tensors = self._model.tensors()
         if self._memory is not None:
             tensors |= {f"silo.{name}": value for name, value in self._memory.save().items()}
         self._folder.save_checkpoint(round_, tensors)
+        # Last: whatever a watcher raises finds the round whole on disk.
         self._watch(entry)
 
     def _seconds(self, tally: Tally, evaluation: float) -> RoundSeconds:
@@ -243,6 +248,7 @@ class Coordinator:
         self._model.restore(checkpoint.tensors)
         if self._memory is not None:
             self._memory.load(under("silo.", checkpoint.tensors))
+        # What was spent and who refused follow from the history, and are not kept twice.
         for entry in self._folder.rounds():
             self._charge(entry.events or {}, entry.evaluation.events if entry.evaluation else {})
             cohort.learn(entry)

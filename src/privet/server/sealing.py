@@ -28,6 +28,7 @@ from privet.server.models import Tensors
 from privet.vectors import Vector
 from privet.wire import KEEP, MAKE, OFFER, TAKE, Failure, KeyAnswer, KeyRequest, Sealed, TrainReply
 
+# Each costs the memory of a whole sum.
 MOST_CLAMPS = 3
 """Different scales that the uploads of one round may have before one is refused."""
 
@@ -94,6 +95,7 @@ class SealedModel:
         self._public: Vector | None = weights
         """The first model, which everybody may see; kept until a second sum is there."""
         self._size = weights.size
+        # A name that no run had before: what silos signed for another one is refused as a replay.
         self._state = _State(run=f"run-{secrets.token_hex(8)}")
         self._fallback = self._state
         self._round = 0
@@ -125,6 +127,7 @@ class SealedModel:
             round=round_,
             present=[name for name in cohort.willing if name not in self._without_key],
             tags_failed=self._spoilt,
+            # More rounds than a header can number stand for never.
             every=self._encryption.rotate_every or 2**40,
         )
         if due is None:
@@ -188,6 +191,7 @@ class SealedModel:
         if any(failure.stage == DECRYPT_STAGE for failure in failures):
             self._spoilt, self._state = True, replace(self._fallback, age=self._state.age)
             return "silos could not open the model: the round is void, and the key is changed"
+        # Sums of different clamps cannot be joined; that of most silos is the round's.
         total = max(self._sums.values(), key=lambda each: len(each.clients), default=None)
         if total is None or len(total.clients) < self._encryption.smallest_sum:
             found, least = len(total.clients) if total else 0, self._encryption.smallest_sum
@@ -319,6 +323,7 @@ class SealedModel:
         asked = dict.fromkeys(nodes.values(), request)
         offers, failures = self._ask(list(asked), asked, OFFER, cohort)
         carried = None if self._state.now is None else self.sealed
+        # Only who holds the old key can carry the model over to the new one.
         holders = self._state.age.members if carried and self._state.age else tuple(offers)
         offers = {name: answer for name, answer in offers.items() if answer.offer}
         elected = elect(self._identities, [name for name in offers if name in holders])
@@ -335,11 +340,14 @@ class SealedModel:
         not_taken = self._ask(list(requests), requests, TAKE, cohort)[1]
         lost = {failure.silo for failure in not_taken}
         members = self._identities.ordered([elected, *(name for name in wraps if name not in lost)])
+        # Else the rule would find other silos than have the key, and ask for a new one in every
+        # round.
         self._without_key = set(nodes) - set(members)
         now, before = _kept(made[elected].now), _kept(made[elected].before)
         now = now or self._state.now
         age = KeyAge(epoch=epoch, since=round_, members=members)
         self._state = replace(self._state, age=age, now=now, before=before)
+        # Also what is fallen back on must open under the key in use.
         self._fallback = self._state
         return [*failures, *not_taken]
 
@@ -364,6 +372,7 @@ def _kept(sum_: bytes | None) -> _Sum:
 
 
 def _sent(sum_: _Sum) -> bytes | None:
+    # A copy for every sending: Flower's arrays hold `bytes` and nothing else.
     return None if sum_ is None else bytes(sum_)
 
 

@@ -20,6 +20,7 @@ DROPOUT_STAGE = "dropout"
 Add = Callable[[str, TrainReply], None]
 """Counts a silo's update in; raises for one that cannot be."""
 
+# How much of a peer's own names the history takes in.
 _LONGEST_FIELD, _MOST_FIELDS, _OTHER = 100, 100, "other"
 
 
@@ -47,10 +48,12 @@ class Tally:
         if reply.has_error():
             failure = Failure.parse(reply.error.reason, silo=silo)
             self.failures.append(failure)
+            # A simulated dropout stands for a reply that never came.
             if failure.stage != DROPOUT_STAGE:
                 self.arrived[silo] = {"error": 1}
             return
         try:
+            # Before it is read: an audit wants to know what came, usable or not.
             self.arrived[silo] = fields_of(reply.content)
             update = TrainReply.from_records(reply.content)
             # Charged even if the update is unusable.

@@ -224,6 +224,7 @@ class KeyAnswer:
     before: bytes | None = None
 
     def to_records(self) -> RecordDict:
+        # A prefix, so that no silo's name can be taken for another field.
         record = ConfigRecord({f"for:{name}": wrap for name, wrap in self.wraps.items()})
         if self.offer is not None:
             record["offer"] = self.offer
@@ -270,6 +271,7 @@ class MaskRequest:
             }
         )
         return ConfigRecord(
+            # A prefix, as in KeyAnswer.
             {**record, **{f"from:{n}": text for n, text in self.encrypted_shares.items()}}
         )
 

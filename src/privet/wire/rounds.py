@@ -19,7 +19,9 @@ REFUSED = "guard"
 UNUSABLE = "update"
 """The stage at which a silo fails whose reply came and cannot be used."""
 
+# What a peer can have the server keep and show.
 _LONGEST_LINE, _LONGEST_NAME, _MOST_METRICS = 2000, 200, 1000
+# Weighted sums over silos stay finite, and counts exact in float64.
 _LARGEST_METRIC, _MOST_RECORDS = 1e100, 2**53
 _HOW_RELEASED = frozenset({"exact", "noised", "withheld"})
 
@@ -172,6 +174,7 @@ class EvaluateReply:
         _check(weight is None or 0 < weight <= _MOST_RECORDS, "no number of records")
         _check(_HOW_RELEASED.issuperset(released.values()), "no way to release a metric")
         values = {name: float(cast(float, value)) for name, value in metrics.items()}
+        # False for NaN as well.
         _check(all(abs(each) <= _LARGEST_METRIC for each in values.values()), "no number")
         return cls(
             metrics=values,
@@ -246,6 +249,7 @@ class Failure:
         """From an error's reason; an error of Flower's own becomes stage "transport"."""
         try:
             stated = json.loads(text or "")
+            # Not the name in the text: whose message it is, the transport knows.
             return cls(silo=silo, stage=str(stated["stage"]), reason=str(stated["reason"]))
         except (ValueError, KeyError, TypeError, RecursionError):
             return cls(silo=silo, stage="transport", reason=text or "no reason given")
@@ -264,10 +268,12 @@ def _check_names(names: Iterable[object]) -> None:
     """Names that silos give, which are shown to people."""
     for number, name in enumerate(names):
         fits = isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME and name.isprintable()
+        # Twice: metrics and how each was released come in one list.
         _check(fits and number < 2 * _MOST_METRICS, "no name, or one too many")
 
 
 def _is_count(value: object) -> bool:
+    # To Python, bool is an int.
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_RECORDS
 
 
@@ -290,4 +296,5 @@ def _get_model(
     sealed = Sealed.of(records)
     if sealed is not None and sealed.now is not None and "model" not in records:
         return None, {}, sealed
+    # A public model may come with a sealed one: in round 2, momentum needs the first.
     return *vectors(_WEIGHTS, record_of(records, "model", ArrayRecord)), sealed

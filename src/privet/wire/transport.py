@@ -48,6 +48,7 @@ def assemble(name: str, part: Part, *, join: Join = in_memory) -> Message:
         found = _Found({}, {}, {}, join)
         _gather(name, part, found, _DEEPEST)
         message = inflate_object_from_contents(name, found.contents, objects=found.arrays)
+    # What Flower's inflation raises, of which none says that the parts are at fault.
     except (LookupError, TypeError, AttributeError, RecursionError, UnicodeError) as error:
         raise ValueError(f"its parts make no sense: {error}") from None
     if not isinstance(message, Message):
@@ -104,6 +105,7 @@ SMALL = 1 << 20
 """Bytes up to which a part travels with others."""
 TOGETHER = 8 << 20
 """Bytes that travel together at most."""
+# Where the search for the end of a line stops in what a stranger sends.
 _LONGEST_HEAD = 1 << 20
 
 
@@ -121,6 +123,7 @@ def unpack(body: bytes) -> tuple[dict[str, bytes], dict[str, Any]]:
     try:
         head = json.loads(body[:end])
         names, sizes = head.pop("names"), head.pop("sizes")
+        # `type`, since True is an int too.
         fine = all(isinstance(name, str) for name in names) and all(
             type(size) is int and size >= 0 for size in sizes
         )
