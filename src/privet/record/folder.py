@@ -51,6 +51,7 @@ class RunFolder:
         """Begin a run; ExperimentError when the folder holds another run."""
         self.check_free(resume=False)
         write_whole(self.path / SETTINGS, experiment.to_toml().encode())
+        # Empty: not a run yet (`holds_a_run`), so that a start that failed can be repeated.
         demand_file(self.path / HISTORY).touch()
 
     def check_free(self, *, resume: bool) -> None:
@@ -73,10 +74,12 @@ class RunFolder:
         """Go back to the last whole round; ExperimentError when the settings are not the same,
         DataError for a history that is damaged up to there."""
         self.check_settings(experiment)
+        # What a killed process left half written is as large as a model.
         for name in (CHECKPOINT, MODEL):
             for part in leftovers(self.path / name):
                 part.unlink(missing_ok=True)
         checkpoint = self._checkpoint()
+        # Round 0 has a line too.
         count = checkpoint.round + 1 if checkpoint else 0
         # As they were written: an older version of privet may have been at work so far.
         kept = read_file(self.path / HISTORY).split(b"\n")[:-1][:count]
@@ -88,6 +91,7 @@ class RunFolder:
     def check_settings(self, experiment: Experiment) -> None:
         """ExperimentError naming a setting with which the run here was begun otherwise."""
         written = Experiment.from_file(demand_file(self.path / SETTINGS))
+        # With all defaults: a setting that is written out equals one that is left out.
         before, now = (dotted(tomllib.loads(each.to_toml())) for each in (written, experiment))
         for key in [*now, *before]:
             if before.get(key) != now.get(key):
@@ -111,6 +115,7 @@ class RunFolder:
 
     def append(self, entry: RoundRecord) -> None:
         """Add a round to the history and push it to the operating system."""
+        # No fsync, which every round would wait for: a killed process loses nothing by that.
         with (self.path / HISTORY).open("a", encoding="utf-8") as file:
             file.write(entry.line() + "\n")
 
@@ -120,6 +125,7 @@ class RunFolder:
 
     def save_model(self, tensors: Tensors) -> None:
         """Write the final model, a tensor for each name of its state dict."""
+        # The mark that loaders of PyTorch models look for.
         self._replace_tensors(MODEL, tensors, {"format": "pt"})
 
     def save_summary(self, summary: RunSummary) -> None:
@@ -135,10 +141,12 @@ class RunFolder:
         if not path.exists():
             return None
         with safe_open(demand_file(path), framework="np") as file:
+            # safetensors' file has keys() and cannot be iterated over.
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return Checkpoint(round=int(file.metadata()["round"]), tensors=tensors)
 
     def _replace_tensors(self, name: str, tensors: Tensors, metadata: dict[str, str]) -> None:
+        # safetensors writes memory as it lies.
         whole = {key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}
         with replacing(self.path / name) as part:  # a copy of a model in memory is saved
             save_file(whole, part, metadata=metadata)

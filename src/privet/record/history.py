@@ -224,6 +224,7 @@ def whole_rounds(lines: list[bytes]) -> tuple[RoundRecord, ...]:
             if not isinstance(line, dict):
                 raise DataError("it is no JSON object")
             before, version = version, _version(line)
+            # No version writes an older line behind a newer one.
             if version < before:
                 raise DataError(f"schema {version} behind {before}")
             entry = RoundRecord.strictly(line if version == SCHEMA else _upgraded(line))
@@ -328,6 +329,7 @@ class HistoryTail:
         try:
             facts = self._path.stat()
         except OSError:
+            # Not there yet, or no more.
             return
         if self._stamp == (stamp := (facts.st_mtime_ns, facts.st_size)):
             return

@@ -84,11 +84,13 @@ def _number(value: object) -> float:
     fits = isinstance(value, int | float) and not isinstance(value, bool)
     try:
         return float(value) if fits else _unfit(value)  # type: ignore[arg-type]
+    # A whole number in JSON can be longer than any float.
     except OverflowError:
         return _unfit(value)  # type: ignore[no-any-return]
 
 
 def _count(value: object) -> int:
+    # JSON tells true from 1, Python does not.
     fits = isinstance(value, int) and not isinstance(value, bool)
     return value if fits else _unfit(value)  # type: ignore[return-value]
 
