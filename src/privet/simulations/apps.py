@@ -76,8 +76,10 @@ class SimulatedKeys:
         for name in self.names:
             (self.folder / name).mkdir(mode=0o700, exist_ok=True)
             path = self._identity(name)
+            # A start that was killed has left some of them.
             identity = SiloKey.load(path) if path.exists() else SiloKey.create(path)
             members.append(Member(name, identity.public))
+        # Last: where a roster lies, all identities do.
         write_whole(self.roster, Roster(tuple(members)).to_toml().encode())
 
     def _identity(self, name: str) -> Path:
@@ -184,6 +186,7 @@ def _dropped_out(message: Message, context: Context, *, rate: float, seed: int) 
     if rate == 0 or not (asked and isinstance(task, ConfigRecord)):
         return None
     silo = int(context.node_config["partition-id"])
+    # A stream of its own: who drops out changes nothing for those that stay.
     coin = numpy_generator(stream(seed, "dropout", silo, int(str(task["round"])))).random()
     if coin >= rate:
         return None

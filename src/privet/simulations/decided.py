@@ -84,6 +84,7 @@ def _content(place: LocalData, index: int) -> str:
     found = hashlib.sha256()
     for part in (place.silos[index], *place.held_out[index : index + 1]):
         for tensor in (part.inputs, part.targets):
+            # Type and shape as well: the same bytes can be other records.
             found.update(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
             found.update(tensor.contiguous().view(torch.uint8).numpy().data)
     return found.hexdigest()

@@ -36,6 +36,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from privet.vectors import Vector
 from privet.wire import Failure
 
+# The number that Flower's SuperLink has.
 SERVER_NODE = 1
 _FIRST_SILO_NODE = 2
 _AHEAD = 4

@@ -120,6 +120,7 @@ class WorkerPool:
         self, worker: _Worker, job: tuple[int, list[Message]], states: Callable[[int], RecordDict]
     ) -> None:
         worker.job = job
+        # From here: a worker is given one job at a time, so that none waits in its pipe.
         worker.deadline = time.monotonic() + self._time_limit
         asked = [(message, states(message.metadata.dst_node_id)) for message in job[1]]
         with contextlib.suppress(OSError):  # a worker that died meanwhile is found by _receive
@@ -129,6 +130,7 @@ class WorkerPool:
         """Answers of at least one busy worker."""
         busy = self._busy()
         left = max(0.0, min(worker.deadline for worker in busy) - time.monotonic())
+        # The system takes no timeout of centuries, and who hears nothing asks again.
         ready = wait([worker.pipe for worker in busy], timeout=min(left, 3600.0))
         answers = {}
         for worker in busy:
@@ -153,6 +155,7 @@ class WorkerPool:
         return answers
 
     def _replace(self, worker: _Worker, messages: list[Message], *, in_time: bool) -> list[Message]:
+        # A pipe closes a moment before there is an exit code.
         worker.process.join(timeout=1 if in_time else 0)
         code = worker.process.exitcode
         worker.process.kill()

@@ -67,8 +67,12 @@ def prepare(
     """
     strategy = check(experiment)
     if policy is not None:
+        # Worker processes may be in another folder, and silos read the policy themselves; it is
+        # read here to find mistakes early.
         policy = policy.absolute()
         Policy.from_file(policy)
+    # Not from the seed: under this number data are kept (`load_local_data`), and a run reads its
+    # own anew.
     run_id = secrets.randbits(62) + 1
     data_dir = data_folder(data_dir)
     place = load_local_data(experiment, data_dir=data_dir, run_id=run_id, divided=True)

@@ -71,6 +71,7 @@ def _server(prepared: Prepared, hosting: Hosting, outcome: _Outcome) -> ServerAp
 
     @server.main()
     def main(grid: Grid, context: Context) -> None:
+        # Flower's simulation hands no run config to apps that it is given as objects.
         context.run_config = dict(prepared.experiment.to_run_config())
         try:
             _wait_for_nodes(grid, len(prepared.place.silos))

@@ -141,6 +141,7 @@ def run_prepared(
     folder = RunFolder(out)
     folder.check_free(resume=resume)
     decided = Decided.of(prepared.place, canaries=execution.canaries, policy=prepared.policy)
+    # The server compares settings too, but by then something in the folder has changed.
     if folder.holds_a_run():
         folder.check_settings(prepared.experiment)
         decided.check_same(out, private=prepared.experiment.privacy is not None)

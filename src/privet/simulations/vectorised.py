@@ -110,6 +110,7 @@ def _train_together(chain: Chain, works: Sequence[LocalTraining]) -> list[RowRes
         loss = replace(loss, separable=True)
     dry = [each for work in works for each in work.dry_runs]
     rows = [_row(work) for work in (*works, *dry)]
+    # Dry runs give no result: what they leave is with their corrections.
     return train_rows(chain, rows, loss, optimizer=optimizer)[: len(works)]
 
 
