@@ -128,6 +128,7 @@ class FedAvg(Strategy):
         step = self.step.affine
         if step is None:
             return super().proposal(trained, now=now, before=before)
+        # To the bit, which adding and taking away `now` would not be.
         if step == Affine():
             return trained
         next_: Vector = now + np.float32(step.momentum) * (now - before)

@@ -151,6 +151,7 @@ class _ScaffoldRound(Round):
     def _combine(self, silos: int) -> tuple[Vector, State]:
         state = self.strategy.state()
         move = self.strategy.server_lr * self._updates.over(self._updates.weight)
+        # By all silos: those that were not asked keep their c_i, and c is the mean of everybody's.
         change = self._changes.over(silos)
         c = state[_SERVER] + change if state else change
         return self._moved(move), {_SERVER: c}

@@ -70,6 +70,7 @@ class _FairRound(Round):
 def _power(base: float, exponent: float) -> float:
     try:
         return float(base**exponent)
+    # Python raises where C gives infinity; `_combine` then skips the round.
     except OverflowError:
         return float("inf")
 

@@ -94,6 +94,7 @@ def bulyan(vectors: Sequence[Vector], *, byzantine: int) -> Vector:
     picked values that are closest to the median of the picked count. That half is Flower's; its
     selection scores once, where the paper scores the remaining updates again after each pick.
     """
+    # Here, since whoever imports this room is promised to need numpy alone.
     from flwr.serverapp.strategy.bulyan import aggregate_n_closest_weights
 
     picked = _pick(squared_distances(vectors), byzantine)

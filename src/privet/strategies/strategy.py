@@ -201,6 +201,7 @@ class Round(ABC):
             weights, state = self._combine(silos)
         if not all(map(_is_finite, (weights, *state.values()))):
             raise RoundSkipped(f"{self.strategy.name}: the sum of the updates is out of range")
+        # Not earlier: a round that is skipped leaves the state alone.
         self.strategy._state = state
         return weights
 
@@ -243,6 +244,7 @@ def _check_vector(what: str, vector: Vector, shape: tuple[int, ...]) -> None:
 
 def _is_finite(vector: Vector) -> bool:
     """Without an array of answers, which would be a quarter of a model."""
+    # Both are NaN if one value is.
     return bool(np.isfinite([vector.min(initial=0), vector.max(initial=0)]).all())
 
 
