@@ -120,6 +120,7 @@ def _cells(path: Path) -> npt.NDArray[np.object_]:
     """The 15 texts of each record, (n, 15); no comments, no blank lines, no final full stop."""
     lines = read_bytes(path).decode("ascii").splitlines()
     records = [
+        # Every line of adult.test, unlike adult.data, ends with a full stop.
         [cell.strip() for cell in line.rstrip(".").split(",")]
         for line in lines
         if line.strip() and not line.startswith("|")

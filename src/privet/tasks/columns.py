@@ -84,6 +84,7 @@ class Frame:
 
 def label_text(value: object) -> str:
     """The text that stands for a category: 1, 1.0, True and " 1" are "1", "1", "True" and "1"."""
+    # Whole numbers are read as floats in a column where one is missing.
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value).strip()
@@ -114,14 +115,17 @@ def _read_text(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     raw = read_bytes(path)
+    # utf-8-sig, here and below: spreadsheets put a byte order mark in front.
     header = raw.partition(b"\n")[0].decode("utf-8-sig")
     return pd.read_csv(
         io.BytesIO(raw),
         sep=max(_SEPARATORS, key=header.count),
         encoding="utf-8-sig",
         skipinitialspace=True,
+        # Only the marks that are documented: pandas' own list takes "None" and others too.
         keep_default_na=False,
         na_values=list(MISSING_MARKS),
+        # Else pandas guesses types piece by piece, and a column of a long file can have several.
         low_memory=False,
     )
 
@@ -201,6 +205,7 @@ def kinds(frames: Sequence[Frame], names: Sequence[str]) -> tuple[list[str], lis
     numeric: list[str] = []
     categorical: list[str] = []
     for name in names:
+        # Of all files together: a column that is text in one file is text in all.
         column = pd.concat([frame.rows[name] for frame in frames], ignore_index=True)
         is_numeric = _is_numeric(frames[0].path, name, column)
         (numeric if is_numeric else categorical).append(name)
@@ -219,6 +224,7 @@ def _is_numeric(path: Path, name: str, column: pd.Series) -> bool:
         raise DataError(f"{where}: {len(column)} values are {column.dtype}; {instead}")
     present = column.dropna().astype(str)
     text = pd.to_numeric(present, errors="coerce").isna().to_numpy()
+    # Mostly numbers: a mark for missing values, rather than categories of which many are numbers.
     if kind != "b" and 0 < text.sum() < len(present) / 2:
         raise DataError(f"{where}: {text.sum()} of {len(column)} values are not numbers; {instead}")
     if present.nunique() > MOST_CATEGORIES:

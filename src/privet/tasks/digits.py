@@ -51,6 +51,7 @@ class Digits(Classification):
         pixels, targets = _rows()[:, :-1], _rows()[:, -1].astype(np.int64)
         scaled = ((pixels / _LARGEST - _MEAN) / _STD).astype(np.float32).reshape(-1, 1, 8, 8)
         everything = Examples(torch.from_numpy(scaled), torch.from_numpy(targets))
+        # The legacy generator, from which scikit-learn draws: the split is the one that it makes.
         rng = np.random.RandomState(_SPLIT_SEED)
         train, test = stratified(targets, train=1437, test=360, rng=rng)
         return everything.take(train), everything.take(test)

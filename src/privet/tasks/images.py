@@ -50,6 +50,7 @@ def scattering_features(images: Tensor) -> Tensor:
 
     # Each piece in one thread: several gain little over one so small.
     with ThreadPoolExecutor(torch.get_num_threads()) as threads, one_thread():
+        # Runs all of it, keeps nothing, and raises here what a thread raised.
         deque(threads.map(fill, range(0, len(images), _AT_ONCE)), maxlen=0)
     return features
 
@@ -107,6 +108,7 @@ def _morlet(size: int, width: float, frequency: float, angle: float) -> _Array:
     envelope *= slant / (2 * np.pi * width**2)
     wave = envelope * np.exp(1j * frequency * along)
     wavelet = wave - wave.sum() / envelope.sum() * envelope
+    # An FFT convolves in a circle: what of a wavelet is beyond the image comes in again.
     periodic = wavelet.reshape(5, size, 5, size).sum(axis=(0, 2))
     spectrum: _Array = np.fft.fft2(periodic).real
     return spectrum
@@ -172,6 +174,7 @@ class _IdxImages(Classification):
         images = read_idx(self._file(f"{part}-images-idx3-ubyte"), dimensions=3)
         labels = read_idx(self._file(f"{part}-labels-idx1-ubyte"), dimensions=1)
         pixels = torch.from_numpy(images).float().div_(255)
+        # Before the pixels are standardised, which is done in place.
         features = scattering_features(pixels) if self._scatters else None
         standardised = pixels.sub_(self.mean).div_(self.std).unsqueeze(1)
         targets = torch.from_numpy(labels.astype(np.int64))
@@ -219,4 +222,5 @@ def read_idx(path: Path, *, dimensions: int) -> npt.NDArray[np.uint8]:
     shape = tuple(np.frombuffer(raw[4:start], dtype=">u4").tolist())
     if len(raw) - start != math.prod(shape):
         raise DataError(f"{path} holds {len(raw) - start} bytes of data, its header says {shape}")
+    # A copy, since torch warns of memory that cannot be written to.
     return np.frombuffer(raw, dtype=np.uint8, offset=start).reshape(shape).copy()

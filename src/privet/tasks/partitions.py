@@ -18,6 +18,7 @@ PARTITIONS = ("iid", "dirichlet", "shards", "linear", "exponential", "natural")
 
 _SMALLEST_DIRICHLET = 10
 _DRAWS = 20
+# As many as flwr-datasets makes with one seed before it gives up.
 _TRIES = 11
 
 Labels = NDArray[np.generic]
@@ -170,4 +171,5 @@ def _growing(records: int, *, silos: int, how: str) -> list[Indices]:
 
 
 def _rng(*names: int | str) -> np.random.Generator:
+    # From a plain number, as flwr-datasets seeds its own: the draws can be compared.
     return np.random.default_rng(int(stream(0, *names).generate_state(1, np.uint32)[0]))

@@ -146,12 +146,15 @@ def _own_module(name: str) -> object:
     """Import the module half of `name`, with the current folder on the module search path."""
     place = str(Path.cwd().resolve())
     if place not in sys.path:
+        # At the end: a file of this folder must not hide an installed package.
         sys.path.append(place)
+    # The module may be newer than Python's last look at the folder.
     importlib.invalidate_caches()
     module = name.partition(":")[0]
     try:
         return _module(name)
     except ModuleNotFoundError as error:
+        # What is missing is neither the module nor a package around it: something that it imports.
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise ExperimentError(
                 f"task = {name!r}: {module} needs {error.name}: {error}"

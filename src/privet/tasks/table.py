@@ -24,6 +24,7 @@ from privet.tasks.task import (
 )
 
 _HIDDEN = 32
+# For their names: how wide they are is known with the layout only.
 _MODELS = {
     "linear": lambda: linear(1, 2),
     "mlp": lambda: mlp(1, 2, hidden=_HIDDEN),

@@ -198,6 +198,7 @@ class Layout:
         labels = [_known(frame, name, words) for name, words in self.vocabularies.items()]
         targets = _known(frame, options.target, self.classes)
         place = {name: i for i, name in enumerate(self.classes)}
+        # Empty columns in front: a table may have no numbers, or no categories.
         return Rows(
             np.column_stack([np.empty((len(frame), 0)), *map(frame.numbers, self.numeric)]),
             np.column_stack([np.empty((len(frame), 0), dtype=object), *labels]),
@@ -209,6 +210,7 @@ class Layout:
         """Model inputs (n, width): scaled numbers, their indicators, then a column per value."""
         blocks = [filled(scale(rows.numbers), indicators=self._imputes)]
         for i, name in enumerate(self.vocabularies):
+            # `is` would not go element by element.
             labels = np.where(rows.labels[:, i] == None, MISSING, rows.labels[:, i])  # noqa: E711
             blocks.append(one_hot(labels, self._words(name)))
         return np.column_stack(blocks)

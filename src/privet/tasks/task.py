@@ -241,6 +241,7 @@ def drawn_by_content(contents: Sequence[bytes], fraction: float) -> npt.NDArray[
     One record more or less then moves no other in or out, which epsilon is about. Equal records
     have coins of their own, by how many of them came before: which is which nobody can say.
     """
+    # A purpose of its own: whom a silo holds out (`evaluation.holdout`) is drawn by other coins.
     digests = (
         hashlib.blake2b(content + b"%d" % before, key=b"test rows", digest_size=8).digest()
         for content, before in zip(contents, occurrences(contents), strict=True)
