@@ -251,6 +251,7 @@ def audit(
 def _is_list_of_parties(path: Path) -> bool:
     if not path.is_file():
         return False
+    # By its beginning: a ledger, which may be among the paths, is not read as text.
     with path.open("rb") as stream:
         return b'"signed"' in stream.read(100)
 

@@ -13,8 +13,6 @@
 
 Unknown keys and impossible values are refused before any data is read. The same settings travel in
 a Flower run config, whole under the key `experiment` or flattened to dotted keys.
-
-Nested settings by dotted keys.
 """
 
 from __future__ import annotations
@@ -255,10 +253,12 @@ class Experiment(_Settings):
 
     def to_run_config(self) -> dict[str, str]:
         """What `from_run_config` reads; Flower allows only scalars, so it is one JSON string."""
+        # Only what was set: with its defaults it would have set both epochs and steps.
         return {RUN_CONFIG_KEY: self.model_dump_json(exclude_unset=True)}
 
     def with_settings(self, settings: Mapping[str, Any]) -> Experiment:
         """A copy with dotted keys replaced, validated again."""
+        # As in `to_run_config`.
         raw = self.model_dump(exclude_unset=True)
         for key, value in settings.items():
             _assign(raw, key, value)
@@ -268,6 +268,7 @@ class Experiment(_Settings):
         """The resolved settings, defaults included, as TOML that `from_file` reads back."""
         values = self.model_dump(exclude_none=True)
         if self.training.steps is not None:
+            # Its default, which `from_file` would take for a second choice.
             values["training"].pop("epochs")
         return tomli_w.dumps({key: value for key, value in values.items() if value != {}})
 

@@ -85,11 +85,13 @@ def replacing(path: Path, *, mode: int | None = None, durable: bool = False) -> 
     """
     target = demand_file(path).resolve() if path.is_symlink() else demand_file(path)
     part = _part(target)
+    # Never open to more people than `mode` says, not even while it is filled.
     os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else 0o600))
     try:
         yield part
         if mode is not None:
             part.chmod(mode)
+        # Content before name: a power cut could else leave the name with nothing behind it.
         sync(part)
         part.replace(target)
     except BaseException:
@@ -179,6 +181,7 @@ def only_process(path: Path) -> Iterator[None]:
         try:
             yield
         finally:
+            # Whoever is refused next is not to read the number of a process that is gone.
             os.ftruncate(descriptor, 0)
 
 
@@ -201,6 +204,7 @@ def _stream(path: Path) -> BinaryIO | None:
     if not (stat.S_ISFIFO(status.st_mode) or stat.S_ISCHR(status.st_mode)):
         return None
     try:
+        # Opening a pipe would wait for a reader; writing, further down, may.
         descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError as error:
         nobody = error.errno == errno.ENXIO
@@ -211,6 +215,7 @@ def _stream(path: Path) -> BinaryIO | None:
 
 
 def _acquire(descriptor: int, deadline: float) -> None:
+    # flock has no timeout of its own.
     pause = 0.0005
     while True:
         try:

@@ -54,4 +54,5 @@ def _mapped(size: int) -> mmap.mmap:
     with tempfile.TemporaryFile() as file:
         # A hole that cannot be filled later would end the process with a signal.
         os.posix_fallocate(file.fileno(), 0, size)
+        # The mapping holds on to the file that is closed here.
         return mmap.mmap(file.fileno(), size)

@@ -43,6 +43,7 @@ def _digest(*names: int | str) -> bytes:
     return hashlib.sha256("/".join(map(_label, names)).encode()).digest()
 
 
+# Typed: else 1, 1.0 and True are one key, and they have different labels.
 @lru_cache(maxsize=4096, typed=True)
 def _label(name: int | str) -> str:
     return f"{type(name).__name__}:{len(str(name))}:{name}"
@@ -71,6 +72,7 @@ def torch_generator(sequence: np.random.SeedSequence) -> torch.Generator:
     words = sequence.generate_state(_MT19937_WORDS, np.uint32).astype(np.uint64)
     # at::CPUGeneratorImplStateLegacy: seed u64, left i32, seeded i32, next u64, state u64[624], ...
     state[24 : 24 + 8 * _MT19937_WORDS] = torch.from_numpy(words.view(np.uint8).copy())
+    # With `left` = 1, as a fresh generator has it, it mixes these words before the first draw.
     generator.set_state(state)
     return generator
 
