@@ -67,6 +67,7 @@ def _chart(
             for time, y in curve
             if math.isfinite(y)
         ]
+        # Stairs: between two entries nothing was spent.
         corners = [corner for (_, y), end in pairwise(at) for corner in ((end[0], y), end)]
         return [[*at[:1], *corners]] if at else []
 
@@ -95,6 +96,7 @@ def _curve(
     """Time, epsilon with the reservations of that time, and epsilon of what was committed."""
     entries = [entry for entry in history.entries if _concerns(entry, dataset, job)]
     wanted = {round(i * (len(entries) - 1) / _POINTS) for i in range(_POINTS + 1)}
+    # Entry by entry: what stood open at a moment is in the picture as it stood then.
     so_far = History()
     for number, entry in enumerate(entries):
         so_far.add(entry)

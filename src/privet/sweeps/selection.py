@@ -107,7 +107,7 @@ def _curve(option: Planned, *, n_records: int) -> Curve:
     """One run of a silo that takes part in every round."""
     mechanism = plan_round(option.experiment, n_records=n_records).mechanism
     assert mechanism is not None
-    # Settings that differ in what costs nothing share a curve, and one takes seconds.
+    # Settings that differ in what costs nothing share a curve.
     return _cached_curve(
         mechanism.noise_multiplier,
         mechanism.sampling_rate,

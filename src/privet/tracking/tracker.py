@@ -37,7 +37,7 @@ class Tracking:
         if kind not in _KINDS:
             known = ", ".join(_KINDS)
             raise ExperimentError(f"track = '{text}': one of {known}.{nearest(kind, _KINDS)}")
-        # Looked for and not imported: that takes seconds, and is the tracker's process' to do.
+        # Looked for and not imported: that takes long, and is for the tracker's process to do.
         if find_spec(kind) is None:
             raise ExperimentError(
                 f"track = '{kind}' needs its package: pip install 'privet[{kind}]'"

@@ -47,7 +47,7 @@ class _Wandb:
             name=about.name,
             group=self._group if about.parent or about.cells else None,
             config=dict(about.settings),
-            # Cells of a sweep run side by side; by default a second run would be the first once more.
+            # Cells of a sweep run side by side; by default a second run would be the first again.
             reinit="create_new",
             settings=self._settings,
         )

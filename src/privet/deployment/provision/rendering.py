@@ -118,6 +118,7 @@ def _templates() -> jinja2.Environment:
 
 
 def _toml(text: str) -> str:
+    # The library writes whole tables only, and its quoting is not to be written a second time.
     return tomli_w.dumps({"text": text}).removeprefix("text = ").rstrip("\n")
 
 

@@ -71,6 +71,7 @@ const draw = (told) => {
   const running = told.jobs.filter(({ state }) => state === "running").length;
   at("subtitle").textContent =
     `${here} of ${told.silos.length} silos online, ${running || "no"} job${running > 1 ? "s" : ""} running`;
+  // Ages change by themselves: the silos are written anew every ten seconds.
   const minute = Math.floor(told.time / 10);
   show("silos", [told.silos, minute], () => told.silos.map(silo));
   shown.chosen = told.chosen;
@@ -101,6 +102,7 @@ const renew = async () => {
     const answer = await fetch(`/page/state?job=${encodeURIComponent(chosen)}`, {
       cache: "no-store", signal: AbortSignal.timeout(10000),
     });
+    // A slow answer must not take the place of a newer one, for another job perhaps.
     if (mine !== asking) return undefined;
     if (answer.status === 403) {
       clearInterval(timer);

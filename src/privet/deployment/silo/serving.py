@@ -99,6 +99,7 @@ class _Silo:
 
     def greet(self) -> None:
         """Wait for the server and see that it is this project's and speaks as this silo does."""
+        # Before the server is waited for: its imports need not be waited for afterwards.
         self.worker.start()
         with client(self.kit.server, ca=self.kit.ca, auth=self.auth, quiet=10.0) as http:
             told = self._hello(http)
@@ -113,6 +114,8 @@ class _Silo:
                 continue
             head, tree = found
             until = time.monotonic() + _seconds(head.metadata.ttl)
+            # Before anything else: whatever ends this process from here on, the server hears of at
+            # the next start.
             self._remember(head)
             start = time.monotonic()
             outcome: Outcome = "over"

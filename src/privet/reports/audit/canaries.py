@@ -55,6 +55,7 @@ def _order(files: Files) -> list[str]:
         if claim.verdict == "FAIL" and claim.id.startswith("mechanism.")
     }
     named = runs_with_canaries(files.report)
+    # The sort is stable: within both kinds the report's own order stays.
     return sorted(named, key=lambda subject: subject not in failed)[:MOST_RUNS]
 
 
@@ -69,6 +70,8 @@ def _seen(
     try:
         found, scored = conformance(sightings), score(sightings, view="steps")
         bounds = tuple(_bounds(sightings, scored, claims, delta))
+    # Of a run whose canaries make no test, the claims say so; a page without its charts is still
+    # one.
     except PrivacyError:
         return None
     false, true = roc(scored.scores[scored.inserted], scored.scores[~scored.inserted])
@@ -86,6 +89,7 @@ def _bounds(
         own = score([each for each in sightings if each.silo == silo], view="steps")
         if silo in claims:
             yield _bound(silo, own, claims[silo], delta)
+    # An attack that shows more than the largest claim refutes it, whosever canaries it guessed.
     yield _bound(_ALL, scored, max(claims.values()), delta)
 
 

@@ -87,6 +87,7 @@ def _family(claim: Claim) -> str:
 def _groups(claims: Sequence[Claim]) -> Iterator[ClaimGroup]:
     together: dict[tuple[object, ...], list[Claim]] = {}
     for number, claim in enumerate(claims):
+        # Every failure is a case of its own to its reader; what passes is one line however often.
         alone = number if claim.verdict == "FAIL" else None
         together.setdefault((claim.id, claim.verdict, alone), []).append(claim)
     for verdict in _ORDER:
@@ -110,6 +111,7 @@ def _shared(statements: Sequence[str]) -> str:
     ('at least … of 4', 'all')
     """
     rows = [statement.split() for statement in dict.fromkeys(statements)]
+    # Words can be compared place by place only where there are as many of them.
     if len(rows) == 1 or len({len(row) for row in rows}) > 1:
         return statements[0]
     return " ".join(

@@ -22,6 +22,7 @@ from privet.charts.scales import Scale, Tick, decades, nice_ticks
 from privet.privacy.mechanisms.canaries import Floats
 
 _MOST_ROWS = 24
+# Below it a p-value is rounding, and its logarithm may not exist.
 _LEAST_P = 1e-16
 
 
@@ -59,9 +60,12 @@ def bounds_chart(bounds: Sequence[ClaimedBound]) -> Chart:
 def tests_chart(found: Conformance) -> Chart:
     """A row for each test of the claimed law; what lies beyond the line refutes it."""
     checks = sorted(found.checks, key=lambda check: check.p_value)
+    # Holm's first step: the smallest p-value must lie below this for anything to be refuted.
     first = found.level / len(checks)
     least = min(first, max(checks[0].p_value, _LEAST_P))
     levels = decades(least, 1.0)
+    # The smaller a p-value the further right: further means more evidence, as in the chart beside
+    # it.
     across = Scale(min(least, levels[0]), 1.0, 98.0, 2.0, logarithmic=True)
     return _rows(
         [(check.name, _test(check, found, across)) for check in checks],
@@ -150,6 +154,7 @@ def roc_chart(roc: Roc) -> Chart:
     error; it is of that threshold by itself, chosen beforehand. An attack whose lower right edge of
     the band lies above the claim's curve refutes it.
     """
+    # Half of one record: a rate below that was never observed.
     floor = 0.5 / max(roc.members, roc.others, 1)
     low = 10.0 ** math.floor(math.log10(floor))
     along = Scale(low, 1.0, 0.0, 100.0, logarithmic=True)
@@ -187,6 +192,7 @@ def roc_chart(roc: Roc) -> Chart:
 
 def most_true(fpr: Floats, *, epsilon: float, delta: float) -> Floats:
     """The largest true-positive rate that (epsilon, delta)-DP allows (Kairouz et al. 2015)."""
+    # A float ends at e to the 709; such a claim allows everything anyway.
     factor = math.exp(min(epsilon, 700.0))
     return np.clip(np.minimum(factor * fpr + delta, 1 - (1 - delta - fpr) / factor), 0.0, 1.0)
 
@@ -194,6 +200,7 @@ def most_true(fpr: Floats, *, epsilon: float, delta: float) -> Floats:
 def interval(rates: Floats, total: int, confidence: float) -> tuple[Floats, Floats]:
     """Clopper & Pearson (1934): bounds on the probabilities behind observed shares of `total`."""
     counts, tail = np.rint(rates * total), (1 - confidence) / 2
+    # At 0 and at all of them a quantile has no value; both are put in below.
     with np.errstate(invalid="ignore"):
         lower = beta.ppf(tail, counts, total - counts + 1)
         upper = beta.isf(tail, counts + 1, total - counts)
@@ -202,6 +209,7 @@ def interval(rates: Floats, total: int, confidence: float) -> tuple[Floats, Floa
 
 def _band(roc: Roc, along: Scale) -> list[Point]:
     """Upper left corners of the rectangles, back along the lower right ones, to where it began."""
+    # Two intervals, each missed with half of the error: together they hold as the band promises.
     each = (1 + roc.confidence) / 2
     left, right = interval(np.asarray(roc.fpr, dtype=np.float64), roc.others, each)
     below, above = interval(np.asarray(roc.tpr, dtype=np.float64), roc.members, each)

@@ -87,6 +87,7 @@ class Files:
         folder = PurePosixPath(subject, CANARIES)
         audited = {name for name in self._digests if PurePosixPath(name).parent == folder}
         there = {str(folder / path.name) for path in (self.base / folder).glob("*.jsonl")}
+        # A file more or less would be read along with the others: all are as they were, or none is.
         if audited != there or any(self._content(name) is None for name in audited):
             return []
         try:
@@ -103,6 +104,7 @@ class Files:
             content = read_file(self.base / name) if name in self._digests else None
         except (OSError, ValueError):
             return None
+        # The page says under its verdict what is read here: it must be what the verdict was about.
         same = content and hashlib.sha256(content).hexdigest() == self._digests[name]
         return content if same else None
 
@@ -128,6 +130,7 @@ class Files:
     def _policy(self, name: str) -> Policy | None:
         try:
             known = self._content(name) is not None
+            # Simulated silos have names of their own, which a policy of one data set does not know.
             return Policy.from_file(self.base / name).for_everyone() if known else None
         except PrivetError:
             return None
@@ -268,6 +271,7 @@ def _meaning(files: Files) -> str:
     if not files.report.sums:
         return "Nothing was charged that could be added up."
     most = max(files.report.sums, key=lambda each: each.epsilon)
+    # Asked this way round, so that an epsilon of NaN promises nothing.
     if not most.epsilon <= FAR:
         return (
             f"{most.silo} was charged epsilon {bound(most.epsilon)}: of its records nothing is "

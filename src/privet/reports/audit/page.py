@@ -55,6 +55,7 @@ def render(report: Report, *, base: Path, digest: str) -> str:
         style=_foot(report.verdict, digest),
         report=report,
         digest=digest,
+        # Whichever names fewer: a sweep's folder, or the one run in a folder of runs.
         subjects=listed(min(list(report.paths), [*files.runs], key=len) or ["nothing"], most=3),
         moment=_moment(report.audited_at),
         sentence=in_one_sentence(report),
@@ -116,6 +117,7 @@ def to_pdf(html: str) -> bytes:
         raise NoPdf(told) from None
     for name in ("weasyprint", "fontTools"):
         logging.getLogger(name).setLevel(logging.ERROR)  # properties that only screens know
+    # A report's texts come from silos: what they might name must not be fetched by who prints it.
     page = HTML(string=html, url_fetcher=URLFetcher(allowed_protocols=()))
     return bytes(page.write_pdf(pdf_tags=True))
 
@@ -146,8 +148,10 @@ def write_pages(file: Path) -> WrittenPages:
     content = page.encode(errors="replace")  # half of a surrogate pair is no text
     html, pdf = file.with_name(PAGE), file.with_name(PRINT)
     try:
+        # First: if no new one can be made, an old one must not lie beside another report.
         pdf.unlink(missing_ok=True)
         write_whole(html, content)
+        # Of the bytes and not of the text, which may hold half of a surrogate pair.
         write_whole(pdf, to_pdf(content.decode()))
     except NoPdf as reason:
         return WrittenPages(html, None, str(reason))

@@ -80,10 +80,13 @@ def _over_life(found: Sum, run: AuditedRun | None, report: Report) -> Sum | None
     if found.job is None or (run is not None and run.job is None):
         return found
     whole = [each for each in report.sums if each.job is None and each.ledger == found.ledger]
+    # With two ledgers of one silo it is not known what was spent: no remainder is better than a
+    # wrong one.
     return whole[0] if len(whole) == 1 else None
 
 
 def _at(found: Sum, delta: float) -> float | None:
+    # What the report says already need not be composed again.
     if math.isclose(delta, found.delta):
         return found.epsilon
     parts = [Segment(*segment) for segment in found.segments]
@@ -121,6 +124,7 @@ def _somebody(found: Sequence[Person], times: int) -> str:
     return bound(same[0].epsilon) if same else NOTHING
 
 
+# The claim's own line of evidence: a report has these figures nowhere else.
 _FIGURES = re.compile(
     r"(?P<silo>.*): PLD (?P<pld>[^ ,;]+)(, RDP (?P<rdp>[^ ,;]+))?(, PRV (?P<prv>[^ ,;]+))?"
     r"(; (?P<note>.*))?",

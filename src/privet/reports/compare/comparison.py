@@ -73,6 +73,7 @@ def groups_of(entries: Sequence[ComparisonEntry]) -> list[SeedGroup]:
     found: dict[str, list[ComparisonEntry]] = {}
     for entry in entries:
         if entry.kind == "federated" and entry.accuracies:
+            # Records too: the same settings on other data are another experiment.
             key = repr((sorted(entry.settings.items()), entry.records, entry.measured_on))
             found.setdefault(key, []).append(entry)
     return [SeedGroup(tuple(members)) for members in found.values()]
@@ -87,6 +88,7 @@ def pairs_of(groups: Sequence[SeedGroup]) -> tuple[PairedGroups, ...]:
     """
     pairs = [pair for pair in combinations(groups, 2) if _comparable(*pair)]
     tests = [paired(first.by_seed, second.by_seed) for first, second in pairs]
+    # Over all pairs together: of many comparisons, some look large by chance.
     corrected = holm([test.p for test in tests])
     family = sum(p is not None for p in corrected)
     return tuple(

@@ -109,6 +109,7 @@ def read_entries(folder: Path, *, name: str, target: float | None) -> list[Compa
 
 def _of_run(folder: Path, name: str, target: float | None) -> ComparisonEntry:
     run = _run(folder)
+    # Test records are the same for all runs of a task; silos' own records are each run's.
     tested = run.accuracy is not None or own_accuracy(run) is None
     accuracy = run.accuracy if tested else own_accuracy(run)
     curve = _curve([e.accuracy for e in run.rounds] if tested else own_means(run, "accuracy"), run)
@@ -203,6 +204,7 @@ def _of_both(run: Run) -> dict[str, Any]:
 
 def _run(folder: Path) -> Run:
     """The run, with nothing left beside its ledger; a ledger that is in use is left alone."""
+    # Looked at before the ledger is read, which makes this file as well.
     in_use = (folder / f"{LEDGER}-wal").exists()
     run = read_run(folder)
     if run.books and not run.books.findings and not in_use:
@@ -245,6 +247,7 @@ def _spent(run: Run) -> float | None:
         for silo in run.guarantee.per_silo
     ]
     known = [value for value in found if value is not None]
+    # One silo that the ledger does not know may be the one that spent most.
     return max(known) if known and len(known) == len(found) else run.guarantee.max
 
 
@@ -268,6 +271,7 @@ def _curve(values: Sequence[float | None], run: Run) -> dict[int, float]:
 
 def _mean_curve(cells: Sequence[Cell]) -> dict[int, float]:
     """As far as every cell has got."""
+    # A run that a budget ended is shorter: a mean over those that went on would jump there.
     rows = zip(*(cell.accuracies for cell in cells), strict=False)
     whole = {n: [v for v in row if v is not None] for n, row in enumerate(rows)}
     return {n: fmean(row) for n, row in whole.items() if len(row) == len(cells)}

@@ -63,7 +63,9 @@ def points(entries: Sequence[ComparisonEntry]) -> Chart | None:
     up = Scale(levels[0], levels[-1], 0.0, 100.0)
     styles = {entry.name: silo_style(index) for index, entry in enumerate(entries)}
     looks = [styles[entry.name] for entry in shown]
+    # Only dots are moved: a pointer reads the true places.
     beside = zip(shown, _apart(places), looks, strict=True)
+    # The first entry is drawn last, so it lies on top of the others.
     drawn = [shape for each in [*beside][::-1] for shape in _dot(*each, up)]
     x_ticks = [Tick(column(epsilon), bound(epsilon)) for epsilon in epsilons]
     return Chart(

@@ -53,6 +53,7 @@ def settings(comparison: Comparison, entry: ComparisonEntry) -> tuple[str, ...]:
 def to_csv(comparison: Comparison) -> str:
     """A row for each entry: plain numbers, the settings that differ, and empty for nothing."""
     out = io.StringIO()
+    # The module's own default ends lines as Windows does.
     writer = csv.writer(out, lineterminator="\n")
     names = [
         "name", "folder", "kind", "task", *comparison.differs, "seeds", "accuracy",

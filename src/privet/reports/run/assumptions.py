@@ -171,6 +171,7 @@ def _limits(run: Run, promise: ClaimedEpsilon) -> tuple[Statement, ...]:
 
 def _counts(run: Run) -> Statement:
     """Who learns how many records a silo holds."""
+    # Of those alone: who never sent anything told nobody how much it holds.
     took_part = {name for entry in run.rounds for name in entry.participants}
     kept, silos = len(run.counts_kept & took_part), len(took_part)
     public = (

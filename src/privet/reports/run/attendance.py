@@ -130,6 +130,7 @@ _STYLES = ("took", "void", "failed", "refused", "dropped", "absent", "out")
 # (top, height) in per cent of a row. "refused" and "did not enrol" are hollow besides, so that the
 # states differ in shape as well as in colour.
 _SHAPES = ((8, 84), (8, 30), (8, 84), (14, 72), (54, 38), (46, 8), (24, 52))
+# Without those who were not drawn: of a thousand silos they would be nearly all of the chart.
 _ASKED = (_TOOK, _VOID, _FAILED, _REFUSED, _DROPPED)
 
 
@@ -206,6 +207,7 @@ def _not_enrolled(run: Run, silos: Sequence[str]) -> frozenset[str]:
     heard |= {name for entry in run.rounds for name in (*entry.silo_epsilon, *entry.kept)}
     unheard = frozenset(silos) - heard
     lost = [len(e.refused) + len(e.failures) for e in run.rounds if e.round == 0]
+    # Otherwise some of them were simply never drawn, and nobody can say which.
     return unheard if lost == [len(unheard)] else frozenset()
 
 
@@ -218,6 +220,8 @@ def _states(
         sent: entry.updated,
         _DROPPED: entry.dropped,
         _REFUSED: entry.refused,
+        # An update that arrived counts, whatever failed at its silo besides; of two groups the
+        # later wins.
         _FAILED: {failure.silo for failure in entry.failures} - entry.updated,
     }
     found = {silo: state for state, names in groups.items() for silo in names}
@@ -292,6 +296,7 @@ def _stacks(states: Sequence[Sequence[int]], of: Chart) -> Chart:
 
 def _column(place: int, count: int, *, bottom: float, tall: float) -> list[Point]:
     """A box in the column of a round, with gaps as long as there is room for them."""
+    # With more columns a gap would be less than a pixel, and the rows look striped at random.
     width, gap = 100 / count, 0.12 if count <= 120 else 0.0
     return box((place + gap / 2) * width, bottom, width * (1 - gap), tall)
 

@@ -61,6 +61,8 @@ def distribution(run: Run) -> Distribution | None:
 
 def label_table(run: Run) -> tuple[list[str], list[list[int]]]:
     """Names of the labels, and for each silo the records of each; one column if unlabelled."""
+    # All or none: a chart by label that leaves out a silo would show a distribution that is not
+    # there.
     if not run.labels or any(silo.labels is None for silo in run.silos):
         return ["records"], [[silo.records] for silo in run.silos]
     total = Counter[str]()
@@ -165,6 +167,7 @@ def _columns(
         description=plain.description.replace("by silo", "by silo, largest first", 1),
         shapes=tuple(
             Shape("area", colours[i], [_stairs([100 * row[i] / top for row in sums])], label)
+            # Each area reaches from the ground to its sum; the lower ones are drawn over it.
             for i, label in reversed(list(enumerate(labels)))
         ),
         y_ticks=tuple(Tick(100 * level / top, f"{level:,.0f}") for level in levels),

@@ -101,6 +101,7 @@ def _reports(run: Run) -> Iterable[tuple[str, int, str, str | None]]:
 
 
 def _is_refusal(entry: Entry) -> bool:
+    # A look at the text first: few notes are refusals, and the others need not be parsed.
     if entry.kind != "note" or _REFUSED not in (entry.detail or ""):
         return False
     try:
@@ -177,6 +178,7 @@ def ledger(run: Run) -> LedgerSection | None:
         return LedgerSection(None, _sound(books), "", (), (), 0, tuple(_alarms(books, ())), None)
     rows = _rows(run, books.history)
     odd = sorted((row for row in rows if row.rank), key=_most_odd_first)
+    # Of those that stand out alone: composing takes far longer than comparing events.
     figures = {row.silo: _with_epsilon(run, books, row) for row in odd[:APART]}
     rows = [figures.get(row.silo, row) for row in rows]
     many = len(rows) > FEW
@@ -213,6 +215,7 @@ def _row(name: str, account: ChargeCounts, reported: Charged | None, run: Run) -
     if account.charged.events == reported.events:
         return SiloRow(name, account, "equal")
     rounds = {number for _, number in account.charged.rounds ^ reported.rounds}
+    # Counters subtract to what is above zero: events of which the history has more.
     less = bool(reported.events - account.charged.events)
     where = in_rounds(rounds, most=4) if rounds else ""
     return SiloRow(name, account, "less" if less else "more", where)
@@ -308,6 +311,7 @@ def _beyond(run: Run, rows: Sequence[SiloRow]) -> str | None:
     headline = run.guarantee.max if run.guarantee else None
     known = [row for row in rows if row.epsilon is not None and row.comparison != "kept"]
     worst = max(known, key=lambda row: row.epsilon or 0.0, default=None)
+    # The accountant's own error moves epsilon by about so much.
     if worst is None or headline is None or (worst.epsilon or 0.0) <= headline * (1 + 1e-6):
         return None
     return (

@@ -34,6 +34,7 @@ def write_plots(run: Run, folder: Path) -> tuple[Path, ...]:
 
 def _epsilon(run: Run) -> list[Chart]:
     promise = finite_guarantee(run)
+    # Without the promise there is no delta, and an epsilon without one says nothing.
     chart = epsilon_chart(run) if promise else None
     if promise is None or chart is None:
         return []

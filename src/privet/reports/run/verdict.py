@@ -35,6 +35,7 @@ def meaning(run: Run) -> str | None:
     if promise is None or promise.max is None or promise.max == 0:
         return None
     epsilon = promise.max
+    # Bayes: odds of one to one become at most e to the epsilon to one.
     sure = 100 / (1 + math.exp(-epsilon))
     return (
         f"Whoever sees every update of every round can shift the odds that a given {promise.unit} "
@@ -161,6 +162,7 @@ def _overspent(run: Run) -> str | None:
     target, promise = target_epsilon(run), finite_guarantee(run)
     if target is None or promise is None or promise.max is None:
         return None
+    # The accountant's own error moves epsilon by about so much.
     if promise.max <= target * (1 + 1e-6):
         return None
     besides = any(entry.evaluation and entry.evaluation.events for entry in run.rounds)
@@ -225,6 +227,7 @@ def _factor(epsilon: float) -> str:
     if epsilon > _MILLION:
         return "more than a million"
     factor = math.exp(epsilon)
+    # Rounded up, for it is a bound.
     return f"{math.ceil(factor):,}" if factor >= 10 else f"{math.ceil(factor * 10) / 10:g}"
 
 

@@ -27,6 +27,7 @@ def write_report(folder: Path) -> Path:
     """
     sweep = read_sweep(folder)
     page = folder / "report.html"
+    # Before the page, which names them.
     pictures = write_pictures(sweep, folder)
     again = REQUEST if (folder / REQUEST).exists() else None
     write_whole(page, render(sweep, again=again, pictures=pictures).encode())

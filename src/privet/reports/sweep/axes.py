@@ -116,6 +116,7 @@ def _view(sweep: Sweep, marks: Sequence[Mark], key: str, label: str) -> View:
         ),
         linear=layout.scale(log=False),
         log=layout.scale(log=True) if can_log else None,
+        # Below that factor both scales look alike, and a linear one is easier to read.
         starts_log=can_log and finite[-1] >= 3 * finite[0],
         lane=_lane(marks, numbers, key),
     )
@@ -131,6 +132,7 @@ def _value(sweep: Sweep, of: Estimate | Cell, key: str) -> Value | None:
         return "the experiment" if of.kind == "federated" else None
     if key in of.settings:
         return of.settings[key]
+    # The same tables that the plan leaves out of a baseline's settings.
     free = ("privacy.",) if of.kind == "federated" else ("privacy.", "strategy.", "encryption.")
     if of.baseline and key.startswith(free):
         return None
@@ -164,6 +166,7 @@ def _texts(sweep: Sweep, key: str, values: Iterable[Value | None]) -> list[str]:
 
 def _series(marks: Sequence[Mark], key: str) -> tuple[tuple[SweepSeries, ...], tuple[int, ...]]:
     """Series by what the settings say beside `key`, federations first; and each mark's place."""
+    # Along the epsilon that was spent, noise is no setting of its own: it is what spent it.
     dropped = _BUDGET if key in ("epsilon", "asked") else (key,)
     rests = [
         replace(mark.of, settings=_without(mark.of.settings, dropped))
@@ -235,6 +238,8 @@ class _Layout:
         levels = _levels(finite, self.asked, log=log) if self.exact else finite
         if self.texts is not None:
             levels = [float(place) for place in range(len(self.texts))]
+        # Budgets of one target differ in the third digit: an axis from the least to the largest
+        # would make that a trend.
         edges = [finite[0] / _APART, finite[-1] * _APART] if self.exact and _near(finite) else []
         reach = [*finite, *levels, *edges] or [0.0]
         right = _BEFORE_LANE if math.inf in self.numbers else _RIGHT
@@ -282,6 +287,7 @@ def _near(values: Sequence[float]) -> bool:
 def _steps(low: float, high: float) -> list[float]:
     """1, 2 and 5 times the powers of ten around two positive numbers."""
     powers = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 2)
+    # By their texts: 5 * 10.0 ** -6 is not the float that is written 5e-6.
     return [float(f"{factor}e{power}") for power in powers for factor in (1, 2, 5)]
 
 
@@ -359,6 +365,8 @@ def _points(
             continue
         seeds = settings[mark.setting].by_seed().values()
         values = [[measure(cell) for cell in cells] for cells in seeds if cells]
+        # A seed counts whole or not at all: a mean over the silos that happen to be done compares
+        # with nothing.
         whole = [None if None in each else combine(_given(each)) for each in values]
         found.append(_point(whole, write))
     return found
@@ -369,6 +377,7 @@ def _point(values: Sequence[float | None], write: Callable[[float], str]) -> Poi
     known = _given(values)
     if not known or len(known) < len(values):
         return Point(None, None, NOTHING)
+    # A mean over the seeds that got there would reward a setting for the seeds that never do.
     reached = finite(known)
     if len(reached) < len(known):
         seeds = f"with {len(reached)} of {len(known)} seeds" if len(known) > 1 else "not reached"
@@ -456,6 +465,7 @@ class Targets:
 
 def targets(sweep: Sweep) -> Targets | None:
     """From the best mean of a federation with privacy, else of any estimate; None without any."""
+    # A target that only training without privacy reaches would be "never" for everything else.
     private = [each.mean for each in sweep.estimates if each.epsilon is not None]
     means = finite(private) or finite(each.mean for each in sweep.estimates)
     if not means:

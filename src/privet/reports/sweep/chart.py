@@ -99,4 +99,5 @@ def _description(view: View, height: Quantity, shown: Sequence[Mark]) -> str:
         for mark, point in zip(shown, height.points, strict=True)
         if not mark.cell
     ]
+    # A screen reader reads all of it aloud; the table below has every figure.
     return f"{height.label} by {view.label or 'setting'}: {'; '.join(points[:30])}"

@@ -75,6 +75,8 @@ def verdict(sweep: Sweep) -> Verdict:
 
 def advice(sweep: Sweep) -> tuple[str, ...]:
     """What picking the best costs: of private tuning the outcome, else a warning."""
+    # What is left are the sentences about the choice; those about results stand elsewhere on the
+    # page.
     alone = replace(sweep, estimates=(), comparisons=(), cells=())
     return tuple(plus_minus(line) for line in findings(alone))
 
@@ -137,6 +139,7 @@ def _course(sweep: Sweep) -> str:
         for each in sweep.estimates
         if each.kind == "federated" and each.asked_epsilon is None and _rest(each) == rest
     ]
+    # One budget is told once, though it is both ends.
     ends = same[:1] + same[1:][-1:]
     said = [f"{_mean(each)} at epsilon {asked_text(each)}" for each in ends]
     said += [f"{_mean(plain[0])} without privacy"] if plain else []

@@ -165,6 +165,7 @@ def _by_silo(setting: Setting) -> _Known:
     for cell in setting.cells:
         for silo, value in _of(cell):
             values.setdefault(silo, []).append(value)
+    # Exact sums: the same results give the same bytes, in whatever order cells were done.
     means = ((silo, math.fsum(each) / len(each)) for silo, each in values.items())
     return sorted(means, key=lambda each: each[1])
 
