@@ -107,6 +107,7 @@ class Adult(Classification):
         numbers = [_scaled(cells[:, column].astype(float), column) for column in _RANGES]
         kinds = [one_hot(cells[:, i], words.split()) for i, words in _VOCABULARIES.items()]
         inputs = np.column_stack([*numbers, *kinds]).astype(np.float32)
+        # By way of one_hot, which refuses a word that is not among those.
         targets = one_hot(cells[:, -1], _INCOMES).argmax(axis=1)
         examples = Examples(torch.from_numpy(inputs), torch.from_numpy(targets))
         if not self._by_education:

@@ -61,6 +61,7 @@ def scattering(images: Tensor) -> Tensor:
     Of the channels the first is the average, then come the wavelets of the first scale and of the
     second, then pairs of both, the second changing faster.
     """
+    # Four pixels of padding on each side, over which the averages reach.
     size = images.shape[-1] + 8
     fine, coarse = (wavelets.unsqueeze(0) for wavelets in _wavelets(size))
     padded = F.pad(images.unsqueeze(1), (4, 4, 4, 4), mode="reflect")
@@ -80,6 +81,7 @@ def scattering(images: Tensor) -> Tensor:
 
 def _halved(spectrum: Tensor) -> Tensor:
     """The modulus of every second pixel of what has this spectrum, shape (n, c, size, size)."""
+    # To take every second pixel is to fold the spectrum, and what is inverted is then a quarter.
     for axis in (-2, -1):
         low, high = spectrum.chunk(2, dim=axis)
         spectrum = (low + high) / 2
@@ -110,6 +112,7 @@ def _morlet(size: int, width: float, frequency: float, angle: float) -> _Array:
     wavelet = wave - wave.sum() / envelope.sum() * envelope
     # An FFT convolves in a circle: what of a wavelet is beyond the image comes in again.
     periodic = wavelet.reshape(5, size, 5, size).sum(axis=(0, 2))
+    # A Morlet wavelet at -u is the conjugate of that at u: its spectrum is real but for rounding.
     spectrum: _Array = np.fft.fft2(periodic).real
     return spectrum
 
@@ -122,6 +125,7 @@ def _averages(size: int) -> tuple[Tensor, Tensor]:
     only; the second is for what was halved already.
     """
     x = np.arange(-2 * size, 3 * size)
+    # Kymatio's width for two scales, 0.8 * 2.
     gauss = np.exp(-(x**2) / (2 * 1.6**2)) / (math.sqrt(2 * np.pi) * 1.6)
     spectrum = np.fft.fft(gauss.reshape(5, size).sum(axis=0)).real
     slow = np.r_[: size // 4, size - size // 4 : size]
