@@ -117,9 +117,13 @@ def _secant(points: list[tuple[float, float]], target: float) -> float | None:
     """Where the line through the last two points meets the middle of the accepted band."""
     if not points:
         return None
+    # Of one point alone: epsilon falls as one over the noise, and faster where there is little of
+    # it.
     (x, y), slope = points[-1], -1.3
     if len(points) == 2 and points[0][0] != x:
+        # Rounding can make two close points lie level or rise.
         slope = min((y - points[0][1]) / (x - points[0][0]), -0.2)
+    # exp(60) is far above _MOST_UNITS, and nothing overflows.
     return math.exp(min(x + (math.log(target * (1 + _SLACK) / 2) - y) / slope, 60.0))
 
 

@@ -124,6 +124,8 @@ def _prv(parts: tuple[Segment, ...], delta: float) -> float | None:
     with untouched_root_logger():
         from opacus.accountants import PRVAccountant
     accountant = PRVAccountant()
+    # As Opacus' own optimizer would have left it: there is no other way to hand over many steps at
+    # once.
     accountant.history = [(part.noise_multiplier, part.sampling_rate, part.steps) for part in parts]
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")

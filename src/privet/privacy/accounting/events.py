@@ -22,6 +22,7 @@ from privet.errors import PrivacyError
 from privet.privacy.dp_events import DpEvent, dpa
 
 VERSION = 1
+# Far above what is ever written: an event of a peer must not exhaust the stack.
 _DEEPEST = 16
 
 

@@ -75,11 +75,13 @@ def gaussian_epsilon(noise_multiplier: float, delta: float, *, largest: float) -
         return 0.0
     # Above mu^2/2 + 8 mu, delta is below Phi(-8) < 1e-15.
     most = min(mu * (mu / 2 + 8), largest)
+    # brentq insists on an absolute tolerance; this one leaves the relative one to decide.
     epsilon = scipy.optimize.brentq(
         lambda epsilon: gaussian_delta(mu, epsilon) - delta, 0.0, most, xtol=1e-300, rtol=4 * _ULP
     )
     step = _ROUNDED_UP
     epsilon *= 1 + step
+    # What brentq returns may lie on the wrong side of the root.
     while gaussian_delta(mu, epsilon) > delta:
         epsilon, step = epsilon * (1 + step), 2 * step
     return float(epsilon)

@@ -348,6 +348,7 @@ def _refusal(delta: float, steps: int, whole: Pair) -> str:
         return (
             f"privacy.delta = {delta}: {steps} steps are too many for the accounting's arithmetic"
         )
+    # Two digits, rounded up by more than printing can round: the delta that is named is accepted.
     unit = 10.0 ** (math.floor(math.log10(smallest)) - 1)
     named = (math.floor(smallest / unit) + 1.01) * unit
     return f"privacy.delta = {delta}: the smallest delta that {steps} steps allow is {named:.1e}"
@@ -448,6 +449,7 @@ class _Step:
 
     def _bounds(self, steps: int) -> tuple[int, int]:
         """Indices outside which the T-fold sum has mass at most _TAIL (Chernoff)."""
+        # Half of _TAIL on either side.
         below, above = (steps * self._log_moments + math.log(2 / _TAIL)) / self._orders
         high = min((self.losses.masses.size - 1) * steps, math.ceil(above.min()))
         return max(0, math.floor(below.max())), max(high, 0)
@@ -469,6 +471,7 @@ _POWERS = np.outer(np.exp2(np.arange(-6, 5)), [1, 1.5]).ravel()
 
 def _moments(masses: _Floats, unit: float) -> list[float]:
     weight = np.exp(_POWERS[0] * unit * np.arange(masses.size))
+    # Every order is twice the one before the last: squaring takes the place of most exponentials.
     weights, moments = [weight, weight * np.sqrt(weight)], []
     for _ in range(_POWERS.size // 2):
         for weight in weights:
@@ -484,6 +487,7 @@ def _mechanism(part: Segment) -> tuple[float, float]:
 
 def _step_of(part: Segment, tilt: float, adding: bool) -> _Step:
     sigma, rate = _mechanism(part)
+    # Without sampling both directions are one object, and `losses_of` composes it once.
     return _step(sigma, rate, tilt, adding and rate < 1)
 
 
@@ -502,6 +506,7 @@ def _tilted(step: DiscreteLosses, grid: float, tilt: float) -> Losses:
     """One step with masses raised by what rounding may have lost, and scaled to a sum of 1."""
     masses = step.masses + step.rounding[:-1]
     if tilt:
+        # Weights relative to the last: none is above 1, so that none overflows.
         masses *= np.exp(tilt * grid * np.arange(1 - masses.size, 1))
     total = float(masses.sum())
     # Rounding of the weights and of their sum counts T-fold.

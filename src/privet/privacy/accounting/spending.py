@@ -126,6 +126,7 @@ def _all_composed(
         losses = losses_of(part, tilts)
         if whole is None or losses is None:
             return None
+        # A convolution, even with nothing, would add its rounding.
         whole = losses if whole is NOTHING else _composed(whole, losses)
     return whole
 

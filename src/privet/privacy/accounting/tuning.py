@@ -28,6 +28,7 @@ Law = Literal["geometric", "logarithmic", "poisson"]
 Curve = npt.NDArray[np.float64]
 """Renyi DP at each of ORDERS, add-or-remove adjacency; infinity without noise."""
 
+# Close together below 3, where the best order of a large epsilon lies.
 ORDERS = np.array(
     [*np.arange(1.1, 3, 0.1), *range(3, 65), *(80, 96, 128, 192, 256, 384, 512, 768, 1024)]
 )

@@ -24,7 +24,7 @@ class Accumulator(Protocol):
     """The server's side: ciphertexts in, one sum of ciphertexts out."""
 
     def add(self, body: memoryview) -> None:
-        """Add the body of an upload; all of it or, with Malformed or Refused, nothing."""
+        """Add the body of an upload; all of it or, with Malformed or UploadRefused, nothing."""
 
     def body(self) -> Iterator[bytes]:
         """The body of the sum, in parts."""

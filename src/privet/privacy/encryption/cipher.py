@@ -74,8 +74,8 @@ class Adder:
     def add(self, upload: bytes, *, client: str) -> None:
         """Add an upload that came, as the transport knows, from `client`.
 
-        Raises Malformed for bytes that are no upload, Refused for an upload of somebody else, of
-        other terms or parameters, of a client that is in the sum, or of one client too many.
+        Raises Malformed for bytes that are no upload, UploadRefused for an upload of somebody else,
+        of other terms or parameters, of a client that is in the sum, or of one client too many.
         """
         # The cheap checks of the clear header first; the body is looked at only if it may count.
         header, body = read_header(upload)
@@ -300,7 +300,7 @@ class Cipher:
 
 
 def make_cipher(scheme: str = "bfv", *, profile: str = "default") -> Cipher:
-    """The cipher of `[encryption] scheme`; `profile` names one of BFV's (`parameters`).
+    """The cipher of `[encryption] scheme`; `profile` names one of `PROFILES`, for BFV.
 
     BFV's way of talking to SEAL is tried on a known sum first. Where that fails a warning says so,
     and TenSEAL's documented `bfv_vector` takes its place at more than twice the bytes; clients and

@@ -120,7 +120,7 @@ def _as_reals(trailer: Trailer) -> Slots:
 
 
 def _tags(words: Words, chunk: int, slots: Slots) -> Slots:
-    """As in `tags`, over the reals: secret factors of random sign, between a half and one."""
+    """As in `codec.Tagger`, over reals: secret factors of random sign, between a half and one."""
     drawn = words.of(chunk, len(slots) + TAGS - 1)
     factors = (0.5 + (drawn >> 1) / 2**32) * np.where(drawn & 1, 1.0, -1.0)
     tags = [factors[k : k + len(slots)] @ slots / len(slots) for k in range(TAGS)]

@@ -126,6 +126,7 @@ def bound_to(terms: Terms, secret: SecretKey) -> bytes:
 
 def identity(client: str, *, terms: Terms, secret: SecretKey, bits: int) -> int:
     """A secret number of a client in one sum: what makes the list of clients unforgeable."""
+    # A zero byte between run and name, which neither can have: no two pairs give one message.
     message = bound_to(terms, secret) + bytes(1) + client.encode()
     digest = hmac.digest(secret.tag, b"privet encryption client 1" + message, hashlib.sha256)
     return int.from_bytes(digest[:16]) >> (128 - bits)
@@ -270,6 +271,7 @@ class FixedPointCodec:
             tags = coefficients[-TAGS:] % TAG_MODULUS
             # No early end: how long it takes must not say which chunk was altered.
             genuine &= np.array_equal(tags, tagger.tags(chunk, digits))
+            # A copy: a view would keep the chunk in memory.
             ends.append(digits[self.values :].copy())
             part = mean[chunk * self.values : (chunk + 1) * self.values]
             part[:] = from_digits(

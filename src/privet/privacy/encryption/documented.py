@@ -101,6 +101,7 @@ def bfv_vectors(plain_modulus: int) -> Vectors:
         context=lambda: _context(ts.SCHEME_TYPE.BFV, plain_modulus=plain_modulus),
         encrypt=ts.bfv_vector,
         parse=ts.bfv_vector_from,
+        # TenSEAL gives what is above half the modulus as a negative number.
         read=lambda found: (np.array(found, dtype=np.int64) % plain_modulus).view(np.uint64),
     )
 

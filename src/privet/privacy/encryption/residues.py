@@ -47,12 +47,13 @@ def to_digits(
 ) -> Integers:
     """weight * x, cut off at +-clamp before weighing, as integers 0 to 2 * levels, shape (d,).
 
-    0 stands for -clamp, `levels` for zero. Rounding is stochastic: the expectation is exact up to
-    float64, the error below one level.
+    0 stands for -clamp, `levels` for zero. Rounding is stochastic: the expectation is exact to
+    2^-24 of a level, the error below one level.
     """
     scaled = np.clip(x, -clamp, clamp, dtype=np.float64)
     scaled *= weight * levels / clamp
     scaled += levels
+    # 24 bits of dither are enough, and float32 is quicker to draw.
     scaled += rng.random(len(x), dtype=np.float32)
     # Truncation is floor, nothing being negative; the clip catches what float64 rounds beyond 2L.
     integers = scaled.astype(np.int64)
@@ -183,9 +184,9 @@ class ResidueSum:
         self._seeds: list[Bytes] = []
 
     def add(self, body: memoryview) -> None:
-        """Add an upload; Malformed or Refused leaves the sum as it was.
+        """Add an upload; Malformed or UploadRefused leaves the sum as it was.
 
-        Raises Refused for an upload that was added before, under whatever name.
+        Raises UploadRefused for an upload that was added before, under whatever name.
         """
         packed, seeds = read_frames(body, chunks=len(self._total), seeds=1)
         # Its ciphertexts once more, under another name, would count one silo's update twice. The

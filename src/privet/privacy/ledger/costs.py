@@ -136,6 +136,7 @@ Branch = tuple[tuple[Segment, ...], Tilts]
 """The parts of a branch, and their tilts."""
 
 
+# Bounded by bytes and not by number: a branch holds from one mass to a million.
 class _Branches:
     """The branches of trees that were used last, up to REMEMBERED_BYTES of losses."""
 

@@ -102,6 +102,7 @@ def connect(path: Path, *, durable: bool = True) -> sqlite3.Connection:
         f"file:{quote(str(demand_file(path).absolute()))}?mode=rw",
         uri=True,
         isolation_level=None,  # else sqlite3 begins transactions by itself, and late
+        # SignedLog has its threads take turns.
         check_same_thread=False,
         timeout=30.0,
     )
@@ -242,6 +243,7 @@ def write_new(path: Path, key: SiloKey, time: str) -> None:
     connection = connect(unfinished)
     try:
         head_file = _first_transaction(connection, key, time)
+        # Not before: a log would lie beside the file under the name that it is about to lose.
         connection.execute("PRAGMA journal_mode = WAL")
     finally:
         connection.close()

@@ -201,6 +201,7 @@ def read_head_file(ledger: Path) -> HeadFile:
     return head_file
 
 
+# Every transaction reads the file, and nearly always finds what it knows.
 @lru_cache(maxsize=4)
 def _parsed(content: bytes) -> tuple[HeadFile, bool]:
     """The content of a head file, and whether the file holds just that."""
@@ -231,6 +232,7 @@ def _message(sequence: int, hash_: str) -> bytes:
 
 
 def _head_file_message(sequence: int, hash_: str, image: str | None) -> bytes:
+    # "beacon" is in every signature so far, hence for good.
     return b"privet ledger beacon 1\n" + canonical([sequence, hash_, image])
 
 
@@ -251,6 +253,7 @@ def written(clock: Clock) -> str:
     return now.astimezone(UTC).isoformat(timespec="microseconds")
 
 
+# Each version is read from a file of its package.
 @lru_cache(maxsize=1)
 def versions() -> str:
     """The software that writes the entries."""

@@ -85,6 +85,7 @@ class SignedLog:
         """The history up to date; other processes may go on writing meanwhile."""
         with self._mutex, database.sqlite_errors(self.path):
             self._demand_usable()
+            # What is known is compared with, and what is new is read from, one state of the file.
             self._connection.execute("BEGIN")
             try:
                 self._catch_up()
@@ -201,6 +202,7 @@ class SignedLog:
             raise distrust(self.path, "another file was put in its place")
 
     def _sign_pages(self) -> None:
+        # Not the usual minute: nobody should wait to end for what is only convenience.
         with exclusive(beside(self.path, ".lock"), seconds=5.0):
             self._demand_same_file()
             self._check_end()

@@ -29,6 +29,7 @@ def best_guess(*, epsilon: float, delta: float) -> float:
     mechanism releases, under add-or-remove adjacency: (e^epsilon + delta) / (e^epsilon + 1), from
     the region of possible errors (Kairouz, Oh & Viswanath 2015, arXiv 1311.0776, Theorem 2.1).
     """
+    # Divided by e^epsilon, which a large epsilon makes overflow.
     return (1 + delta * math.exp(-epsilon)) / (1 + math.exp(-epsilon))
 
 

@@ -92,6 +92,8 @@ Limit = Positive | None
 
 
 class _Table(BaseModel):
+    # Strict, since "1" for 1 in a policy is a slip that someone should see; but for tuples, field
+    # by field: TOML has lists alone.
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 

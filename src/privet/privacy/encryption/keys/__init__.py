@@ -5,11 +5,11 @@ what is sealed, and cannot put its own key in place of a silo's, because the sil
 identity keys from a roster that their operators fixed beforehand.
 
     roster     who may take part, and which of them makes the key
-    offers     a fresh public key of each silo, signed
-    wrap       the key on its way from the elected silo to each of the others
-    runkey     the key itself, in memory and in a file
-    uploads    signed statements about what is sent to be added
-    rotation   when the next key is due
+    messages   each silo's fresh public key; the key, wrapped for each of the others; signed
+               statements about what is sent to be added
+    agreement  the encryption between two silos
+    runkey     the key itself, in memory and in a file, and when the next one is due
+    secret     bytes that are not shown
 
 Two limits. A key holder that sides with the server can read every single update of its epoch;
 pairwise masks (privet.privacy.encryption.masks) prevent that, up to the number of colluding silos

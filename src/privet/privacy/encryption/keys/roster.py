@@ -261,6 +261,7 @@ def _refuse_repeats(what: str, values: list[str]) -> None:
 
 def _roster(raw: object) -> Roster:
     table = _table(raw, "the roster", ("version", "silos"))
+    # `type`, since true == 1.
     if type(table["version"]) is not int or table["version"] != 1:
         raise RosterError("version must be 1")
     if not isinstance(table["silos"], list):
@@ -293,6 +294,7 @@ def _read(path: Path) -> object:
         raise RosterError(f"{path}: a roster is a .toml or a .json file")
     try:
         with path.open("rb") as file:
+            # One byte more says that there is more; all of it need not be read.
             content = file.read(LARGEST_FILE + 1)
     except OSError as error:
         raise RosterError(f"{path}: the roster cannot be read ({error.strerror})") from None

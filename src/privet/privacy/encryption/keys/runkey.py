@@ -132,6 +132,7 @@ def _secret(content: bytes, kind: str, session: Session) -> Secret:
 def _alone_in(folder: Path) -> AbstractContextManager[int]:
     """Keep other processes that ask for the same out."""
     try:
+        # The folder: a lock on a key file would go with the file that is replaced.
         return locked(folder, seconds=math.inf, flags=os.O_DIRECTORY)
     except OSError as error:
         raise KeyFileError(f"{folder}: keys cannot be kept there ({error.strerror})") from None
