@@ -30,7 +30,7 @@ from privet.privacy.encryption.keys.roster import name_like
 from privet.privacy.policy.rules import one_line
 
 LARGEST_MESSAGE_MB = 2000
-"""gRPC's own limit is 2 GiB."""
+"""A protobuf message must have less than 2 GiB."""
 
 
 def check_name(text: str) -> str:

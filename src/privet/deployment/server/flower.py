@@ -419,12 +419,12 @@ class Reply:
         return str(self.head.metadata.reply_to_message_id)
 
 
-# Flower's sessions are reentrant, so the lock must be.
 class _InTurn(SqlLinkState):
     """One thread at a time: SQLite lets one write, and has the others sleep and give up."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
+        # Flower's sessions are reentrant, so the lock must be.
         self._turn = threading.RLock()
 
     @contextmanager

@@ -72,7 +72,7 @@ ONLINE = 30.0
 _BEAT = HEARTBEAT / 2
 _FIRST_WAIT, _LONGEST_WAIT = 0.25, 8.0
 _UPLOAD_TIMEOUT = 170.0
-"""Seconds that a server waits for the parts of a reply."""
+"""Seconds to try for a part of a reply: Flower gives an upload up 180 s after its last part."""
 
 # A ValueError is an answer that is no message; a proxy's page, for one, says nothing final.
 _TROUBLE = (httpx.HTTPError, ValueError)
