@@ -263,6 +263,7 @@ def _silos_of(path: Path, keys: Mapping[str, str]) -> dict[str, str]:
     for key in keys.values():
         try:
             parties = load_parties(path, project_key=key)
+        # The list does not say whose it is: every key is tried.
         except PrivetError:
             continue
         return {member.name: member.identity for member in parties.members if member.role == "silo"}

@@ -107,6 +107,7 @@ def write_new(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     try:
         create(part, content, mode=mode)
         path.hardlink_to(part)  # unlike a rename, it never overwrites
+    # An OSError too, of which the others mean something else.
     except FileExistsError:
         raise
     except OSError:  # the file system has no hard links

@@ -107,6 +107,7 @@ class WorkerPool:
             daemon=True,
         )
         process.start()
+        # Else the pipe would not end when the worker does.
         theirs.close()
         return _Worker(process, ours)
 
@@ -188,6 +189,7 @@ def _serve(
     for connection in inherited:
         connection.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    # As the parent has it (`one_thread`), which a process that was not forked does not know.
     torch.set_num_threads(1)
     assume_identity(next(iter(silos.values())).run_id)
     client_app = make_client_app()

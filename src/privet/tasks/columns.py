@@ -188,6 +188,7 @@ def one_hot(labels: Labels, vocabulary: Sequence[str]) -> Numbers:
 def in_order(words: set[str]) -> tuple[str, ...]:
     """Sorted as numbers when all are numbers, else as texts."""
     try:
+        # The text decides between 1 and 1.0: a set has another order in every process.
         return tuple(sorted(words, key=lambda word: (float(word), word)))
     except ValueError:
         return tuple(sorted(words))

@@ -497,6 +497,7 @@ def _step(sigma: float, rate: float, tilt: float, adding: bool) -> _Step:
     return _Step(_tilted(_untilted(sigma, rate, fine)[adding], GRID / fine, tilt), fine)
 
 
+# For both directions, whatever their tilts.
 @lru_cache(maxsize=16)
 def _untilted(sigma: float, rate: float, fine: int) -> tuple[DiscreteLosses, DiscreteLosses]:
     return sampled_gaussian(noise_multiplier=sigma, sampling_rate=rate, grid=GRID / fine)

@@ -201,6 +201,7 @@ class Words:
     """Secret pseudorandom words of 32 bits for every chunk of one sum."""
 
     def __init__(self, tag_key: bytes, *, purpose: bytes, context: bytes) -> None:
+        # With its length, so that no purpose and context can be taken for another two.
         info = b"privet encryption 1 %d %b%b" % (len(purpose), purpose, context)
         self._key = HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(tag_key)
 

@@ -61,6 +61,7 @@ class Terms:
 
 def checked_name(field: str, name: str) -> str:
     """`name`, if it is 1 to 255 bytes of printable text; EncryptionError otherwise."""
+    # A lone surrogate has no encoding; that it is not printable refuses it.
     if not (0 < len(name.encode(errors="replace")) <= 255 and name.isprintable()):
         raise EncryptionError(f"{field} = {name[:40]!r}: allowed are 1 to 255 printable characters")
     return name

@@ -99,6 +99,7 @@ def connect(path: Path, *, durable: bool = True) -> sqlite3.Connection:
     `durable`: it is with the operating system, which a killed process survives, a power cut not.
     """
     connection = sqlite3.connect(
+        # By URI, since only so a missing file is refused; quoted, since a path may hold ? and #.
         f"file:{quote(str(demand_file(path).absolute()))}?mode=rw",
         uri=True,
         isolation_level=None,  # else sqlite3 begins transactions by itself, and late
@@ -183,6 +184,7 @@ def insert(connection: sqlite3.Connection, entry: Entry, head: Head) -> None:
         f"INSERT INTO entries ({', '.join(COLUMNS)}) VALUES ({marks})",  # noqa: S608
         entry.values(),
     )
+    # Behind the entry, which the trigger on heads looks for.
     connection.execute(
         "INSERT INTO heads VALUES (?, ?, ?)", (head.sequence, head.hash, head.signature)
     )

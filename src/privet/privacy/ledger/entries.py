@@ -201,7 +201,7 @@ def read_head_file(ledger: Path) -> HeadFile:
     return head_file
 
 
-# Every transaction reads the file, and nearly always finds what it knows.
+# Read in every transaction; a simulation's is the same until its ledger is closed.
 @lru_cache(maxsize=4)
 def _parsed(content: bytes) -> tuple[HeadFile, bool]:
     """The content of a head file, and whether the file holds just that."""

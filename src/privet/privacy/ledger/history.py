@@ -169,6 +169,7 @@ class History:
                 self._rounds.setdefault(place, []).append(entry.sequence)
             case "commit" | "release":
                 number = entry.reservation or 0
+                # One without its reservation is what `problems` finds.
                 if number in self.charges:
                     charge = self.charges[number]
                     self.charges[number] = replace(charge, event=entry.event, open=False)

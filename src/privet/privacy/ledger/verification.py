@@ -279,6 +279,7 @@ def _file_findings(connection: sqlite3.Connection, path: Path) -> Iterator[Findi
     if rows != [("ok",)]:
         yield Finding(None, f"the file is damaged: {rows[0][0]}")
     wal = beside(path, "-wal")
+    # What the log holds may be of pages that the file does not have yet.
     if not (wal.exists() and wal.stat().st_size):
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
         size = connection.execute("PRAGMA page_size").fetchone()[0]
@@ -337,6 +338,7 @@ def _head_file_findings(
 def _export_findings(path: Path, entries: Sequence[Entry], public: str) -> Iterator[Finding]:
     for finding in verify_bundle(path, public):
         yield Finding(finding.sequence, f"{path}: {finding.problem}")
+        # One is enough: what cannot be believed says nothing about the ledger.
         return
     held = {entry.hash for entry in entries}
     for entry in read_bundle(path).entries:

@@ -336,6 +336,7 @@ class Policy(BaseModel):
         return cls._from_mapping(_read(path), source=str(path))
 
     @classmethod
+    # A simulated silo asks for it in every message.
     @lru_cache(maxsize=1)
     def permissive(cls) -> Self:
         """Everything is allowed, at any epsilon: for simulations, whose silos are pretended."""

@@ -213,6 +213,7 @@ class Masked:
         )
 
     def fields(self) -> tuple[Field, ...]:
+        # In the order of the members, in which `read` takes them: `held` was made in it.
         both = (
             share.reveal() for held in self.held.values() for share in (held.personal, held.pair)
         )
