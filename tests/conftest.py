@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -20,6 +21,15 @@ if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+# Ledgers and run folders are written through to the disk thousands of times, which takes minutes.
+# Not where devices or programs in a folder of a test would not work.
+SHARED = "/dev/shm"
+if (
+    os.path.ismount(SHARED)
+    and not os.statvfs(SHARED).f_flag & (os.ST_NODEV | os.ST_NOEXEC)
+    and shutil.disk_usage(SHARED).free > 4 << 30
+):
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", SHARED)
 settings.register_profile("suite", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("suite")
 torch.set_num_threads(1)
