@@ -10,10 +10,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from privet import Examples, Experiment
-from privet.client.training import LocalTraining, plan_round, train
+from privet.client.training import LocalTraining, loss_of, plan_round, train
+from privet.errors import DataError
 from privet.experiment import TrainingSettings
 from privet.privacy.mechanisms import DpSgd, ExampleLoss, SeededNoise, privatise
 from privet.randomness import numpy_generator, stream
+from privet.tasks import load_task
+from privet.tasks.registry import kept_tasks
 from privet.vectors import FlatModel
 
 
@@ -37,13 +40,13 @@ def experiment(**settings: object) -> Experiment:
 
 
 def trained(setup: Experiment, examples: Examples, **arguments: object):
+    arguments = {"plan": plan_round(setup, n_records=max(1, len(examples))), **arguments}
     weights = np.linspace(-1, 1, 8, dtype=np.float32)
     work = LocalTraining(
         lambda: FlatModel(Line().model()),
         ExampleLoss(Line().loss),
         examples,
         weights,
-        plan=plan_round(setup, n_records=len(examples)),
         training=setup.training,
         lr=setup.training.lr,
         noise=lambda: SeededNoise(stream(1, "noise")),
@@ -191,3 +194,18 @@ def test_with_and_without_privacy_the_same_number_of_steps_is_planned(
     assert other.mechanism is not None
     assert other.mechanism.sampling_rate == min(batch_size, n) / n
     assert other.mechanism.batch_size == min(batch_size, n)
+
+
+def test_no_record_left_to_train_on_ends() -> None:
+    with pytest.raises(DataError, match="no record is left to train on"):
+        trained(experiment(), points(5).take([]), plan=plan_round(experiment(), n_records=5))
+
+
+def test_a_task_that_keeps_its_data_has_the_same_loss() -> None:
+    plain = load_task("digits")
+    with kept_tasks():
+        kept = load_task("digits")
+    assert type(kept) is not type(plain)
+    assert loss_of(kept, TrainingSettings()).separable
+    assert loss_of(plain, TrainingSettings()).separable
+    assert not loss_of(Line(), TrainingSettings()).separable

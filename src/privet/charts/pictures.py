@@ -38,7 +38,7 @@ def picture(charts: Sequence[Chart], kind: str, *, dpi: int, down: bool = False)
 
     rows, columns = (len(charts), 1) if down else (1, len(charts))
     wide = 7.2 if columns == 1 else 4.8 * columns
-    tall = rows * (max(2.4, *(chart.height / 100 for chart in charts)) + 1.2)
+    tall = rows * (max([2.4, *(chart.height / 100 for chart in charts)]) + 1.2)
     into = io.BytesIO()
     with mpl.rc_context(dict(_STYLE)), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a glyph that the font lacks

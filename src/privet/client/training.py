@@ -201,7 +201,8 @@ def loss_of(task: Task, training: TrainingSettings) -> ExampleLoss:
     """The task's loss as training takes it, with the experiment's class weights."""
     # Of torch's own cross entropy it is known that a batch is the mean of its examples; a task that
     # overrides it may do anything.
-    known = getattr(type(task), "loss", None) is Classification.loss
+    # By the function, not by the class: a task that keeps its data is another one's wrapper.
+    known = getattr(task.loss, "__func__", None) is Classification.loss
     return ExampleLoss(task.loss, training.class_weights, separable=known)
 
 
@@ -232,6 +233,8 @@ def _without(batch: np.ndarray, start: int, stop: int) -> np.ndarray:
 
 def _epochs(n_records: int, plan: LocalPlan, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """`plan.steps` batches of shuffled passes over the records; a pass ends with a short batch."""
+    if n_records == 0:
+        raise DataError("no record is left to train on: all are held out (evaluation.holdout)")
     left = plan.steps
     while left > 0:
         order = rng.permutation(n_records)

@@ -156,7 +156,10 @@ def _fetch(client: AdminClient, job: str, out: Path) -> None:
     state = client.job(job)
     if not state["files"]:
         raise PrivetError(f"job {job} has nothing to fetch yet: it is {state['state']}")
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PrivetError(f"--out {out}: it cannot be a folder ({error.strerror})") from None
     write_whole(out / "job.json", (json.dumps(state, indent=2) + "\n").encode())
     with Progress(TextColumn("{task.description}"), BarColumn(), DownloadColumn()) as bars:
         for name in state["files"]:
@@ -174,6 +177,7 @@ def _fetch(client: AdminClient, job: str, out: Path) -> None:
 
 def _show(project: dict[str, Any]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console()
@@ -182,7 +186,7 @@ def _show(project: dict[str, Any]) -> None:
         silos.add_column(column)
     for silo in project["silos"]:
         state = "online" if silo["online"] else "offline"
-        silos.add_row(silo["name"], state, silo["working_on"] or "")
+        silos.add_row(escape(silo["name"]), state, escape(silo["working_on"] or ""))
     console.print(silos)
     if not project["jobs"]:
         return
@@ -192,7 +196,8 @@ def _show(project: dict[str, Any]) -> None:
         jobs.add_column(column)
     for job in project["jobs"]:
         rounds = f"{job['round']}/{job['rounds']}"
-        jobs.add_row(job["id"], job["requester"], job["task"], rounds, job["state"], job["detail"])
+        row = (job["id"], job["requester"], job["task"], rounds, job["state"], job["detail"])
+        jobs.add_row(*map(escape, row))
     console.print(jobs)
 
 

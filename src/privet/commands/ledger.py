@@ -170,6 +170,7 @@ def _chosen(history: History, dataset: str | None) -> tuple[str, ...]:
 
 def _table(history: History, datasets: Sequence[str], delta: float, budget: float | None) -> Table:
     from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
     from rich.table import Table
 
     from privet.reports.ledger import jobs_of
@@ -189,9 +190,11 @@ def _table(history: History, datasets: Sequence[str], delta: float, budget: floa
         table.add_column(title, justify="right", no_wrap=True)
     for dataset in datasets:
         for job in jobs_of(history, dataset):
-            table.add_row("", *_row(history, dataset, delta, job=job), "")
+            table.add_row("", *map(escape, _row(history, dataset, delta, job=job)), "")
         total = _row(history, dataset, delta)
-        table.add_row(dataset, *total, _left(total[-1], budget), style="bold", end_section=True)
+        table.add_row(
+            escape(dataset), *total, _left(total[-1], budget), style="bold", end_section=True
+        )
     return table
 
 

@@ -186,11 +186,12 @@ def _clip(experiment: Experiment) -> str:
 
 def _conclude(summary: dict[str, Any], folder: Path) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in _figures(summary):
-        table.add_row(name, value)
+        table.add_row(escape(name), escape(value))
     console = Console()
     console.print()
     console.print(table)

@@ -133,6 +133,7 @@ def _interruptible(folder: Path) -> Iterator[None]:
 def _conclude(result: Sweep, folder: Path) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from privet.sweeps.results import accuracy_text, findings, title
@@ -143,7 +144,7 @@ def _conclude(result: Sweep, folder: Path) -> None:
         table.add_column(heading, justify="right", overflow="fold")
     for each in result.estimates:
         spent = "-" if each.epsilon is None else f"{each.epsilon:.3f}"
-        table.add_row(title(each), str(len(each.seeds)), spent, accuracy_text(each))
+        table.add_row(escape(title(each)), str(len(each.seeds)), spent, accuracy_text(each))
     Console().print(table)
     for line in findings(result):
         typer.echo(line)

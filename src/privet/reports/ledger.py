@@ -29,12 +29,16 @@ def write_plot(
     Raises:
         PrivetError: `path` cannot be written.
     """
+    if not datasets:
+        raise PrivetError("the ledger has no entry yet: there is nothing to draw")
     jobs = dict.fromkeys(job for dataset in datasets for job in jobs_of(history, dataset))
     styles = {job: silo_style(place) for place, job in enumerate(jobs)}
     charts = [_chart(history, each, styles, delta=delta, budget=budget) for each in datasets]
     kind = path.suffix.removeprefix(".") or "png"
     try:
         write_whole(path, picture(charts, kind, dpi=130, down=True))
+    except ValueError as error:  # matplotlib names the kinds that it can draw
+        raise PrivetError(f"--plot {path}: {error}") from None
     except OSError as error:
         raise PrivetError(f"--plot {path}: it cannot be written ({error.strerror})") from None
 

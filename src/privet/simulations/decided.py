@@ -50,10 +50,11 @@ class Decided:
         A `private` run of a version that kept none of this cannot be gone on with: its noise had
         other names.
         """
+        path = folder / "silos.json"
         try:
-            begun = json.loads(read_file(folder / "silos.json"))
-        except ValueError:
-            raise DataError(f"{folder / 'silos.json'} is damaged: it is not JSON") from None
+            begun = dict(json.loads(read_file(path))) if path.exists() else {}
+        except (TypeError, ValueError):
+            raise DataError(f"{path} is damaged: it is not a JSON object") from None
         for name, value in self.plain().items():
             if name not in begun and private:
                 raise ExperimentError(

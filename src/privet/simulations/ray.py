@@ -30,8 +30,11 @@ def run_on_ray(
         ) from None
     if prepared.experiment.strategy.name == "scaffold" and hosting.resume:
         raise ExperimentError("--resume with --engine ray and scaffold: Ray keeps no silo memory")
-    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     from flwr.simulation import run_simulation
+    from flwr.supercore import telemetry
+
+    # Flower reads the variable once, when it is imported, which was before this.
+    telemetry.FLWR_TELEMETRY_ENABLED = os.environ.get("FLWR_TELEMETRY_ENABLED", "0")
 
     logging.getLogger("flwr").setLevel(logging.ERROR)  # its progress would mix with ours
     outcome = _Outcome()

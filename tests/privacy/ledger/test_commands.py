@@ -175,3 +175,14 @@ def test_a_clock_that_ran_ahead_is_vouched_for(path, key, my_key, records):
     with Ledger.open(path, key) as ledger:
         ledger.note("and goes on", who="operator")
     assert verify(path, key.public) == []
+
+
+def test_a_plot_of_nothing_and_an_unknown_kind_of_picture_are_one_line(used, path, tmp_path):
+    empty = tmp_path / "empty.sqlite"
+    made = call("init", empty, "--key", tmp_path / "new.key")
+    assert made.exit_code == 0, made.output
+    for ledger, name, said in ((empty, "a.png", "nothing to draw"), (path, "a.foo", "'foo'")):
+        done = call("show", ledger, "--plot", tmp_path / name)
+        assert isinstance(done.exception, PrivetError | SystemExit)
+        assert said in f"{done.exception} {done.output}"
+        assert not (tmp_path / name).exists()
