@@ -24,6 +24,7 @@ from privet.privacy.mechanisms import DpSgd, NoisyShare, SeededNoise, gradients,
 from privet.privacy.mechanisms.batched import rows
 from privet.privacy.mechanisms.canaries import CANARY_NORM
 from privet.randomness import stream
+from privet.record.folder import RunFolder
 from privet.simulations import vectorised
 from privet.strategies import averaging
 
@@ -276,6 +277,16 @@ def _server(stack: ExitStack) -> None:
     stack.enter_context(patch.object(averaging._MeanRound, "close", closed))
 
 
+def _given_away(stack: ExitStack) -> None:
+    """The model that is given away at the end is not that of the last round."""
+    save = RunFolder.save_model
+
+    def moved(self: RunFolder, tensors: Any) -> None:
+        save(self, {name: values + np.float32(0.01) for name, values in tensors.items()})
+
+    stack.enter_context(patch.object(RunFolder, "save_model", moved))
+
+
 def _actual_size(stack: ExitStack) -> None:
     """The sum is divided by how many records there really were."""
     step, pre_step = rows._Stack.step, per_example.PrivateOptimizer.pre_step
@@ -394,6 +405,7 @@ FAULTS: dict[str, Fault] = {
     "averaged with what has no noise": _result(lambda update: update * 0.9),
     "changed when sent": _sent,
     "the server moves on": _server,
+    "another model is given away": _given_away,
     "evaluation without noise": _evaluation(0.0),
     "evaluation with half the noise": _evaluation(0.5),
     "evaluation exact": _exact,

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import patch
 
+import numpy as np
 import pytest
 
 from audits.faults import CANARIES, FAULTS, planted
 from audits.mechanism import planted as whole
 from privet import Execution, Experiment
-from privet.audits import CHECKS, audit
+from privet.audits import CHECKS, audit, evidence
+from privet.audits.deep.again import claim_of_another_run
 from privet.audits.mechanism import claims
 from privet.audits.sound import claims_of_code, claims_of_steps
+from privet.client.silo import Silo
+from privet.randomness import stream
 from privet.simulations import Engine
 from privet.simulations.run import simulate
 
@@ -118,9 +123,45 @@ def test_the_faults_are_those_of_the_mechanism_and_others() -> None:
 @pytest.mark.slow
 def test_correct_runs_pass(tmp_path: Path) -> None:
     """Of 400 correct runs at most 4 fail; each of the claims fails once in 1,000, at most."""
-    wrong = 0
+    wrong, small = 0, {"model": "linear", "rounds": 2, "federation.silos": 2}
     for seed in range(400):
-        folder = tmp_path / str(seed)
-        folder.mkdir()
-        wrong += bool(failed(ran(folder, None, seed=seed), CHECKS))
+        out = tmp_path / str(seed)
+        experiment = Experiment.from_mapping(SETTINGS).with_settings({**small, "seed": seed})
+        simulate(experiment, out=out, execution=Execution(canaries=CANARIES, engine="vectorised"))
+        wrong += audit([out], base=tmp_path).verdict == "FAIL"
     assert wrong <= 4
+
+
+def test_two_runs_with_the_same_noise_fail_together(tmp_path: Path) -> None:
+    """Streams that are named by the seed alone are those of the next run of other settings."""
+    for name, epsilon in (("one", 8.0), ("two", 4.0)):
+        experiment = Experiment.from_mapping(SETTINGS).with_settings({"privacy.epsilon": epsilon})
+        with patch.object(Silo, "entropy", _by_seed_alone):
+            simulate(experiment, out=tmp_path / name, execution=Execution(canaries=CANARIES))
+    report = audit([tmp_path], base=tmp_path, checks=RAN)
+    assert {c.id for c in report.claims if c.verdict == "FAIL"} == {"mechanism.across"}
+
+
+def _by_seed_alone(self: Silo, round_: int, use: str = "training") -> np.random.SeedSequence:
+    assert self.seed is not None
+    return stream(self.seed, use, self.index, round_)
+
+
+def test_runs_of_other_settings_have_other_noise_and_the_same_run_twice_has_its_own(
+    tmp_path: Path,
+) -> None:
+    for name, epsilon in (("one", 8.0), ("again", 8.0), ("two", 4.0)):
+        experiment = Experiment.from_mapping(SETTINGS).with_settings({"privacy.epsilon": epsilon})
+        simulate(experiment, out=tmp_path / name, execution=Execution(canaries=CANARIES))
+    report = audit([tmp_path], base=tmp_path, checks=RAN)
+    assert {c.id: c.verdict for c in report.claims}["mechanism.across"] == "PASS"
+
+
+def test_a_deep_audit_runs_the_experiment_again(golden: Path) -> None:
+    """The run had no canaries: what happens on the way to the server its own record cannot say."""
+    found = evidence.read_run(golden / "clear", subject="run", others=(), own=None, policy=None)
+    assert claim_of_another_run(found).verdict == "PASS"
+    with planted("changed when sent"):
+        claim = claim_of_another_run(found)
+    assert claim.verdict == "FAIL"
+    assert "mechanism.steps: silo-" in claim.evidence[0]

@@ -10,6 +10,11 @@
     leaks         leaks.*       what left the silos besides the model?
     sound         mechanism.sound   does the claim hold for the model and the loss?
     mechanism     mechanism.*   do canaries follow the law of the claimed mechanism?
+    steps         mechanism.steps, .dry-run, .evaluation, .code
+                  what of training and evaluation can be explained, in the model itself?
+    dry_runs, shares, oracle    made-up examples, and what they should come to
+    laws          tests of numbers whose law is known
+    code          a run's task, made from its settings
     deep          mechanism.deep-*    do attacks on models that were trained alike refute it?
     lower_bounds, spent         what guesses refute; epsilon at other deltas and for persons
     report        `audit.json`

@@ -45,7 +45,7 @@ DRY_RUN = (
     "the claimed law in every coordinate of the model that was looked at"
 )
 _SILOS, _ROUNDS, _RATE = 2, 2, 0.1
-_RELEASES, _SHARE_NOISE = 50, 10.0
+_RELEASES, _SHARE_NOISE = 20, 10.0
 _PARTS = 8
 
 Ways = Callable[[Sequence[LocalTraining]], Sequence[Callable[[], Trained]]]
@@ -148,12 +148,27 @@ def _taken(batch: Sequence[int]) -> Floats:
     return np.bincount(np.array(batch, dtype=np.int64), minlength=EXAMPLES).astype(np.float64)
 
 
-def tried_here(run: Evidence, code: TrainingCode) -> tuple[list[str], list[str]]:
+Tried = tuple[list[str], list[str]]
+"""Faults and notes."""
+
+
+def tried_here(run: Evidence, code: TrainingCode) -> Tried:
     """Faults and notes of dry runs by the installed code, with the run's settings.
 
     By both engines, as far as the model suits them; with the noise of simulations, or for a job the
-    noise of real silos. Raises what the task's own code does.
+    noise of real silos. Once for all runs of an audit that train alike. Raises what the task's own
+    code does.
     """
+    parts = run.settings.model_dump_json(include={"task", "model", "data", "training"})
+    privacy = run.settings.privacy
+    key = f"{parts} {privacy and privacy.clip} {_noise_multiplier(run)} {run.job is None}"
+    if key not in run.shared:
+        run.shared[key] = _tried(run, code)
+    found: Tried = run.shared[key]
+    return found
+
+
+def _tried(run: Evidence, code: TrainingCode) -> Tried:
     silos = _stand_ins(run, code)
     oracle = Oracle.of(code, run.settings.training.class_weights)
     faults: list[str] = []
@@ -216,11 +231,12 @@ def _template(run: Evidence, silo: Silo) -> LocalTraining:
     """A training as the run's settings have it, with noise that it charged."""
     privacy, training = run.settings.privacy, run.settings.training
     assert privacy is not None
-    ledgers = [run.ledger(name) for name in run.silos]
-    charged = (p for ledger in ledgers if ledger for p in parts_of_charges(ledger.charges))
-    noise = next((p.noise_multiplier for p in charged if 0 < p.noise_multiplier < 1e6), 1.0)
     plan = DpSgd(
-        noise_multiplier=noise, clip=privacy.clip, sampling_rate=1.0, steps=1, batch_size=EXAMPLES
+        noise_multiplier=_noise_multiplier(run),
+        clip=privacy.clip,
+        sampling_rate=1.0,
+        steps=1,
+        batch_size=EXAMPLES,
     )
     return LocalTraining(
         silo.model,
@@ -233,3 +249,10 @@ def _template(run: Evidence, silo: Silo) -> LocalTraining:
         partial(silo.noise, 0),
         numpy_generator(stream(0, "unused")),
     )
+
+
+def _noise_multiplier(run: Evidence) -> float:
+    """The first that a ledger charges; 1 without one."""
+    ledgers = [run.ledger(name) for name in run.silos]
+    charged = (p for ledger in ledgers if ledger for p in parts_of_charges(ledger.charges))
+    return next((p.noise_multiplier for p in charged if 0 < p.noise_multiplier < 1e6), 1.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from privet.files import demand_file, read_file
 from privet.privacy.ledger import Charge
 from privet.privacy.mechanisms.canaries import CANARIES
 from privet.privacy.policy import Policy
-from privet.record.folder import CHECKPOINT, SETTINGS
+from privet.record.folder import CHECKPOINT, MODEL, SETTINGS
 from privet.record.history import HISTORY, RoundRecord, read_rounds
 from privet.record.summary import SUMMARY, RunSummary, read_summary
 
@@ -72,6 +72,8 @@ class Evidence:
     job: str | None = None
     ledgers: Mapping[str, JobLedger] | None = None
     fault: str | None = None
+    shared: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """What checks have found out for all runs of one audit."""
 
     @property
     def settings(self) -> Experiment:
@@ -118,7 +120,7 @@ def ledger_files(path: Path) -> list[Path]:
 
 def files_of(folder: Path) -> list[Path]:
     """The files of a run that an audit rests on, as far as they are there."""
-    names = (SETTINGS, HISTORY, SUMMARY, PLANS, POLICY, JOB, CHECKPOINT)
+    names = (SETTINGS, HISTORY, SUMMARY, PLANS, POLICY, JOB, CHECKPOINT, MODEL)
     found = [demand_file(folder / name) for name in names if (folder / name).exists()]
     found += map(demand_file, sorted((folder / CANARIES).rglob("*.jsonl")))
     ledger = folder / LEDGER
@@ -132,10 +134,12 @@ def read_run(
     others: Sequence[Account],
     own: Account | None,
     policy: Policy | None,
+    shared: dict[str, Any] | None = None,
 ) -> Evidence:
     """The run in `folder`; `own` is its own ledger, `others` are those of its silos, perhaps.
 
-    `policy` takes the place of the run's own one. Damage becomes the evidence's `fault`.
+    `policy` takes the place of the run's own one; `shared` is that of all runs of the audit. Damage
+    becomes the evidence's `fault`.
     """
     try:
         experiment = Experiment.from_file(demand_file(folder / SETTINGS))
@@ -155,6 +159,7 @@ def read_run(
         plans,
         policy.for_everyone() if policy else None,
         job,
+        shared={} if shared is None else shared,
     )
     by_silo = {silo: _job_ledger(silo, found, others, own) for silo in found.silos}
     known = {silo: ledger for silo, ledger in by_silo.items() if ledger is not None}

@@ -36,7 +36,7 @@ from privet.audits.laws import (
     variance,
 )
 from privet.audits.lower_bounds import OneRunBound, View, one_run_bound, score
-from privet.errors import PrivacyError
+from privet.errors import PrivacyError, PrivetError
 from privet.privacy.mechanisms.canaries import (
     CANARIES,
     CanaryObservation,
@@ -280,6 +280,40 @@ def claims(run: Evidence) -> Iterator[Claim]:
     last, delta = run.lines[-1].epsilon, run.delta
     if last is not None and last.max is not None and delta is not None:
         yield from mechanism_claims(seen, subject=run.subject, epsilon=last.max, delta=delta)
+
+
+_COMPARED = 40
+"""Canary coordinates whose signs two steps do not share by chance."""
+
+
+def claims_across(runs: Sequence[Evidence]) -> Iterator[Claim]:
+    """`mechanism.across`, of several runs with canaries: no step of two has the same noise.
+
+    Runs of the same settings repeat each other, and count as one.
+    """
+    seen: dict[bytes, Evidence] = {}
+    faults: dict[str, None] = {}
+    looked = 0
+    for run in runs:
+        rows = _signs(run)
+        looked += bool(rows)
+        for row in rows:
+            other = seen.setdefault(row, run)
+            if other.settings != run.settings:
+                faults[f"{run.subject} has noise of {other.subject}"] = None
+    if looked > 1:
+        statement = "No two runs of different settings have a step with the same noise."
+        yield judged("mechanism.across", "all runs", statement, faults=faults)
+
+
+def _signs(run: Evidence) -> list[bytes]:
+    try:
+        noise = _Block.of(read_observations(run.folder / CANARIES)).noise
+    except PrivetError:  # of each run by itself this is said elsewhere
+        return []
+    if noise.shape[1] < _COMPARED:
+        return []
+    return [row.tobytes() for row in np.packbits(noise[:, :_COMPARED] > 0, axis=1)]
 
 
 def _uncharged(run: Evidence, seen: Sequence[CanaryObservation]) -> Iterator[str]:

@@ -41,7 +41,7 @@ class Oracle:
         """ModelError where the model's gradients cannot be known, as it draws random numbers."""
         model = dry_model(code.model)
         examples = dry_examples(model, code.like)
-        places = dry_places(trained_sizes(model))
+        places = dry_places(tuple(trained_sizes(model)))
         rows, norms = [], []
         for inputs, target in zip(examples.inputs, examples.targets, strict=True):
             gradient = _gradient(code, model, inputs, target, class_weights)
@@ -97,6 +97,8 @@ def _slices(model: nn.Module, places: np.ndarray) -> dict[str, slice]:
 
 def unexplained(trace: StepTrace, settings: TrainingSettings, lr: float) -> Iterator[str]:
     """Where weights moved otherwise than the optimizer moves them by the noisy gradients."""
+    if not len(trace.gradients):
+        return
     weights = [*trace.weights.astype(np.float64), trace.end.astype(np.float64)]
     steps = _moves(trace, settings, lr)
     for number, (before, after, step) in enumerate(

@@ -34,12 +34,12 @@ def claims(run: Evidence) -> Iterator[Claim]:
     except Exception as error:  # the task is somebody's own code, and so are its data
         yield unknown(id_, run.subject, STATEMENT, f"the task cannot be made here: {error}")
         return
+    faults = []
     try:
         check_training(code.model, code.loss, code.like)
     except ModelError as fault:
-        yield judged(id_, run.subject, STATEMENT, faults=[str(fault)])
-    else:
-        yield judged(id_, run.subject, STATEMENT, faults=[])
+        faults = [str(fault)]
+    yield judged(id_, run.subject, STATEMENT, faults=faults)
 
 
 def claims_of_steps(run: Evidence) -> Iterator[Claim]:

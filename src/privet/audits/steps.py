@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import safe_open
 from scipy import stats
 
@@ -36,7 +37,7 @@ from privet.privacy.mechanisms.traces import (
     read_evaluations,
     read_traces,
 )
-from privet.record.folder import CHECKPOINT
+from privet.record.folder import CHECKPOINT, MODEL
 from privet.server.rounds import learning_rate
 
 _STEPS = (
@@ -85,6 +86,7 @@ def _of_steps(run: Evidence, code: Code, traces: Sequence[StepTrace]) -> Claim:
     faults = [
         *_movements(run, traces),
         *_server_moves(run, code, traces),
+        *_another_model(run, code),
         *map(fault_of, found.failed),
     ]
     return judged(id_, run.subject, statement, faults=faults, notes=[looked_at(found)])
@@ -98,10 +100,10 @@ def _movements(run: Evidence, traces: Sequence[StepTrace]) -> Iterator[str]:
         ledger = run.ledger(trace.silo)
         charged = parts_of_charges(ledger.of("training", trace.round)) if ledger else []
         steps = sum(part.steps for part in charged)
-        if ledger and len(trace.gradients) > steps:
+        ran = max(len(trace.gradients), len(trace.counts))
+        if ledger and ran > steps:
             yield (
-                f"{trace.silo}, round {trace.round}: {len(trace.gradients)} steps, and the ledger "
-                f"charges {steps}"
+                f"{trace.silo}, round {trace.round}: {ran} steps, and the ledger charges {steps}"
             )
 
 
@@ -114,7 +116,7 @@ def _server_moves(run: Evidence, code: TrainingCode, traces: Sequence[StepTrace]
     plain = strategy.name in _MEANS and not set(strategy.options) - _MEAN_OPTIONS
     if not plain or run.settings.encryption is not None:
         return
-    begun = {trace.round: trace.weights[0].astype(np.float64) for trace in traces}
+    begun = {trace.round: trace.start.astype(np.float64) for trace in traces}
     begun |= _last_model(run, code)
     for line in run.lines:
         own = [t for t in traces if t.round == line.round and t.silo in line.participants]
@@ -129,34 +131,59 @@ def _server_moves(run: Evidence, code: TrainingCode, traces: Sequence[StepTrace]
 
 
 def _is_a_mean(run: Evidence, own: Sequence[StepTrace], after: Floats) -> bool:
-    updates = np.stack([each.end.astype(np.float64) - each.weights[0] for each in own])
+    updates = np.stack([each.end.astype(np.float64) - each.start for each in own])
     records = [float((run.plans or {}).get(each.silo, {}).get("records", 1)) for each in own]
     room = 1e-4 * np.abs(updates).max() + 1e-6 * np.abs(after)
-    moved = after - own[0].weights[0]
+    moved = after - own[0].start
     means = (np.average(updates, axis=0, weights=w) for w in (records, [1.0] * len(own)))
     return any(bool((np.abs(moved - mean) <= room).all()) for mean in means)
 
 
+def _another_model(run: Evidence, code: TrainingCode) -> Iterator[str]:
+    """The model that a finished run gives away is the one of its last round."""
+    path, last = run.folder / MODEL, _weights(run)
+    if not path.exists() or last is None:
+        return
+    with safe_open(demand_file(path), "numpy") as file:
+        known = set(file.keys())
+        trained = [name for name, p in code.model.named_parameters() if p.requires_grad]
+        if not known.issuperset(trained):
+            yield f"{MODEL}: it has not the weights of the run's model"
+            return
+        given = np.concatenate([file.get_tensor(name).ravel() for name in trained])
+    if not np.array_equal(given, trained_part(code.model, last), equal_nan=True):
+        yield f"{MODEL}: it is not the model of the last round"
+
+
+def _weights(run: Evidence) -> NDArray[np.float32] | None:
+    """The model behind the last round, shape (d,); None where it is not there in the clear."""
+    path = run.folder / CHECKPOINT
+    if not path.exists():
+        return None
+    with safe_open(demand_file(path), "numpy") as file:
+        if file.metadata() != {"round": str(run.lines[-1].round)}:
+            return None
+        return file.get_tensor("weights") if "weights" in set(file.keys()) else None
+
+
 def _last_model(run: Evidence, code: TrainingCode) -> dict[int, Floats]:
     """What a round behind the last would begin with, by its number."""
-    path, last = run.folder / CHECKPOINT, run.lines[-1].round
-    if not path.exists():
+    vector = _weights(run)
+    if vector is None:
         return {}
-    with safe_open(demand_file(path), "numpy") as file:
-        if file.metadata() != {"round": str(last)} or "weights" not in file.keys():  # noqa: SIM118
-            return {}
-        vector = file.get_tensor("weights")
-    kept = trained_part(code.model, vector)[own_places(trained_sizes(code.model))]
-    return {last + 1: np.asarray(kept, dtype=np.float64)}
+    kept = trained_part(code.model, vector)[own_places(tuple(trained_sizes(code.model)))]
+    return {run.lines[-1].round + 1: np.asarray(kept, dtype=np.float64)}
 
 
 def _own_checks(code: TrainingCode, traces: Sequence[StepTrace]) -> Iterator[Check]:
     sums = np.concatenate([_sums(each) for each in traces])
     sizes = trained_sizes(code.model)
-    ends = np.searchsorted(own_places(sizes), np.cumsum(sizes))
+    ends = np.searchsorted(own_places(tuple(sizes)), np.cumsum(sizes))
     parts = np.split(sums, ends[:-1], axis=1)
-    tests = [laws.at_least("", "too little noise in a tensor", part) for part in parts]
-    yield laws.smallest("own-noise", tests)
+    finds = "too little noise in a tensor"
+    tests = [laws.at_least("own-noise", finds, part) for part in parts if part.size]
+    if tests:
+        yield laws.smallest("own-noise", tests)
     if counted := [each for each in traces if each.counts and each.records]:
         yield from _counts(counted)
 

@@ -65,15 +65,17 @@ class StepRecorder:
     batches: list[np.ndarray] = field(default_factory=list)
     weights: list[Tensor] = field(default_factory=list)
     gradients: list[Tensor] = field(default_factory=list)
+    records: int = 0
     _inside: list[Tensor] = field(default_factory=list)
 
     def drawn(self, batches: Iterator[np.ndarray], records: int) -> Iterator[np.ndarray]:
-        """The batches, remembered but for the canaries in them; a new training begins."""
+        """The batches, remembered; a new training of so many records begins."""
         # Silos that cannot train together begin again one by one; what counts is the last time.
+        self.records = records
         for kept in (self.batches, self.weights, self.gradients):
             kept.clear()
         for batch in batches:
-            self.batches.append(batch[batch < records])
+            self.batches.append(batch)
             yield batch
 
     def look(self, parameters: Sequence[nn.Parameter]) -> None:
@@ -85,6 +87,10 @@ class StepRecorder:
         self.weights.append(torch.cat([p.detach().view(-1)[at] for p, at in pairs]))
         gradients = [p.grad.reshape(-1)[at] for p, at in pairs if p.grad is not None]
         self.gradients.append(torch.cat(gradients))
+
+    def examples(self) -> list[np.ndarray]:
+        """Of each step the records that were in it, without canaries."""
+        return [batch[batch < self.records] for batch in self.batches]
 
 
 def _by_tensor(places: np.ndarray, sizes: Sequence[int]) -> list[Tensor]:
@@ -108,16 +114,10 @@ class WatchedTraining(LocalTraining):
 def watched(work: LocalTraining, *, silo: Silo, context: Context, round_: int) -> WatchedTraining:
     """The same training, watched at a few coordinates of every tensor.
 
-    With dry runs beside it, where none of this job were made yet.
+    Of simulated silos one in each round is watched step by step, as that takes time. With dry runs
+    beside it, where none of this job were made yet.
     """
-    recorder = StepRecorder(own_places(trained_sizes(work.model().module)))
-    dry = _dry_runs(work, silo, round_) if _first(context) else ()
-    return _watched(work, recorder, dry)
-
-
-def _watched(
-    work: LocalTraining, recorder: StepRecorder, dry: tuple[LocalTraining, ...] = ()
-) -> WatchedTraining:
+    recorder = StepRecorder(own_places(tuple(trained_sizes(work.model().module))))
     correction = work.correction
 
     def corrected(parameters: list[nn.Parameter]) -> None:
@@ -128,9 +128,11 @@ def _watched(
 
     # dataclasses.replace would give a LocalTraining again.
     fields = {name: getattr(work, name) for name in LocalTraining.__dataclass_fields__}
-    return WatchedTraining(
-        **{**fields, "correction": corrected, "dry_runs": dry}, recorder=recorder
-    )
+    if silo.seed is None or (silo.index + round_) % len(silo.local.silos) == 0:
+        fields["correction"] = corrected
+    if _first(context):
+        fields["dry_runs"] = _dry_runs(work, silo, round_)
+    return WatchedTraining(**fields, recorder=recorder)
 
 
 def _dry_runs(work: LocalTraining, silo: Silo, round_: int) -> tuple[LocalTraining, ...]:
@@ -142,8 +144,10 @@ def _dry_runs(work: LocalTraining, silo: Silo, round_: int) -> tuple[LocalTraini
 
 def _first(context: Context) -> bool:
     """Whether this silo is the first to ask in this folder: it makes the dry runs."""
+    file = _folder(context) / DRY_RUNS
+    if file.exists():
+        return False
     try:
-        file = _folder(context) / DRY_RUNS
         file.parent.mkdir(parents=True, exist_ok=True)
         # Atomic: of several worker processes one makes the file, and with it the dry runs.
         file.touch(exist_ok=False)
@@ -176,6 +180,8 @@ def trained_sizes(model: nn.Module) -> list[int]:
 def trained_part(model: nn.Module, vector: Vector) -> Vector:
     """Of the model's flat vector that which training changes."""
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    if all(trained for _, trained in sizes):  # buffers lie behind
+        return vector[: sum(size for size, _ in sizes)]
     chosen = np.concatenate([np.full(size, trained) for size, trained in sizes])
     return np.asarray(vector[: len(chosen)][chosen], dtype=np.float32)
 
@@ -243,7 +249,7 @@ def dry_training(
         steps=steps or _enough(use, sum(sizes)),
         batch_size=_RATE * EXAMPLES,
     )
-    recorder, name = StepRecorder(dry_places(sizes)), f"dry run {use}"
+    recorder, name = StepRecorder(dry_places(tuple(sizes))), f"dry run {use}"
     return WatchedTraining(
         model=lambda: flat,
         loss=work.loss,
@@ -271,20 +277,23 @@ def trace_of(
     """What the recorder saw; `update` is what came of the training, where weights moved."""
     assert work.plan.mechanism is not None
     recorder, dry = work.recorder, use != "training"
-    begun = trained_part(work.model().module, work.weights)[recorder.places]
-    moved = 0.0
-    if update is not None:
-        moved = trained_part(work.model().module, update)[recorder.places]
+    model = work.model().module
+    start = end = np.zeros(0, dtype=np.float32)
+    if use in _MOVING and update is not None:
+        start = trained_part(model, work.weights)[recorder.places]
+        end = start + trained_part(model, update)[recorder.places]
+    told = silo.seed is not None and not dry
     return StepTrace(
         silo.name,
         round_,
         use,
         work.plan.mechanism,
-        _stacked(recorder.gradients, len(begun)),
-        _stacked(recorder.weights, len(begun)) if use in _MOVING else begun[None][:0],
-        begun + moved,
-        tuple(tuple(batch.tolist()) for batch in recorder.batches) if dry else (),
-        tuple(map(len, recorder.batches)) if silo.seed is not None and not dry else (),
+        _stacked(recorder.gradients, len(recorder.places)),
+        _stacked(recorder.weights if use in _MOVING else [], len(recorder.places)),
+        start,
+        end,
+        tuple(tuple(batch.tolist()) for batch in recorder.examples()) if dry else (),
+        tuple(map(len, recorder.examples())) if told else (),
         len(work.examples) if silo.seed is not None or dry else None,
     )
 

@@ -13,6 +13,7 @@ import base64
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -49,11 +50,13 @@ class StepTrace:
     plan: DpSgd
     """The mechanism as claimed."""
     gradients: NDArray[np.float32]
-    """What the optimizer stepped on, shape (steps, k)."""
+    """What the optimizer stepped on, shape (steps, k); (0, k) where it was not watched."""
     weights: NDArray[np.float32]
-    """What it stepped from, shape (steps, k)."""
+    """What it stepped from, shape (steps, k); (0, k) where they stay or it was not watched."""
+    start: NDArray[np.float32]
+    """The weights that the training began with, shape (k,); none of a dry run whose stay."""
     end: NDArray[np.float32]
-    """The weights as the update that was sent leaves them, shape (k,)."""
+    """The weights as the update that was sent leaves them, shape (k,), or none."""
     batches: tuple[tuple[int, ...], ...]
     """Of a dry run, the examples in each step."""
     counts: tuple[int, ...]
@@ -62,7 +65,8 @@ class StepTrace:
     """Of how many they were drawn."""
 
 
-def own_places(sizes: Sequence[int]) -> NDArray[np.int64]:
+@lru_cache(maxsize=8)
+def own_places(sizes: tuple[int, ...]) -> NDArray[np.int64]:
     """Coordinates at which a round's training is kept, sorted; the same for all silos and rounds.
 
     `sizes` are those of the tensors that are trained; coordinates count through all of them.
@@ -70,7 +74,7 @@ def own_places(sizes: Sequence[int]) -> NDArray[np.int64]:
     return _places(sizes, max(4, _OWN // max(1, len(sizes))))
 
 
-def dry_places(sizes: Sequence[int]) -> NDArray[np.int64]:
+def dry_places(sizes: tuple[int, ...]) -> NDArray[np.int64]:
     """Coordinates at which a dry run is kept: all, or of a large model some of each tensor."""
     if sum(sizes) <= _WHOLE:
         return np.arange(sum(sizes))
@@ -95,7 +99,7 @@ def add_trace(file: Path, trace: StepTrace) -> None:
         "round": trace.round,
         "use": trace.use,
         "plan": asdict(trace.plan),
-        "steps": len(trace.gradients),
+        "coordinates": trace.gradients.shape[1],
         **{name: base64_of(array.astype("<f4")) for name, array in arrays.items()},
         "batches": trace.batches,
         "counts": trace.counts,
@@ -104,7 +108,7 @@ def add_trace(file: Path, trace: StepTrace) -> None:
     append_line(file, line)
 
 
-_ARRAYS = ("gradients", "weights", "end")
+_ARRAYS = ("gradients", "weights", "start", "end")
 
 
 EVALUATIONS = "evaluations"
@@ -177,14 +181,15 @@ def _trace(line: dict[str, Any]) -> StepTrace:
         name: np.frombuffer(base64.b64decode(line[name], validate=True), dtype="<f4")
         for name in _ARRAYS
     }
-    shape = int(line["steps"]), len(arrays["end"])
+    shape = -1, int(line["coordinates"])
     return StepTrace(
         str(line["silo"]),
         int(line["round"]),
         line["use"],
         DpSgd(**line["plan"]),
         arrays["gradients"].reshape(shape),
-        arrays["weights"].reshape(-1, shape[1]),
+        arrays["weights"].reshape(shape),
+        arrays["start"],
         arrays["end"],
         tuple(tuple(map(int, batch)) for batch in line["batches"]),
         tuple(map(int, line["counts"])),

@@ -176,7 +176,15 @@ FAILURES = {
     "mechanism.sound": "DP-SGD's claim does not hold for this model and this loss",
     "mechanism.canaries": "canaries are of another mechanism than the one that was charged",
     "mechanism.conformance": "canaries do not follow the law of the mechanism that was claimed",
+    "mechanism.steps": "training moved weights otherwise than its noisy gradients say, or these "
+    "have too little noise",
+    "mechanism.dry-run": "in the run, steps on made-up examples were not clipped gradients and "
+    "noise of the claimed law",
+    "mechanism.evaluation": "what evaluation released has not the claimed noise",
+    "mechanism.code": "the installed code does not take the steps that are claimed",
+    "mechanism.across": "two runs have the same noise",
     "mechanism.lower-bound": "an attack shows epsilon to be above the claim",
+    "mechanism.deep-run": "the experiment, run again here, fails claims about what runs",
     "mechanism.deep-updates": "an attack on a silo's updates shows epsilon to be above the claim",
     "mechanism.deep-model": "an attack on models trained alike shows epsilon to be above the claim",
     "encryption.sums": "an encrypted sum was of other silos than the record names, or of too few",

@@ -35,8 +35,9 @@ _PAGE = Page(
 
 _MOST_ROCS = 12
 _NOT_COVERED = (
-    "Whether the mechanism that ran is the one in the entry, where there are no canaries; and "
-    "wrong gradients inside of a model's layers, which canaries do not see.",
+    "Whether the mechanism that ran is the one in the entry, where there are no canaries. Where "
+    "there are, these were looked at, steps at some coordinates and dry runs on made-up examples, "
+    "and nothing else of what ran: code that knows them can do right by them alone.",
     "Records that two silos share: their digests are sealed with each silo's key.",
     "A ledger that its silo wrote anew with its own key, unless an earlier export was given.",
     "Changes to what no ledger vouches for, such as the accuracy of a round before the last.",
