@@ -355,6 +355,14 @@ def test_a_metric_without_bound_is_bounded_before_the_noise(tmp_path: Path) -> N
     assert 0 <= reply.metrics["accuracy"] <= 1
 
 
+def test_noise_on_counts_is_refused_where_rows_depend_on_each_other(tmp_path: Path) -> None:
+    noised = 'accuracy = { release = "noised", noise_multiplier = 0.1 }'
+    node = holder(tmp_path, metrics=noised, epsilon=500.0)
+    job = {"task": "toy_tasks:Aligned", "evaluation__holdout": 0.9}
+    reply = answer("evaluate", node, **job)
+    assert "depends on the others" in json.loads(reply.error.reason)["reason"]
+
+
 def test_evaluation_uses_only_records_that_training_does_not(tmp_path: Path) -> None:
     from privet.client.silo import load_local_data
     from privet.experiment import Experiment

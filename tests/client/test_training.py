@@ -17,6 +17,7 @@ from privet.privacy.mechanisms import DpSgd, ExampleLoss, SeededNoise, privatise
 from privet.randomness import numpy_generator, stream
 from privet.tasks import load_task
 from privet.tasks.registry import kept_tasks
+from privet.tasks.task import Classification
 from privet.vectors import FlatModel
 
 
@@ -54,6 +55,22 @@ def trained(setup: Experiment, examples: Examples, **arguments: object):
         **arguments,  # type: ignore[arg-type]
     )
     return weights, train(work)
+
+
+def test_a_loss_that_a_task_sets_is_not_taken_for_the_one_of_its_class() -> None:
+    """A target that is left out would change the divisor of all others."""
+
+    class Masked(Classification):
+        def __init__(self) -> None:
+            self.loss = nn.CrossEntropyLoss(ignore_index=255)  # type: ignore[method-assign]
+
+    settings = experiment().training
+    outputs = torch.ones(3, 2)
+    first, second = (
+        loss_of(Masked(), settings).gradients(outputs, torch.tensor(targets), times=3.0)  # type: ignore[arg-type]
+        for targets in ([0, 1, 1], [0, 1, 255])
+    )
+    torch.testing.assert_close(first[:2], second[:2])
 
 
 @pytest.mark.parametrize("drag", [{}, {"momentum": 0.9}, {"momentum": 0.9, "weight_decay": 0.1}])

@@ -44,6 +44,17 @@ class Boundless(Tiny):
         return {"accuracy": 1e9 * float(targets.float().mean())}
 
 
+class Aligned(Tiny):
+    """A model that centres each batch of an evaluation."""
+
+    def model(self) -> nn.Module:
+        class Centring(nn.Linear):
+            def forward(self, inputs: Tensor) -> Tensor:
+                return super().forward(inputs if self.training else inputs - inputs.mean(0))
+
+        return Centring(2, 2)
+
+
 class WithBatchNorm(Tiny):
     def model(self) -> nn.Module:
         return nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))

@@ -46,6 +46,8 @@ def measure(silo: Silo, round_: int, weights: Vector, permit: EvaluationPermit) 
     sent = [rule for rule in permit.rules if rule.release != "withheld"]
     if not sent:
         return EvaluateReply({}, released)
+    if any(rule.noise_multiplier is not None for rule in sent):
+        silo.local.check_evaluation()
     measured = _Measured.of(silo, round_, weights, permit.records())
     public, event = permit.records_public, permit.event
     return EvaluateReply(

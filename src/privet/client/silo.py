@@ -27,6 +27,7 @@ from privet.privacy.mechanisms import (
     NoiseSource,
     SeededNoise,
     SystemNoise,
+    check_evaluation,
     check_training,
 )
 from privet.randomness import stream
@@ -72,7 +73,7 @@ class LocalData:
     held_out: tuple[Examples, ...] = ()
     """To evaluate on, a part for each silo; empty without [evaluation]."""
     _fingerprints: dict[int, Fingerprint] = field(default_factory=dict, repr=False)
-    _sound: set[ExampleLoss] = field(default_factory=set, repr=False)
+    _sound: set[ExampleLoss | None] = field(default_factory=set, repr=False)
 
     @property
     def example_type(self) -> ExampleType:
@@ -97,6 +98,12 @@ class LocalData:
         if loss not in self._sound:
             check_training(self.model_cache.model().module, loss, self.example_type)
             self._sound.add(loss)
+
+    def check_evaluation(self) -> None:
+        """ModelError unless a record moves its own outputs alone, which noise on counts needs."""
+        if None not in self._sound:
+            check_evaluation(self.model_cache.model().module, self.example_type)
+            self._sound.add(None)
 
     def fingerprint(self, index: int) -> Fingerprint:
         """What all records of silo `index` are recognised by; computed once."""

@@ -9,7 +9,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from privet.errors import ModelError
-from privet.privacy.mechanisms import ExampleLoss, ExampleType, check_model, check_training
+from privet.privacy.mechanisms import (
+    ExampleLoss,
+    ExampleType,
+    check_evaluation,
+    check_model,
+    check_training,
+)
 from privet.privacy.mechanisms.soundness import reachable
 
 LIKE = ExampleType((12,))
@@ -319,8 +325,149 @@ def test_state_that_a_batch_moves_is_refused_wherever_it_is_kept(path):
         check(Keeps(KEPT[path]))
 
 
+class Two(nn.Module):
+    """Two layers, with `between` on what lies between them and `first` on the inputs."""
+
+    counters = ("passes",)
+
+    def __init__(self, *, first=lambda model, x: x, between=lambda hidden: hidden):
+        super().__init__()
+        self.start, self.end = nn.Linear(64, 16), nn.Linear(16, 3)
+        self.passes, self.first, self.between = 0, first, between
+
+    def forward(self, x):
+        self.passes += 1
+        hidden = torch.tanh(self.start(self.first(self, x.float())))
+        return self.end(self.between(hidden))
+
+
+class Gate(nn.Module):
+    """Lets the mean of the batch through once its weight is not zero any more."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(16))
+
+    def forward(self, hidden):
+        return hidden + self.weight * hidden.mean(0)
+
+
+def _longest(model, x):
+    """Padded sequences, cut at the end of the longest."""
+    used = (x != 0).any(0).nonzero()
+    return x + x[:, : int(used.max()) + 1 if len(used) else 1].mean(1, keepdim=True)
+
+
+def _held_down(hidden):
+    """Against exploding gradients."""
+    if hidden.requires_grad:
+        hidden.register_hook(lambda gradient: gradient * min(1.0, 10 / gradient.norm().item()))
+    return hidden
+
+
+DEPENDS = "depends on the others"
+UNALIKE = "differ from the gradients of each example alone"
+
+
+@pytest.mark.parametrize(
+    ("parts", "kind", "message"),
+    [
+        ({"first": lambda _, x: x / 255 if x.max() > 1 else x}, torch.float32, DEPENDS),
+        ({"first": lambda _, x: x / 255 if x.max() > 1 else x}, torch.uint8, DEPENDS),
+        ({"first": lambda _, x: x.clamp(max=8 * float(x.std()))}, torch.float32, DEPENDS),
+        ({"first": lambda _, x: x - x.mean(0) if len(x) > 16 else x}, torch.float32, DEPENDS),
+        ({"first": _longest}, torch.float32, DEPENDS),
+        ({"first": lambda m, x: x - x.mean(0) if m.passes > 999 else x}, torch.float32, DEPENDS),
+        ({"between": Gate()}, torch.float32, DEPENDS),
+        ({"between": _held_down}, torch.float32, UNALIKE),
+    ],
+    ids=["range", "bytes", "outliers", "many", "padding", "later", "gate", "gradients"],
+)
+def test_what_a_batch_does_only_at_times_is_found(parts, kind, message):
+    """At some sizes, scales, weights or numbers of passes."""
+    with pytest.raises(ModelError, match=message):
+        check(Two(**parts), ExampleType((64,), kind))
+
+
+@pytest.mark.parametrize("hook", ["register_hook", "register_post_accumulate_grad_hook"])
+def test_a_parameter_with_a_hook_is_refused(hook):
+    """torch's tutorial steps the optimizer in one, on the gradient of the whole batch."""
+    model = nn.Linear(12, 3)
+    getattr(model.bias, hook)(lambda given: None)
+    with pytest.raises(ModelError, match="'bias' has hooks"):
+        check(model)
+
+
+def test_what_a_hook_of_a_layer_keeps_is_found():
+    model, kept = with_layer(nn.Tanh()), []
+    model[0].register_forward_hook(lambda *passed: kept.append(passed[-1].detach()))
+    with pytest.raises(ModelError, match="changes when the model runs"):
+        check(model)
+
+
+def test_a_model_that_trains_in_part_by_turns_is_refused():
+    def turn(model, x):
+        model.end.requires_grad_(model.passes < 999)
+        return x
+
+    with pytest.raises(ModelError, match=r"'end\.weight\.requires_grad' changes"):
+        check(Two(first=turn), ExampleType((64,)))
+
+
+def test_a_model_whose_copy_is_another_one_is_refused():
+    class Sealed(Centred):
+        def __deepcopy__(self, memo):
+            return nn.Linear(12, 3)
+
+    with pytest.raises(ModelError, match="a copy of the model differs"):
+        check(Sealed())
+
+
+class Running:
+    """Divides by the running mean of what it gave before."""
+
+    def __init__(self):
+        self.mean = torch.tensor(1.0)
+
+    def __call__(self, outputs, targets):
+        value = F.cross_entropy(outputs, targets)
+        self.mean = self.mean + 1e-6 * (value.detach() - self.mean)
+        return value / self.mean
+
+
+class Keeping:
+    """A task whose loss keeps something in a part of it."""
+
+    def __init__(self):
+        self.part, self.connection = Running(), (number for number in range(3))
+
+    def scaled(self, *passed):
+        return self.part(*passed)
+
+    def loss(self, outputs, targets):
+        return self.scaled(outputs, targets)
+
+
+@pytest.mark.parametrize("loss", [Running(), Keeping().loss])
+def test_a_loss_that_keeps_something_is_refused(loss):
+    with pytest.raises(ModelError, match="mean' changes when the loss is taken"):
+        check(nn.Linear(12, 3), loss=loss)
+
+
+def test_evaluation_in_which_rows_depend_on_each_other_is_refused():
+    class Aligned(nn.Linear):
+        def forward(self, x):
+            return super().forward(x if self.training else x - x.mean(0))
+
+    check(Aligned(12, 3))
+    with pytest.raises(ModelError, match=DEPENDS):
+        check_evaluation(Aligned(12, 3), LIKE)
+    check_evaluation(nn.Sequential(nn.Linear(12, 8), nn.BatchNorm1d(8)), LIKE)
+
+
 def test_constants_dropout_and_counters_pass_the_trial_run():
     check(Constant())
+    check(Two(), ExampleType((64,)))
     check(Counts())
     for layer in (nn.Dropout(0.5), nn.AlphaDropout(0.3), nn.RReLU(), nn.FeatureAlphaDropout(0.2)):
         check(with_layer(layer))

@@ -13,7 +13,11 @@ from privet.privacy.mechanisms.plan import (
     local_steps,
     sampling_rate,
 )
-from privet.privacy.mechanisms.soundness import check_model, check_training
+from privet.privacy.mechanisms.soundness import (
+    check_evaluation,
+    check_model,
+    check_training,
+)
 
 __all__ = [
     "Canaries",
@@ -27,6 +31,7 @@ __all__ = [
     "PrivateStep",
     "SeededNoise",
     "SystemNoise",
+    "check_evaluation",
     "check_model",
     "check_training",
     "local_steps",

@@ -34,6 +34,10 @@ class ExampleType:
         generator = torch.Generator().manual_seed(0)
         if self.input_type.is_floating_point or self.input_type.is_complex:
             yield torch.randn((rows, *self.inputs), generator=generator, dtype=self.input_type)
+        else:
+            large = torch.randint(0, 256, (rows, *self.inputs), generator=generator)
+            large[:1], large[1:2] = 0, 1
+            yield large.to(self.input_type)
         small = torch.randint(0, 2, (rows, *self.inputs), generator=generator)
         small[:1], small[1:2] = 0, 1
         yield small.to(self.input_type)

@@ -10,6 +10,7 @@ verdict. What cannot be compared is refused.
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 import sys
 from array import array
@@ -38,7 +39,13 @@ STATE_MOVED = (
     "make it constant or compute it anew in each pass"
 )
 _DECLARED = "counters"
-_TORCHS_OWN = frozenset(vars(nn.Module()))
+_LARGE = 2**17
+"""Numbers in the largest batch that a model is tried on."""
+_HOOKS = {"_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"}
+_TORCHS_OWN = frozenset(vars(nn.Module())) - _HOOKS
+_HELD_BY_MODULES = {"_parameters", "_buffers", "_modules"}
+_FAR = 10**6
+"""Passes that a declared counter is moved on, to see what a model does then."""
 
 
 _FIXES = {
@@ -75,27 +82,63 @@ def check_training(model: nn.Module, loss: ExampleLoss, like: ExampleType) -> No
     (parameters, buffers, tensors, arrays and numbers in attributes) changes in a pass, but for
     attributes that a class names in `counters` and that change in the same way whatever the inputs;
     a row's output depends on no other row and not on their number; per-example gradients are those
-    of each example alone, by autograd. Random draws are held at fixed values meanwhile (dropout
-    keeps everything). For the loss see `ExampleLoss.check`. No record is read; the model and
-    torch's random state stay as they are.
+    of each example alone, by autograd. All of that at the model's weights and at others, since the
+    verdict is for a whole training. Random draws are held at fixed values meanwhile (dropout
+    keeps everything). For the loss see `ExampleLoss.check`; it may keep nothing from one call to
+    the next. No record is read; the model and torch's random state stay as they are.
     """
     check_model(model)
-    loss.check(_probe(model, like), like)
+    outputs = _probe(model, like)
+    before = _held_by_loss(loss.loss)
+    loss.check(outputs, like)
+    if path := changed(before, _held_by_loss(loss.loss)):
+        raise ModelError(STATE_MOVED.format(path).replace("the model runs", "the loss is taken"))
 
 
-def _probe(model: nn.Module, like: ExampleType) -> Tensor:
+def check_evaluation(model: nn.Module, like: ExampleType) -> None:
+    """Raise ModelError unless one record moves nobody else's outputs in evaluation mode.
+
+    Looked at as in `check_training`, for figures that are released with noise.
+    """
+    _probe(model, like, training=False)
+
+
+def _probe(model: nn.Module, like: ExampleType, *, training: bool = True) -> Tensor:
     """What the model puts out for made-up inputs, (4, ...), if nothing is wrong with it."""
     try:
-        twin = copy.deepcopy(model).train()
+        twin = copy.deepcopy(model).train(training)
     except Exception as error:
         raise ModelError(f"the model cannot be copied: {_said(error)}") from error
+    if path := changed(reachable(model), reachable(twin)):
+        raise ModelError(f"a copy of the model differs from it in {path!r}: what runs is not seen")
     candidates = list(like.made_up())
     with torch.random.fork_rng(devices=[]), _WithoutChance():  # type: ignore[no-untyped-call]
-        inputs = _accepted(twin, candidates)
-        _check_state(twin, inputs)
-        outputs = _check_rows(twin, inputs)
-        _check_gradients(twin, inputs, outputs)
-    return outputs
+        accepted = _accepted(twin, candidates)
+        # Not only where training begins: a weight of zero may hide what it will let through.
+        for place, tried in ((_elsewhere(twin), accepted[:1]), (twin, accepted)):
+            for inputs in tried:
+                _check_state(place, inputs)
+            outputs = [_check_rows(place, inputs) for inputs in tried]
+            if training:
+                _check_gradients(place, tried[0], outputs[0])
+        _check_sizes(twin, accepted[0])
+    return outputs[0]
+
+
+def _elsewhere(twin: nn.Module) -> nn.Module:
+    """A copy with other weights of usual size, and declared counters far on."""
+    moved, drawn = copy.deepcopy(twin), np.random.default_rng(1)
+    with torch.no_grad():
+        for parameter in moved.parameters():
+            fan_in = parameter.numel() / (len(parameter) if parameter.dim() > 1 else 1)
+            size = 0.5 / max(fan_in if parameter.dim() > 1 else 1.0, 1.0) ** 0.5
+            step = torch.from_numpy(np.asarray(drawn.normal(scale=size, size=parameter.shape)))
+            parameter.add_(step.to(parameter.dtype))
+    for module in moved.modules():
+        for name in getattr(type(module), _DECLARED, ()):
+            if isinstance(value := getattr(module, name, None), int | float | Tensor):
+                setattr(module, name, value + _FAR)
+    return moved
 
 
 def reachable(model: nn.Module, *, trained: bool = True) -> dict[str, Any]:
@@ -106,6 +149,7 @@ def reachable(model: nn.Module, *, trained: bool = True) -> dict[str, Any]:
     found: dict[str, Any] = {}
     tensors = (*_named_tensors(model),)
     for path, tensor in tensors:
+        found[f"{path}.requires_grad"] = tensor.requires_grad
         if trained or not tensor.requires_grad:
             found[path] = tensor.detach().clone()
     seen = {id(tensor) for _, tensor in tensors} | {id(module) for module in model.modules()}
@@ -170,6 +214,11 @@ def _check_parameters(model: nn.Module) -> None:
     for name, parameter in trainable:
         if is_lazy(parameter):
             raise ModelError(f"parameter {name!r} has no shape yet: run the model once first")
+        if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
+            raise ModelError(
+                f"parameter {name!r} has hooks, which get the batch's gradient without clipping "
+                "and noise: remove them"
+            )
         if parameter.dtype != torch.float32:
             raise ModelError(f"parameter {name!r} is {parameter.dtype}: use float32")
         # By memory, not by identity: two parameters may be views of one tensor.
@@ -198,23 +247,25 @@ def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0]}"
 
 
-def _accepted(twin: nn.Module, candidates: list[Tensor]) -> Tensor:
-    problem: Exception | None = None
+def _accepted(twin: nn.Module, candidates: list[Tensor]) -> list[Tensor]:
+    """Those inputs that the model takes; ModelError when it takes none."""
+    accepted, problems = [], []
     for inputs in candidates:
         try:
             _outputs(copy.deepcopy(twin), inputs)
         except ModelError:
             raise
         except Exception as error:
-            problem = problem or error
+            problems.append(error)
             continue
-        return inputs
-    assert problem is not None
+        accepted.append(inputs)
+    if accepted:
+        return accepted
     shape = tuple(candidates[0].shape)
     raise ModelError(
         f"the model fails on made-up inputs of shape {shape}, {candidates[0].dtype}: "
-        f"{_said(problem)}"
-    ) from problem
+        f"{_said(problems[0])}"
+    ) from problems[0]
 
 
 def _outputs(model: nn.Module, inputs: Tensor) -> Tensor:
@@ -276,12 +327,38 @@ def _check_rows(twin: nn.Module, inputs: Tensor) -> Tensor:
     if not torch.equal(inputs, inputs.round()):  # numbers, not indices
         others.append(inputs.roll(2, 0) * 30)
     among = [_among(twin, inputs, other) for other in others]
-    if not all(_close(found, together) for found in (alone, twice, *among)):
+    _demand_close(together, alone, twice, *among)
+    return together
+
+
+def _check_sizes(twin: nn.Module, inputs: Tensor) -> None:
+    """Rows among as many as in a batch, and small ones and outliers among others.
+
+    What a batch scales or cuts off, it may leave alone where all rows look alike.
+    """
+    many = max(2, min(64, _LARGE // max(inputs.numel(), 1)))
+    _demand_close(
+        _outputs(twin, inputs), _outputs(twin, inputs.repeat(many, *_ones(inputs)))[: len(inputs)]
+    )
+    if not inputs.is_floating_point() or torch.equal(inputs, inputs.round()):
+        return
+    outlying = torch.sinh(3 * inputs)
+    for rows in (inputs / 100, outlying):
+        alone = torch.cat([_outputs(twin, row.unsqueeze(0)) for row in rows])
+        among = _among(twin, rows, inputs.roll(1, 0)), _among(twin, rows, outlying.roll(2, 0))
+        _demand_close(alone, *among)
+
+
+def _ones(inputs: Tensor) -> tuple[int, ...]:
+    return (1,) * (inputs.dim() - 1)
+
+
+def _demand_close(wanted: Tensor, *found: Tensor) -> None:
+    if not all(_close(each, wanted) for each in found):
         raise ModelError(
             "the model's output for one example depends on the others in its batch: "
             "remove what averages, sorts or counts over the first dimension"
         )
-    return together
 
 
 def _among(twin: nn.Module, inputs: Tensor, others: Tensor) -> Tensor:
@@ -306,12 +383,14 @@ def _check_gradients(twin: nn.Module, inputs: Tensor, outputs: Tensor) -> None:
     # A plain sum of outputs has gradient zero behind a softmax; a random direction has not.
     # Not by torch's generator: its draws are held fixed here.
     drawn = np.random.default_rng(0).normal(size=tuple(outputs.shape))
-    direction = torch.from_numpy(drawn).to(outputs.dtype)
+    # Of very different lengths: what holds a batch's gradient down acts on long ones only.
+    lengths = np.array([1e4, 1.0, 1e2, 1e-2]).reshape(-1, *(1,) * (drawn.ndim - 1))
+    direction = torch.from_numpy(drawn * lengths).to(outputs.dtype)
     wanted = [_gradient(twin, row, part) for row, part in zip(inputs, direction, strict=True)]
     found = _by_hooks(twin, inputs, direction)
     for expected, got in zip(wanted, found, strict=True):
         size = max(float(expected.abs().max()), 1e-3)
-        if not torch.allclose(got, expected, rtol=1e-3, atol=1e-4 * size, equal_nan=False):
+        if not torch.allclose(got, expected, rtol=1e-3, atol=1e-4 * size, equal_nan=True):
             raise ModelError(
                 "per-example gradients differ from the gradients of each example alone: a layer "
                 "that Opacus does not see whole, such as a weight used through a function"
@@ -333,7 +412,10 @@ def _by_hooks(twin: nn.Module, inputs: Tensor, direction: Tensor) -> list[Tensor
     from privet.privacy.mechanisms.per_example import PerExampleModule
 
     trainable = _trainable(twin)
-    wrapped = PerExampleModule(twin)
+    try:
+        wrapped = PerExampleModule(twin)
+    except (NotImplementedError, ValueError) as error:
+        raise ModelError(f"per-example gradients fail: {_said(error)}") from error
     found = []
     try:
         with torch.enable_grad():
@@ -434,13 +516,33 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
         yield from ((f".{name}", each) for name, each in {**held, **_attributes(value)}.items())
 
 
+def _held_by_loss(loss: Any) -> dict[str, Any]:
+    """What a loss can keep values in: of a task, the attributes that its loss names."""
+    found: dict[str, Any] = {}
+    if not isinstance(loss, MethodType):
+        _collect("loss", loss, found, set())
+        return found
+    owner, function = loss.__self__, loss.__func__
+    names = _named_by(function.__code__) if isinstance(function, FunctionType) else []
+    for name in names:  # grows by what its own methods name
+        value = inspect.getattr_static(owner, name, None)
+        if isinstance(value, FunctionType) and value is not function:
+            names.extend(n for n in _named_by(value.__code__) if n not in names)
+    for name in dict.fromkeys(names):
+        if (value := inspect.getattr_static(owner, name, None)) is not None:
+            _collect(name, value, found, set())
+    _collect("loss", function, found, set())
+    return found
+
+
 def _names(slots: str | Iterable[str]) -> Iterable[str]:
     return (slots,) if isinstance(slots, str) else slots
 
 
 def _attributes(value: Any) -> dict[str, Any]:
     own = getattr(value, "__dict__", {})
-    return {name: each for name, each in own.items() if name not in _TORCHS_OWN}
+    left_out = _TORCHS_OWN - _HELD_BY_MODULES  # of a module that no other one knows of
+    return {name: each for name, each in own.items() if name not in left_out}
 
 
 def _of_function(function: FunctionType) -> Iterator[tuple[str, Any]]:
