@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from privet.errors import ModelError, PrivacyError
 from privet.privacy.mechanisms import DpSgd, SeededNoise, SystemNoise, privatise
+from privet.privacy.mechanisms.batched.chain import Linear
 from privet.randomness import stream
 
 NAMES = ["mlp", "no bias", "cnn", "frozen part", "sequence", "twice", "bare parameter", "in place"]
@@ -509,3 +510,21 @@ def test_nothing_is_printed_about_what_does_not_concern_the_user(capfd):
     with privatise(model, sgd(model), plan=plan(), noise=SystemNoise()) as private:
         one_pass(private, INPUTS, TARGETS)
     assert capfd.readouterr() == ("", "")
+
+
+class NoNoise:
+    def normal(self, shape, std):
+        return torch.zeros(*shape)
+
+
+def test_no_gradient_is_longer_than_the_clip_norm_for_want_of_digits():
+    """The square of so small an output's gradient is no float32, that of its product is."""
+    model = nn.Linear(2, 2).train()
+    with torch.no_grad():
+        model.weight.zero_()
+        model.bias.copy_(torch.tensor([0.0, -53.0]))
+    made = plan(clip=1e-5, sampling_rate=1.0, steps=1, batch_size=1.0)
+    record = torch.tensor([[1.7e19, 1.0]]), torch.tensor([0])
+    assert private_gradient(model, *record, made, NoNoise()).norm() < 1.0001e-5
+    factors = torch.tensor([[[1.7e19, 1.0]]]), torch.tensor([[[0.0, 9.6e-24]]])
+    assert Linear(2, 2, bias=True).squared_norms(*factors).isinf().all()

@@ -78,7 +78,7 @@ class OuterGradients:
             inputs += self.activations.square().sum(1)
         if self.layer.bias is not None and self.layer.bias.requires_grad:
             inputs += 1.0
-        return per_output * inputs
+        return outer_squared_norms(per_output, inputs)
 
     def drop(self, examples: Tensor) -> None:
         kept = ~examples.unsqueeze(1)
@@ -92,6 +92,16 @@ class OuterGradients:
             into[self.layer.weight].addmm_(weighted.T, self.activations)
         if self.layer.bias is not None and self.layer.bias.requires_grad:
             into[self.layer.bias].addmv_(self.backprops.T, weights)
+
+
+def outer_squared_norms(first: Tensor, second: Tensor) -> Tensor:
+    """Those of outer products, by the squared norms of their factors, (n,) each.
+
+    Infinite, so that the example counts as zero, where one factor is longer than 1e12: the square
+    of the other may then be too small for float32 while the product is longer than the clip norm.
+    """
+    long = torch.maximum(first, second) > 1e24
+    return (first * second).masked_fill(long, torch.inf)
 
 
 # float32 norms and sums are off by a few 1e-7 relative; 1e-5 leaves room for wide layers. The

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from privet.errors import PrivetError
+from privet.privacy.mechanisms.gradients import outer_squared_norms
 from privet.privacy.mechanisms.losses import ExampleLoss
 
 
@@ -64,7 +65,8 @@ class Linear:
         return torch.baddbmm(bias[0].unsqueeze(1), prepared, weight.mT)
 
     def squared_norms(self, prepared: Tensor, backprops: Tensor) -> Tensor:
-        return _squared(backprops) * (_squared(prepared) + float(self.bias))
+        inputs = _squared(prepared) + float(self.bias)
+        return outer_squared_norms(_squared(backprops), inputs)
 
     def add_sums(self, prepared: Tensor, weighted: Tensor, *into: Tensor) -> None:
         weight, *bias = into
