@@ -4,7 +4,7 @@ Every draw of a simulation comes from a stream named by (seed, purpose, silo, ro
 depends neither on the order in which clients run nor on how many processes run them, and no two
 clients and no two rounds ever share noise. Nor do two runs that are not the same: see
 `privet.simulations.decided`. On a real silo noise does not come from here: see
-`privet.privacy.mechanisms.plan.SystemNoise`.
+`privet.privacy.mechanisms.noise.SystemNoise`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,8 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    import torch
-
-_MT19937_WORDS = 624
 
 
 def stream(seed: int, *names: int | str) -> np.random.SeedSequence:
@@ -57,24 +51,6 @@ def numpy_generator(sequence: np.random.SeedSequence) -> np.random.Generator:
 def torch_seed(sequence: np.random.SeedSequence) -> int:
     """A 63-bit seed for `torch.manual_seed`, for draws that guard nothing (initial weights)."""
     return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def torch_generator(sequence: np.random.SeedSequence) -> torch.Generator:
-    """A torch CPU generator whose whole Mersenne Twister state comes from `sequence`.
-
-    `torch.Generator.manual_seed` keeps 32 bits of its seed; two of 100,000 streams would then
-    coincide with probability near one. Here all 19,937 bits are set.
-    """
-    import torch
-
-    generator = torch.Generator()
-    state = generator.get_state()
-    words = sequence.generate_state(_MT19937_WORDS, np.uint32).astype(np.uint64)
-    # at::CPUGeneratorImplStateLegacy: seed u64, left i32, seeded i32, next u64, state u64[624], ...
-    state[24 : 24 + 8 * _MT19937_WORDS] = torch.from_numpy(words.view(np.uint8).copy())
-    # With `left` = 1, as a fresh generator has it, it mixes these words before the first draw.
-    generator.set_state(state)
-    return generator
 
 
 @contextmanager

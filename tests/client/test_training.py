@@ -161,10 +161,11 @@ def test_private_training_equals_clipping_one_example_at_a_time() -> None:
             norm = torch.sqrt(sum((p.grad**2).sum() for p in model.parameters()))
             for part, p in zip(total, model.parameters(), strict=True):
                 part += p.grad * min(1.0, 0.3 / float(norm))
+        drawn = noise.normal((sum(p.numel() for p in model.parameters()),), 0.7 * 0.3).float()
         with torch.no_grad():
             for part, p in zip(total, model.parameters(), strict=True):
-                noisy = part + noise.normal(tuple(p.shape), 0.7 * 0.3)
-                p -= 0.1 * noisy / 4
+                own, drawn = drawn[: p.numel()], drawn[p.numel() :]
+                p -= 0.1 * (part + own.view_as(p)) / 4
     np.testing.assert_allclose(weights + result.update, flat.vector(), atol=1e-5)
     assert result.steps == 3
     assert result.loss is None

@@ -60,7 +60,7 @@ def test_a_right_run_is_never_bounded_above_its_claim(tmp_path: Path, epsilon: f
     ("fault", "models"),
     [
         ("no noise", 100),
-        ("noise / 2", 600),
+        ("noise / 2", 1000),
         slow("clip x 5", 300),
         slow("rate x 2", 500),
     ],

@@ -47,7 +47,8 @@ def _two_values(self: SeededNoise, shape: Sequence[int], std: float) -> Tensor:
 
 
 def _cut_off(self: SeededNoise, shape: Sequence[int], std: float) -> Tensor:
-    return _normal(self, shape, std).clamp_(-3 * std, 3 * std)
+    # A little below 3, from where on the tail is counted.
+    return _normal(self, shape, std).clamp_(-2.99 * std, 2.99 * std)
 
 
 def _one_number(self: SeededNoise, shape: Sequence[int], std: float) -> Tensor:

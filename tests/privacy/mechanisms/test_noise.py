@@ -44,7 +44,7 @@ def test_the_tails_of_system_noise_are_there():
 def test_shape_type_and_zero_width(make, shape):
     noise = make().normal(shape, 1.0)
     assert noise.shape == shape
-    assert noise.dtype == torch.float32
+    assert noise.dtype == torch.float64
     assert make().normal(shape, 0.0).abs().sum() == 0
 
 
@@ -74,7 +74,7 @@ def test_a_fork_does_not_repeat_system_noise():
     receive, send = context.Pipe(duplex=False)
     child = context.Process(target=lambda: send.send_bytes(source.normal((8,), 1.0).numpy()))
     child.start()
-    from_child = np.frombuffer(receive.recv_bytes(), dtype=np.float32)
+    from_child = np.frombuffer(receive.recv_bytes(), dtype=np.float64)
     child.join()
     mine = source.normal((8,), 1.0).numpy()
     assert len(from_child) == 8

@@ -4,20 +4,9 @@ from privet.privacy.mechanisms.canaries import Canaries, CanaryBlock, CanaryTrac
 from privet.privacy.mechanisms.dpsgd import PrivateStep, privatise
 from privet.privacy.mechanisms.examples import ExampleType
 from privet.privacy.mechanisms.losses import ExampleLoss
-from privet.privacy.mechanisms.plan import (
-    DpSgd,
-    NoiseSource,
-    NoisyShare,
-    SeededNoise,
-    SystemNoise,
-    local_steps,
-    sampling_rate,
-)
-from privet.privacy.mechanisms.soundness import (
-    check_evaluation,
-    check_model,
-    check_training,
-)
+from privet.privacy.mechanisms.noise import NoiseSource, SeededNoise, SystemNoise
+from privet.privacy.mechanisms.plan import DpSgd, NoisyShare, local_steps, sampling_rate
+from privet.privacy.mechanisms.soundness import check_evaluation, check_model, check_training
 
 __all__ = [
     "Canaries",

@@ -99,7 +99,7 @@ class CanaryBlock:
         """Those of the step's canaries; none when none was sampled."""
         if len(self._sampled) == 0:
             return []
-        lengths = torch.full((len(self._sampled),), CANARY_NORM * clip)
+        lengths = torch.full((len(self._sampled),), CANARY_NORM * clip, dtype=torch.float64)
         return [_CanaryGradients(self.parameter, torch.from_numpy(self._sampled), lengths)]
 
     def look(self) -> None:

@@ -13,7 +13,8 @@ from torch.optim import Optimizer
 from privet.errors import ModelError, PrivacyError
 from privet.privacy.mechanisms.canaries import CanaryBlock
 from privet.privacy.mechanisms.losses import ExampleLoss
-from privet.privacy.mechanisms.plan import DpSgd, NoiseSource
+from privet.privacy.mechanisms.noise import NoiseSource
+from privet.privacy.mechanisms.plan import DpSgd
 from privet.privacy.mechanisms.soundness import STATE_MOVED, changed, check_model, reachable
 
 if TYPE_CHECKING:
@@ -34,8 +35,9 @@ class PrivateStep:
     def backward(self, loss: ExampleLoss, outputs: Tensor, targets: Tensor) -> None:
         """Gather each example's gradient of its own loss; no other example can weigh on it."""
         if len(outputs):
-            # Opacus multiplies by the batch's size: it takes a mean of losses for granted.
-            own = loss.gradients(outputs, targets, times=1.0)
+            # The sum, not the mean: dividing by n and multiplying again would leave n in low bits.
+            self.model.loss_reduction = "sum"
+            own = loss.gradients(outputs, targets, times=float(len(outputs)))
             (outputs * own).sum().backward()  # type: ignore[no-untyped-call]
 
     @property

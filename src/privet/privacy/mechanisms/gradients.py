@@ -1,10 +1,12 @@
 """Per-example gradients, kept in the smallest form that still gives norms and clipped sums.
 
-How much of each example's gradient counts, so that none is longer than the clip norm.
+How much of each example's gradient counts, so that none is longer than the clip norm. Gradients are
+float32, as torch made them; norms, factors and sums are float64 (`privet.privacy.mechanisms.grid`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 Sums = dict[Tensor, Tensor]
-"""For each parameter the tensor of its shape to which a weighted sum is added."""
+"""For each parameter the float64 tensor of its shape to which a weighted sum is added."""
 
 
 class Gradients(Protocol):
@@ -22,13 +24,13 @@ class Gradients(Protocol):
         """How many examples."""
 
     def squared_norms(self) -> Tensor:
-        """Squared L2 norm of each example's gradient over these parameters, shape (n,)."""
+        """Squared L2 norm of each example's gradient over these parameters, float64 (n,)."""
 
     def drop(self, examples: Tensor) -> None:
         """Make the gradients of the examples marked in a mask of shape (n,) exactly zero."""
 
     def add_weighted(self, weights: Tensor, into: Sums) -> None:
-        """Add sum_i weights[i] * gradient_i, weights of shape (n,)."""
+        """Add sum_i weights[i] * gradient_i, weights float64 of shape (n,)."""
 
 
 @dataclass
@@ -42,17 +44,24 @@ class DenseGradients:
         return len(self.values)
 
     def squared_norms(self) -> Tensor:
-        norms: Tensor = torch.linalg.vector_norm(self._rows(), dim=1)
-        return norms.square()
+        return torch.cat([part.square().sum(1) for part in self._parts()])
 
     def drop(self, examples: Tensor) -> None:
         self.values[examples] = 0.0
 
     def add_weighted(self, weights: Tensor, into: Sums) -> None:
-        into[self.parameter].view(-1).addmv_(self._rows().T, weights)
+        total = into[self.parameter].view(-1)
+        for part, some in zip(self._parts(), torch.split(weights, self._at_once), strict=True):
+            total.addmv_(part.T, some)
 
-    def _rows(self) -> Tensor:
-        return self.values.reshape(len(self.values), -1)
+    @property
+    def _at_once(self) -> int:
+        return max(1, _AT_ONCE // max(1, self.parameter.numel()))
+
+    def _parts(self) -> Iterator[Tensor]:
+        """A few rows in float64 at a time: they are many times the model's size."""
+        for part in torch.split(self.values.reshape(len(self), -1), self._at_once):
+            yield part.double()
 
 
 @dataclass
@@ -72,13 +81,13 @@ class OuterGradients:
         return len(self.backprops)
 
     def squared_norms(self) -> Tensor:
-        per_output = self.backprops.square().sum(1)
+        per_output = self.backprops.double().square_().sum(1)
         inputs = torch.zeros_like(per_output)
         if self.layer.weight.requires_grad:
-            inputs += self.activations.square().sum(1)
+            inputs += self.activations.double().square_().sum(1)
         if self.layer.bias is not None and self.layer.bias.requires_grad:
             inputs += 1.0
-        return outer_squared_norms(per_output, inputs)
+        return per_output * inputs
 
     def drop(self, examples: Tensor) -> None:
         kept = ~examples.unsqueeze(1)
@@ -87,32 +96,24 @@ class OuterGradients:
         self.backprops = torch.where(kept, self.backprops, 0.0)
 
     def add_weighted(self, weights: Tensor, into: Sums) -> None:
+        weighted = self.backprops * weights.unsqueeze(1)
         if self.layer.weight.requires_grad:
-            weighted = self.backprops * weights.unsqueeze(1)
-            into[self.layer.weight].addmm_(weighted.T, self.activations)
+            into[self.layer.weight].addmm_(weighted.T, self.activations.double())
         if self.layer.bias is not None and self.layer.bias.requires_grad:
-            into[self.layer.bias].addmv_(self.backprops.T, weights)
+            into[self.layer.bias].add_(weighted.sum(0))
 
 
-def outer_squared_norms(first: Tensor, second: Tensor) -> Tensor:
-    """Those of outer products, by the squared norms of their factors, (n,) each.
+_AT_ONCE = 2**19
+"""Numbers that are turned into float64 together."""
 
-    Infinite, so that the example counts as zero, where one factor is longer than 1e12: the square
-    of the other may then be too small for float32 while the product is longer than the clip norm.
-    """
-    long = torch.maximum(first, second) > 1e24
-    return (first * second).masked_fill(long, torch.inf)
-
-
-# float32 norms and sums are off by a few 1e-7 relative; 1e-5 leaves room for wide layers. The
-# event promises sensitivity `clip` exactly, so a gradient may be shorter, never longer.
-_ROUNDING = 1 - 1e-5
-_EPS = 1e-6
+# Norms in float64 are off by less than 2^-21, relative, for as many as 2^31 weights. The event
+# promises sensitivity `clip` exactly, so a gradient may be shorter, never longer.
+_ROUNDING = 1 - 2.0**-20
 
 
 def clip_factors(norms: Tensor, clip: float | Tensor) -> Tensor:
-    """min(1, clip / norm) for gradients of L2 norm `norms`, which must be finite.
+    """min(1, clip / norm) for gradients of L2 norm `norms`, float64, which must be finite.
 
     A little below the bound, so that rounding cannot lift a gradient above it.
     """
-    return (clip * _ROUNDING / (norms + _EPS)).clamp_(max=1.0)
+    return (clip * _ROUNDING / norms).clamp_(max=1.0)

@@ -23,7 +23,9 @@ from privet.privacy.mechanisms.gradients import (
     Sums,
     clip_factors,
 )
-from privet.privacy.mechanisms.plan import DpSgd, NoiseSource
+from privet.privacy.mechanisms.grid import Grid, release
+from privet.privacy.mechanisms.noise import NoiseSource
+from privet.privacy.mechanisms.plan import DpSgd
 
 with untouched_root_logger():
     from opacus.grad_sample import GradSampleModule
@@ -74,6 +76,10 @@ class PerExampleModule(GradSampleModule):  # type: ignore[misc]
         self.batch: int | None = None
         self._overwritten = any(getattr(each, "inplace", False) for each in model.modules())
         self._outer: list[OuterGradients] = []
+        # Walking through a model takes longer than a small one's step: once, then.
+        self._parts = list(model.modules())
+        self._trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        self._padding = _padding_rows(model)
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
         if self.training and torch.is_grad_enabled():
@@ -95,22 +101,19 @@ class PerExampleModule(GradSampleModule):  # type: ignore[misc]
             return []
         gradients: list[Gradients] = list(self._outer)
         covered = {p for outer in self._outer for p in outer.layer.parameters()}
-        for name, parameter in self._module.named_parameters():
-            if parameter.requires_grad and parameter not in covered:
-                gradients.append(_dense(name, parameter))
-        padding = _padding_rows(self._module)
+        gradients += [_dense(name, p) for name, p in self._trained if p not in covered]
         for part in gradients:
             self._check_rows(part)
-            if isinstance(part, DenseGradients) and part.parameter in padding:
+            if isinstance(part, DenseGradients) and part.parameter in self._padding:
                 # torch gives the padding row no gradient, Opacus does.
-                part.values[:, padding[part.parameter]] = 0.0
+                part.values[:, self._padding[part.parameter]] = 0.0
         return gradients
 
     def forget(self) -> None:
         """Drop the batch and all that was kept of it."""
         self.batch = None
         self._outer.clear()
-        for module in self._module.modules():
+        for module in self._parts:
             module.__dict__.pop("activations", None)
             module.__dict__.pop("max_batch_len", None)
 
@@ -257,7 +260,7 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
     Each example's gradient over all parameters is scaled to an L2 norm of at most `plan.clip`; one
     that is not finite counts as zero. The gradient is (sum + noise) / plan.batch_size, where the
     noise has standard deviation plan.noise_multiplier * plan.clip and the divisor does not depend
-    on who took part. An empty batch is a step of noise alone.
+    on who took part. An empty batch is a step of noise alone. Sum and noise are integers of a grid.
 
     `ran` counts the steps whose noise was drawn, before anything is released. A step beyond
     `plan.steps`, after closing, with a closure, or twice on the same gradients: PrivacyError.
@@ -281,6 +284,9 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
         self.ran = 0
         self.nonfinite = 0
         self._plan = plan
+        self._weights = [parameter.numel() for parameter in self.params]
+        # Of the model alone: no record moves the canaries' block, and it changes no record's step.
+        self._grid = Grid.of(plan, sum(self._weights) - (block.parameter.numel() if block else 0))
         self._noise = noise
         self._model = model
         self._block = block
@@ -302,15 +308,15 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
             raise PrivacyError("optimizer.step(closure): a closure could look at the data again")
         self._refuse_what_is_not_planned()
         gradients = self._collect()
-        # The sum starts from the noise: one without it never exists.
-        total = self._drawn_noise()
-        sums = self._by_parameter(total)
+        noise = self._grid.noise(self._noise, sum(self._weights))
         # Counted before the parameters move: a crash in between costs a step, never hides one.
         self.ran += 1
-        self._add_clipped(gradients, sums)
+        total = torch.zeros_like(noise)
+        self._add_clipped(gradients, self._by_parameter(total))
         # By the expected size: dividing by the drawn one would reveal how many took part.
-        total.div_(self._plan.batch_size)
-        for parameter, gradient in sums.items():
+        released = release(total, noise, self._grid.scale).float()
+        mean = released.mul_(self._grid.step / self._plan.batch_size)
+        for parameter, gradient in self._by_parameter(mean).items():
             parameter.grad = gradient
         self._model.forget()
         if self.step_hook:
@@ -350,17 +356,12 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
 
     def _collect(self) -> list[list[Gradients]]:
         """The gradients of the batch's records and those of its canaries, if there are any."""
+        self._grid.check(self._model.batch or 0)
         canaries = self._block.gradients(clip=self._plan.clip) if self._block else []
         return [group for group in (self._model.collect(), canaries) if group]
 
-    def _drawn_noise(self) -> Tensor:
-        """Noise for all parameters in one vector, float32."""
-        count = sum(parameter.numel() for parameter in self.params)
-        std = self._plan.noise_multiplier * self._plan.clip
-        return self._noise.normal((count,), std) if std else torch.zeros(count)
-
     def _by_parameter(self, total: Tensor) -> Sums:
-        parts = torch.split(total, [parameter.numel() for parameter in self.params])
+        parts = torch.split(total, self._weights)
         return {p: part.view_as(p) for p, part in zip(self.params, parts, strict=True)}
 
     def _add_clipped(self, groups: list[list[Gradients]], sums: Sums) -> None:

@@ -1,28 +1,25 @@
-"""What DP-SGD will do, decided before it starts: who is sampled, and where noise comes from.
+"""What DP-SGD will do, decided before it starts; and how a share of records is released.
 
-Sampling is Poisson, with its rate and step count exact. Gaussian noise comes from the operating
-system on a silo and from a named stream in a simulation. A share of records, such as accuracy, is
-released from counts with the same noise.
+Sampling is Poisson, with its rate and step count exact. A share of records, such as accuracy, is
+released from two sums with noise.
 """
 
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Self
 
 import numpy as np
 import torch
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 from torch import Tensor
 
 from privet.errors import DataError, PrivacyError
 from privet.privacy.accounting import dp_sgd_event, gaussian_event
 from privet.privacy.dp_events import DpEvent
-from privet.randomness import torch_generator
+from privet.privacy.mechanisms.noise import NoiseSource
 
 
 def sampling_rate(n_records: int, batch_size: int) -> float:
@@ -130,61 +127,10 @@ class DpSgd:
         return poisson_batches(examples, rate=self.sampling_rate, steps=self.steps, rng=rng)
 
 
-class NoiseSource(Protocol):
-    """Independent normal numbers, never the same twice."""
-
-    def normal(self, shape: Sequence[int], std: float) -> Tensor:
-        """A float32 tensor of `shape` with mean 0 and standard deviation `std`."""
-
-
-class SeededNoise:
-    """Reproducible noise for simulations: whoever knows the seed can take it off again.
-
-    One sequence belongs to one (seed, silo, round); two sources over the same sequence repeat each
-    other, which is what makes a simulation repeatable.
-    """
-
-    def __init__(self, sequence: np.random.SeedSequence) -> None:
-        self._generator = torch_generator(sequence)
-
-    def normal(self, shape: Sequence[int], std: float) -> Tensor:
-        """The next numbers of the stream, shape `shape`, float32."""
-        # Bit-identical only for equal shapes: torch fills 16 numbers and more by another path.
-        return torch.empty(*shape).normal_(0.0, std, generator=self._generator)
-
-
-class SystemNoise:
-    """Cryptographic noise for real silos.
-
-    Every call draws a fresh 256-bit key from the operating system and expands it with AES in
-    counter mode, so there is no state that a fork, a copy or a restart could repeat. Uniform
-    numbers of 53 bits become normal ones by Box & Muller's transform in double precision, and each
-    result is half the sum of four: that hides which floating-point values a single draw can take
-    (Mironov 2012; Holohan & Braghin 2021, arXiv 2107.10138, section 5).
-    """
-
-    def normal(self, shape: Sequence[int], std: float) -> Tensor:
-        """Fresh numbers of `shape`, computed in float64 and rounded to float32 once."""
-        count = math.prod(shape)
-        total = torch.zeros(count, dtype=torch.float64)
-        # Two passes of two numbers each: half the sum of four has the variance of one.
-        for _ in range(2):
-            radius, angle = _uniform(2 * count).view(2, count)
-            radius.log1p_().mul_(-2).sqrt_()
-            angle.mul_(2 * math.pi)
-            total += radius * angle.cos() + radius * angle.sin()
-        return total.mul_(std / 2).float().reshape(*shape)
-
-
-def _uniform(count: int) -> Tensor:
-    """`count` numbers -u, u uniform on the multiples of 2^-53 in [0, 1): log1p never sees -1.
-
-    The sign serves the radius (log(1 - u)) and does no harm to the angle.
-    """
-    # A counter from zero is safe: the key is fresh at every call and never used again.
-    encryptor = Cipher(algorithms.AES(os.urandom(32)), modes.CTR(bytes(16))).encryptor()
-    words = np.frombuffer(encryptor.update(bytes(8 * count)), dtype=np.uint64)
-    return torch.from_numpy((words >> np.uint64(11)).astype(np.float64) * -(2.0**-53))
+_ONE = 2.0**20
+"""How many steps of its grid make up 1, in the sums of a `NoisyShare`."""
+_MOST_NOISE = 2.0**28
+"""More of it would not be exact on that grid."""
 
 
 @dataclass(frozen=True)
@@ -193,12 +139,17 @@ class NoisyShare:
 
     Guarantee: `event()` under add-or-remove adjacency of one record. The sums of v and of 1 - v
     over the records move by v and 1 - v when a record comes or goes: an L2 distance of at most 1.
+    Values and noise are integers of a grid, so that sums are exact and low bits tell nothing.
     `noise_multiplier` is the noise's standard deviation over that (Gaussian mechanism, Dwork & Roth
     2014, appendix A). The share is computed from the two noisy sums alone, so neither the number of
     records nor anything else about them is used besides.
     """
 
     noise_multiplier: float
+
+    def __post_init__(self) -> None:
+        if self.noise_multiplier > _MOST_NOISE:
+            raise PrivacyError(f"noise_multiplier = {self.noise_multiplier:g} must be at most 2^28")
 
     def event(self) -> DpEvent:
         """What one release costs."""
@@ -211,8 +162,10 @@ class NoisyShare:
         are, so that the bound on a record's influence holds for every metric.
         """
         bounded = torch.nan_to_num(values.double(), nan=0.0).clamp(0.0, 1.0)
-        yes, no = bounded.sum(), (1.0 - bounded).sum()
-        yes, no = torch.stack([yes, no]) + noise.normal((2,), self.noise_multiplier).double()
+        # Each value is rounded, not the sum: a record then moves it by no more than its own value.
+        steps = bounded.mul(_ONE).round_()
+        sums = torch.stack([steps.sum(), (_ONE - steps).sum()])
+        yes, no = sums + noise.normal((2,), self.noise_multiplier).double().mul_(_ONE).round_()
         # Post-processing of the two noisy sums; few records or much noise can make both negative.
         total = float(yes + no)
         if total <= 0:

@@ -390,6 +390,7 @@ def _check_gradients(twin: nn.Module, inputs: Tensor, outputs: Tensor) -> None:
     found = _by_hooks(twin, inputs, direction)
     for expected, got in zip(wanted, found, strict=True):
         size = max(float(expected.abs().max()), 1e-3)
+        got = got.to(expected.dtype)
         if not torch.allclose(got, expected, rtol=1e-3, atol=1e-4 * size, equal_nan=True):
             raise ModelError(
                 "per-example gradients differ from the gradients of each example alone: a layer "
@@ -422,8 +423,8 @@ def _by_hooks(twin: nn.Module, inputs: Tensor, direction: Tensor) -> list[Tensor
             (wrapped(inputs) * direction).reshape(len(inputs), -1).sum(1).mean().backward()
         parts = wrapped.collect()
         for place in range(len(inputs)):
-            sums: Sums = {parameter: torch.zeros_like(parameter) for parameter in trainable}
-            chosen = torch.zeros(len(inputs))
+            sums: Sums = {p: torch.zeros_like(p, dtype=torch.float64) for p in trainable}
+            chosen = torch.zeros(len(inputs), dtype=torch.float64)
             chosen[place] = 1.0
             with torch.no_grad():
                 for part in parts:

@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from privet.errors import PrivetError
-from privet.privacy.mechanisms.gradients import outer_squared_norms
 from privet.privacy.mechanisms.losses import ExampleLoss
 
 
@@ -36,10 +35,13 @@ class Layer(Protocol):
         """The layer's output."""
 
     def squared_norms(self, prepared: Tensor, backprops: Tensor) -> Tensor:
-        """Squared L2 norm of each example's gradient over the layer, shape (K, B)."""
+        """Squared L2 norm of each example's gradient over the layer, float64 (K, B)."""
 
     def add_sums(self, prepared: Tensor, weighted: Tensor, *into: Tensor) -> None:
-        """Add the sum of the gradients over B, `weighted` being backprops times weights."""
+        """Add the sum of the gradients over B, `weighted` being backprops times weights.
+
+        It is computed in the type of `weighted`, which that of `into` is, too.
+        """
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,14 @@ class Linear:
 
     def squared_norms(self, prepared: Tensor, backprops: Tensor) -> Tensor:
         inputs = _squared(prepared) + float(self.bias)
-        return outer_squared_norms(_squared(backprops), inputs)
+        return _squared(backprops) * inputs
 
     def add_sums(self, prepared: Tensor, weighted: Tensor, *into: Tensor) -> None:
         weight, *bias = into
-        weight.baddbmm_(weighted.mT, prepared)
+        size = max(1, _AT_ONCE // (len(prepared) * self.inputs))
+        parts = torch.split(weighted, size, 1), torch.split(prepared, size, 1)
+        for some, inputs in zip(*parts, strict=True):
+            weight.baddbmm_(some.mT, inputs.to(some.dtype))
         for sums in bias:
             sums.add_(weighted.sum(1))
 
@@ -94,7 +99,7 @@ class LayerNorm:
         return prepared * weight.unsqueeze(1) + bias.unsqueeze(1)
 
     def squared_norms(self, prepared: Tensor, backprops: Tensor) -> Tensor:
-        return _squared(backprops * prepared) + _squared(backprops)
+        return _squared(backprops.double() * prepared) + _squared(backprops)
 
     def add_sums(self, prepared: Tensor, weighted: Tensor, *into: Tensor) -> None:
         weight, bias = into
@@ -102,8 +107,12 @@ class LayerNorm:
         bias.add_(weighted.sum(1))
 
 
+_AT_ONCE = 2**20
+"""Numbers that are turned into another type together."""
+
+
 def _squared(rows: Tensor) -> Tensor:
-    norms: Tensor = torch.linalg.vector_norm(rows, dim=2)
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=2, dtype=torch.float64)
     return norms.square_()
 
 

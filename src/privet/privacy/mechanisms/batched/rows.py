@@ -18,8 +18,10 @@ from privet.errors import PrivacyError
 from privet.privacy.mechanisms.batched.chain import Chain, LayerPass
 from privet.privacy.mechanisms.canaries import CANARY_NORM, Canaries, CanaryTrace, split
 from privet.privacy.mechanisms.gradients import clip_factors
+from privet.privacy.mechanisms.grid import Grid, release
 from privet.privacy.mechanisms.losses import ExampleLoss
-from privet.privacy.mechanisms.plan import DpSgd, NoiseSource
+from privet.privacy.mechanisms.noise import NoiseSource
+from privet.privacy.mechanisms.plan import DpSgd
 from privet.vectors import Vector
 
 _BETAS = 0.9, 0.999
@@ -156,6 +158,8 @@ def _check(row: Row, *, private: bool, block: int) -> None:
         )
     if row.plan is not None and len(row.batches) > row.plan.steps:
         raise PrivacyError(f"{len(row.batches)} batches for a plan of {row.plan.steps} steps")
+    if row.plan is not None:
+        Grid.of(row.plan, len(row.weights)).check(max(map(len, row.batches), default=0))
     if _width(row) != block or (block and not private):
         raise PrivacyError("rows that train in one batch have equally many canaries, under DP-SGD")
 
@@ -176,25 +180,31 @@ class _Stack:
         self._model = models.shape[1]
         self._weights = F.pad(models, (0, _width(rows[0])))
         self._traces = [CanaryTrace(len(row.canaries)) if row.canaries else None for row in rows]
-        self._buffers = torch.empty_like(self._weights), torch.empty_like(self._weights)
         self._steps = optimizer.begin(self._weights)
         self._rates = torch.tensor([[row.lr] for row in rows])
         plans = [row.plan for row in rows if row.plan is not None]
         self._private = bool(plans)
-        self._clips = torch.tensor([[float(plan.clip)] for plan in plans])
-        self._expected = torch.tensor([[float(plan.batch_size)] for plan in plans])
+        self._gradients = torch.empty_like(self._weights)
+        if self._private:
+            sums = torch.empty_like(self._weights, dtype=torch.float64)
+            self._sums, self._noise = sums, (torch.empty_like(sums), torch.empty_like(sums))
+        self._grids = [Grid.of(plan, self._model) for plan in plans]
+        self._clips = _column([plan.clip for plan in plans])
+        self._scales = _column([grid.scale for grid in self._grids])
+        self._units = _column([grid.step for grid in self._grids])
+        self._expected = _column([plan.batch_size for plan in plans])
         self._losses: list[list[float]] = [[] for _ in rows]
         self._nonfinite = torch.zeros(len(rows), dtype=torch.int64)
 
-    def noise(self) -> Iterator[Tensor]:
-        """For each step what the gradients are added to: noise, or zeros; shape (k, d).
+    def noise(self) -> Iterator[Tensor | None]:
+        """For each step the integers of its noise, float64 (k, d), if there is any.
 
-        Noise takes as long as half of the arithmetic. A thread draws it while the step before runs,
-        each row's from the row's own source and in order, so that no number depends on it.
+        Noise takes as long as a third of the arithmetic. A thread draws it while the step before
+        runs, each row's from the row's own source and in order, so that no number depends on it.
         """
         steps = range(len(self._rows[0].batches))
         if not self._private:
-            yield from map(self._drawn, steps)
+            yield from (None for _ in steps)
             return
         with ThreadPoolExecutor(1, thread_name_prefix="noise") as helper:
             ahead = helper.submit(self._drawn, 0)
@@ -205,35 +215,32 @@ class _Stack:
 
     def _drawn(self, number: int) -> Tensor:
         rows = self._active(number)
-        # Two buffers in turn: the step before may still be adding gradients to the other one.
-        drawn = self._buffers[number % 2][: len(rows)]
+        # Two buffers in turn: the step before may still be adding the other one.
+        drawn = self._noise[number % 2][: len(rows)]
         for place, row in enumerate(rows):
-            std = row.plan.noise_multiplier * row.plan.clip if row.plan else 0.0
-            drawn[place] = row.noise.normal(drawn.shape[1:], std) if row.noise and std else 0.0
+            assert row.noise is not None  # `_check` looked
+            drawn[place] = self._grids[place].noise(row.noise, drawn.shape[1])
         return drawn
 
-    def step(self, number: int, gradients: Tensor) -> None:
-        """The optimizer step `number`, from 0, of the rows that have so many batches.
-
-        `gradients` is its noise, and is used up.
-        """
+    def step(self, number: int, noise: Tensor | None) -> None:
+        """The optimizer step `number`, from 0, of the rows that have so many batches."""
         rows = self._active(number)
         active = len(rows)
         weights = self._weights[:active]
         drawn = [split(row.batches[number], len(row.inputs)) for row in rows]
         inputs, targets, taken = _padded(rows, [records for records, _ in drawn])
         outputs, layers = self._chain.run(inputs, targets, self._parts(weights), self._loss)
+        gradients = self._gradients[:active]
         sampled = [
             _coordinates(row, canaries) for row, (_, canaries) in zip(rows, drawn, strict=True)
         ]
-        canary_norms, places = _canary_norms(rows, sampled)
-        factors = self._factors(outputs, targets, layers, taken, canary_norms)
-        _add_sums(layers, factors[:, : taken.shape[1], None], self._parts(gradients))
-        gradients[:, self._model :].scatter_add_(
-            1, places, canary_norms * factors[:, taken.shape[1] :]
-        )
-        if self._private:
-            gradients.div_(self._expected[:active])
+        if noise is None:
+            shares = self._shares(outputs, targets, layers, taken)
+            _add_sums(layers, shares.unsqueeze(2), self._parts(gradients.zero_()))
+        else:
+            sums = self._clipped_sums(layers, taken, sampled)
+            gradients.copy_(release(sums, noise, self._scales[:active]))
+            gradients.mul_((self._units / self._expected)[:active].float())
         for place, row in enumerate(rows):
             if (trace := self._traces[place]) is not None:
                 trace.coordinates.append(sampled[place])
@@ -267,17 +274,10 @@ class _Stack:
             parameters[-1].grad = parts[place]
         return parameters
 
-    def _factors(
-        self,
-        outputs: Tensor,
-        targets: Tensor,
-        layers: Sequence[LayerPass],
-        taken: Tensor,
-        canary_norms: Tensor,
+    def _shares(
+        self, outputs: Tensor, targets: Tensor, layers: Sequence[LayerPass], taken: Tensor
     ) -> Tensor:
-        """How much of each example's gradient counts, shape (K, B + C); 0 for what only pads."""
-        if self._private:
-            return self._clipped(layers, taken, canary_norms)
+        """How much of each example's gradient counts without DP-SGD, (K, B); 0 for what pads."""
         counts = taken.sum(1)
         for place, count in enumerate(counts.tolist()):
             loss = self._loss(outputs[place, :count], targets[place, :count])
@@ -286,7 +286,20 @@ class _Stack:
             _drop(layers, ~taken)
         return taken / counts.unsqueeze(1)
 
-    def _clipped(self, layers: Sequence[LayerPass], taken: Tensor, canary_norms: Tensor) -> Tensor:
+    def _clipped_sums(
+        self, layers: Sequence[LayerPass], taken: Tensor, sampled: Sequence[NDArray[np.int64]]
+    ) -> Tensor:
+        """The sums of clipped gradients, float64 (k, d)."""
+        canary_norms, places = _canary_norms(self._rows[: len(taken)], sampled)
+        factors = self._factors(layers, taken, canary_norms)
+        examples, canaries = torch.split(factors, [taken.shape[1], canary_norms.shape[1]], dim=1)
+        sums = self._sums[: len(taken)].zero_()
+        _add_sums(layers, examples.unsqueeze(2), self._parts(sums))
+        sums[:, self._model :].scatter_add_(1, places, canary_norms * canaries)
+        return sums
+
+    def _factors(self, layers: Sequence[LayerPass], taken: Tensor, canary_norms: Tensor) -> Tensor:
+        """What clips each example's and canary's gradient, float64 (k, B + C); 0 for what pads."""
         parts = [seen.layer.squared_norms(seen.prepared, seen.backprops) for seen in layers]
         norms = torch.stack(parts).sum(0).sqrt_()
         lost = ~norms.isfinite()
@@ -296,6 +309,10 @@ class _Stack:
             norms = torch.where(lost, 0.0, norms)
         norms, taken = torch.cat([norms, canary_norms], 1), torch.cat([taken, canary_norms > 0], 1)
         return clip_factors(norms, self._clips[: len(norms)]) * taken
+
+
+def _column(values: Sequence[float]) -> Tensor:
+    return torch.tensor([[value] for value in values], dtype=torch.float64)
 
 
 def _padded(
@@ -336,7 +353,7 @@ def _canary_norms(
     rows: Sequence[Row], sampled: Sequence[NDArray[np.int64]]
 ) -> tuple[Tensor, Tensor]:
     """The canaries' gradient norms and their coordinates, both (K, C); 0 for what only pads."""
-    canary_norms = torch.zeros(len(rows), max(map(len, sampled)))
+    canary_norms = torch.zeros(len(rows), max(map(len, sampled)), dtype=torch.float64)
     places = torch.zeros(canary_norms.shape, dtype=torch.int64)
     for place, (row, coordinates) in enumerate(zip(rows, sampled, strict=True)):
         if row.plan is not None:
