@@ -115,7 +115,7 @@ def test_a_server_that_is_killed_ends_at_the_same_model(
 def test_a_silo_that_hangs_is_gone_on_without_and_may_come_back(trial: Trial, wire: Wire) -> None:
     before = charged(trial)
     with trial.client() as client:
-        settings = {**PRIVATE, "rounds": 40, "round_timeout": 3}
+        settings = {**PRIVATE, "rounds": 24, "round_timeout": 3}
         job = client.submit(Experiment.from_mapping(settings))
         wait(client, job, past(2))
         trial.processes["north"].send_signal(signal.SIGSTOP)
@@ -137,7 +137,7 @@ def test_a_worker_that_is_late_goes_on(trial: Trial, wire: Wire) -> None:
     before = charged(trial)
     (worker,) = workers(trial, "north")
     with trial.client() as client:
-        settings = {**PRIVATE, "rounds": 60, "round_timeout": 1}
+        settings = {**PRIVATE, "rounds": 30, "round_timeout": 1}
         job = client.submit(Experiment.from_mapping(settings))
         wait(client, job, past(2))
         worker.suspend()
@@ -162,7 +162,7 @@ def workers(trial: Trial, name: str) -> list[psutil.Process]:
 def test_a_network_that_is_cut_heals(trial: Trial, wire: Wire) -> None:
     before = charged(trial)
     with trial.client() as client:
-        settings = {**PRIVATE, "rounds": 60, "round_timeout": 3}
+        settings = {**PRIVATE, "rounds": 30, "round_timeout": 3}
         job = client.submit(Experiment.from_mapping(settings))
         wait(client, job, past(2))
         wire.cut = True

@@ -76,7 +76,9 @@ class Silo:
 
 def scrape(address: str) -> Figures:
     """Every sample by its name and its labels' values."""
-    families = text_string_to_metric_families(httpx.get(f"http://{address}/metrics").text)
+    families = text_string_to_metric_families(
+        httpx.get(f"http://{address}/metrics", timeout=60).text
+    )
     return {
         (sample.name, *sample.labels.values()): sample.value
         for family in families
