@@ -44,8 +44,9 @@ def canaries(files: Files) -> tuple[CanaryAttack, ...]:
 
 
 def runs_with_canaries(report: Report) -> list[str]:
-    """The runs that a claim about canaries speaks of."""
-    return list(dict.fromkeys(c.subject for c in report.claims if c.id == "mechanism.canaries"))
+    """The runs in which canaries took part."""
+    told = [c for c in report.claims if c.id == "mechanism.canaries" and c.verdict != "UNKNOWN"]
+    return list(dict.fromkeys(claim.subject for claim in told))
 
 
 def _order(files: Files) -> list[str]:
