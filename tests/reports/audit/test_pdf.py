@@ -48,7 +48,7 @@ def test_the_first_page_says_who_what_and_how_it_ended(audited: Audited, pages: 
     assert audited.report.verdict in first
     assert "Claims and evidence" not in first
     assert all(f"silo-{index}" in first for index in range(4))
-    for said in ("digits", "1,169 training records", "epsilon ≤ 3 at delta 1e-5", "epsilon ≤ 8"):
+    for said in ("digits", "1,437 records", "epsilon ≤ 3 at delta 1e-5", "epsilon ≤ 8"):
         assert said in " ".join(first.split())
     for claim in audited.report.claims:
         if claim.verdict == "FAIL":

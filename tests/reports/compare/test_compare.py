@@ -174,7 +174,7 @@ def _entries(folder: Path) -> list[ComparisonEntry]:
     ("names", "warning"),
     [
         (("avg-3", "hospitals"), "not the same task: digits beside heart-disease"),
-        (("avg-3", "guarded"), "not the same data: 585 beside 1,437 training records"),
+        (("avg-3", "guarded"), "not the same data: 585 beside 1,437 records"),
         (
             ("avg-3", "delta"),
             "not the same delta: epsilons cannot be compared (1e-05",

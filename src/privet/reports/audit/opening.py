@@ -47,7 +47,7 @@ class AuditedRun:
 
     @cached_property
     def records(self) -> dict[str, int]:
-        """By silo that lets its number of training records be known."""
+        """By silo that lets its number of records be known."""
         found = {str(plan.get("name")): plan.get("records") for plan in self.plans}
         return {
             silo: count
@@ -214,10 +214,10 @@ def _records(runs: Sequence[AuditedRun]) -> str:
         if not each:
             return "How many records the silos hold was not told."
         low, high = min(each), max(each)
-        return f"Training records of a run: {f'{low:,} to ' if low < high else ''}{high:,}."
+        return f"Records of a run: {f'{low:,} to ' if low < high else ''}{high:,}."
     kept = len(runs[0].plans) - len(records)
     but = f", but for {counted(kept, 'silo')} that keep{'s' if kept == 1 else ''} the number"
-    return f"{sum(records.values()):,} training records{but if kept else ''}."
+    return f"{sum(records.values()):,} records{but if kept else ''}."
 
 
 def _promise(files: Files) -> str:

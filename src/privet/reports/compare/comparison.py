@@ -225,7 +225,7 @@ def _other_records(entries: Sequence[ComparisonEntry]) -> Iterator[str]:
         str(sorted(entry.records.labels.items())) for entry in entries if entry.records.labels
     }
     if len(training) > 1:
-        yield f"not the same data: {_counts(training)} training records"
+        yield f"not the same data: {_counts(training)} records"
     elif len(labels) > 1:
         yield "not the same data: other numbers of records by label"
     if len(test) > 1:

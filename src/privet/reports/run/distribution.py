@@ -42,7 +42,7 @@ def distribution(run: Run) -> Distribution | None:
     levels = nice_ticks([0.0, float(max(1, *(sum(row) for row in table)))], wanted=4)
     summary = _summary(run)
     plain = Chart(
-        title="Training records",
+        title="Records",
         description=f"Records by silo. {summary}",
         shapes=(),
         unit="by silo and label" if run.labels else "by silo",

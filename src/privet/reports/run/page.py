@@ -287,7 +287,7 @@ def _headline(run: Run) -> Iterator[Figure]:
     )
     if run.silos:
         records = sum(silo.records for silo in run.silos)
-        yield Figure("Training records", f"{records:,}", f"in {counted(len(run.silos), 'silo')}")
+        yield Figure("Records", f"{records:,}", f"in {counted(len(run.silos), 'silo')}")
 
 
 def _costs(run: Run) -> Iterator[Figure]:
