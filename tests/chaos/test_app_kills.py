@@ -75,7 +75,7 @@ def test_killed_before_any_line(
 ) -> None:
     rng, died, standing = random.Random(1), 0, 0
     for number in range(kills):
-        arguments = tmp_path, node, 2 * number + 1, rng.randrange(1, 14_000)
+        arguments = tmp_path, node, 2 * number + 1, rng.randrange(1, 46_000)
         died += end(silos.Process(target=workers.work_until_line, args=arguments)) == -9  # type: ignore[attr-defined]
         _, standing = check(tmp_path)
     assert died > kills / 2
