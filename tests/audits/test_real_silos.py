@@ -38,5 +38,9 @@ def test_silos_that_have_canaries_can_show_their_mechanism(tmp_path: Path) -> No
         "mechanism.canaries": "PASS",
         "mechanism.conformance": "PASS",
         "mechanism.lower-bound": "PASS",
+        "mechanism.sound": "PASS",
+        "mechanism.steps": "PASS",
+        "mechanism.dry-run": "PASS",
+        "mechanism.code": "PASS",
     }
     assert report.verdict == "PASS"

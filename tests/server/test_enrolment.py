@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import pytest
 from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
@@ -14,7 +16,10 @@ from privet.wire import Enrolment, Failure
 
 
 class Nodes(InProcessGrid):
-    """Two silos; the second answers with a failure of `stage` as long as there is one."""
+    """Two silos; the second answers with a failure of `stage` as long as there is one.
+
+    At "left" it is not there, at "silent" it gives no answer.
+    """
 
     def __init__(self, stage: str | None) -> None:
         self.stage = stage
@@ -32,6 +37,15 @@ class Nodes(InProcessGrid):
 
         silos = contexts(2, run_id=5, run_config={}, node_config={})
         super().__init__(Sequential(app, silos), silos=2, run_id=5)
+
+    def get_node_ids(self) -> list[int]:
+        return list(super().get_node_ids())[: 1 if self.stage == "left" else 2]
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterator[Message]:
+        kept = list(messages)[: 1 if self.stage == "silent" else 2]
+        return super().send_and_receive(kept, timeout=timeout)
 
 
 def experiment(least: int) -> Experiment:
@@ -60,7 +74,14 @@ def test_a_silo_that_cannot_take_part_is_not(stage: str) -> None:
 
 @pytest.mark.parametrize(
     ("stage", "may_pass"),
-    [("restart", True), ("transport", True), ("worker", False), ("data", False)],
+    [
+        ("restart", True),
+        ("transport", True),
+        ("left", True),
+        ("worker", False),
+        ("data", False),
+        ("silent", False),
+    ],
 )
 def test_too_few_silos_are_waited_for_if_one_was_only_away(stage: str, may_pass: bool) -> None:
     with pytest.raises(ExperimentError, match="1 of 1 silos would go on") as raised:

@@ -328,16 +328,24 @@ def server(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """`mlflow server` as a process."""
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
-    process = subprocess.Popen(
-        [*command, "--backend-store-uri", "sqlite:///server.db", "--artifacts-destination", "art"],
-        cwd=tmp_path,
-        env=_without_jobs(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    log = tmp_path / "server.log"
+    with log.open("w") as told:
+        process = subprocess.Popen(
+            [
+                *command,
+                "--backend-store-uri",
+                "sqlite:///server.db",
+                "--artifacts-destination",
+                "a",
+            ],
+            cwd=tmp_path,
+            env=_without_jobs(),
+            stdout=told,
+            stderr=told,
+        )
     address = f"http://127.0.0.1:{port}"
     try:
-        _wait_for(f"{address}/health", process)
+        _wait_for(f"{address}/health", process, log)
         yield address, process
     finally:
         _end(process)
@@ -348,8 +356,8 @@ def _without_jobs() -> dict[str, str]:
     return {**os.environ, **own}
 
 
-def _wait_for(address: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 120
+def _wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
         try:
             urllib.request.urlopen(address, timeout=5)
@@ -357,7 +365,7 @@ def _wait_for(address: str, process: subprocess.Popen[bytes]) -> None:
             time.sleep(0.2)
         else:
             return
-    raise AssertionError("mlflow server does not answer")
+    raise AssertionError(f"mlflow server ({process.poll()}) does not answer:\n{log.read_text()}")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

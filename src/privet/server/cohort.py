@@ -163,7 +163,9 @@ def enrol(
     cohort = Cohort(experiment, {})
     failures = invite(grid, experiment, cohort, identify)
     reason = failures[0].reason if failures else "no silo answered"
-    kind = Absent if any(each.stage in _AWAY for each in failures) else ExperimentError
+    # Without a failure there are fewer nodes than silos: one left since the run was begun.
+    away = not failures or any(each.stage in _AWAY for each in failures)
+    kind = Absent if away else ExperimentError
     if not len(cohort):
         raise kind(f"no silo can take part: {reason}")
     if shortage := cohort.too_few():
@@ -185,7 +187,7 @@ def invite(
     for reply in grid.send_and_receive(messages, timeout=timeout):
         node = reply.metadata.src_node_id
         silent.discard(node)
-        name = identify(node).silo if identify else f"node {node}"
+        name = _called(node, identify)
         if reply.has_error():
             failures.append(Failure.parse(reply.error.reason, silo=name))
             # What a restart or a better connection mends is asked again before the next round.
@@ -202,4 +204,9 @@ def invite(
     cohort.add(enrolled)
     # Asked once: waiting for the silent again would cost every round the enrolment's timeout.
     cohort.exclude(silent)
-    return failures
+    late = f"no answer within {timeout:g} s"
+    return failures + [Failure(_called(node, identify), "enrol", late) for node in sorted(silent)]
+
+
+def _called(node: int, identify: IdentifyNode | None) -> str:
+    return identify(node).silo if identify else f"node {node}"

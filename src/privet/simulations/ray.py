@@ -56,11 +56,13 @@ def run_on_ray(
 @contextmanager
 def _path_kept() -> Iterator[None]:
     """Flower lengthens PYTHONPATH with every run of a process, until Ray cannot be started."""
-    before = os.environ.get("PYTHONPATH", "")
+    before = os.environ.get("PYTHONPATH")
     try:
         yield
     finally:
-        os.environ["PYTHONPATH"] = before
+        os.environ.pop("PYTHONPATH", None)
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
 
 
 class _Outcome:

@@ -62,7 +62,7 @@ def test_a_right_run_is_never_bounded_above_its_claim(tmp_path: Path, epsilon: f
         ("no noise", 100),
         ("noise / 2", 1000),
         slow("clip x 5", 300),
-        slow("rate x 2", 500),
+        slow("rate x 2", 1000),
     ],
 )
 def test_a_planted_fault_fails(honest: Path, fault: str, models: int) -> None:
