@@ -85,12 +85,12 @@ def test_a_round_of_a_large_model_takes_no_memory_for_sum_and_result() -> None:
 
 def test_servers_and_silos_send_arrays_in_small_pieces() -> None:
     code = (
-        "from pathlib import Path; import privet.commands.deployment as commands\n"
-        "try: commands.{role}(Path('nowhere'))\nexcept Exception: pass\n"
+        "from pathlib import Path; import privet.commands.{module} as commands\n"
+        "try: commands.{command}(Path('nowhere'))\nexcept Exception: pass\n"
         "from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE as size\n"
-        "print(size == commands.PIECE)"
+        "import privet.commands.deployment; print(size == privet.commands.deployment.PIECE)"
     )
-    for role in ("server", "silo"):
-        command = [sys.executable, "-c", code.format(role=role)]
+    for module, command in (("deployment", "server"), ("silo", "serve")):
+        command = [sys.executable, "-c", code.format(module=module, command=command)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         assert done.stdout.split() == ["True"]

@@ -13,13 +13,14 @@ import typer.core
 
 import privet
 from privet.commands.audit import audit
-from privet.commands.deployment import health, server, silo
+from privet.commands.deployment import health, server
 from privet.commands.jobs import cancel, fetch, logs, page, status, submit, watch
 from privet.commands.ledger import ledger_cli
 from privet.commands.lists import strategies, tasks
 from privet.commands.policy import policy_cli
 from privet.commands.provision import join_cli, provision, try_
 from privet.commands.results import compare, report
+from privet.commands.silo import silo_cli
 from privet.commands.simulate import simulate
 from privet.commands.sweep import sweep
 from privet.errors import PrivetError
@@ -39,10 +40,10 @@ cli = typer.Typer(
 cli.add_typer(ledger_cli, name="ledger")
 cli.add_typer(policy_cli, name="policy")
 cli.add_typer(join_cli, name="join")
+cli.add_typer(silo_cli, name="silo")
 for command in (
     provision,
     server,
-    silo,
     health,
     submit,
     status,

@@ -1,13 +1,8 @@
-"""Commands that run until they are stopped: the server, and a silo.
-
-The command behind a kit's check.sh and a container's HEALTHCHECK.
-"""
+"""The server, and the command behind a kit's check.sh and a container's HEALTHCHECK."""
 
 from __future__ import annotations
 
 import os
-import signal
-import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +18,7 @@ JsonLogs = Annotated[bool, typer.Option("--json-logs", help="Log a JSON object a
 
 def server(kit: Kit = Path(), json_logs: JsonLogs = False) -> None:
     """Coordinate a project: serve its silos and its administrators."""
-    _send_small_pieces()
+    send_small_pieces()
     from privet.deployment.monitoring import log_to_stderr
     from privet.deployment.parties import ServerKit
     from privet.deployment.server import serve
@@ -33,23 +28,7 @@ def server(kit: Kit = Path(), json_logs: JsonLogs = False) -> None:
     serve(config, ready=lambda: typer.echo(f"Serving {config.project} at {config.listen}"))
 
 
-def silo(kit: Kit = Path(), json_logs: JsonLogs = False) -> None:
-    """Take part in a project with the data of this machine."""
-    _send_small_pieces()
-    from privet.deployment.monitoring import log_to_stderr
-    from privet.deployment.parties import SiloKit
-    from privet.deployment.silo import serve
-
-    config = SiloKit.from_folder(kit)
-    log_to_stderr(as_json=json_logs)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        # Nothing more in a handler: it may interrupt the ledger in the middle of an entry.
-        signal.signal(number, lambda *_: stop.set())
-    serve(config, stop=stop, ready=lambda: typer.echo(f"Silo {config.name} is online"))
-
-
-def _send_small_pieces() -> None:
+def send_small_pieces() -> None:
     """Before Flower is imported, which reads its setting once."""
     os.environ.setdefault("FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE", str(PIECE))
 
