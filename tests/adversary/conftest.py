@@ -35,4 +35,4 @@ def north(project: GateProject, server: HostileServer) -> Iterator[SiloAtWork]:
     Ledger.create(silo.kit.ledger, project.key("north")).close()
     silo.policy()
     yield silo
-    assert [type(error).__name__ for error in silo.errors] in ([], ["Stopped"])
+    assert {type(error).__name__ for error in silo.errors} <= {"Stopped"}

@@ -24,6 +24,7 @@ version = 1
 [data.north]
 requesters = ["ana"]
 tasks = ["digits"]
+{more}
 {code}
 [data.north.budget]
 epsilon = 5.0
@@ -67,9 +68,9 @@ class SiloAtWork:
         with Ledger.open(self.kit.ledger, self.project.key("north")) as ledger:
             return ledger.entries()[1:]
 
-    def policy(self, *, code: str = "", metrics: str = "") -> None:
+    def policy(self, *, code: str = "", metrics: str = "", more: str = "") -> None:
         """What the data holder allows."""
-        self.kit.policy.write_text(POLICY.format(code=code, metrics=metrics))
+        self.kit.policy.write_text(POLICY.format(code=code, metrics=metrics, more=more))
 
     @contextmanager
     def working(self, **limits: Any) -> Iterator[_Silo]:

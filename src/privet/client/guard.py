@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from flwr.app import Context
@@ -45,6 +46,7 @@ from privet.privacy.ledger import (
     LedgerError,
     Reservation,
     SiloKey,
+    TermsRefused,
     forecast,
     repeated,
 )
@@ -129,6 +131,8 @@ class LedgerGuard:
             return
         policy = self._read_policy()
         try:
+            if ended := self.origin.terms().ended(datetime.now(UTC)):
+                raise RefusedByPolicy(ended)
             judge(policy, self.origin.opening(experiment))
         except RefusedByPolicy as refusal:
             with self.files.open() as ledger, self._noting(ledger):
@@ -189,10 +193,7 @@ class LedgerGuard:
                 charge = event and self._charge(
                     ledger, event, decision, round_, 1, use="evaluation"
                 )
-                exact = [rule.name for rule in decision.metrics if rule.release == "exact"]
-                # Nothing is charged for it: without a note it would look as if nothing had left.
-                if exact:
-                    self._note(ledger, f"{', '.join(exact)} left exactly: not protected or counted")
+                self._note_exact(ledger, decision, round_, counted=charge is not None)
             with charge or nullcontext():
                 # Committed below, once it was used; an error in between leaves it charged.
                 yield _EvaluationPermit(
@@ -258,13 +259,34 @@ class LedgerGuard:
                 limits=limits,
                 use=use,
                 encrypted=encrypted,
+                terms=origin.terms(decision.attempts),
             )
+        except TermsRefused as refused:
+            raise RefusedByPolicy(str(refused)) from None
         # Not the ledger's own words: its figures could tell the number of records, which `exceeded`
         # heeds.
         except BudgetExceeded:
             project = self._project(ledger, decision)
             whole = project(repeated(event, rounds))
             raise RefusedByPolicy(exceeded(project(event), whole, rounds, decision)) from None
+
+    def _note_exact(
+        self, ledger: Ledger, decision: Decision, round_: int, *, counted: bool
+    ) -> None:
+        """Nothing is charged for it: without a note it would look as if nothing had left."""
+        exact = [rule.name for rule in decision.metrics if rule.release == "exact"]
+        text = f"{', '.join(exact)} left exactly: not protected or counted"
+        # Once for a job where a reservation counts the evaluation, and in a simulation, whose
+        # silos' records whoever runs it has anyway.
+        if exact and (counted or self.files.simulated):
+            self._note(ledger, text)
+        elif exact:
+            origin, terms = self.origin, self.origin.terms(decision.attempts)
+            place = {"dataset": origin.dataset, "job": origin.job, "who": origin.requester}
+            try:
+                ledger.note_evaluation(text, **place, round=round_, terms=terms)
+            except TermsRefused as refused:
+                raise RefusedByPolicy(str(refused)) from None
 
     def _project(self, ledger: Ledger, decision: Decision) -> Project:
         origin, limits = self.origin, limits_of(decision)
@@ -317,7 +339,8 @@ class _EvaluationPermit:
 def _demand_round(experiment: Experiment, round_: int) -> None:
     """Noise is fitted to so many rounds; a server that asks for more would break the job's word."""
     if not 1 <= round_ <= experiment.rounds:
-        raise RefusedByPolicy(f"round = {round_}: the job has rounds 1 to {experiment.rounds}")
+        # Without the number: who asks for one after the other would get a note for each.
+        raise RefusedByPolicy(f"the job has rounds 1 to {experiment.rounds}")
 
 
 def _noise(rules: Sequence[MetricRule]) -> DpEvent | None:
@@ -348,6 +371,8 @@ def open_guard(context: Context) -> Guard:
         dataset=str(node["dataset"]),
         requester=str(node.get("requester", "unknown")),
         job=SIMULATED_JOB if simulated else str(node.get("job", context.run_id)),
+        order=str(node["order"]) if "order" in node else None,
+        until=datetime.fromtimestamp(float(node["until"]), UTC) if "until" in node else None,
     )
     policy = Path(str(node["policy"])) if "policy" in node else None
     files = LedgerFiles(Path(str(node["ledger"])), Path(str(node["key"])), simulated)

@@ -21,7 +21,15 @@ from privet.client.training import LocalPlan
 from privet.errors import PrivetError
 from privet.experiment import Experiment
 from privet.privacy.dp_events import DpEvent
-from privet.privacy.ledger import Forecast, History, Limit, Projection, fitting_noise, forecast
+from privet.privacy.ledger import (
+    Forecast,
+    History,
+    JobTerms,
+    Limit,
+    Projection,
+    fitting_noise,
+    forecast,
+)
 from privet.privacy.ledger.costs import event_text, parts_of
 from privet.privacy.policy import Decision, MetricRule, Policy, Refusal, Request
 from privet.strategies import load_strategy
@@ -35,6 +43,14 @@ class RequestOrigin:
     dataset: str
     requester: str
     job: str
+    order: str | None = None
+    """SHA-256 of the order that the job is, where an administrator signed one."""
+    until: datetime | None = None
+    """When that order ends."""
+
+    def terms(self, attempts: int = 0) -> JobTerms:
+        """On what terms the job uses the data set."""
+        return JobTerms(attempts=attempts, order=self.order, until=self.until)
 
     def opening(self, experiment: Experiment) -> Request:
         """Before the task's code is loaded: may it run here at all, and now?"""
@@ -48,6 +64,7 @@ class RequestOrigin:
             at=datetime.now(UTC),
             encrypted=experiment.encryption is not None,
             silos_in_sum=experiment.encryption.smallest_sum if experiment.encryption else None,
+            until=self.until,
         )
 
     def training(self, experiment: Experiment, plan: LocalPlan) -> Request:

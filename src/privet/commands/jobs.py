@@ -37,6 +37,9 @@ def submit(
     out: Annotated[
         Path | None, typer.Option(help="Fetch the results into this folder at the end.")
     ] = None,
+    days: Annotated[
+        int, typer.Option(min=1, max=3650, help="Days until the order ends, however far it is.")
+    ] = 30,
     as_json: AsJson = False,
 ) -> None:
     """Start a job on the project's silos, and follow it."""
@@ -48,7 +51,7 @@ def submit(
     with _client(kit) as client:
         # To be told of another project or version in a line, and not by an order that is refused.
         client.greet()
-        job = client.submit(experiment)
+        job = client.submit(experiment, days=days)
         if as_json:
             typer.echo(json.dumps({"job": job}))
         else:

@@ -14,7 +14,7 @@ from typing import Any, Self
 import httpx
 
 from privet.deployment.parties import AdminKit
-from privet.deployment.parties.orders import Order
+from privet.deployment.parties.orders import DAYS, Order
 from privet.deployment.parties.requests import Signing
 from privet.deployment.parties.transport import check_hello, client
 from privet.errors import PrivetError
@@ -51,9 +51,11 @@ class AdminClient:
         told = self._json("GET", "hello")
         check_hello(told, project=self._kit.project, server=self._kit.server)
 
-    def submit(self, experiment: Experiment) -> str:
-        """Order a job; its id."""
-        order = Order.create(experiment, project=self._kit.project, requester=self._kit.name)
+    def submit(self, experiment: Experiment, *, days: float = DAYS) -> str:
+        """Order a job, which ends after so many days at the latest; its id."""
+        order = Order.create(
+            experiment, project=self._kit.project, requester=self._kit.name, days=days
+        )
         self._json("POST", "jobs", content=order.signed(self._identity).encode())
         return order.job
 

@@ -133,7 +133,12 @@ def test_a_round_is_counted_once_whatever_is_gone_back_to(
 
     experiment = {"task": "digits", "rounds": 3, "federation": {"silos": 1, "min_silos": 1}}
     order = Order(
-        project=project.name, job="a" * 12, requester="ana", at=time.time(), experiment=experiment
+        project=project.name,
+        job="a" * 12,
+        requester="ana",
+        at=time.time(),
+        until=time.time() + 3600,
+        experiment=experiment,
     )
     job = server.store.add(order.signed(project.key("ana")), project.parties())
     job.run.mkdir()

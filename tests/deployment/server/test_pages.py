@@ -68,6 +68,7 @@ class Live:
             job=f"{len(self.store.all()):012x}",
             requester="ana",
             at=time.time(),
+            until=time.time() + 3600,
             experiment={"task": task, "rounds": rounds},
         )
         job = self.store.add(order.signed(self.project.key("ana")), self.project.parties())

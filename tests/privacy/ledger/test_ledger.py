@@ -438,7 +438,7 @@ def test_a_commit_needs_the_reservation_it_came_from(ledger, path, key, clock):
         doors = {name for name in dir(again) if not name.startswith("_")}
     assert doors == {
         "chain", "close", "create", "entries", "events", "holds", "let_grow", "note",
-        "note_job", "open",
+        "note_evaluation", "note_job", "open",
         "path", "project", "public_key", "register", "reserve", "sign_export", "spent",
         "training_noise",
     }  # fmt: skip

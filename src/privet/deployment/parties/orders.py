@@ -2,11 +2,13 @@
 
 A silo believes the order and not the server: who asks, and the whole experiment, are what the
 administrator signed. The server can withhold an order or send it again (then it is the same job in
-a silo's ledger), and can neither change one nor make one up.
+a silo's ledger, whose rounds go on from where they are), until it ends; it can neither change one
+nor make one up.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import secrets
@@ -23,6 +25,10 @@ from privet.privacy.ledger.keys import SiloKey, signed_by
 
 LARGEST = 1_000_000
 """Characters of an order."""
+DAYS = 30.0
+"""From an order to its end, unless its maker says otherwise."""
+LONGEST_DAYS = 3650
+"""Till its end; a data holder's policy may allow less."""
 ORDER_KEY = "privet-order"
 """Where a Flower run config carries the order."""
 # Short enough to type, and as a number it fits the run ids of Flower.
@@ -39,17 +45,23 @@ class Order:
     requester: str
     at: float
     """Seconds since 1970."""
+    until: float
+    """Seconds since 1970; after that nothing of the job is done any more."""
     experiment: Mapping[str, Any]
     """The settings that were set."""
 
     @classmethod
-    def create(cls, experiment: Experiment, *, project: str, requester: str) -> Self:
-        """A new job."""
+    def create(
+        cls, experiment: Experiment, *, project: str, requester: str, days: float = DAYS
+    ) -> Self:
+        """A new job, which ends after so many days."""
+        now = time.time()
         return cls(
             project=project,
             job=secrets.token_hex(_ID_BYTES),
             requester=requester,
-            at=time.time(),
+            at=now,
+            until=now + days * 86400,
             experiment=experiment.model_dump(mode="json", exclude_unset=True),
         )
 
@@ -57,13 +69,24 @@ class Order:
         """The order as it travels."""
         return json.dumps({"order": asdict(self), "signature": identity.sign(_facts(asdict(self)))})
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that is signed: what tells two orders with one number apart."""
+        return hashlib.sha256(_facts(asdict(self))).hexdigest()
+
+    @property
+    def end(self) -> datetime:
+        """`until` as a date."""
+        return datetime.fromtimestamp(self.until, UTC)
+
     def settings(self) -> Experiment:
         """The experiment; ExperimentError for one that this version of privet does not know."""
         return Experiment.from_mapping(self.experiment)
 
 
 def read_order(text: str, parties: Parties) -> Order:
-    """What was signed. Denied unless an administrator of the project, who may act now, signed it.
+    """What was signed. Denied unless an administrator of the project, who may act now, signed it,
+    and it has not ended.
 
     An order from before its maker's key expired is not enough: revoking an administrator ends the
     jobs too.
@@ -80,11 +103,18 @@ def read_order(text: str, parties: Parties) -> Order:
         raise Denied(f"an order that {order.requester} did not sign")
     if fault := party.fault(datetime.now(UTC)):
         raise Denied(fault)
+    # In numbers first: not every one is a date.
+    left = order.until - time.time()
+    if left > LONGEST_DAYS * 86400:
+        raise Denied(f"an order that ends in more than {LONGEST_DAYS} days")
+    if left <= 0:
+        raise Denied("an order that has ended")
     return order
 
 
 def _order(raw: Mapping[str, Any]) -> Order:
-    kinds = {"project": str, "job": str, "requester": str, "at": float, "experiment": dict}
+    texts, times = dict.fromkeys(("project", "job", "requester"), str), ("at", "until")
+    kinds = {**texts, **dict.fromkeys(times, float), "experiment": dict}
     # Exactly these types: to `isinstance`, true is a number.
     if {key: type(value) for key, value in raw.items()} != kinds:
         raise Denied("an order is malformed")

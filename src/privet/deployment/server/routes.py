@@ -202,6 +202,7 @@ def _row(job: Job) -> dict[str, Any]:
         "project": order["project"],
         "requester": order["requester"],
         "submitted": order["at"],
+        "until": order.get("until"),
         "task": order["experiment"].get("task"),
         "rounds": order["experiment"].get("rounds", 10),
         "round": max(0, len(job.history) - 1),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ class OrderedJob:
     requester: str
     number: int
     """The job as a Flower run id: the same whenever the server starts it anew."""
+    order: str
+    """SHA-256 of the order."""
+    until: datetime
     run_config: Mapping[str, Any]
 
 
@@ -40,6 +44,8 @@ def believed(settings: Mapping[str, Any], parties: Parties) -> OrderedJob:
         requester=order.requester,
         # The ledger recognises the job by it after a restart; Flower's own number is then another.
         number=int(order.job, 16),
+        order=order.digest,
+        until=order.end,
         run_config=order.settings().to_run_config(),
     )
 
@@ -51,6 +57,8 @@ def node_config(kit: SiloKit, job: OrderedJob, *, roster: Path) -> dict[str, Any
         "dataset": kit.dataset,
         "requester": job.requester,
         "job": job.id,
+        "order": job.order,
+        "until": job.until.timestamp(),
         "policy": str(kit.policy),
         "ledger": str(kit.ledger),
         # One key for both: what opens the ledger's signatures and what others know the silo by.

@@ -3,7 +3,15 @@
 from privet.privacy.ledger.entries import Entry
 from privet.privacy.ledger.errors import LedgerError, LedgerRefusal
 from privet.privacy.ledger.forecast import Forecast, fitting_noise, forecast, repeated
-from privet.privacy.ledger.history import BudgetExceeded, Charge, History, Limit, Projection
+from privet.privacy.ledger.history import (
+    BudgetExceeded,
+    Charge,
+    History,
+    JobTerms,
+    Limit,
+    Projection,
+    TermsRefused,
+)
 from privet.privacy.ledger.keys import Fingerprint, SiloKey, fingerprint_of
 from privet.privacy.ledger.ledger import Ledger
 from privet.privacy.ledger.reservation import Reservation
@@ -17,6 +25,7 @@ __all__ = [
     "Fingerprint",
     "Forecast",
     "History",
+    "JobTerms",
     "Ledger",
     "LedgerError",
     "LedgerRefusal",
@@ -24,6 +33,7 @@ __all__ = [
     "Projection",
     "Reservation",
     "SiloKey",
+    "TermsRefused",
     "export",
     "fingerprint_of",
     "fitting_noise",

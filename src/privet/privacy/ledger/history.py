@@ -78,6 +78,31 @@ class BudgetExceeded(LedgerRefusal):
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class JobTerms:
+    """On what terms a job uses a data set: round by round, each a few times, until its order ends.
+
+    Training and evaluation are counted apart. A use that was released before a record was opened
+    does not count.
+    """
+
+    attempts: int
+    """Most uses of one round; the round before it is over with the first of them."""
+    order: str | None = None
+    """SHA-256 of the order: another order under the same job is none of this job."""
+    until: datetime | None = None
+
+    def ended(self, at: datetime) -> str | None:
+        """What to say of the order's end if it has come."""
+        if self.until is None or at < self.until:
+            return None
+        return f"the order ended on {self.until:%Y-%m-%d at %H:%M} UTC"
+
+
+class TermsRefused(LedgerRefusal):
+    """A use that the terms of its job do not allow (any more); nothing was recorded."""
+
+
 CLOCK_TOLERANCE = timedelta(minutes=5)
 """How far an entry's time may lie before its predecessor's: clocks are corrected now and then."""
 
@@ -116,6 +141,8 @@ class History:
         self._growing: set[str] = set()
         self._rounds: dict[tuple[str | None, str | None, int | None], list[int]] = {}
         self._notes: set[tuple[str | None, str | None, str | None]] = set()
+        self._uses: dict[tuple[str | None, str | None, str], list[tuple[int, int]]] = {}
+        self._orders: dict[str | None, str] = {}
         for entry in entries:
             self.add(entry)
 
@@ -147,6 +174,35 @@ class History:
         """Whether this remark about a job was recorded."""
         return (dataset, job, detail) in self._notes
 
+    def objection(
+        self, terms: JobTerms, *, dataset: str, job: str, use: str, round_: int, time: str
+    ) -> str | None:
+        """Why `use` of `dataset` in this round would break the terms of its job, if it would.
+
+        The reason names no round: who asks for one after the other is told the same of each.
+        """
+        if ended := terms.ended(moment(time)):
+            return ended
+        if self._orders.get(job, terms.order) != terms.order:
+            return "another order has this job's number"
+        last, attempts = self._last_use(dataset, job, use)
+        if round_ < last:
+            return "the job is past this round, and an earlier one is not used again"
+        if round_ == last and attempts >= terms.attempts:
+            return f"this round was used as often as is allowed (attempts_per_round, {attempts})"
+        return None
+
+    def _last_use(self, dataset: str, job: str, use: str) -> tuple[int, int]:
+        """The round that was used last, and how often; 0 before the first."""
+        last, attempts = 0, 0
+        for round_, sequence in reversed(self._uses.get((dataset, job, use), [])):
+            if sequence in self.charges and self.charges[sequence].event is None:
+                continue  # released: no record was opened
+            if attempts and round_ != last:
+                break
+            last, attempts = round_, attempts + 1
+        return last, attempts
+
     def problems(self, entry: Entry) -> Iterator[str]:
         """What is wrong with `entry` as the next one; nothing when it belongs here."""
         last = self.last
@@ -167,6 +223,7 @@ class History:
                 self.charges[entry.sequence] = Charge(entry, entry.event)
                 place = entry.dataset, entry.job, entry.round
                 self._rounds.setdefault(place, []).append(entry.sequence)
+                self._count(entry)
             case "commit" | "release":
                 number = entry.reservation or 0
                 # One without its reservation is what `problems` finds.
@@ -176,6 +233,15 @@ class History:
             case "note":
                 self._notes.add((entry.dataset, entry.job, entry.detail))
                 self._learn(entry)
+                if entry.round is not None:  # a use that is not charged
+                    self._count(entry)
+
+    def _count(self, entry: Entry) -> None:
+        detail = _detail(entry)
+        place = entry.dataset, entry.job, str(detail.get("use", "training"))
+        self._uses.setdefault(place, []).append((entry.round or 0, entry.sequence))
+        if "order" in detail:
+            self._orders.setdefault(entry.job, str(detail["order"]))
 
     def _learn(self, note: Entry) -> None:
         detail = _detail(note)

@@ -22,7 +22,14 @@ from privet.privacy.ledger.entries import (
     written,
 )
 from privet.privacy.ledger.errors import LedgerError, LedgerRefusal
-from privet.privacy.ledger.history import BudgetExceeded, History, Limit, Projection
+from privet.privacy.ledger.history import (
+    BudgetExceeded,
+    History,
+    JobTerms,
+    Limit,
+    Projection,
+    TermsRefused,
+)
 from privet.privacy.ledger.keys import PARTS, Fingerprint, SiloKey
 from privet.privacy.ledger.log import SignedLog
 from privet.privacy.ledger.reservation import Reservation
@@ -141,12 +148,14 @@ class Ledger:
         limits: Sequence[Limit] = (),
         use: Use = "training",
         encrypted: bool = False,
+        terms: JobTerms | None = None,
     ) -> Reservation:
         """Charge `event`, the worst case of the coming round; on disk when this returns.
 
-        All `limits` are checked in the transaction that records it: BudgetExceeded, with nothing
-        recorded, when one would not hold. LedgerRefusal for a data set that is not registered,
-        PrivacyError for an event that cannot be accounted. `use` and `encrypted`, whether what
+        All `limits`, and the job's `terms`, are checked in the transaction that records it:
+        BudgetExceeded or TermsRefused, with nothing recorded, when one would not hold.
+        LedgerRefusal for a data set that is not registered, PrivacyError for an event that cannot
+        be accounted. `use` and `encrypted`, whether what
         leaves is encrypted, are for whoever reads the ledger.
         """
         _check_names(dataset=dataset, job=job, who=who)
@@ -160,11 +169,12 @@ class Ledger:
             job=job,
             round=round,
             event=event_,
-            detail=canonical({"use": use, "encrypted": encrypted}).decode(),
+            detail=_used(use, terms, encrypted=encrypted),
         )
 
         # Inside the transaction: of two rounds that would fit one by one, the second is refused.
         def draft(history: History, time: str) -> Draft:
+            _demand_terms(history, wish, time, terms, use)
             for projection in _projections(history, wish, time, limits):
                 if not projection.fits:
                     raise BudgetExceeded(projection)
@@ -199,6 +209,21 @@ class Ledger:
 
         def draft(history: History, _time: str) -> Draft | None:
             return None if history.holds_note(dataset, job, detail) else remark
+
+        self._log.append(draft)
+
+    def note_evaluation(
+        self, text: str, *, dataset: str, job: str, round: int, who: str, terms: JobTerms
+    ) -> None:
+        """Record an evaluation that is charged nothing; TermsRefused unless its terms allow it."""
+        _check_names(dataset=dataset, job=job, who=who)
+        _check_round(round)
+        detail = _used("evaluation", terms, text=text)
+        use = Draft(kind="note", who=who, dataset=dataset, job=job, round=round, detail=detail)
+
+        def draft(history: History, time: str) -> Draft:
+            _demand_terms(history, use, time, terms, "evaluation")
+            return use
 
         self._log.append(draft)
 
@@ -297,6 +322,29 @@ class Ledger:
             )
 
         return _one(self._log.append(draft))
+
+
+def _used(use: Use, terms: JobTerms | None, **facts: object) -> str:
+    """The detail of an entry that is a use of the records."""
+    order = {"order": terms.order} if terms and terms.order else {}
+    return canonical({"use": use, **facts, **order}).decode()
+
+
+def _demand_terms(
+    history: History, wish: Draft, time: str, terms: JobTerms | None, use: Use
+) -> None:
+    if terms is None:
+        return
+    reason = history.objection(
+        terms,
+        dataset=wish.dataset or "",
+        job=wish.job or "",
+        use=use,
+        round_=wish.round or 0,
+        time=time,
+    )
+    if reason:
+        raise TermsRefused(reason)
 
 
 def _projections(

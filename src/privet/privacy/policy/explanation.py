@@ -45,7 +45,16 @@ def _rules(rules: Rules) -> Iterator[str]:
     if ANY not in rules.metrics:
         yield "Every metric that is not named here is withheld. (metrics)"
     keys = "hours.timezone, hours.days, hours.start, hours.end" if rules.hours else "hours"
+    yield (
+        f"One round of a job may use the records {_times(rules.attempts_per_round)}, none after "
+        "the next one has begun. (attempts_per_round)"
+    )
+    yield (f"A job's order must end within {rules.largest_order_days} days. (largest_order_days)")
     yield f"Jobs may run {rules.hours or 'at any time'}. ({keys})"
+
+
+def _times(number: int) -> str:
+    return "once" if number == 1 else f"at most {number} times"
 
 
 def _people(names: Sequence[str]) -> str:
@@ -186,6 +195,10 @@ requesters = []
 tasks = []
 # Other people's tasks, by the hash of their code ("sha256:" and 64 digits), once it has been read.
 code = []
+# How often one round of a job may use the records: a server that lost an answer asks again.
+attempts_per_round = 3
+# Days within which a job's order must end. After its end nothing of the job runs.
+largest_order_days = 90
 
 # How much each record may lose, as epsilon at delta. The ledger counts it; what is spent never
 # comes back. Small is strict: 1 is a strong promise, 3 a usual one, above 10 hardly any.

@@ -6,7 +6,7 @@ import math
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -43,6 +43,7 @@ class Request:
     silos_in_sum: silos whose updates are added before anyone sees the sum; None: not known.
     uncovered_preprocessing: whether one record may move the inputs or the use of others.
     metrics: names of what an evaluation would like to send.
+    until: when the job's order ends, with a time zone; None: the job has no order.
     at: now, with a time zone; a ValueError without.
     """
 
@@ -62,6 +63,7 @@ class Request:
     silos_in_sum: int | None = None
     uncovered_preprocessing: bool = False
     metrics: tuple[str, ...] = ()
+    until: datetime | None = None
 
     def __post_init__(self) -> None:
         if self.at.utcoffset() is None:
@@ -108,12 +110,14 @@ class Decision:
     limits: finite ones, for the ledger to keep; the policy does not know what was spent.
     metrics: a rule for every metric that was asked for, by name.
     records_public: whether the number of records may be sent, as such or within another figure.
+    attempts: most uses of the records for one round of a job, for the ledger to keep.
     """
 
     refusals: tuple[Refusal, ...]
     limits: tuple[BudgetLimit, ...] = ()
     metrics: tuple[MetricRule, ...] = ()
     records_public: bool = False
+    attempts: int = 0
 
     @property
     def allowed(self) -> bool:
@@ -243,6 +247,13 @@ def _sum(rules: Rules, request: Request) -> Iterator[Refusal]:
         yield Refusal("sending.smallest_sum", asked, f"{least} silos or more")
 
 
+def _order(rules: Rules, request: Request) -> Iterator[Refusal]:
+    days = rules.largest_order_days
+    # From now on and not from when it was signed: that is whatever its maker wrote.
+    if request.until is not None and request.until - request.at > timedelta(days=days):
+        yield Refusal("largest_order_days", "an order that ends later", f"{days} days from now")
+
+
 def _hours(rules: Rules, request: Request) -> Iterator[Refusal]:
     hours = rules.hours
     if hours is not None and not hours.contain(request.at):
@@ -260,6 +271,7 @@ _RULES: tuple[Rule, ...] = (
     _preprocessing,
     _encryption,
     _sum,
+    _order,
     _hours,
 )
 
@@ -384,6 +396,7 @@ class Policy(BaseModel):
             limits=budget_limits(rules.budget),
             metrics=metric_rules(rules, request.metrics),
             records_public=rules.sending.records_public,
+            attempts=rules.attempts_per_round,
         )
 
 

@@ -199,6 +199,11 @@ class Rules(_Table):
         tuple[Annotated[str, AfterValidator(_code_hash)], ...], Field(strict=False)
     ] = ()
     """Tasks of someone's own, by the SHA-256 of their code."""
+    attempts_per_round: Annotated[int, Field(ge=1)] = 3
+    """Most times that one round of a job may use the records: a server that lost a reply asks
+    again."""
+    largest_order_days: Annotated[int, Field(ge=1, le=3660)] = 90
+    """Days from now within which a job's order must end."""
     training: Training = Training()
     sending: Sending = Sending()
     metrics: dict[str, Metric] = Field(default_factory=dict)
