@@ -18,7 +18,7 @@ from privet.privacy.mechanisms import SystemNoise
 from privet.simulations.grid import assume_identity
 from privet.vectors import FlatModel
 from privet.wire import ENROL, Enrolment, TrainReply, TrainRequest
-from silo_holder import holder
+from silo_holder import describing, holder
 
 HERE = "toy_tasks"
 
@@ -44,7 +44,9 @@ NODE: dict[str, Any] = {}
 
 def ask(content: RecordDict, kind: str, run_config: dict[str, Any]) -> Message:
     assume_identity(99)
-    context = Context(99, 2, dict(NODE), RecordDict(), run_config)
+    data = {key[5:]: value for key, value in run_config.items() if key.startswith("data.")}
+    node = describing(NODE, str(run_config["task"]), **data) if data else dict(NODE)
+    context = Context(99, 2, node, RecordDict(), run_config)
     return app(Message(content, 2, kind), context)
 
 
@@ -122,7 +124,7 @@ def test_an_error_of_a_library_does_not_quote_records_from_a_real_silo() -> None
     reply = train(settings(data__secret="Jane Doe, 1961"))
     stated = failure(reply)
     assert stated["stage"] == "data"
-    assert stated["reason"] == "ValueError"
+    assert stated["reason"] == "the silo cannot use its records; its operator's log says why"
     assert "Jane" not in (reply.error.reason or "")
 
 

@@ -19,7 +19,7 @@ from privet.simulations.grid import assume_identity
 from privet.simulations.run import simulate
 from privet.vectors import FlatModel
 from privet.wire import ENROL, Enrolment, EvaluateReply, EvaluateRequest, TrainReply, TrainRequest
-from silo_holder import holder
+from silo_holder import describing, holder
 
 KNOWING = {"privacy.uncovered_preprocessing": True}
 DECLARED = {"data.numeric": ["age"], "data.categorical": [], "data.classes": [0, 1]}
@@ -71,9 +71,11 @@ def test_constants_and_no_privacy_need_no_word(folder: Path) -> None:
 
 def ask(node: dict[str, Any], kind: str, settings: dict[str, Any], content: RecordDict) -> Message:
     assume_identity(7)
-    settings = {"data.file": "ward.csv", "data.target": "ill", **settings}
-    config = experiment(**settings).to_run_config()
-    context = Context(7, 2, node, RecordDict(), dict(config))
+    job = experiment(**settings)
+    schema = {key: value for key, value in job.data.items() if key != "file"}
+    described = describing(node, "table", **job.data)
+    config = job.model_copy(update={"data": schema}).to_run_config()
+    context = Context(7, 2, described, RecordDict(), dict(config))
     return app(Message(content=content, dst_node_id=2, message_type=kind), context)
 
 
@@ -115,7 +117,12 @@ def test_nobody_is_told_how_many_records_are_held_out(folder: Path) -> None:
         (home := folder / str(number)).mkdir()
         exact = 'accuracy = { release = "exact" }'
         node = {**holder(home, metrics=exact, seed=bytes([number] * 32)), "data-dir": str(folder)}
-        silo = open_silo(experiment(**settings), Context(number, 2, node, RecordDict(), {}))
+        job = experiment(**settings)
+        described = describing(node, "table", **job.data)
+        schema = {key: value for key, value in job.data.items() if key != "file"}
+        silo = open_silo(
+            job.model_copy(update={"data": schema}), Context(number, 2, described, RecordDict(), {})
+        )
         training_records.add(len(silo.examples))
         train = TrainRequest(round=1, lr=0.1, weights=weights).to_records()
         look = EvaluateRequest(round=1, weights=weights).to_records()

@@ -20,7 +20,7 @@ from privet.client.app import app
 from privet.simulations.grid import assume_identity
 from privet.vectors import FlatModel
 from privet.wire import ENROL, TrainReply, TrainRequest
-from silo_holder import holder
+from silo_holder import describing, holder
 from unsound_tasks import NETS
 
 CASES = [
@@ -72,7 +72,8 @@ def ask(node: dict[str, Any], content: RecordDict, kind: str, case: dict[str, An
         key: json.dumps(value) if isinstance(value, list) else value
         for key, value in settings(case).items()
     }
-    return app(Message(content, 2, kind), Context(99, 2, dict(node), RecordDict(), config))
+    node = describing(node, "unsound_tasks:Unsound", **case)
+    return app(Message(content, 2, kind), Context(99, 2, node, RecordDict(), config))
 
 
 def training(case: dict[str, str]) -> RecordDict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,11 @@ def holder(
         "dataset": "records",
         "requester": "alice",
     }
+
+
+def describing(node: dict[str, Any], task: str, **options: Any) -> dict[str, Any]:
+    """The node settings of a holder who describes the data set so."""
+    return {**node, "description": json.dumps({"task": task, **options})}
 
 
 def _key(path: Path, seed: bytes) -> SiloKey:

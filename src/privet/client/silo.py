@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,8 +33,10 @@ from privet.privacy.mechanisms import (
 )
 from privet.randomness import stream
 from privet.tasks import Examples, Task, check_examples, load_task
+from privet.tasks.datasets import DatasetDescription, DataUnavailable, SchemaMismatch
 from privet.tasks.files import data_folder
 from privet.tasks.partitions import partition
+from privet.tasks.registry import DATASET
 from privet.tasks.task import occurrences, uncovered
 from privet.vectors import FlatModel
 
@@ -178,9 +181,17 @@ class Silo:
 
 
 def open_silo(experiment: Experiment, context: Context) -> Silo:
-    """The silo that `context`'s node configuration names; DataError when its records are unfit."""
+    """The silo that `context`'s node configuration names.
+
+    A real silo raises SchemaMismatch for a job that expects other data than its holder describes,
+    and DataUnavailable, which says nothing more, for records that it cannot read. A simulation's
+    says in a DataError what is unfit about them.
+    """
     node = context.node_config
     simulated = "num-partitions" in node
+    held = not (node.get("simulated") or (simulated and "ledger" not in node))
+    if held:
+        experiment = as_held(experiment, node)
     local = load_local_data(
         experiment,
         data_dir=data_folder(node.get("data-dir")),
@@ -188,6 +199,7 @@ def open_silo(experiment: Experiment, context: Context) -> Silo:
         divided=simulated,
         # A simulation's key is made anew in every run folder, and one seed must hold out the same.
         key=Path(str(node["key"])) if "key" in node and not node.get("simulated") else None,
+        held=held,
     )
     index = int(node.get("partition-id", 0))
     if simulated and node["num-partitions"] != len(local.silos):
@@ -205,6 +217,26 @@ def open_silo(experiment: Experiment, context: Context) -> Silo:
     )
 
 
+def as_held(experiment: Experiment, node: Mapping[str, Any]) -> Experiment:
+    """The job with the options of the holder's description in the place of its own.
+
+    `node` has the `description` of the data set that the holder calls `dataset`, as JSON. Without
+    one it serves tasks whose records need no description, as they come. SchemaMismatch unless that
+    is what the job expects.
+    """
+    name = str(node.get("dataset", ""))
+    asked = str(experiment.data.get(DATASET, name))
+    if asked != name:
+        raise SchemaMismatch(f"data.{DATASET} = {asked[:64]!r} is no data set of this silo")
+    text = node.get("description")
+    if text is None:
+        description = DatasetDescription.undescribed(experiment.task)
+    else:
+        description = DatasetDescription.model_validate_json(str(text))
+    description.demand(experiment.task, experiment.data, name=name)
+    return experiment.model_copy(update={"data": description.options})
+
+
 def load_local_data(
     experiment: Experiment,
     *,
@@ -212,8 +244,11 @@ def load_local_data(
     run_id: int,
     divided: bool,
     key: Path | None = None,
+    held: bool = False,
 ) -> LocalData:
     """Load the records and, when `divided`, partition them to silos; cached for a run.
+
+    `held`: they are a data holder's, and what is wrong with them is not for whoever sent the job.
 
     `key` is the signing key of a real silo. Which of its records are held out follows from it and
     not from the job: whoever chose the coins could ask, job by job, who is among the records.
@@ -229,6 +264,7 @@ def load_local_data(
         key,
         data_dir,
         run_id,
+        held,
     )
 
 
@@ -244,10 +280,11 @@ def _load(
     key: Path | None,
     data_dir: Path | None,
     run_id: int,  # noqa: ARG001 - a new run reads its data anew
+    held: bool,
 ) -> LocalData:
-    task = load_task(task_name, model=model, data_dir=data_dir, options=json.loads(options))
-    examples = task.train_data()
-    check_examples(examples, f"the training data of {task_name}")
+    task, examples = (_held_records if held else _records)(
+        task_name, model, data_dir, json.loads(options)
+    )
     coins = f"holdout {seed}".encode() if key is None else SiloKey.load(key).derived("held out")
     if federation is None:
         return _held_apart(task, ("silo",), (examples,), holdout, coins)
@@ -262,6 +299,35 @@ def _load(
     )
     names = examples.silo_names if natural else tuple(f"silo-{i}" for i in range(len(parts)))
     return _held_apart(task, names, _deal(examples, parts), holdout, coins)
+
+
+def _records(
+    task_name: str, model: str | None, data_dir: Path | None, options: Mapping[str, Any]
+) -> tuple[Task, Examples]:
+    task = load_task(task_name, model=model, data_dir=data_dir, options=options)
+    examples = task.train_data()
+    check_examples(examples, f"the training data of {task_name}")
+    return task, examples
+
+
+def _held_records(
+    task_name: str, model: str | None, data_dir: Path | None, options: Mapping[str, Any]
+) -> tuple[Task, Examples]:
+    """The same of a holder's data set; no error of it can tell one file from another."""
+    try:
+        task = load_task(task_name, model=model, data_dir=data_dir, options=options, held=True)
+    except Exception as error:
+        raise SchemaMismatch(
+            f"task = {task_name!r} has no model = {model!r} here, or cannot be made"
+        ) from error
+    try:
+        examples = task.train_data()
+        check_examples(examples, "the data set")
+    except Exception as error:
+        raise DataUnavailable(
+            "the silo cannot use its records; its operator's log says why"
+        ) from error
+    return task, examples
 
 
 def _held_apart(

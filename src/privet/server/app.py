@@ -12,7 +12,7 @@ from flwr.app import Context
 from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 
-from privet.errors import ExperimentError
+from privet.errors import DataError, ExperimentError
 from privet.experiment import Experiment
 from privet.privacy.encryption import make_cipher
 from privet.privacy.encryption.keys import load_roster
@@ -26,7 +26,8 @@ from privet.server.rounds import Coordinator, SiloMemory
 from privet.server.sealing import OpenModel, SealedModel
 from privet.server.summary import summarise
 from privet.strategies import Strategy, load_strategy
-from privet.tasks import Task, load_task
+from privet.tasks import Examples, Task, load_task
+from privet.tasks.datasets import TABLE, demand_schema
 from privet.tasks.files import data_folder
 from privet.vectors import FlatModel
 
@@ -43,6 +44,8 @@ class Hosting:
     folder: Path | None = None
     """The run folder; unset: the run config's `out`, else privet-<run id> where the server runs."""
     data_dir: Path | None = None
+    simulated: bool = False
+    """Whoever runs this has all records: files are read where the experiment names them."""
     resume: bool = False
     watch: Watch = log_line
     memory: SiloMemory | None = None
@@ -73,12 +76,16 @@ def run(grid: Grid, context: Context, hosting: Hosting) -> None:
     roster = hosting.roster or _path(config.pop("roster", None))
     experiment = Experiment.from_run_config(config)
     strategy = check(experiment)
+    if experiment.task == TABLE and not hosting.simulated:
+        demand_schema(experiment.data)
     task = load_task(
         experiment.task,
         model=experiment.model,
         data_dir=data_folder(hosting.data_dir),
         options=experiment.data,
+        held=not hosting.simulated,
     )
+    test = _test_data(task, hosting)
     # After `check` and `load_task`: what they refuse leaves no folder behind.
     resumed = hosting.resume and folder.holds_a_run()
     checkpoint = folder.reopen(experiment) if resumed else None
@@ -86,7 +93,6 @@ def run(grid: Grid, context: Context, hosting: Hosting) -> None:
         folder.create(experiment)
     start = time.perf_counter()
     model = _global_model(grid, experiment, strategy, task, roster, hosting.open_model)
-    test = task.test_data()
     coordinator = Coordinator(
         grid,
         experiment,
@@ -104,6 +110,17 @@ def run(grid: Grid, context: Context, hosting: Hosting) -> None:
         state = final.module.state_dict()
         folder.save_model({name: value.numpy() for name, value in state.items()})
     folder.save_summary(summarise(experiment, outcome, seconds=time.perf_counter() - start))
+
+
+def _test_data(task: Task, hosting: Hosting) -> Examples | None:
+    """What the global model is measured on, if there is anything; a real server needs no data."""
+    try:
+        return task.test_data()
+    except DataError as error:
+        if hosting.simulated:
+            raise
+        log(INFO, "the model is not evaluated here: %s", error)
+        return None
 
 
 def _path(value: object) -> Path | None:
@@ -166,4 +183,5 @@ def initial_model(task: Task, experiment: Experiment) -> torch.nn.Module:
         return task.model()
 
 
-app = server_app()
+# Under Flower itself, whose runs bring their own code: there is nothing to keep from them.
+app = server_app(Hosting(simulated=True))

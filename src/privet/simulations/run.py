@@ -147,7 +147,9 @@ def run_prepared(
         decided.check_same(out, private=prepared.experiment.privacy is not None)
     about = describe_silos(prepared.place, prepared.plans)
     folder.save_json(SILOS, {**about, **decided.plain()})
-    hosting = Hosting(folder=out, data_dir=prepared.data_dir, resume=resume, watch=watch)
+    hosting = Hosting(
+        folder=out, data_dir=prepared.data_dir, simulated=True, resume=resume, watch=watch
+    )
     keys = _keys(prepared, out)
     if keys is not None and prepared.experiment.encryption is not None:
         opener = keys.opener(prepared.experiment.encryption)

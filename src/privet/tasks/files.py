@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import gzip
 import os
+import stat
+import unicodedata
 import zlib
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 
-from privet.errors import DataError
+from privet.errors import DataError, ExperimentError
 
 _HOW = "name the data folder with --data-dir or PRIVET_DATA"
 
@@ -36,6 +39,71 @@ def read_bytes(path: Path) -> bytes:
         return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def read_inside(folder: Path | None, name: str) -> bytes:
+    """The contents of the regular file `name` below `folder`, unpacked when it ends in .gz.
+
+    Raises ExperimentError, of one text whatever is or is not there, for a name that leads out of
+    the folder (from the root or a home, upwards, by a link), and for what is no regular file.
+    Nothing of that kind is opened. DataError for what cannot be unpacked.
+    """
+    refusal = ExperimentError(f"{name[:64]!r} is no file of the data folder")
+    if folder is None or not _stays_inside(name):
+        raise refusal
+    try:
+        root = folder.resolve(strict=True)
+        place = (root / name).resolve(strict=True).relative_to(root)
+        raw = _read_below(root, place.parts)
+    except (OSError, ValueError, RuntimeError):
+        raise refusal from None
+    try:
+        return gzip.decompress(raw) if name.endswith(".gz") else raw
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{name} cannot be unpacked") from error
+
+
+def names_inside(folder: Path | None, pattern: str) -> list[str]:
+    """What below `folder` fits a pattern such as "wards/*.csv", sorted; ExperimentError if none."""
+    found: list[str] = []
+    if folder is not None and _stays_inside(pattern):
+        found = sorted(path.relative_to(folder).as_posix() for path in folder.glob(pattern))
+    if not found:
+        raise ExperimentError(f"{pattern[:64]!r} fits no file of the data folder")
+    return found
+
+
+def _stays_inside(name: str) -> bool:
+    """Whether a relative path is one on every system, in whatever form its characters come."""
+    for form in (name, unicodedata.normalize("NFKC", name)):
+        parts = form.split("/")
+        plain = form.isprintable() and not set(form) & set("\\:")
+        if not plain or form.startswith("~") or {"", ".", ".."} & {part.strip() for part in parts}:
+            return False
+    return not PurePosixPath(name).is_absolute()
+
+
+def _read_below(root: Path, parts: Sequence[str]) -> bytes:
+    """Open one part after the other, and no link: none may have come since the path was resolved.
+
+    What is no regular file is not opened at all: that alone can move a tape or wait for a writer.
+    """
+    *folders, file = parts
+    here = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for each in folders:
+            inner = os.open(each, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=here)
+            os.close(here)
+            here = inner
+        if not stat.S_ISREG(os.stat(file, dir_fd=here, follow_symlinks=False).st_mode):
+            raise FileNotFoundError
+        number = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=here)
+    finally:
+        os.close(here)
+    with os.fdopen(number, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            raise FileNotFoundError
+        return stream.read()
 
 
 VARIABLE = "PRIVET_DATA"

@@ -70,6 +70,9 @@ class _Kept:
         return self._task.test_data()
 
 
+DATASET = "dataset"
+"""The key of [data] by which a job names a data set of real silos: no option of any task."""
+
 _METHODS = ("model", "train_data", "test_data", "loss", "metrics")
 
 
@@ -80,6 +83,8 @@ class TaskEntry:
     summary: str
     path: str
     needs_data: bool = True
+    held: str = ""
+    """The class that reads what a data holder describes, if it is another."""
 
 
 TASKS: Mapping[str, TaskEntry] = {
@@ -98,7 +103,9 @@ TASKS: Mapping[str, TaskEntry] = {
         "income above 50,000 dollars from census answers", "privet.tasks.adult:Adult"
     ),
     "table": TaskEntry(
-        "any CSV or Parquet file with a column to predict", "privet.tasks.table:Table"
+        "any CSV or Parquet file with a column to predict",
+        "privet.tasks.table:Table",
+        held="privet.tasks.held_table:HeldTable",
     ),
 }
 
@@ -109,8 +116,12 @@ def load_task(
     model: str | None = None,
     data_dir: Path | None = None,
     options: Mapping[str, object] | None = None,
+    held: bool = False,
 ) -> Task:
     """Make the task called `name`: one of `TASKS`, or "package.module:Class".
+
+    `held`: its files are a data holder's or a server's, and whoever wrote the job is not to reach
+    others or be told of their content; else they belong to who runs a simulation.
 
     A class of your own is called with keywords model=, data_dir= and the options. Its module is
     looked for among the installed ones and then in the current folder, which is added to the end of
@@ -119,14 +130,15 @@ def load_task(
     Raises ExperimentError when the name, the module, the class, a method of the class or an option
     is unknown, and whatever the class itself raises. No data is read here by the built-in tasks.
     """
-    cls = _task_class(name)
-    arguments = {**(options or {}), "model": model, "data_dir": data_dir}
-    _check_arguments(name, cls, options or {})
-    key = f"{name} {sorted(arguments.items())}"
+    cls = _task_class(name, held=held)
+    given = {key: value for key, value in (options or {}).items() if key != DATASET}
+    arguments = {**given, "model": model, "data_dir": data_dir}
+    _check_arguments(name, cls, given)
+    key = f"{name} {held} {sorted(arguments.items())}"
     return kept(key, lambda: cast("Task", cls(**arguments)))
 
 
-def _task_class(name: str) -> type:
+def _task_class(name: str, *, held: bool = False) -> type:
     """The class that `name` stands for, with every method a task must have."""
     if ":" in name:
         return _checked(name, _attribute(name, _own_module(name)))
@@ -135,7 +147,8 @@ def _task_class(name: str) -> type:
             f"task = {name!r}: the tasks are {', '.join(TASKS)}, or your own as "
             f'"package.module:Class".{nearest(name, TASKS)}'
         )
-    return _checked(name, _attribute(TASKS[name].path, _module(TASKS[name].path)))
+    path = (TASKS[name].held if held else "") or TASKS[name].path
+    return _checked(name, _attribute(path, _module(path)))
 
 
 def _module(path: str) -> object:

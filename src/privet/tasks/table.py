@@ -49,8 +49,7 @@ class Table(Classification):
       the mean and deviation of their own silo's training rows, never of pooled silos (a table
       without silos counts as one silo): `uncovered`, so [privacy] wants a range for every one.
     - Texts become one column a value. The values come from `categories`, or else are read from
-      all files, test file included. Real silos see only their own file, so give `categories`,
-      `classes`, `numeric` and `categorical` there, or their models will not fit together.
+      all files, test file included.
     - Missing values (empty, "?", NA, NaN, null): `missing = "impute"` puts 0, the middle, with
       a column that says so, and makes "missing" a category of its own; "drop" leaves the row out;
       "refuse" is an error. A row without target is left out by "drop" and an error otherwise.
@@ -58,6 +57,8 @@ class Table(Classification):
 
     Test rows: `test_file`, or about `test_fraction` of the rows, each by its own content.
     Inputs (n, width) float32. Models: linear (default), mlp.
+
+    On real silos `HeldTable` takes its place: the holder's description decides there.
 
     Raises ExperimentError for settings, DataError (file, column, row count) for what files hold.
     """
@@ -99,6 +100,8 @@ class Table(Classification):
 
     @cached_property
     def _train_frames(self) -> list[Frame]:
+        if not (self._options.file or self._options.files):
+            raise DataError("data.file or data.files is needed: the experiment names no records")
         paths = [self._path(self._options.file)] if self._options.file else self._many()
         return [read_frame(path) for path in paths]
 

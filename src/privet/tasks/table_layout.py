@@ -67,7 +67,8 @@ class TableOptions(BaseModel):
 
     @model_validator(mode="after")
     def _possible_together(self) -> Self:
-        if (self.file is None) == (not self.files):
+        # Without files there is still a model, if the options say all that decides it.
+        if (self.file is not None and self.files) or not (self.file or self.files or self.declared):
             raise ValueError("exactly one of data.file and data.files is needed")
         if self.files and self.silo:
             raise ValueError("data.silo and data.files exclude each other: each file is a silo")
@@ -90,6 +91,13 @@ class TableOptions(BaseModel):
             if len({label_text(word) for word in words}) < (2 if name == "classes" else 1):
                 raise ValueError(f"data {name!r} lists too few values")
         return self
+
+    @property
+    def declared(self) -> bool:
+        """Whether the options say everything that decides the model, so that no file need be."""
+        columns = self.numeric is not None or self.categorical is not None
+        words = all(name in self.categories for name in self.categorical or [])
+        return columns and words and self.classes is not None
 
     def vocabulary(self, column: str) -> tuple[str, ...] | None:
         """The public values of a categorical column, if they are given."""
@@ -163,14 +171,10 @@ class Layout:
     @classmethod
     def declared(cls, options: TableOptions) -> Layout | None:
         """The layout if the options say everything, so that no file need be read; else None."""
-        words = {name: options.vocabulary(name) for name in options.categorical or []}
-        classes = options.class_names()
-        if (options.numeric is None and options.categorical is None) or classes is None:
+        if not options.declared:
             return None
-        complete = {name: found for name, found in words.items() if found is not None}
-        if len(complete) < len(words):
-            return None
-        return cls(tuple(options.numeric or ()), complete, classes, options)
+        words = {name: options.vocabulary(name) or () for name in options.categorical or []}
+        return cls(tuple(options.numeric or ()), words, options.class_names() or (), options)
 
     @classmethod
     def found(cls, options: TableOptions, frames: Sequence[Frame]) -> Layout:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from privet.deployment.parties import AdminKit, PartiesError, ServerKit, SiloKit, host_port
+from privet.deployment.silo.orders import OrderedJob, node_config
+from privet.experiment import Experiment
 
 KEY = "ab" * 32
 COMMON = {"project": "lungs", "project_key": KEY, "name": "north"}
@@ -84,6 +88,51 @@ def test_values_are_taken(tmp_path: Path) -> None:
     assert ServerKit.from_folder(server).tasks == ("mine:Task",)
 
 
+STAYS = """
+[datasets.stays]
+task = "table"
+file = "stays.csv"
+target = "outcome"
+numeric = ["age"]
+classes = [0, 1]
+ranges.age = [0, 110]
+"""
+DIGITS = '[datasets.digits]\ntask = "digits"\n'
+
+
+def test_a_silo_describes_its_data_sets(tmp_path: Path) -> None:
+    kit = SiloKit.from_folder(_kit(tmp_path, "silo.toml", SILO, STAYS))
+    assert kit.dataset == "stays"
+    assert kit.datasets["stays"].options["ranges"] == {"age": [0, 110]}
+    both = SiloKit.from_folder(
+        _kit(tmp_path, "silo.toml", {**SILO, "dataset": "digits"}, STAYS + DIGITS)
+    )
+    job = Experiment(task="table")
+    for asked, name in (("stays", "stays"), ("digits", "digits"), ("../x", "digits")):
+        named = job.model_copy(update={"data": {"dataset": asked}})
+        assert both.meant(named) == (name, both.datasets[name])
+    assert both.meant(job)[0] == "digits"
+    plain = SiloKit.from_folder(_kit(tmp_path, "silo.toml", SILO))
+    assert plain.meant(job) == (plain.dataset, None)
+
+
+def test_a_job_reaches_the_data_set_that_it_names(tmp_path: Path) -> None:
+    """In policy and ledger too: each has rules and a budget of its own."""
+    kit = SiloKit.from_folder(
+        _kit(tmp_path, "silo.toml", {**SILO, "dataset": "digits"}, STAYS + DIGITS)
+    )
+    for data, name in (
+        ({"dataset": "stays"}, "stays"),
+        ({}, "digits"),
+        ({"dataset": []}, "digits"),
+    ):
+        experiment = Experiment(task="table", data=data)
+        job = OrderedJob("1f", "ana", 31, "", datetime.now(UTC), experiment.to_run_config())
+        config = node_config(kit, job, roster=tmp_path / "roster.toml")
+        assert config["dataset"] == name
+        assert json.loads(config["description"])["task"] == kit.datasets[name].task
+
+
 @pytest.mark.parametrize(
     ("values", "extra", "message"),
     [
@@ -99,6 +148,19 @@ def test_values_are_taken(tmp_path: Path) -> None:
         ({"share": "3/3"}, "", "share: '3/3' is no share; write \"0/3\""),
         ({}, "ledger = 7", "ledger = 7: "),
         ({}, "dataset = 7", "dataset = 7: "),
+        ({"dataset": "north"}, STAYS, "dataset = 'north': the data set of jobs that name none is"),
+        ({}, STAYS + DIGITS, "is one of [datasets]: stays, digits"),
+        ({}, STAYS.replace("classes", "clases"), "datasets.stays: unknown key 'clases'. Did you"),
+        (
+            {},
+            STAYS.replace("classes = [0, 1]", ""),
+            "datasets.stays: a table on real silos is desc",
+        ),
+        ({}, STAYS.replace('file = "stays.csv"', ""), "exactly one of file and files is needed"),
+        ({}, STAYS + 'missing = "refuse"', "no answer may depend on what a record lacks"),
+        ({}, STAYS + 'silo = "ward"', "datasets.stays: silo: a holder's data set has no such"),
+        ({}, STAYS.replace("[0, 110]", "[110, 0]"), "datasets.stays: ranges.age = [110.0, 0.0]"),
+        ({}, DIGITS.replace("task", "tsk"), "datasets.digits.task"),
     ],
 )
 def test_mistakes_are_said_in_a_line(

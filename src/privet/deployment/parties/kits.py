@@ -26,8 +26,11 @@ from pydantic import (
 from privet.deployment.parties.addresses import host_port
 from privet.deployment.parties.errors import PartiesError
 from privet.deployment.parties.parties import identity_fault
+from privet.experiment import Experiment
 from privet.privacy.encryption.keys.roster import name_like
 from privet.privacy.policy.rules import one_line
+from privet.tasks.datasets import DatasetDescription
+from privet.tasks.registry import DATASET
 
 LARGEST_MESSAGE_MB = 2000
 """A protobuf message must have less than 2 GiB."""
@@ -152,9 +155,12 @@ class SiloKit(_Kit):
     policy: FilePath = Path("policy.toml")
     ledger: FilePath = Path("ledger.sqlite")
     dataset: Name
-    """Name of the data set in ledger and policy; unset: the silo's own name."""
+    """Name, in ledger and policy, of the data set of jobs that name none; unset: the only one of
+    `datasets`, or the silo's own name."""
+    datasets: Mapping[Name, DatasetDescription] = {}
+    """What the data sets are; without, tasks are served whose records need no description."""
     data_dir: FilePath | None = None
-    """Where the records lie; unset: $PRIVET_DATA."""
+    """Where the records lie; unset: $PRIVET_DATA. No file outside is opened."""
     keys: FilePath = Path("keys")
     models: FilePath = Path("models")
     state: FilePath = Path("state")
@@ -169,7 +175,25 @@ class SiloKit(_Kit):
     @model_validator(mode="before")
     @classmethod
     def _named_alike(cls, raw: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {"dataset": raw["name"], **raw} if "name" in raw else raw
+        described = raw.get("datasets")
+        only = [*described] if isinstance(described, Mapping) and len(described) == 1 else []
+        names = only or [raw[key] for key in ("name",) if key in raw]
+        return {"dataset": names[0], **raw} if names else raw
+
+    @model_validator(mode="after")
+    def _described(self) -> Self:
+        if self.datasets and self.dataset not in self.datasets:
+            raise ValueError(
+                f"dataset = {self.dataset!r}: the data set of jobs that name none is one of "
+                f"[datasets]: {', '.join(self.datasets)}"
+            )
+        return self
+
+    def meant(self, job: Experiment) -> tuple[str, DatasetDescription | None]:
+        """The data set that a job names, and what it is; the default one's for an unknown name."""
+        asked = job.data.get(DATASET)
+        name = asked if asked in [*self.datasets] else self.dataset
+        return name, self.datasets.get(name)
 
     @property
     def part(self) -> tuple[int, int] | None:

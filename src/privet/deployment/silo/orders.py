@@ -11,6 +11,7 @@ from typing import Any
 from privet.deployment.parties import Parties, SiloKit
 from privet.deployment.parties.orders import ORDER_KEY, read_order
 from privet.deployment.parties.requests import Denied
+from privet.experiment import Experiment
 
 ALLOWED = frozenset({ORDER_KEY})
 """Nothing else of what a server says about a run is listened to."""
@@ -52,9 +53,10 @@ def believed(settings: Mapping[str, Any], parties: Parties) -> OrderedJob:
 
 def node_config(kit: SiloKit, job: OrderedJob, *, roster: Path) -> dict[str, Any]:
     """What the guard, the keyring and the data of this silo start from, for one job."""
+    dataset, description = kit.meant(Experiment.from_run_config(job.run_config))
     config: dict[str, Any] = {
         "name": kit.name,
-        "dataset": kit.dataset,
+        "dataset": dataset,
         "requester": job.requester,
         "job": job.id,
         "order": job.order,
@@ -70,6 +72,8 @@ def node_config(kit: SiloKit, job: OrderedJob, *, roster: Path) -> dict[str, Any
         "canaries": kit.canaries,
         "canaries-dir": str(kit.state / "canaries" / job.id),
     }
+    if description is not None:
+        config["description"] = description.model_dump_json()
     if kit.data_dir is not None:
         config["data-dir"] = str(kit.data_dir)
     if kit.part is not None:

@@ -1,0 +1,227 @@
+"""A table as a data holder's silo reads it: nothing that a record holds can make it fail.
+
+Every cell is read by itself, by the holder's description alone. `Table` has its library guess types
+from whole columns: one odd cell would change how others are read, and its errors count records.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from privet.errors import DataError, ExperimentError
+from privet.tasks.columns import MISSING_MARKS, label_text, scale_of
+from privet.tasks.files import names_inside, read_inside
+from privet.tasks.table import Table
+from privet.tasks.table_layout import Rows
+from privet.tasks.task import Examples
+
+_SEPARATORS = ",;\t|"
+_PARQUET = (".parquet", ".pq")
+_TRUTHS = {"true": "True", "TRUE": "True", "false": "False", "FALSE": "False"}
+
+Column = Sequence[object]
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What of a table its description does not cover; for the holder's eyes only."""
+
+    records: int
+    """That can be trained on."""
+    left_out: int
+    """Rows without a class, or with a gap where `missing` is "drop"."""
+    uncovered: Mapping[str, Counter[str]] = field(default_factory=dict)
+    """By column: values that are no number or no listed word, with how often they are there."""
+
+
+class HeldTable(Table):
+    """`Table` for a real silo, and for test data of a server, with options of either.
+
+    What the description does not cover counts as missing: text among numbers, infinite numbers,
+    words that are no category, and absent cells. `missing` says what becomes of that record. A
+    record whose class is none of `classes` is left out, as is a line with another number of cells
+    than the header. All rows of `file` or `files` train; rows of `test_file` test.
+
+    Files lie in the data folder, links out of it are not followed. Raises ExperimentError for
+    options that leave something open to the records, DataError for a file that is no table at all.
+    """
+
+    def __init__(
+        self, *, model: str | None = None, data_dir: Path | None = None, **options: object
+    ) -> None:
+        super().__init__(model=model, data_dir=data_dir, **options)
+        if not self._options.declared:
+            raise ExperimentError("a table on real silos is described in full")
+
+    def train_data(self) -> Examples:
+        rows = self._all_rows(self._file_names())
+        own = scale_of(rows.numbers, self._layout.numeric, self._options.ranges)
+        return self._encoded(rows, {None: own}, ())
+
+    def test_data(self) -> Examples | None:
+        return self._tested
+
+    @cached_property
+    def _tested(self) -> Examples | None:
+        name = self._options.test_file
+        if not name:
+            return None
+        rows = self._all_rows([name])
+        # Of no silo: what has no public range cannot be scaled as somebody's is.
+        return self._encoded(rows, {}, ()) if len(rows) else None
+
+    def coverage(self) -> Coverage:
+        """What the description leaves out of the files to train on."""
+        records, rows, found = 0, 0, {name: Counter[str]() for name in self._readers}
+        for name in self._file_names():
+            columns = self._columns(name)
+            values = self._values(columns)
+            records += len(self._rows(values))
+            rows += len(values[self._options.target])
+            for column, cells in columns.items():
+                pairs = zip(cells, values[column], strict=True)
+                found[column].update(
+                    str(cell) for cell, value in pairs if cell is not None and value is None
+                )
+        return Coverage(
+            records, rows - records, {name: seen for name, seen in found.items() if seen}
+        )
+
+    @cached_property
+    def _readers(self) -> dict[str, Callable[[object], float | str | None]]:
+        """What makes a value of a cell, by column in use; None where the cell is not covered."""
+        layout = self._layout
+        words = {**layout.vocabularies, self._options.target: layout.classes}
+        numbers = dict.fromkeys(layout.numeric, number)
+        return {**numbers, **{name: reader_of(known) for name, known in words.items()}}
+
+    def _file_names(self) -> list[str]:
+        """The files of the description; a pattern stands for those of the folder that fit."""
+        options = self._options
+        if options.file:
+            return [options.file]
+        if isinstance(options.files, str):
+            return names_inside(self._data_dir, options.files)
+        return list(options.files or ())
+
+    def _all_rows(self, names: Sequence[str]) -> Rows:
+        return Rows.joined([self._rows(self._values(self._columns(name))) for name in names])
+
+    def _columns(self, name: str) -> dict[str, Column]:
+        """The columns of a file that are in use; DataError when one of them is not there."""
+        raw = read_inside(self._data_dir, name)
+        columns = _parquet(raw) if name.lower().endswith(_PARQUET) else _text(raw)
+        for column in self._readers:
+            if column not in columns:
+                raise DataError(f"{name} has no column {column!r}")
+        return {column: columns[column] for column in self._readers}
+
+    def _values(self, columns: Mapping[str, Column]) -> dict[str, list[float | str | None]]:
+        return {
+            name: [None if cell is None else read(cell) for cell in columns[name]]
+            for name, read in self._readers.items()
+        }
+
+    def _rows(self, values: Mapping[str, list[float | str | None]]) -> Rows:
+        layout, target = self._layout, values[self._options.target]
+        numbers = np.empty((len(target), len(layout.numeric)))
+        labels = np.empty((len(target), len(layout.vocabularies)), dtype=object)
+        for place, name in enumerate(layout.numeric):
+            numbers[:, place] = np.array(values[name], dtype=float)  # None becomes NaN
+        for place, name in enumerate(layout.vocabularies):
+            labels[:, place] = values[name]
+        classes = {word: place for place, word in enumerate(layout.classes)}
+        targets = np.array(
+            [-1 if word is None else classes[str(word)] for word in target], dtype=np.int64
+        )
+        kept = targets >= 0
+        if self._options.missing == "drop":
+            gaps = labels == None  # noqa: E711 - `is` would not go element by element
+            kept &= ~np.isnan(numbers).any(axis=1) & ~gaps.any(axis=1)
+        return Rows(numbers, labels, targets, np.full(len(target), None, dtype=object)).at(kept)
+
+
+def number(cell: object) -> float | None:
+    """The finite number that a cell holds, if it holds one."""
+    try:
+        value = float(cell)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def reader_of(words: Sequence[str]) -> Callable[[object], str | None]:
+    """Which of `words` a cell holds, or None; 1, 1.0 and "1.0" are the word "1"."""
+    known = frozenset(words)
+
+    def read(cell: object) -> str | None:
+        text = label_text(cell)
+        if text in known:
+            return text
+        value = number(text)
+        # As a column of whole numbers is written as soon as one of them is missing.
+        whole = str(int(value)) if value is not None and value.is_integer() else ""
+        return next((word for word in (whole, _TRUTHS.get(text, "")) if word in known), None)
+
+    return read
+
+
+def _text(raw: bytes) -> dict[str, Column]:
+    """The columns of a CSV file, each cell a text or None."""
+    # A cell may be long, and a byte may be of another encoding: neither is a reason to fail.
+    csv.field_size_limit(sys.maxsize)
+    text = raw.decode("utf-8-sig", errors="replace")
+    first, *lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    separator = max(_SEPARATORS, key=first.count)
+    header = [name.strip() for name in _split(first, separator)]
+    if not any(header):
+        raise DataError("the file has no header")
+    rows = [
+        line for line in (_split(line, separator) for line in lines) if len(line) == len(header)
+    ]
+    cells = zip(*rows, strict=True) if rows else ([] for _ in header)
+    # Of two columns of one name the first counts.
+    return {
+        name: [*map(_cell, column)] for name, column in [*zip(header, cells, strict=True)][::-1]
+    }
+
+
+def _split(line: str, separator: str) -> list[str]:
+    """The cells of one line; none of a line that is not whole by itself.
+
+    Line by line, or a record with a quote too many would swallow those after it.
+    """
+    try:
+        found = csv.reader([line], delimiter=separator, skipinitialspace=True, strict=True)
+        return next(found, [])
+    except csv.Error:
+        return []
+
+
+def _cell(text: str) -> str | None:
+    stripped = text.strip()
+    return None if stripped in MISSING_MARKS else stripped
+
+
+def _parquet(raw: bytes) -> dict[str, Column]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        columns = pq.read_table(io.BytesIO(raw)).to_pydict()
+    except (pa.ArrowException, OSError) as error:
+        raise DataError("the file is no Parquet file") from error
+    return {
+        str(name).strip(): [_cell(cell) if isinstance(cell, str) else cell for cell in column]
+        for name, column in columns.items()
+    }

@@ -1,0 +1,348 @@
+"""Whose data they are: a job names a data set and what it expects, the holder says the rest.
+
+The silo compares texts, the job's and its holder's. Whatever the records hold, its answer is the
+same, and no name in a job reaches a file.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from flwr.app import Context, Message, RecordDict
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import hostile_names
+from privet import Experiment
+from privet.client.app import app
+from privet.client.silo import open_silo
+from privet.errors import ExperimentError
+from privet.simulations.grid import assume_identity
+from privet.tasks.files import read_inside
+from privet.vectors import FlatModel
+from privet.wire import ENROL, TrainReply, TrainRequest
+from silo_holder import describing, holder
+
+STAYS = {
+    "task": "table",
+    "file": "stays.csv",
+    "target": "outcome",
+    "numeric": ["age"],
+    "categorical": ["ward"],
+    "classes": ["home", "died"],
+    "ranges": {"age": [0, 110]},
+    "categories": {"ward": ["north", "south"]},
+}
+SCHEMA = {key: value for key, value in STAYS.items() if key not in ("task", "file")}
+JOB = {"dataset": "records", **SCHEMA}
+WIDTH = 2 + 3  # age and whether it is missing; two wards and a missing one
+ROWS = [
+    f"{20 + i},{'north' if i % 2 else 'south'},{'home' if i % 3 else 'died'}" for i in range(80)
+]
+_runs = itertools.count(50_000)
+
+
+def write(folder: Path, rows: list[str], header: str = "age,ward,outcome") -> None:
+    (folder / "stays.csv").write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "data").mkdir()
+    write(tmp_path / "data", ROWS)
+    return tmp_path
+
+
+def node(folder: Path, description: dict[str, Any] | None = STAYS, **rules: Any) -> dict[str, Any]:
+    made = {**holder(folder, public=False, **rules), "data-dir": str(folder / "data")}
+    return made if description is None else describing(made, **description)
+
+
+def job(data: dict[str, Any], **more: Any) -> Experiment:
+    return Experiment.from_mapping(
+        {
+            "task": "table",
+            "rounds": 2,
+            "data": data,
+            "training": {"steps": 2, "batch_size": 8},
+            "strategy": {"name": "fedavg", "weighting": "uniform"},
+            "privacy": {"noise_multiplier": 5.0},
+            **more,
+        }
+    )
+
+
+def ask(
+    node: dict[str, Any], data: dict[str, Any], content: RecordDict | None = None, **more: Any
+) -> Message:
+    assume_identity(99)
+    context = Context(next(_runs), 2, {**node}, RecordDict(), {**job(data, **more).to_run_config()})
+    kind = "train" if content is not None else ENROL
+    return app(Message(content or RecordDict(), 2, kind), context)
+
+
+def refused(node: dict[str, Any], data: dict[str, Any], **more: Any) -> str:
+    reply = ask(node, data, **more)
+    assert reply.has_error()
+    return str(reply.error.reason)
+
+
+def training() -> RecordDict:
+    weights = FlatModel(nn.Linear(WIDTH, 2)).vector()
+    return TrainRequest(round=1, lr=0.1, weights=weights).to_records()
+
+
+def test_a_job_that_expects_what_the_holder_describes_trains(folder: Path) -> None:
+    silo = node(folder)
+    assert not ask(silo, JOB).has_error()
+    unnamed = {key: value for key, value in JOB.items() if key != "dataset"}
+    assert not ask(silo, unnamed).has_error()
+    reply = ask(silo, JOB, training())
+    assert TrainReply.from_records(reply.content).update is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"categories": {"ward": ["north"]}}, "data.categories"),
+        ({"categories": {"ward": ["north", "south", "hospice"]}}, "data.categories"),
+        ({"target": "ward", "categorical": [], "classes": ["north", "south"]}, "data.target"),
+        ({"target": "age", "numeric": [], "classes": [21, 22]}, "data.target"),
+        ({"numeric": ["age", "outcome_2"]}, "data.numeric"),
+        ({"numeric": ["diagnosis"], "ranges": {"diagnosis": [0, 1]}}, "data.numeric"),
+        ({"classes": ["died", "home"]}, "data.classes"),
+        ({"ranges": {"age": [0, math.nextafter(110, 111)]}}, "data.ranges"),
+        ({"ranges": {}}, "data.ranges"),
+        ({"missing": "drop"}, "data.missing"),
+        ({"missing": "refuse"}, "data.missing"),
+        ({"dataset": "../x"}, "data.dataset"),
+        ({"dataset": "stays\x00" * 40}, "data.dataset"),
+        ({"dataset": 7}, "data.dataset"),
+        ({"file": "stays.csv"}, "data.file"),
+        ({"file": "/etc/passwd"}, "data.file"),
+        ({"files": "*.csv"}, "data.files"),
+        ({"silo": "ward"}, "data.silo"),
+        ({"test_fraction": 0.5}, "data.test_fraction"),
+        ({"unknown": 1}, "data.unknown"),
+    ],
+)
+def test_another_expectation_does_not_match_whatever_the_records_are(
+    folder: Path, change: dict[str, Any], named: str
+) -> None:
+    """The same answer over the records, over others, and over none; it names the job's setting."""
+    silo = node(folder)
+    told = {refused(silo, {**JOB, **change})}
+    write(folder / "data", ["7,hospice,unknown", 'x,"', "95,north,died", *ROWS[:20]])
+    told.add(refused(silo, {**JOB, **change}))
+    (folder / "data" / "stays.csv").unlink()
+    told.add(refused(silo, {**JOB, **change}))
+    assert len(told) == 1
+    assert named in told.pop()
+
+
+def test_another_task_than_the_holders_is_no_match(folder: Path) -> None:
+    assert "task" in refused(node(folder), {"dataset": "records"}, task="digits")
+    digits = node(folder / "data", {"task": "digits"})
+    assert not ask(digits, {"dataset": "records"}, task="digits").has_error()
+    assert "data.split" in refused(digits, {"split": "flamby"}, task="digits")
+
+
+def test_a_silo_without_a_description_serves_what_needs_none(folder: Path) -> None:
+    plain = node(folder, None)
+    assert not ask(plain, {}, task="digits").has_error()
+    assert not ask(plain, {"dataset": "records"}, task="digits").has_error()
+    for data in (JOB, SCHEMA, {**SCHEMA, "file": "stays.csv"}):
+        assert "task" in refused(plain, data)
+    assert "data.silo" in refused(plain, {"silo": "education"}, task="adult")
+
+
+ODD = (
+    "",
+    "?",
+    "inf",
+    "-1e999",
+    "forty",
+    "Jane Doe",
+    '"',
+    '"a',
+    "a,b",
+    "north,south,north",
+    "\x00",
+    "9" * 400,
+    "x" * 200_000,
+    "1e400",
+    "\ufeff",
+    "ｎorth",
+    "01",
+    "TRUE",
+    "=cmd()",
+)
+
+
+@given(
+    odd=st.lists(
+        st.tuples(st.sampled_from(ODD), st.sampled_from(ODD), st.sampled_from(ODD)), max_size=4
+    )
+)
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_no_answer_depends_on_a_cell_that_the_description_does_not_cover(
+    tmp_path_factory: pytest.TempPathFactory, odd: list[tuple[str, str, str]]
+) -> None:
+    """Nor does an odd record change how another is read: neighbours stay neighbours."""
+    folder = tmp_path_factory.mktemp("odd")
+    (folder / "data").mkdir()
+    write(folder / "data", ROWS)
+    silo = node(folder)
+    before = inputs(silo)
+    reply = ask(silo, JOB)
+    lines = [",".join(cells) for cells in odd]
+    write(folder / "data", [*ROWS[:7], *lines, *ROWS[7:]])
+    (folder / "other").mkdir()
+    again = {**holder(folder / "other", public=False), "data-dir": str(folder / "data")}
+    again["description"] = json.dumps(STAYS)
+    other = ask(again, JOB)
+    assert not other.has_error()
+    assert other.content == reply.content
+    after = inputs(again)
+    for row in before:
+        after.remove(row)
+    assert len(after) <= len(odd)
+
+
+def inputs(silo: dict[str, Any], data: dict[str, Any] = JOB) -> list[list[float]]:
+    opened = open_silo(job(data), Context(next(_runs), 2, {**silo}, RecordDict(), {}))
+    rows = zip(opened.examples.inputs.tolist(), opened.examples.targets.tolist(), strict=True)
+    return [[*row, target] for row, target in rows]
+
+
+def test_what_is_not_covered_counts_as_missing_and_a_strange_class_leaves_the_record_out(
+    folder: Path,
+) -> None:
+    write(
+        folder / "data", ["55,north,home", "old,hospice,died", ",south,1.0", "110.0, north ,home"]
+    )
+    assert inputs(node(folder)) == [
+        [0, 0, 1, 0, 0, 0],
+        [0, 1, 0, 0, 1, 1],
+        [1, 0, 1, 0, 0, 0],
+    ]
+    (folder / "dropping").mkdir()
+    dropping = {**node(folder / "dropping", {**STAYS, "missing": "drop"})}
+    dropping["data-dir"] = str(folder / "data")
+    assert inputs(dropping, {**JOB, "missing": "drop"}) == [[0, 1, 0, 0], [1, 1, 0, 0]]
+
+
+def test_numbers_and_truth_values_are_words_however_a_file_writes_them(folder: Path) -> None:
+    words = {"ward": [1, True]}
+    write(folder / "data", ["5,1,home", "5,1.0,home", "5,true,died", "5,TRUE,died"])
+    silo = node(folder, {**STAYS, "categories": words})
+    assert [row[2:5] for row in inputs(silo, {**JOB, "categories": words})] == [
+        [1, 0, 0],
+        [1, 0, 0],
+        [0, 1, 0],
+        [0, 1, 0],
+    ]
+
+
+def test_parquet_and_several_files_are_read_alike(folder: Path) -> None:
+    expected = inputs(node(folder))
+    data = folder / "data"
+    frame = pd.read_csv(data / "stays.csv")
+    (data / "wards").mkdir()
+    frame[:30].to_parquet(data / "wards" / "a.parquet")
+    frame[30:].to_csv(data / "wards" / "b.csv", index=False, sep=";")
+    for number, files in enumerate(("wards/*", ["wards/a.parquet", "wards/b.csv"])):
+        held = {key: value for key, value in STAYS.items() if key != "file"} | {"files": files}
+        (place := folder / str(number)).mkdir()
+        silo = {**node(place, held), "data-dir": str(data)}
+        assert inputs(silo) == expected
+
+
+@pytest.mark.parametrize("fault", ["gone", "empty", "header", "column", "bytes", "folder", "link"])
+def test_files_that_cannot_be_used_all_have_one_answer(folder: Path, fault: str) -> None:
+    path = folder / "data" / "stays.csv"
+    (folder / "secret").write_text("age,ward,outcome\n" + "\n".join(ROWS))
+    texts = {"empty": b"", "header": b"age,ward,outcome\n", "column": b"age,outcome\n5,home\n"}
+    path.unlink()
+    if fault in texts or fault == "bytes":
+        path.write_bytes(texts.get(fault, bytes(range(128, 256)) * 3))
+    elif fault == "folder":
+        path.mkdir()
+    elif fault == "link":
+        path.symlink_to(folder / "secret")
+    told = json.loads(refused(node(folder), JOB))
+    assert told["reason"] == "the silo cannot use its records; its operator's log says why"
+
+
+def test_no_name_in_a_description_or_a_job_leads_out_of_the_data_folder(tmp_path: Path) -> None:
+    """Links, devices, steps upwards, other systems' forms: none is opened."""
+    data = hostile_names.data_folder(tmp_path)
+    names = hostile_names.names(tmp_path)
+    assert len(names) > 1000
+
+    def answers() -> dict[str, str]:
+        found = {}
+        for name in names:
+            with pytest.raises(ExperimentError) as caught:
+                read_inside(data, name)
+            found[name] = str(caught.value)
+        return found
+
+    with hostile_names.opened() as opened:
+        before = answers()
+    assert {Path(path).name for path in opened} <= {data.name, "sub"}
+    hostile_names.empty_outside(tmp_path)
+    assert answers() == before
+    assert not any(hostile_names.CANARY in text for text in before.values())
+
+
+def test_a_silo_gives_one_answer_to_every_hostile_name(tmp_path: Path) -> None:
+    data = hostile_names.data_folder(tmp_path)
+    silo = {**node(tmp_path), "data-dir": str(data)}
+    names = [name for name in hostile_names.names(tmp_path) if "\udc2e" not in name]  # no JSON
+    with hostile_names.opened() as opened:
+        for key in ("file", "files", "test_file", "dataset", "silo"):
+            for name in names[:: 1 if key == "file" else 20]:
+                reply = ask(silo, {**JOB, key: name})
+                if key == "test_file":  # the server's own business: a silo does not look at it
+                    assert not reply.has_error()
+                    continue
+                assert f"data.{key}" in reply.error.reason
+                assert hostile_names.CANARY not in reply.error.reason
+    own = {str(tmp_path / file) for file in ("silo.key", "policy.toml")}
+    kept = {path for path in opened if path.startswith(str(tmp_path)) and "ledger" not in path}
+    assert kept <= own | {str(data), str(tmp_path)}
+
+
+@pytest.mark.parametrize("kind", ["file", "files"])
+def test_a_holders_own_slip_leads_nowhere_either(tmp_path: Path, kind: str) -> None:
+    """A description that names what lies outside has the answer of one whose file is gone."""
+    data = hostile_names.data_folder(tmp_path)
+    names = [name for name in hostile_names.names(tmp_path)[::40] if name]
+    told = set()
+    for number, name in enumerate(names):
+        (place := tmp_path / f"silo-{number}").mkdir()
+        held = {key: value for key, value in STAYS.items() if key != "file"}
+        silo = {**node(place, {**held, kind: name}), "data-dir": str(data)}
+        told.add(refused(silo, JOB))
+    assert len(told) == 1
+    assert hostile_names.CANARY not in told.pop()
+
+
+def test_a_link_within_the_data_folder_is_the_holders_own(folder: Path) -> None:
+    (folder / "data" / "today.csv").symlink_to("stays.csv")
+    assert inputs(node(folder, {**STAYS, "file": "today.csv"})) == sorted_like(folder)
+
+
+def sorted_like(folder: Path) -> list[list[float]]:
+    (place := folder / "plain").mkdir()
+    return inputs({**node(place), "data-dir": str(folder / "data")})
