@@ -13,6 +13,7 @@ import typer.core
 
 import privet
 from privet.commands.audit import audit
+from privet.commands.datasets import schema
 from privet.commands.deployment import health, server
 from privet.commands.jobs import cancel, fetch, logs, page, status, submit, watch
 from privet.commands.ledger import ledger_cli
@@ -58,6 +59,7 @@ for command in (
     compare,
     simulate,
     report,
+    schema,
     tasks,
     strategies,
 ):

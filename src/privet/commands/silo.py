@@ -10,6 +10,7 @@ from typing import Any
 import typer
 import typer.core
 
+from privet.commands.datasets import check
 from privet.commands.deployment import JsonLogs, Kit, send_small_pieces
 
 
@@ -28,6 +29,7 @@ silo_cli = typer.Typer(
     cls=_Group,
     help="Take part in a project with the data of this machine: privet silo KIT.",
 )
+silo_cli.command()(check)
 
 
 @silo_cli.command()

@@ -67,7 +67,7 @@ class DatasetDescription(BaseModel):
         return dict(self.model_extra or {})
 
     @property
-    def schema_(self) -> dict[str, Any]:
+    def expected(self) -> dict[str, Any]:
         """What a job has to say under [data], besides the name of the data set."""
         if self.task == TABLE:
             return {key: value for key, value in _schema(self.options).items() if value}

@@ -40,6 +40,8 @@ class Coverage:
     """That can be trained on."""
     left_out: int
     """Rows without a class, or with a gap where `missing` is "drop"."""
+    broken: int
+    """Lines with another number of cells than the header, or with a quote too many."""
     uncovered: Mapping[str, Counter[str]] = field(default_factory=dict)
     """By column: values that are no number or no listed word, with how often they are there."""
 
@@ -82,9 +84,11 @@ class HeldTable(Table):
 
     def coverage(self) -> Coverage:
         """What the description leaves out of the files to train on."""
-        records, rows, found = 0, 0, {name: Counter[str]() for name in self._readers}
+        records = rows = broken = 0
+        found = {name: Counter[str]() for name in self._readers}
         for name in self._file_names():
-            columns = self._columns(name)
+            columns, lost = self._columns(name)
+            broken += lost
             values = self._values(columns)
             records += len(self._rows(values))
             rows += len(values[self._options.target])
@@ -93,9 +97,8 @@ class HeldTable(Table):
                 found[column].update(
                     str(cell) for cell, value in pairs if cell is not None and value is None
                 )
-        return Coverage(
-            records, rows - records, {name: seen for name, seen in found.items() if seen}
-        )
+        seen = {name: words for name, words in found.items() if words}
+        return Coverage(records, rows - records, broken, seen)
 
     @cached_property
     def _readers(self) -> dict[str, Callable[[object], float | str | None]]:
@@ -115,16 +118,18 @@ class HeldTable(Table):
         return list(options.files or ())
 
     def _all_rows(self, names: Sequence[str]) -> Rows:
-        return Rows.joined([self._rows(self._values(self._columns(name))) for name in names])
+        return Rows.joined([self._rows(self._values(self._columns(name)[0])) for name in names])
 
-    def _columns(self, name: str) -> dict[str, Column]:
-        """The columns of a file that are in use; DataError when one of them is not there."""
-        raw = read_inside(self._data_dir, name)
-        columns = _parquet(raw) if name.lower().endswith(_PARQUET) else _text(raw)
+    def _columns(self, name: str) -> tuple[dict[str, Column], int]:
+        """The columns of a file that are in use, and how many of its lines are broken.
+
+        DataError when one of the columns is not there.
+        """
+        columns, broken = read_columns(read_inside(self._data_dir, name), name)
         for column in self._readers:
             if column not in columns:
                 raise DataError(f"{name} has no column {column!r}")
-        return {column: columns[column] for column in self._readers}
+        return {column: columns[column] for column in self._readers}, broken
 
     def _values(self, columns: Mapping[str, Column]) -> dict[str, list[float | str | None]]:
         return {
@@ -176,24 +181,29 @@ def reader_of(words: Sequence[str]) -> Callable[[object], str | None]:
     return read
 
 
-def _text(raw: bytes) -> dict[str, Column]:
-    """The columns of a CSV file, each cell a text or None."""
+def read_columns(raw: bytes, name: str) -> tuple[dict[str, Column], int]:
+    """The columns of a CSV or Parquet file, each cell a value or None, and its broken lines."""
+    return (_parquet(raw), 0) if name.lower().endswith(_PARQUET) else _text(raw)
+
+
+def _text(raw: bytes) -> tuple[dict[str, Column], int]:
     # A cell may be long, and a byte may be of another encoding: neither is a reason to fail.
     csv.field_size_limit(sys.maxsize)
     text = raw.decode("utf-8-sig", errors="replace")
-    first, *lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    first, *rest = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     separator = max(_SEPARATORS, key=first.count)
     header = [name.strip() for name in _split(first, separator)]
     if not any(header):
         raise DataError("the file has no header")
-    rows = [
-        line for line in (_split(line, separator) for line in lines) if len(line) == len(header)
-    ]
+    lines = [line for line in rest if line.strip()]
+    split = (_split(line, separator) for line in lines)
+    rows = [cells for cells in split if len(cells) == len(header)]
     cells = zip(*rows, strict=True) if rows else ([] for _ in header)
-    # Of two columns of one name the first counts.
-    return {
-        name: [*map(_cell, column)] for name, column in [*zip(header, cells, strict=True)][::-1]
-    }
+    columns: dict[str, Column] = {}
+    for name, column in zip(header, cells, strict=True):
+        # Of two columns of one name the first counts.
+        columns.setdefault(name, [*map(_cell, column)])
+    return columns, len(lines) - len(rows)
 
 
 def _split(line: str, separator: str) -> list[str]:
