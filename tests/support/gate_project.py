@@ -179,6 +179,7 @@ class GateProject:
             members=members,
             largest=kit.max_message_mb * 1_000_000,
             body_seconds=self.body_seconds,
+            cancelled=lambda: store.cancelled,
         )
         server = listener(gate, kit)
         thread = threading.Thread(target=server.run, daemon=True)

@@ -131,9 +131,9 @@ class LedgerGuard:
             return
         policy = self._read_policy()
         try:
-            if ended := self.origin.terms().ended(datetime.now(UTC)):
+            decision = judge(policy, self.origin.opening(experiment))
+            if ended := self.origin.terms(decision).ended(datetime.now(UTC)):
                 raise RefusedByPolicy(ended)
-            judge(policy, self.origin.opening(experiment))
         except RefusedByPolicy as refusal:
             with self.files.open() as ledger, self._noting(ledger):
                 raise refusal
@@ -259,7 +259,7 @@ class LedgerGuard:
                 limits=limits,
                 use=use,
                 encrypted=encrypted,
-                terms=origin.terms(decision.attempts),
+                terms=origin.terms(decision),
             )
         except TermsRefused as refused:
             raise RefusedByPolicy(str(refused)) from None
@@ -281,7 +281,7 @@ class LedgerGuard:
         if exact and (counted or self.files.simulated):
             self._note(ledger, text)
         elif exact:
-            origin, terms = self.origin, self.origin.terms(decision.attempts)
+            origin, terms = self.origin, self.origin.terms(decision)
             place = {"dataset": origin.dataset, "job": origin.job, "who": origin.requester}
             try:
                 ledger.note_evaluation(text, **place, round=round_, terms=terms)

@@ -48,9 +48,14 @@ class RequestOrigin:
     until: datetime | None = None
     """When that order ends."""
 
-    def terms(self, attempts: int = 0) -> JobTerms:
+    def terms(self, decision: Decision) -> JobTerms:
         """On what terms the job uses the data set."""
-        return JobTerms(attempts=attempts, order=self.order, until=self.until)
+        return JobTerms(
+            attempts=decision.attempts,
+            order=self.order,
+            until=self.until,
+            approval=decision.approval,
+        )
 
     def opening(self, experiment: Experiment) -> Request:
         """Before the task's code is loaded: may it run here at all, and now?"""

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import typer.core
 
 from privet.commands.datasets import check
 from privet.commands.deployment import JsonLogs, Kit, send_small_pieces
+from privet.commands.options import AsJson
+
+if TYPE_CHECKING:
+    from privet.deployment.parties import SiloKit
 
 
 class _Group(typer.core.TyperGroup):
@@ -23,6 +29,9 @@ class _Group(typer.core.TyperGroup):
             args = ["serve", *args]
         return super().parse_args(ctx, args)
 
+
+JobName = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or its beginning.")]
+By = Annotated[str, typer.Option("--as", help="Who decides, beside the user of this machine.")]
 
 silo_cli = typer.Typer(
     name="silo",
@@ -47,3 +56,41 @@ def serve(kit: Kit = Path(), json_logs: JsonLogs = False) -> None:
         # Nothing more in a handler: it may interrupt the ledger in the middle of an entry.
         signal.signal(number, lambda *_: stop.set())
     serve(config, stop=stop, ready=lambda: typer.echo(f"Silo {config.name} is online"))
+
+
+@silo_cli.command()
+def pending(kit: Kit = Path(), as_json: AsJson = False) -> None:
+    """Show the jobs that wait for approval here (policy: approval = "each-job")."""
+    from privet.deployment.silo import approvals
+
+    orders = approvals.pending(_kit(kit))
+    if as_json:
+        typer.echo(json.dumps([asdict(order) for order in orders]))
+    for order in () if as_json else orders:
+        typer.echo(f"{order.job}  by {order.requester}, ends {order.end:%Y-%m-%d}")
+        for line in json.dumps(dict(order.experiment), indent=2).splitlines()[1:-1]:
+            typer.echo(line)
+    if not orders and not as_json:
+        typer.echo("No job waits for approval")
+
+
+@silo_cli.command()
+def approve(job: JobName, kit: Kit = Path(), by: By = "") -> None:
+    """Let a job in that waits; it goes on by itself."""
+    from privet.deployment.silo import approvals
+
+    typer.echo(f"Job {approvals.approve(_kit(kit), job, name=by).job} is approved")
+
+
+@silo_cli.command()
+def refuse(job: JobName, kit: Kit = Path(), by: By = "") -> None:
+    """End a job here, for good, whether it waits or runs."""
+    from privet.deployment.silo import approvals
+
+    typer.echo(f"Job {approvals.refuse(_kit(kit), job, name=by)} is refused")
+
+
+def _kit(folder: Path) -> SiloKit:
+    from privet.deployment.parties import SiloKit
+
+    return SiloKit.from_folder(folder)

@@ -14,7 +14,7 @@ from typing import Any, Self
 import httpx
 
 from privet.deployment.parties import AdminKit
-from privet.deployment.parties.orders import DAYS, Order
+from privet.deployment.parties.orders import DAYS, Cancellation, Order
 from privet.deployment.parties.requests import Signing
 from privet.deployment.parties.transport import check_hello, client
 from privet.errors import PrivetError
@@ -83,8 +83,12 @@ class AdminClient:
         return self._ask("GET", f"jobs/{job}/log?from={start}").text
 
     def cancel(self, job: str) -> dict[str, Any]:
-        """End a job."""
-        return self._json("POST", f"jobs/{job}/cancel")
+        """End a job, for good: silos keep this word and do nothing of the job any more."""
+        word = Cancellation(
+            project=self._kit.project, job=job, requester=self._kit.name, at=time.time()
+        )
+        content = word.signed(self._identity).encode()
+        return self._json("POST", f"jobs/{job}/cancel", content=content)
 
     def page(self) -> str:
         """A link to the server's live page, for one browser: good once, within two minutes."""

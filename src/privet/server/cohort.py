@@ -13,7 +13,7 @@ from privet.experiment import Experiment
 from privet.randomness import coin
 from privet.record.history import RoundRecord
 from privet.server.tally import Tally
-from privet.wire import ENROL, UNUSABLE, Enrolment, Failure
+from privet.wire import ENROL, UNUSABLE, WAITING, Enrolment, Failure
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ MOST_UNUSABLE = 3
 """Unusable replies in a row after which a silo is asked no more."""
 _GIVEN_UP = "roster"
 _AWAY = ("transport", "restart")
-_PASSING = (*_AWAY, "worker")
+_PASSING = (*_AWAY, "worker", WAITING)
 """Where a silo fails that may well take part when it is asked again."""
 
 _LEAST_TO_ENROL = 60.0
@@ -40,6 +40,10 @@ _LEAST_TO_ENROL = 60.0
 
 class Absent(ExperimentError):  # noqa: N818 - says what is the matter
     """Too few silos can take part now; one that was away may when it is asked again."""
+
+
+class Unapproved(Absent):
+    """Silos whose holders have not decided yet; says which."""
 
 
 class Cohort:
@@ -158,10 +162,13 @@ def enrol(
 
     With `identify` names and indices are what it gives; else what the silos state.
 
-    ExperimentError when fewer than federation.min_silos can; Absent if that may pass.
+    ExperimentError when fewer than federation.min_silos can; Absent if that may pass. Unapproved
+    while a holder's decision is waited for, however many silos can.
     """
     cohort = Cohort(experiment, {})
     failures = invite(grid, experiment, cohort, identify)
+    if waiting := sorted(each.silo for each in failures if each.stage == WAITING):
+        raise Unapproved(f"for approval at {', '.join(waiting)}")
     reason = failures[0].reason if failures else "no silo answered"
     # Without a failure there are fewer nodes than silos: one left since the run was begun.
     away = not failures or any(each.stage in _AWAY for each in failures)

@@ -16,6 +16,8 @@ from privet.wire.records import Sealed, SealedUpdate, arrays, record_of, vectors
 ENROL = "query.enrol"
 REFUSED = "guard"
 """The stage at which a silo fails when its holder's rules do not allow what was asked."""
+WAITING = "approval"
+"""The stage at which a silo fails whose holder has not decided yet whether the job may run."""
 UNUSABLE = "update"
 """The stage at which a silo fails whose reply came and cannot be used."""
 

@@ -14,7 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from privet.deployment.parties import NodeKey, Parties, Party
-from privet.deployment.parties.orders import LARGEST, Order, _facts, read_order
+from privet.deployment.parties.orders import (
+    LARGEST,
+    Cancellation,
+    Order,
+    _facts,
+    read_cancellation,
+    read_order,
+)
 from privet.deployment.parties.requests import Denied
 from privet.experiment import Experiment
 from privet.privacy.ledger.keys import SiloKey
@@ -117,7 +124,7 @@ def test_a_field_that_was_changed_makes_an_order_worthless(field: str, value: An
 @given(st.sampled_from(["project", "job", "requester", "at", "experiment", "more"]), odd)
 def test_an_administrators_own_nonsense_is_denied_or_an_order(field: str, value: Any) -> None:
     raw = {**asdict(order()), field: value}
-    text = json.dumps({"order": raw, "signature": key(2).sign(_facts(raw))})
+    text = json.dumps({"order": raw, "signature": key(2).sign(_facts("order", raw))})
     try:
         read = read_order(text, PARTIES)
     except Denied:
@@ -148,3 +155,40 @@ def test_an_order_has_at_most_a_million_characters() -> None:
     read_order(text + " " * (LARGEST - len(text)), PARTIES)
     with pytest.raises(Denied, match="malformed"):
         read_order(text + " " * (LARGEST - len(text) + 1), PARTIES)
+
+
+@pytest.mark.parametrize(
+    ("requester", "number", "project", "reason"),
+    [
+        ("ana", 2, "lungs", None),
+        ("ana", 2, "livers", "project 'livers'"),
+        ("ana", 3, "lungs", "did not sign"),
+        ("north", 3, "lungs", "no administrator"),
+        ("hub", 3, "lungs", "no administrator"),
+        ("eve", 4, "lungs", "no administrator"),
+    ],
+)
+def test_only_an_administrator_cancels(
+    requester: str, number: int, project: str, reason: str | None
+) -> None:
+    word = Cancellation(project=project, job="0" * 12, requester=requester, at=1.0)
+    text = word.signed(key(number))
+    if reason is None:
+        assert read_cancellation(text, PARTIES) == word
+        return
+    with pytest.raises(Denied, match=reason):
+        read_cancellation(text, PARTIES)
+
+
+def test_an_order_is_no_cancel_and_a_cancel_no_order() -> None:
+    made = order()
+    facts = {key: getattr(made, key) for key in ("project", "job", "requester", "at")}
+    signature = json.loads(made.signed(key(2)))["signature"]
+    for text in (made.signed(key(2)), json.dumps({"cancel": facts, "signature": signature})):
+        with pytest.raises(Denied):
+            read_cancellation(text, PARTIES)
+    word = Cancellation(**facts).signed(key(2))
+    with pytest.raises(Denied):
+        read_order(word, PARTIES)
+    with pytest.raises(Denied):
+        read_order(word.replace('"cancel"', '"order"'), PARTIES)

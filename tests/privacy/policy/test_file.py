@@ -64,8 +64,8 @@ def test_a_file_is_read_and_named_as_the_source(tmp_path: Path) -> None:
         (
             f"{HEAD}{BUDGET}[data.ward.trainings]\n",
             "unknown key 'data.ward.trainings'. Did you mean 'training'? Known: requesters, "
-            "tasks, budget, code, attempts_per_round, largest_order_days, training, sending, "
-            "metrics, hours",
+            "tasks, budget, code, attempts_per_round, largest_order_days, approval, training, "
+            "sending, metrics, hours",
         ),
         (
             f"{HEAD}{BUDGET}[data.ward.metrics]\nloss = {{ releases = 'exact' }}\n",

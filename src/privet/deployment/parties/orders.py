@@ -1,9 +1,9 @@
-"""Orders for jobs: what an administrator asks silos to do, signed, and passed on by the server.
+"""Orders: what an administrator asks silos to do, and to do no more; passed on by the server.
 
 A silo believes the order and not the server: who asks, and the whole experiment, are what the
 administrator signed. The server can withhold an order or send it again (then it is the same job in
 a silo's ledger, whose rounds go on from where they are), until it ends; it can neither change one
-nor make one up.
+nor make one up. The word that cancels a job is signed as well, and silos keep it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from privet.deployment.parties.parties import Parties
 from privet.deployment.parties.requests import Denied
@@ -67,12 +67,12 @@ class Order:
 
     def signed(self, identity: SiloKey) -> str:
         """The order as it travels."""
-        return json.dumps({"order": asdict(self), "signature": identity.sign(_facts(asdict(self)))})
+        return _signed("order", asdict(self), identity)
 
     @property
     def digest(self) -> str:
         """SHA-256 of all that is signed: what tells two orders with one number apart."""
-        return hashlib.sha256(_facts(asdict(self))).hexdigest()
+        return hashlib.sha256(_facts("order", asdict(self))).hexdigest()
 
     @property
     def end(self) -> datetime:
@@ -91,18 +91,8 @@ def read_order(text: str, parties: Parties) -> Order:
     An order from before its maker's key expired is not enough: revoking an administrator ends the
     jobs too.
     """
-    raw, signature = _parsed(text)
-    order = _order(raw)
-    # Keys may be in several projects: an order for one is none in another.
-    if order.project != parties.project:
-        raise Denied(f"an order for project {order.project[:64]!r}, not {parties.project!r}")
-    party = parties.named(order.requester)
-    if party is None or party.role != "admin":
-        raise Denied(f"an order by {order.requester[:64]!r}, who is no administrator")
-    if not signed_by(party.identity, _facts(raw), signature):
-        raise Denied(f"an order that {order.requester} did not sign")
-    if fault := party.fault(datetime.now(UTC)):
-        raise Denied(fault)
+    kinds = {**_COMMON, "until": float, "experiment": dict}
+    order = Order(**_believed("order", text, parties, kinds))
     # In numbers first: not every one is a date.
     left = order.until - time.time()
     if left > LONGEST_DAYS * 86400:
@@ -112,32 +102,73 @@ def read_order(text: str, parties: Parties) -> Order:
     return order
 
 
-def _order(raw: Mapping[str, Any]) -> Order:
-    texts, times = dict.fromkeys(("project", "job", "requester"), str), ("at", "until")
-    kinds = {**texts, **dict.fromkeys(times, float), "experiment": dict}
-    # Exactly these types: to `isinstance`, true is a number.
-    if {key: type(value) for key, value in raw.items()} != kinds:
-        raise Denied("an order is malformed")
-    if not re.fullmatch(f"[0-9a-f]{{{2 * _ID_BYTES}}}", raw["job"]):
-        raise Denied("an order is malformed")
-    return Order(**raw)
+@dataclass(frozen=True, kw_only=True)
+class Cancellation:
+    """The word of `requester`, any administrator of the project, that a job is over."""
+
+    project: str
+    job: str
+    requester: str
+    at: float
+    """Seconds since 1970."""
+
+    def signed(self, identity: SiloKey) -> str:
+        """The word as it travels."""
+        return _signed("cancel", asdict(self), identity)
 
 
-def _facts(order: Mapping[str, Any]) -> bytes:
+def read_cancellation(text: str, parties: Parties) -> Cancellation:
+    """What was signed. Denied unless an administrator, who may act now, signed it."""
+    return Cancellation(**_believed("cancel", text, parties, _COMMON))
+
+
+_Kind = Literal["order", "cancel"]
+_COMMON = {"project": str, "job": str, "requester": str, "at": float}
+
+
+def _signed(kind: _Kind, facts: Mapping[str, Any], identity: SiloKey) -> str:
+    return json.dumps({kind: facts, "signature": identity.sign(_facts(kind, facts))})
+
+
+def _facts(kind: _Kind, facts: Mapping[str, Any]) -> bytes:
     # The first line keeps kinds apart: no other signature of this key is one of an order.
-    return b"privet order 1\n" + json.dumps(order, sort_keys=True).encode()
+    return f"privet {kind} 1\n".encode() + json.dumps(facts, sort_keys=True).encode()
 
 
-def _parsed(text: str) -> tuple[dict[str, Any], str]:
+def _believed(
+    kind: _Kind, text: str, parties: Parties, kinds: Mapping[str, type]
+) -> dict[str, Any]:
+    """What an administrator signed, with fields of exactly these types."""
+    what = "an order" if kind == "order" else "a cancel"
+    raw, signature = _parsed(kind, text)
+    # Exactly: to `isinstance`, true is a number.
+    if {key: type(value) for key, value in raw.items()} != kinds:
+        raise Denied(f"{what} is malformed")
+    if not re.fullmatch(f"[0-9a-f]{{{2 * _ID_BYTES}}}", raw["job"]):
+        raise Denied(f"{what} is malformed")
+    # Keys may be in several projects: an order for one is none in another.
+    if raw["project"] != parties.project:
+        raise Denied(f"{what} for project {raw['project'][:64]!r}, not {parties.project!r}")
+    party = parties.named(raw["requester"])
+    if party is None or party.role != "admin":
+        raise Denied(f"{what} by {raw['requester'][:64]!r}, who is no administrator")
+    if not signed_by(party.identity, _facts(kind, raw), signature):
+        raise Denied(f"{what} that {raw['requester']} did not sign")
+    if fault := party.fault(datetime.now(UTC)):
+        raise Denied(fault)
+    return raw
+
+
+def _parsed(kind: _Kind, text: str) -> tuple[dict[str, Any], str]:
     try:
         if len(text) > LARGEST:
             raise ValueError
         whole = json.loads(text)
-        order, signature = whole["order"], whole["signature"]
+        order, signature = whole[kind], whole["signature"]
         if not (isinstance(order, dict) and isinstance(signature, str) and len(whole) == 2):
             raise ValueError
         # What no JSON of others' may hold (NaN, half a surrogate pair) is in no answer about jobs.
         json.dumps(order, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, TypeError, KeyError, RecursionError):
-        raise Denied("an order is malformed") from None
+        raise Denied(f"{'an order' if kind == 'order' else 'a cancel'} is malformed") from None
     return order, signature

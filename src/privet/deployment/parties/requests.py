@@ -32,6 +32,8 @@ START = "privet-start"
 """The header in which a server names its start, in answers to requests made for another."""
 PARTIES = "privet-parties"
 """The header in which a server says the version of its list of parties."""
+CANCELS = "privet-cancels"
+"""The header in which a server says how many jobs were cancelled so far."""
 LONGEST_HEADER = 2000
 
 

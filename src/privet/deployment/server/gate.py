@@ -29,6 +29,7 @@ from starlette.responses import Response
 
 from privet.deployment.parties import Party
 from privet.deployment.parties.requests import (
+    CANCELS,
     PARTIES,
     SIGNATURE,
     START,
@@ -63,6 +64,7 @@ PARTY = "privet.party"
 OWN = "/privet/v1/"
 """Where privet's own routes begin."""
 HELLO = OWN + "hello"
+CANCELLED = OWN + "cancelled"
 _FLEET = "/v1/fleet/"
 # Requests of names and numbers; an order, which `orders.LARGEST` keeps below a megabyte.
 _SMALL, _OWN = 4096, 1 << 20
@@ -99,6 +101,8 @@ class Gate:
     """Within which more of a body must come."""
     pages: PagePasses | None = None
     """Who may look at the live page; None: there is none."""
+    cancelled: Callable[[], int] = int
+    """How many jobs administrators have cancelled so far."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request, or refuse it with a JSON object that says why."""
@@ -133,6 +137,7 @@ class Gate:
         scope[PARTY] = party
         # Silos learn of a new list with the next answer, and need not ask for one.
         send = _told(send, PARTIES, lambda: self.members.current().version)
+        send = _told(send, CANCELS, self.cancelled)
         if path.startswith(OWN):
             await self.own(scope, _once(body, receive), _in_pieces(send))
             return
@@ -194,7 +199,7 @@ class Gate:
         roles = {"silo"} if path.startswith(_FLEET) else {"admin"}
         if path == OWN + "parties":
             roles = {"silo", "admin"}
-        elif path in (OWN + NEXT, OWN + ANSWER):
+        elif path in (OWN + NEXT, OWN + ANSWER, CANCELLED):
             roles = {"silo"}
         if party.role not in roles:
             log.warning("refused: %s may not use %r", party, path[:200])
@@ -300,7 +305,7 @@ def _once(body: bytes, receive: Receive) -> Receive:
 
 
 def _told(send: Send, header: str, version: Callable[[], int]) -> Send:
-    """`send`, with the version of the list of parties in every answer's head."""
+    """`send`, with a number in every answer's head that rises when there is news."""
 
     async def with_header(event: Event) -> None:
         if event["type"] == "http.response.start":

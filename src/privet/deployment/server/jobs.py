@@ -1,6 +1,7 @@
 """Jobs on disk: a folder each, with the signed order, what became of it, and its run.
 
 jobs/<id>/order.json   as the administrator signed it
+jobs/<id>/cancel.json  the word that ended it, as an administrator signed that, for the silos
 jobs/<id>/state.json   queued, waiting, running, finished, failed or cancelled
 jobs/<id>/log.txt      a line for everything that a person may want to know
 jobs/<id>/run/         the run folder
@@ -17,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from privet.deployment.parties.orders import Order, read_order
+from privet.deployment.parties.orders import Order, read_cancellation, read_order
 from privet.deployment.parties.parties import Parties
 from privet.deployment.parties.requests import Denied
 from privet.files import locked, write_whole
@@ -26,6 +27,7 @@ from privet.record.history import HISTORY, HistoryTail
 State = Literal["queued", "waiting", "running", "finished", "failed", "cancelled"]
 OVER: frozenset[State] = frozenset({"finished", "failed", "cancelled"})
 RUN = "run"
+_CANCEL = "cancel.json"
 _PATIENCE = 60.0
 
 
@@ -59,6 +61,10 @@ class Job:
     def order(self, parties: Parties) -> Order:
         """The order, checked once more; Denied when who gave it may not order any more."""
         return read_order(self.order_text(), parties)
+
+    def lasts(self) -> bool:
+        """Whether its order has not ended yet; nobody's right to order is looked at."""
+        return float(json.loads(self.order_text())["order"].get("until", 0.0)) > time.time()
 
     @property
     def standing(self) -> JobState:
@@ -108,6 +114,23 @@ class JobStore:
         # Its order was never acknowledged, so whoever gave it knows that it has to be given again.
         for building in folder.glob(".*"):
             shutil.rmtree(building, ignore_errors=True)
+        self.cancelled = sum((job.folder / _CANCEL).exists() for job in self.all())
+        """How many jobs administrators have cancelled so far."""
+
+    def cancel(self, job: Job, text: str, parties: Parties) -> None:
+        """Keep the word that ends a job; Denied unless an administrator signed it for this one."""
+        if read_cancellation(text, parties).job != job.id:
+            raise Denied("a cancel of another job")
+        with self._lock:
+            known = (job.folder / _CANCEL).exists()
+            write_whole(job.folder / _CANCEL, text.encode(), durable=True)
+            # After the file: who hears of one more finds it.
+            self.cancelled += not known
+
+    def cancellations(self) -> list[str]:
+        """All such words whose orders have not ended by themselves."""
+        files = [job.folder / _CANCEL for job in self.all() if job.lasts()]
+        return [file.read_text(encoding="utf-8") for file in files if file.exists()]
 
     def add(self, text: str, parties: Parties) -> Job:
         """A new job from a signed order; Denied for one that is not valid or known already."""

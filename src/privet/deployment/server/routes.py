@@ -20,7 +20,7 @@ from starlette.routing import Route
 import privet
 from privet.deployment.parties.requests import Denied
 from privet.deployment.parties.transport import PROTOCOL
-from privet.deployment.server.gate import HELLO, OWN, PARTY
+from privet.deployment.server.gate import CANCELLED, HELLO, OWN, PARTY
 from privet.deployment.server.jobs import OVER, Job, JobStore
 from privet.deployment.server.live import LivePage
 from privet.deployment.server.membership import Membership
@@ -56,6 +56,7 @@ def application(
     routes = [
         Route(HELLO, admin.hello),
         Route(f"{OWN}parties", admin.parties),
+        Route(CANCELLED, admin.cancelled),
         Route(f"{OWN}status", admin.status),
         Route(jobs, admin.jobs),
         Route(jobs, admin.submit, methods=["POST"]),
@@ -92,6 +93,10 @@ class _AdminRoutes:
 
     async def parties(self, request: Request) -> Response:  # noqa: ARG002
         return Response(self._members.content(), media_type="application/json")
+
+    async def cancelled(self, request: Request) -> Response:  # noqa: ARG002
+        """What silos are to do no more, in the words that administrators signed."""
+        return JSONResponse(await run_in_threadpool(self._store.cancellations))
 
     async def status(self, request: Request) -> Response:  # noqa: ARG002
         return JSONResponse(await run_in_threadpool(self._status))
@@ -143,6 +148,12 @@ class _AdminRoutes:
         job = self._named(request)
         if job is None:
             return _no_job(request)
+        text = (await request.body()).decode("utf-8", errors="replace")
+        try:
+            # Before the job is over here: silos are told even if this process ends in between.
+            await run_in_threadpool(self._store.cancel, job, text, self._members.current())
+        except Denied as denied:
+            return _no(403, str(denied))
         if not await run_in_threadpool(self._runner.cancel, job):
             return _no(409, f"job {job.id} is {job.standing.state}")
         return JSONResponse(await run_in_threadpool(_row, job))

@@ -20,12 +20,14 @@ from privet.experiment import Experiment
 from privet.record.folder import RunFolder
 from privet.record.history import RoundRecord, Watch, look_away
 from privet.server import app
-from privet.server.cohort import Absent
+from privet.server.cohort import Absent, Unapproved
 
 # Flower's own number for the server's side of a run.
 _SERVER_NODE = 1
 _LOOK_AROUND = 0.2
 _PAUSE = 5.0
+_FIRST_REST, _LONGEST_REST = 1.0, 30.0
+"""Seconds between two questions whether a job has been approved."""
 
 log = logging.getLogger("privet.server")
 
@@ -50,6 +52,8 @@ class Runner:
     _job: Job | None = None
     _grid: LinkGrid | None = None
     _thread: threading.Thread | None = None
+    _resting: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Jobs that wait for approval: when they are tried again (monotonic), and the pause before."""
 
     def start(self) -> None:
         """Begin, with jobs from an earlier start of the server first."""
@@ -88,18 +92,30 @@ class Runner:
 
     def _work(self) -> None:
         while not self._down.is_set():
-            pending = self.store.pending()
-            if pending:
-                self._job, self._grid = pending[0], None
+            job = self._next()
+            if job is not None:
+                self._job, self._grid = job, None
                 try:
-                    self._try(pending[0])
+                    self._try(job)
                 except OSError:  # its folder cannot be written: try again, others may come first
-                    log.exception("job %s cannot be written down", pending[0].id)
+                    log.exception("job %s cannot be written down", job.id)
                     self._down.wait(_PAUSE)
                 self._job = self._grid = None
             else:
                 self._more.wait(timeout=_LOOK_AROUND)
                 self._more.clear()
+
+    def _next(self) -> Job | None:
+        """The first job that is not over, but for those that a person has to decide on."""
+        now = time.monotonic()
+        pending = self.store.pending()
+        return next((j for j in pending if self._resting.get(j.id, (0.0, 0.0))[0] <= now), None)
+
+    def _rest(self, job: Job, why: str) -> None:
+        if job.standing.detail != why:  # once in the log, however long it takes
+            job.become("waiting", why)
+        pause = min(_LONGEST_REST, 1.5 * self._resting.get(job.id, (0.0, _FIRST_REST))[1])
+        self._resting[job.id] = time.monotonic() + pause, pause
 
     def _try(self, job: Job) -> None:
         # Cleared before the look: who stops or cancels writes that down first and sets this after,
@@ -111,6 +127,8 @@ class Runner:
             self._run(job)
         except Cancelled:
             log.info("job %s: interrupted", job.id)
+        except Unapproved as waits:
+            self._rest(job, str(waits))
         except Absent as absent:  # a silo went away since it was waited for
             job.become("waiting", str(absent))
             self._stop.wait(_LOOK_AROUND)
@@ -121,6 +139,8 @@ class Runner:
             job.become("failed", f"{type(error).__name__}: {error}")
         else:
             job.become("finished")
+        if job.standing.state in OVER:
+            self._resting.pop(job.id, None)
         log.info("job %s is %s", job.id, job.standing.state)
 
     def _run(self, job: Job) -> None:
@@ -130,17 +150,27 @@ class Runner:
         experiment = order.settings()
         self._check_task(experiment)
         self._wait_for_silos(job, experiment)
-        if not job.become("running", start=True):
-            raise Cancelled
+        # One that rests runs when its silos have enrolled: until then it is only asked about.
+        rests = job.id in self._resting
+        if not rests:
+            self._begin(job)
         with self.link.run({ORDER_KEY: job.order_text()}) as live:
             self._grid = LinkGrid(live, self.notifier, stop=self._stop)
             encrypted = experiment.encryption is not None
             # A resumed run tells its earlier rounds again; they are counted and logged already.
             known = RunFolder(job.run).last_whole()
+
+            def watch(entry: RoundRecord) -> None:
+                nonlocal rests
+                if rests:
+                    self._begin(job)
+                    rests = False
+                self._watch(job, experiment, entry, new=entry.round > known)
+
             hosting = app.Hosting(
                 folder=job.run,
                 resume=True,
-                watch=lambda entry: self._watch(job, experiment, entry, new=entry.round > known),
+                watch=watch,
                 identify=self.members.identify,
                 roster=self.members.roster() if encrypted else None,
             )
@@ -148,6 +178,10 @@ class Runner:
                 live.id, _SERVER_NODE, {}, RecordDict(), {**experiment.to_run_config()}
             )
             app.run(self._grid, context, hosting)
+
+    def _begin(self, job: Job) -> None:
+        if not job.become("running", start=True):
+            raise Cancelled
 
     def _check_task(self, experiment: Experiment) -> None:
         if ":" in experiment.task and experiment.task not in self.tasks:

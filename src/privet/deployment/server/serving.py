@@ -150,6 +150,7 @@ def serve(kit: ServerKit, *, ready: Callable[[], None]) -> None:
             members=members,
             largest=kit.max_message_mb * 1_000_000,
             pages=pages,
+            cancelled=lambda: store.cancelled,
         )
         server = listener(gate, kit)
         try:

@@ -59,7 +59,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from google.protobuf.message import DecodeError
 from google.protobuf.message import Message as AnyProto
 
-from privet.deployment.parties.requests import PARTIES, Signing
+from privet.deployment.parties.requests import CANCELS, PARTIES, Signing
 from privet.deployment.parties.transport import QUIET, WHOLE, Traffic, client
 from privet.errors import PrivetError
 from privet.wire.transport import ANSWER, HEAD, NEXT, SMALL, TOGETHER, assemble, pack, unpack
@@ -124,6 +124,8 @@ class Connection:
         self.traffic = Traffic()
         self.parties_version = 0
         """The newest that the server spoke of."""
+        self.cancels = 0
+        """Jobs that were cancelled, as the server counts them."""
         self._stop = stop
         # What the heartbeat's thread was told; raised in the thread that works, at its next call.
         self._lost: PrivetError | None = None
@@ -361,9 +363,14 @@ class Connection:
     def _hear(self, response: httpx.Response) -> None:
         if response.is_success:
             self._heard = time.monotonic()
-        told = response.headers.get(PARTIES, "")
-        if told.isdigit():
-            self.parties_version = max(self.parties_version, int(told[:18]))
+        self.parties_version = max(self.parties_version, _number(response, PARTIES))
+        self.cancels = max(self.cancels, _number(response, CANCELS))
+
+
+def _number(response: httpx.Response, header: str) -> int:
+    told = response.headers.get(header, "")
+    # ASCII too: other digits are no numbers to `int`, and a long one takes time.
+    return int(told[:18]) if told.isdecimal() else 0
 
 
 def _small(parts: Mapping[str, InflatableObject], *, last: str) -> dict[str, bytes]:

@@ -23,7 +23,7 @@ from privet.errors import PrivetError
 from privet.privacy.ledger import History, read_history
 from privet.privacy.policy import Policy
 from privet.privacy.policy.rules import ANY
-from privet.wire import REFUSED, Failure
+from privet.wire import REFUSED, WAITING, Failure
 
 Outcome = Literal["answered", "refused", "failed", "over", "lost"]
 """answered: with a result; refused: by policy, budget or for want of a valid order; failed: with
@@ -70,7 +70,7 @@ def outcome_of(reply: Message) -> Outcome:
     if not reply.has_error():
         return "answered"
     stage = Failure.parse(reply.error.reason, silo="").stage
-    return "refused" if stage == REFUSED else "failed"
+    return "refused" if stage in (REFUSED, WAITING) else "failed"
 
 
 class _Link(Collector):

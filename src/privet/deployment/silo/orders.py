@@ -28,6 +28,8 @@ class OrderedJob:
     order: str
     """SHA-256 of the order."""
     until: datetime
+    text: str
+    """The order as it was signed."""
     run_config: Mapping[str, Any]
 
 
@@ -47,6 +49,7 @@ def believed(settings: Mapping[str, Any], parties: Parties) -> OrderedJob:
         number=int(order.job, 16),
         order=order.digest,
         until=order.end,
+        text=text,
         run_config=order.settings().to_run_config(),
     )
 

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,17 +20,20 @@ from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
 
 from privet.deployment.monitoring import SILO, new_registry, serving_health, serving_metrics
 from privet.deployment.parties import PartiesError, PartiesFile, SiloKit
-from privet.deployment.parties.requests import Signing
+from privet.deployment.parties.orders import read_cancellation
+from privet.deployment.parties.requests import Denied, Signing
 from privet.deployment.parties.transport import check_hello, client
+from privet.deployment.silo import approvals
 from privet.deployment.silo.connection import Connection, RunOver, Stopped, Unreachable, judge
 from privet.deployment.silo.metrics import Outcome, SiloMetrics, outcome_of
 from privet.deployment.silo.orders import OrderedJob, believed, node_config
 from privet.deployment.silo.worker import Died, Work, Worker
 from privet.errors import PrivetError
+from privet.experiment import Experiment
 from privet.files import only_process, write_whole
-from privet.privacy.ledger import Ledger, SiloKey
+from privet.privacy.ledger import Ledger, LedgerError, SiloKey
 from privet.privacy.policy import Policy
-from privet.wire import Failure
+from privet.wire import REFUSED, WAITING, Failure
 
 _DOWNLOAD_TIMEOUT = 600.0
 """Seconds that a message may take to come."""
@@ -90,11 +94,14 @@ class _Silo:
     worker: Worker = field(default_factory=Worker)
     _jobs: dict[int, OrderedJob | str] = field(default_factory=dict)
     """What each Flower run turned out to be: a job, or the reason why it is none."""
+    _admitted: tuple[str, bool] | None = None
+    """The order that was not ended and needs nobody's approval, or (True) has it."""
     _memories: dict[str, RecordDict] = field(default_factory=dict)
     """What the ClientApp keeps between the rounds of the present job."""
 
     def __post_init__(self) -> None:
         self._parties = PartiesFile(self.kit.parties, project_key=self.kit.project_key)
+        self._cancels = 0
         self._unanswered = self.kit.state / "unanswered.message"
 
     def greet(self) -> None:
@@ -110,7 +117,9 @@ class _Silo:
         """Answer messages, for ever."""
         self._answer_for_the_lost()
         while True:
-            if (found := self.connection.next()) is None:
+            found = self.connection.next()
+            self._hear_cancels()
+            if found is None:
                 continue
             head, tree = found
             until = time.monotonic() + _seconds(head.metadata.ttl)
@@ -142,7 +151,9 @@ class _Silo:
         run, kind = head.metadata.run_id, head.metadata.message_type
         job = self._job(run)
         if isinstance(job, str):
-            return _failed(head, self.kit.name, "guard", job, ErrorCode.INVALID_FAB)
+            return _failed(head, self.kit.name, REFUSED, job, ErrorCode.INVALID_FAB)
+        if told := self._not_admitted(job):
+            return _failed(head, self.kit.name, *told, ErrorCode.INVALID_FAB)
         timeout = min(_DOWNLOAD_TIMEOUT, until - time.monotonic())
         message = self.connection.fetch(head, tree, timeout=timeout)
         start = time.monotonic()
@@ -192,9 +203,68 @@ class _Silo:
                 self._jobs = {run: f"refused: {denied}"}
         return self._jobs[run]
 
+    def _not_admitted(self, job: OrderedJob) -> tuple[str, str] | None:
+        """Stage and reason, where the job was ended here, or waits for the holder's approval."""
+        try:
+            dataset, _ = self.kit.meant(Experiment.from_run_config(job.run_config))
+            rules = Policy.from_file(self.kit.policy).rules(dataset)
+            admitted = job.order, bool(rules and rules.asks_about(job.requester))
+            # Once: what is decided later the guard finds in the ledger before records are used.
+            if admitted == self._admitted:
+                return None
+            with self._ledger() as ledger:
+                if ended := ledger.ended(job.id):
+                    return REFUSED, ended
+                waits = admitted[1] and not ledger.approved(job.id, job.order)
+            if waits and approvals.keep(self.kit, job):
+                log.info("job %s waits: privet silo approve %s", job.id, job.id)
+        except PrivetError as error:
+            return REFUSED, str(error)
+        if waits:
+            return WAITING, f"waiting for approval at {self.kit.name}"
+        self._admitted = admitted
+        return None
+
+    def _hear_cancels(self) -> None:
+        """Keep what administrators have cancelled since the last look, before anything is done."""
+        told = self.connection.cancels
+        if told <= self._cancels:
+            return
+        try:
+            with client(self.kit.server, ca=self.kit.ca, auth=self.auth, quiet=10.0) as http:
+                answer = http.get("/privet/v1/cancelled")
+                answer.raise_for_status()
+                texts = answer.json()
+        except (ValueError, RecursionError, httpx.TransportError, httpx.HTTPStatusError) as error:
+            log.warning("what was cancelled could not be had: %s", error)
+            return
+        try:
+            with self._ledger() as ledger:
+                for text in texts if isinstance(texts, list) else []:
+                    self._cancel(ledger, str(text))
+        except LedgerError as error:  # nothing is trained on such a ledger either
+            log.error("what was cancelled cannot be kept: %s", error)
+            return
+        self._cancels = told
+        self._jobs.clear()
+        self._admitted = None
+
+    def _cancel(self, ledger: Ledger, text: str) -> None:
+        try:
+            word = read_cancellation(text, self._parties.current())
+        except Denied as denied:
+            log.warning("a cancel is passed over: %s", denied)
+            return
+        who = word.requester
+        if ledger.decide(word.job, "cancelled", f"cancelled by {who}", who=who):
+            log.info("job %s is cancelled by %s", word.job, who)
+
+    def _ledger(self) -> Ledger:
+        return Ledger.open(self.kit.ledger, SiloKey.load(self.kit.identity))
+
     def _refuse(self, run: int, reason: str) -> None:
         log.warning("run %s is refused: %s", run, reason)
-        with Ledger.open(self.kit.ledger, SiloKey.load(self.kit.identity)) as ledger:
+        with suppress(LedgerError), self._ledger() as ledger:  # it stands, noted or not
             ledger.note_job(
                 f"refused: {reason}", dataset=self.kit.dataset, job="unknown", who="server"
             )

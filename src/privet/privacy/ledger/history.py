@@ -78,6 +78,11 @@ class BudgetExceeded(LedgerRefusal):
         )
 
 
+JobDecision = Literal["approved", "refused", "cancelled"]
+ENDINGS: frozenset[JobDecision] = frozenset({"refused", "cancelled"})
+"""Decisions after which nothing of a job runs any more, whatever is decided later."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class JobTerms:
     """On what terms a job uses a data set: round by round, each a few times, until its order ends.
@@ -91,6 +96,8 @@ class JobTerms:
     order: str | None = None
     """SHA-256 of the order: another order under the same job is none of this job."""
     until: datetime | None = None
+    approval: bool = False
+    """Whether the holder lets every single job in, or none of it runs."""
 
     def ended(self, at: datetime) -> str | None:
         """What to say of the order's end if it has come."""
@@ -143,6 +150,8 @@ class History:
         self._notes: set[tuple[str | None, str | None, str | None]] = set()
         self._uses: dict[tuple[str | None, str | None, str], list[tuple[int, int]]] = {}
         self._orders: dict[str | None, str] = {}
+        self._ended: dict[str | None, str] = {}
+        self._approved: set[tuple[str | None, str]] = set()
         for entry in entries:
             self.add(entry)
 
@@ -185,12 +194,24 @@ class History:
             return ended
         if self._orders.get(job, terms.order) != terms.order:
             return "another order has this job's number"
+        if job in self._ended:
+            return self._ended[job]
+        if terms.approval and not self.approved(job, terms.order):
+            return "nobody has approved it here"
         last, attempts = self._last_use(dataset, job, use)
         if round_ < last:
             return "the job is past this round, and an earlier one is not used again"
         if round_ == last and attempts >= terms.attempts:
             return f"this round was used as often as is allowed (attempts_per_round, {attempts})"
         return None
+
+    def ended(self, job: str) -> str | None:
+        """Who ended a job for good, if anybody did: a silo's holder, or an administrator."""
+        return self._ended.get(job)
+
+    def approved(self, job: str, order: str | None) -> bool:
+        """Whether the holder has let this order in."""
+        return order is not None and (job, order) in self._approved
 
     def _last_use(self, dataset: str, job: str, use: str) -> tuple[int, int]:
         """The round that was used last, and how often; 0 before the first."""
@@ -246,6 +267,11 @@ class History:
     def _learn(self, note: Entry) -> None:
         detail = _detail(note)
         fingerprint = detail.get("fingerprint")
+        decision = detail.get("decision")
+        if decision in ENDINGS:
+            self._ended.setdefault(note.job, str(detail.get("text")))
+        elif decision == "approved":
+            self._approved.add((note.job, str(detail.get("order"))))
         if note.dataset and detail.get("growing"):
             self._growing.add(note.dataset)
         if note.dataset and fingerprint:

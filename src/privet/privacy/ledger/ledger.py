@@ -25,6 +25,7 @@ from privet.privacy.ledger.errors import LedgerError, LedgerRefusal
 from privet.privacy.ledger.history import (
     BudgetExceeded,
     History,
+    JobDecision,
     JobTerms,
     Limit,
     Projection,
@@ -200,6 +201,36 @@ class Ledger:
         content = {"text": text, **({"clock_set_back": True} if clock_set_back else {})}
         remark = Draft(kind="note", who=who, detail=canonical(content).decode())
         self._log.append(lambda _history, _time: remark, any_time=clock_set_back)
+
+    def decide(
+        self, job: str, decision: JobDecision, text: str, *, who: str, order: str | None = None
+    ) -> bool:
+        """Record that somebody let a job in or ended it; False where that is known already.
+
+        `text` says so to people; `order`, the SHA-256 of the order that is approved. LedgerRefusal
+        for the approval of a job that was ended: that is final.
+        """
+        _check_names(job=job, who=who)
+        content = {"decision": decision, "text": text} | ({"order": order} if order else {})
+        word = Draft(kind="note", who=who, job=job, detail=canonical(content).decode())
+
+        def draft(history: History, _time: str) -> Draft | None:
+            ended = history.ended(job)
+            if ended and decision == "approved":
+                raise LedgerRefusal(f"job {job}: {ended}, and that is final")
+            return None if ended or history.approved(job, order) else word
+
+        return self._log.append(draft) is not None
+
+    def ended(self, job: str) -> str | None:
+        """Who ended a job for good, if anybody did."""
+        with self._log.reading() as history:
+            return history.ended(job)
+
+    def approved(self, job: str, order: str) -> bool:
+        """Whether the holder has let this order in."""
+        with self._log.reading() as history:
+            return history.approved(job, order)
 
     def note_job(self, text: str, *, dataset: str, job: str, who: str) -> None:
         """Record a remark about a job, unless it stands there already: repeating costs no entry."""

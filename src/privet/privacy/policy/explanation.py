@@ -50,6 +50,11 @@ def _rules(rules: Rules) -> Iterator[str]:
         "the next one has begun. (attempts_per_round)"
     )
     yield (f"A job's order must end within {rules.largest_order_days} days. (largest_order_days)")
+    yield (
+        "Every job waits until somebody at this silo approves it."
+        if rules.approval == "each-job"
+        else "What this policy allows runs without anybody's approval."
+    ) + " (approval)"
     yield f"Jobs may run {rules.hours or 'at any time'}. ({keys})"
 
 
@@ -199,6 +204,9 @@ code = []
 attempts_per_round = 3
 # Days within which a job's order must end. After its end nothing of the job runs.
 largest_order_days = 90
+# "policy": what this file allows runs. "each-job": it waits until somebody says, on this machine,
+# privet silo approve JOB.
+approval = "policy"
 
 # How much each record may lose, as epsilon at delta. The ledger counts it; what is spent never
 # comes back. Small is strict: 1 is a strong promise, 3 a usual one, above 10 hardly any.

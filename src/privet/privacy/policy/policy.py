@@ -111,6 +111,7 @@ class Decision:
     metrics: a rule for every metric that was asked for, by name.
     records_public: whether the number of records may be sent, as such or within another figure.
     attempts: most uses of the records for one round of a job, for the ledger to keep.
+    approval: whether a person must have let the job in, which the ledger knows.
     """
 
     refusals: tuple[Refusal, ...]
@@ -118,6 +119,7 @@ class Decision:
     metrics: tuple[MetricRule, ...] = ()
     records_public: bool = False
     attempts: int = 0
+    approval: bool = False
 
     @property
     def allowed(self) -> bool:
@@ -397,6 +399,7 @@ class Policy(BaseModel):
             metrics=metric_rules(rules, request.metrics),
             records_public=rules.sending.records_public,
             attempts=rules.attempts_per_round,
+            approval=rules.approval == "each-job",
         )
 
 

@@ -204,6 +204,8 @@ class Rules(_Table):
     again."""
     largest_order_days: Annotated[int, Field(ge=1, le=3660)] = 90
     """Days from now within which a job's order must end."""
+    approval: Literal["policy", "each-job"] = "policy"
+    """"each-job": what the policy allows waits until somebody at the silo approves the job."""
     training: Training = Training()
     sending: Sending = Sending()
     metrics: dict[str, Metric] = Field(default_factory=dict)
@@ -226,6 +228,11 @@ class Rules(_Table):
                     f'{", ".join(COUNTED_METRICS)}; choose "withheld" or "exact"'
                 )
         return self
+
+    def asks_about(self, requester: str) -> bool:
+        """Whether a job of this requester waits for a person; of others none runs anyway."""
+        listed = ANY in self.requesters or requester in self.requesters
+        return self.approval == "each-job" and listed
 
     def metric(self, name: str) -> Metric:
         """The rule of metric `name`."""
