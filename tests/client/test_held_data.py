@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from flwr.app import Context, Message, RecordDict
 from hypothesis import HealthCheck, given, settings
@@ -267,6 +269,30 @@ def test_parquet_and_several_files_are_read_alike(folder: Path) -> None:
         assert inputs(silo) == expected
 
 
+def test_no_cell_of_a_parquet_file_keeps_the_others_from_being_read(folder: Path) -> None:
+    """Dates beyond Python's, bytes that are no text, categories: columns are read all the same."""
+    expected = inputs(node(folder))
+    data = folder / "data"
+    frame = pd.read_csv(data / "stays.csv")
+    odd = {"age": [50, 51, 52], "ward": [b"n\xff", b"north", b"\x00"], "outcome": ["x", "", None]}
+    binary = pa.array([*(ward.encode() for ward in frame["ward"]), *odd["ward"]], pa.binary())
+    table = {
+        "age": pa.array([*frame["age"], *odd["age"]]),
+        "ward": pa.Array.from_buffers(pa.string(), len(binary), binary.buffers()),
+        "outcome": pa.array([*frame["outcome"], *odd["outcome"]]).dictionary_encode(),
+    }
+    pq.write_table(pa.table(table), data / "odd.parquet")
+    (place := folder / "arrow").mkdir()
+    silo = {**node(place, {**STAYS, "file": "odd.parquet"}), "data-dir": str(data)}
+    assert inputs(silo) == expected
+    day = pa.array([10**9] * 80 + [2**40] * 3, pa.timestamp("s"))
+    pq.write_table(pa.table({**table, "age": day}), data / "odd.parquet")
+    (place := folder / "days").mkdir()
+    assert (
+        len(inputs({**node(place, {**STAYS, "file": "odd.parquet"}), "data-dir": str(data)})) == 80
+    )
+
+
 @pytest.mark.parametrize("fault", ["gone", "empty", "header", "column", "bytes", "folder", "link"])
 def test_files_that_cannot_be_used_all_have_one_answer(folder: Path, fault: str) -> None:
     path = folder / "data" / "stays.csv"
@@ -346,3 +372,58 @@ def test_a_link_within_the_data_folder_is_the_holders_own(folder: Path) -> None:
 def sorted_like(folder: Path) -> list[list[float]]:
     (place := folder / "plain").mkdir()
     return inputs({**node(place), "data-dir": str(folder / "data")})
+
+
+ADULT = (
+    "39, State-gov, 77516, Bachelors, 13, Never-married, Adm-clerical, Not-in-family, White, Male, "
+    "2174, 0, 40, United-States, <=50K"
+)
+HEART = "63.0,1.0,1.0,145.0,233.0,1.0,2.0,150.0,0.0,2.3,3.0,0.0,6.0,0"
+ODD_ADULTS = [
+    ADULT.replace("State-gov", "Jane Doe"),
+    ADULT.replace("39", "Jane Doe"),
+    ADULT.replace("77516", "-1e999"),
+    ADULT.replace("2174", "-5"),
+    ADULT.replace("<=50K", "rich"),
+    "Jane Doe",
+    "Jänë Döe, " + ADULT,
+]
+ODD_PATIENTS = [
+    HEART.replace("63.0", "Jane"),
+    HEART.replace("233.0", "inf"),
+    HEART.replace("2.3", "nan"),
+    HEART.replace("145.0", "?"),
+    "Jänë",
+    HEART + ",1",
+]
+
+
+@pytest.mark.parametrize(
+    ("task", "file", "line", "odd"),
+    [
+        ("adult", "adult.data", ADULT, ODD_ADULTS),
+        ("heart-disease", "processed.va.data", HEART, ODD_PATIENTS),
+    ],
+)
+def test_an_odd_record_of_a_built_in_task_is_left_out_and_nobody_is_told(
+    folder: Path, task: str, file: str, line: str, odd: list[str]
+) -> None:
+    data = folder / "data"
+    for other in ("cleveland", "hungarian", "switzerland", "va"):
+        (data / f"processed.{other}.data").write_text("\n".join([HEART] * 12) + "\n")
+    records = [line.replace("145.0", str(100 + i)).replace("39", str(20 + i)) for i in range(40)]
+
+    def answer(lines: list[str], number: int) -> tuple[RecordDict, list[list[float]]]:
+        (data / file).write_bytes("\n".join([*lines, ""]).encode("latin-1"))
+        (place := folder / str(number)).mkdir()
+        silo = {**node(place, {"task": task}), "data-dir": str(data)}
+        reply = ask(silo, {"dataset": "records"}, task=task)
+        assert not reply.has_error(), reply.error
+        context = Context(next(_runs), 2, {**silo}, RecordDict(), {})
+        examples = open_silo(job({}, task=task), context).examples
+        rows = zip(examples.inputs.tolist(), examples.targets.tolist(), strict=True)
+        return reply.content, [[*row, target] for row, target in rows]
+
+    whole = answer(records, 0)
+    for number, strange in enumerate(odd, start=1):
+        assert answer([*records[:9], strange, *records[9:]], number) == whole, strange

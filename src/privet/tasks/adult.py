@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from privet.errors import DataError, ExperimentError, nearest
-from privet.tasks.columns import one_hot
+from privet.tasks.columns import finite, one_hot
 from privet.tasks.files import data_file, read_bytes
 from privet.tasks.task import Classification, Examples, linear, mlp, named_model
 
@@ -99,9 +99,15 @@ class Adult(Classification):
     def _read(self, name: str) -> Examples:
         path = data_file(self._data_dir, "adult", name, source=_SOURCE)
         try:
-            return self._encoded(_cells(path))
+            return self._encoded(np.array(self._records(path), dtype=object))
         except (ValueError, KeyError, UnicodeDecodeError) as error:
             raise DataError(f"{path} is not a file of {_SOURCE}: {error}") from error
+
+    def _records(self, path: Path) -> list[list[str]]:
+        records = _lines(read_bytes(path).decode("ascii"))
+        if any(len(record) != _COLUMNS for record in records) or not records:
+            raise ValueError(f"a record does not have {_COLUMNS} values")
+        return records
 
     def _encoded(self, cells: npt.NDArray[np.object_]) -> Examples:
         numbers = [_scaled(cells[:, column].astype(float), column) for column in _RANGES]
@@ -117,18 +123,30 @@ class Adult(Classification):
         return Examples(examples.inputs, examples.targets, silo, levels)
 
 
-def _cells(path: Path) -> npt.NDArray[np.object_]:
-    """The 15 texts of each record, (n, 15); no comments, no blank lines, no final full stop."""
-    lines = read_bytes(path).decode("ascii").splitlines()
-    records = [
+class HeldAdult(Adult):
+    """`Adult` of a real silo: a record that the documentation does not cover is left out."""
+
+    def _records(self, path: Path) -> list[list[str]]:
+        return [*filter(_covered, _lines(read_bytes(path).decode("ascii", errors="replace")))]
+
+
+def _lines(text: str) -> list[list[str]]:
+    """The texts of each record; no comments, no blank lines, no final full stop."""
+    return [
         # Every line of adult.test, unlike adult.data, ends with a full stop.
         [cell.strip() for cell in line.rstrip(".").split(",")]
-        for line in lines
+        for line in text.splitlines()
         if line.strip() and not line.startswith("|")
     ]
-    if any(len(record) != _COLUMNS for record in records) or not records:
-        raise ValueError(f"a record does not have {_COLUMNS} values")
-    return np.array(records, dtype=object)
+
+
+def _covered(record: list[str]) -> bool:
+    """Whether a record is what `adult.names` says that one is."""
+    if len(record) != _COLUMNS or record[-1] not in _INCOMES:
+        return False
+    numbers = [finite(record[column]) for column in _RANGES]
+    words = all(record[column] in known.split() for column, known in _VOCABULARIES.items())
+    return words and all(value is not None and value >= 0 for value in numbers)
 
 
 def _scaled(values: npt.NDArray[np.float64], column: int) -> npt.NDArray[np.float64]:

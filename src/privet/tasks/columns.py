@@ -90,6 +90,15 @@ def label_text(value: object) -> str:
     return str(value).strip()
 
 
+def finite(cell: object) -> float | None:
+    """The finite number that a cell holds, if it holds one."""
+    try:
+        value = float(cell)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return value if math.isfinite(value) else None
+
+
 def read_frame(path: Path) -> Frame:
     """Read a Parquet file (.parquet, .pq), or anything else as text with a header line.
 

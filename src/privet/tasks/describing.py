@@ -9,8 +9,8 @@ import tomli_w
 
 from privet.errors import DataError, PrivetError, nearest
 from privet.files import read_file
-from privet.tasks.columns import MOST_CATEGORIES, in_order, label_text
-from privet.tasks.held_table import Column, number, read_columns
+from privet.tasks.columns import MOST_CATEGORIES, finite, in_order, label_text
+from privet.tasks.held_table import Column, read_columns
 
 _LEARNED = "# LEARNED FROM RECORDS: replace it by what is publicly known"
 _HEADER = """\
@@ -66,7 +66,7 @@ def _lines(
     yield _LEARNED
     yield f"classes = {_value(classes)}"
     for column in numeric:
-        values = [value for value in map(number, others[column]) if value is not None]
+        values = [value for value in map(finite, others[column]) if value is not None]
         yield _LEARNED
         yield f"ranges.{_key(column)} = {_value([min(values), max(values)])}"
     for column in categorical:
@@ -79,7 +79,7 @@ def _kind(cells: Column) -> str:
     present = [cell for cell in cells if cell is not None]
     if not present:
         return "empty"
-    numbers = [value for value in map(number, present) if value is not None]
+    numbers = [value for value in map(finite, present) if value is not None]
     whole = all(value.is_integer() for value in numbers)
     different = len({*numbers}) == len(present)
     if whole and different and len(present) > _FEWEST:

@@ -19,7 +19,8 @@ import torch
 from torch import nn
 
 from privet.errors import DataError, ExperimentError, nearest
-from privet.tasks.files import data_file
+from privet.tasks.columns import finite
+from privet.tasks.files import data_file, read_bytes
 from privet.tasks.task import (
     Classification,
     Examples,
@@ -107,26 +108,44 @@ class HeartDisease(Classification):
     def _hospital(self, name: str) -> tuple[tuple[Table, Table], tuple[Table, Table]]:
         """((train inputs, train targets), (test inputs, test targets)) of one hospital."""
         file = f"processed.{name}.data"
-        rows = _complete_rows(data_file(self._data_dir, "heart-disease", file, source=_SOURCE))
+        rows = self._rows(data_file(self._data_dir, "heart-disease", file, source=_SOURCE))
         targets = (rows[:, -1] > 0).astype(np.float64)
         train, test = _flamby(targets) if self._split == "flamby" else _by_content(rows)
         inputs = _features(rows)
         scaled = _in_ranges(inputs) if self._scaling == "public-ranges" else _own(inputs, train)
         return (scaled[train], targets[train]), (scaled[test], targets[test])
 
+    def _rows(self, path: Path) -> Table:
+        """The rows without a missing value in the ten columns that are kept, disease stage last."""
+        try:
+            lines = _cells(path.read_text())
+            if any(len(line) != _COLUMNS for line in lines):
+                raise ValueError(f"a line does not have {_COLUMNS} values")
+            return _table([_kept(line) for line in lines if "?" not in _kept(line)])
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} is not a file of {_SOURCE}: {error}") from error
 
-def _complete_rows(path: Path) -> Table:
-    """The rows without a missing value in the ten columns that are kept, disease stage last."""
-    try:
-        lines = [line.split(",") for line in path.read_text().splitlines() if line.strip()]
-        if any(len(line) != _COLUMNS for line in lines):
-            raise ValueError(f"a line does not have {_COLUMNS} values")
-        kept = [line[:10] + line[13:] for line in lines]
-        return np.array([line for line in kept if "?" not in line], dtype=np.float64).reshape(
-            -1, 11
-        )
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is not a file of {_SOURCE}: {error}") from error
+
+class HeldHeartDisease(HeartDisease):
+    """`HeartDisease` of a real silo: a patient whose values are no numbers is left out."""
+
+    def _rows(self, path: Path) -> Table:
+        lines = _cells(read_bytes(path).decode("utf-8", errors="replace"))
+        kept = [_kept(line) for line in lines if len(line) == _COLUMNS]
+        return _table([line for line in kept if all(finite(cell) is not None for cell in line)])
+
+
+def _cells(text: str) -> list[list[str]]:
+    return [line.split(",") for line in text.splitlines() if line.strip()]
+
+
+def _kept(line: list[str]) -> list[str]:
+    """The ten columns that are kept, and the stage of disease last."""
+    return line[:10] + line[13:]
+
+
+def _table(rows: list[list[str]]) -> Table:
+    return np.array(rows, dtype=np.float64).reshape(-1, 11)
 
 
 def _features(rows: Table) -> Table:

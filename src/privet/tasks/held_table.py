@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from privet.errors import DataError, ExperimentError
-from privet.tasks.columns import MISSING_MARKS, label_text, scale_of
+from privet.tasks.columns import MISSING_MARKS, finite, label_text, scale_of
 from privet.tasks.files import names_inside, read_inside
 from privet.tasks.table import Table
 from privet.tasks.table_layout import Rows
 from privet.tasks.task import Examples
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _SEPARATORS = ",;\t|"
 _PARQUET = (".parquet", ".pq")
@@ -105,7 +108,7 @@ class HeldTable(Table):
         """What makes a value of a cell, by column in use; None where the cell is not covered."""
         layout = self._layout
         words = {**layout.vocabularies, self._options.target: layout.classes}
-        numbers = dict.fromkeys(layout.numeric, number)
+        numbers = dict.fromkeys(layout.numeric, finite)
         return {**numbers, **{name: reader_of(known) for name, known in words.items()}}
 
     def _file_names(self) -> list[str]:
@@ -156,15 +159,6 @@ class HeldTable(Table):
         return Rows(numbers, labels, targets, np.full(len(target), None, dtype=object)).at(kept)
 
 
-def number(cell: object) -> float | None:
-    """The finite number that a cell holds, if it holds one."""
-    try:
-        value = float(cell)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return value if math.isfinite(value) else None
-
-
 def reader_of(words: Sequence[str]) -> Callable[[object], str | None]:
     """Which of `words` a cell holds, or None; 1, 1.0 and "1.0" are the word "1"."""
     known = frozenset(words)
@@ -173,7 +167,7 @@ def reader_of(words: Sequence[str]) -> Callable[[object], str | None]:
         text = label_text(cell)
         if text in known:
             return text
-        value = number(text)
+        value = finite(text)
         # As a column of whole numbers is written as soon as one of them is missing.
         whole = str(int(value)) if value is not None and value.is_integer() else ""
         return next((word for word in (whole, _TRUTHS.get(text, "")) if word in known), None)
@@ -199,11 +193,16 @@ def _text(raw: bytes) -> tuple[dict[str, Column], int]:
     split = (_split(line, separator) for line in lines)
     rows = [cells for cells in split if len(cells) == len(header)]
     cells = zip(*rows, strict=True) if rows else ([] for _ in header)
-    columns: dict[str, Column] = {}
-    for name, column in zip(header, cells, strict=True):
-        # Of two columns of one name the first counts.
-        columns.setdefault(name, [*map(_cell, column)])
+    columns = _by_name(header, [[*map(_cell, column)] for column in cells])
     return columns, len(lines) - len(rows)
+
+
+def _by_name(names: Sequence[str], columns: Sequence[Column]) -> dict[str, Column]:
+    """Of two columns of one name the first."""
+    found: dict[str, Column] = {}
+    for name, column in zip(names, columns, strict=True):
+        found.setdefault(name, column)
+    return found
 
 
 def _split(line: str, separator: str) -> list[str]:
@@ -228,10 +227,23 @@ def _parquet(raw: bytes) -> dict[str, Column]:
     import pyarrow.parquet as pq
 
     try:
-        columns = pq.read_table(io.BytesIO(raw)).to_pydict()
-    except (pa.ArrowException, OSError) as error:
-        raise DataError("the file is no Parquet file") from error
-    return {
-        str(name).strip(): [_cell(cell) if isinstance(cell, str) else cell for cell in column]
-        for name, column in columns.items()
-    }
+        table = pq.read_table(io.BytesIO(raw))
+        names = [str(name).strip() for name in table.column_names]
+        columns = [_arrow_cells(column) for column in table.columns]
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError("the file is no Parquet file that can be read") from error
+    return _by_name(names, columns)
+
+
+def _arrow_cells(column: pa.ChunkedArray) -> Column:
+    """The cells of a column, texts where one odd value could keep all from being read."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if pa.types.is_temporal(column.type):  # the year 10,000 is no date of Python's
+        column = column.cast(pa.string())
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        cells = column.cast(pa.large_binary()).to_pylist()  # whatever the encoding
+        return [cell if cell is None else _cell(cell.decode(errors="replace")) for cell in cells]
+    return list(column.to_pylist())

@@ -71,7 +71,7 @@ class _Kept:
 
 
 DATASET = "dataset"
-"""The key of [data] by which a job names a data set of real silos: no option of any task."""
+"""The key of [data] by which a job names a data set of real silos; no option of a built-in task."""
 
 _METHODS = ("model", "train_data", "test_data", "loss", "metrics")
 
@@ -98,9 +98,12 @@ TASKS: Mapping[str, TaskEntry] = {
     "heart-disease": TaskEntry(
         "heart disease in patients of four hospitals, which are the natural silos",
         "privet.tasks.heart:HeartDisease",
+        held="privet.tasks.heart:HeldHeartDisease",
     ),
     "adult": TaskEntry(
-        "income above 50,000 dollars from census answers", "privet.tasks.adult:Adult"
+        "income above 50,000 dollars from census answers",
+        "privet.tasks.adult:Adult",
+        held="privet.tasks.adult:HeldAdult",
     ),
     "table": TaskEntry(
         "any CSV or Parquet file with a column to predict",
@@ -131,7 +134,9 @@ def load_task(
     is unknown, and whatever the class itself raises. No data is read here by the built-in tasks.
     """
     cls = _task_class(name, held=held)
-    given = {key: value for key, value in (options or {}).items() if key != DATASET}
+    given = dict(options or {})
+    if DATASET not in inspect.signature(cls).parameters:
+        given.pop(DATASET, None)
     arguments = {**given, "model": model, "data_dir": data_dir}
     _check_arguments(name, cls, given)
     key = f"{name} {held} {sorted(arguments.items())}"
