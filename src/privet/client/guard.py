@@ -26,7 +26,6 @@ from privet.client.permits import (
     RequestOrigin,
     TrainingPermit,
     Unguarded,
-    code_hash,
     exceeded,
     fitted,
     judge,
@@ -35,6 +34,7 @@ from privet.client.permits import (
     what_if,
 )
 from privet.client.silo import Silo
+from privet.client.task_code import CodeRefused, code_hash, import_only
 from privet.client.training import LocalPlan
 from privet.errors import PrivetError
 from privet.experiment import Experiment
@@ -131,9 +131,15 @@ class LedgerGuard:
             return
         policy = self._read_policy()
         try:
-            decision = judge(policy, self.origin.opening(experiment))
+            opening = self.origin.opening(experiment)
+            decision = judge(policy, opening)
             if ended := self.origin.terms(decision).ended(datetime.now(UTC)):
                 raise RefusedByPolicy(ended)
+            if opening.code_hash and policy.names_code(opening):
+                try:
+                    import_only(experiment.task, opening.code_hash)
+                except CodeRefused as changed:
+                    raise RefusedByPolicy(str(changed)) from None
         except RefusedByPolicy as refusal:
             with self.files.open() as ledger, self._noting(ledger):
                 raise refusal

@@ -7,16 +7,14 @@ noise to what the limits still allow.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from importlib.machinery import PathFinder
-from pathlib import Path
 from typing import Protocol
 
 from privet.client.silo import Silo
+from privet.client.task_code import code_hash
 from privet.client.training import LocalPlan
 from privet.errors import PrivetError
 from privet.experiment import Experiment
@@ -90,30 +88,6 @@ class RequestOrigin:
     def evaluation(self, experiment: Experiment, metrics: tuple[str, ...]) -> Request:
         """An evaluation that would like to send `metrics`."""
         return replace(self.opening(experiment), kind="evaluate", metrics=metrics)
-
-
-def code_hash(task: str) -> str | None:
-    """SHA-256 over the code of a task "module:Class", found without running any of it.
-
-    It covers every Python file of the top-level package that the task lies in, or the one file of a
-    module outside packages; not what these import from elsewhere. None for a built-in task, and for
-    a module that cannot be found.
-    """
-    module, colon, _ = task.partition(":")
-    # The top-level package only: to find a submodule Python would run the package's code.
-    spec = PathFinder.find_spec(module.partition(".")[0]) if colon else None
-    if spec is None or spec.origin is None:
-        return None
-    origin = Path(spec.origin)
-    if spec.submodule_search_locations is None:
-        return "sha256:" + hashlib.sha256(origin.read_bytes()).hexdigest()
-    # Sorted, each with its name: the hash must not depend on the file system's order, and moving a
-    # file must change it.
-    whole = hashlib.sha256()
-    for file in sorted(origin.parent.rglob("*.py")):
-        name = file.relative_to(origin.parent).as_posix()
-        whole.update(f"{name}\n{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
-    return "sha256:" + whole.hexdigest()
 
 
 _RULE = "sending.records_public"

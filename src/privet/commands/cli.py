@@ -17,7 +17,7 @@ from privet.commands.datasets import schema
 from privet.commands.deployment import health, server
 from privet.commands.jobs import cancel, fetch, logs, page, status, submit, watch
 from privet.commands.ledger import ledger_cli
-from privet.commands.lists import strategies, tasks
+from privet.commands.lists import strategies, task_cli, tasks
 from privet.commands.policy import policy_cli
 from privet.commands.provision import join_cli, provision, try_
 from privet.commands.results import compare, report
@@ -42,6 +42,7 @@ cli.add_typer(ledger_cli, name="ledger")
 cli.add_typer(policy_cli, name="policy")
 cli.add_typer(join_cli, name="join")
 cli.add_typer(silo_cli, name="silo")
+cli.add_typer(task_cli, name="task")
 for command in (
     provision,
     server,

@@ -18,6 +18,7 @@ from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
 
+from privet.client.task_code import code_hash, top_level
 from privet.deployment.monitoring import SILO, new_registry, serving_health, serving_metrics
 from privet.deployment.parties import PartiesError, PartiesFile, SiloKit
 from privet.deployment.parties.orders import read_cancellation
@@ -96,6 +97,8 @@ class _Silo:
     """What each Flower run turned out to be: a job, or the reason why it is none."""
     _admitted: tuple[str, bool] | None = None
     """The order that was not ended and needs nobody's approval, or (True) has it."""
+    _code: dict[str, str | None] = field(default_factory=dict)
+    """The hash of every task's code that the worker may have imported, by top-level module."""
     _memories: dict[str, RecordDict] = field(default_factory=dict)
     """What the ClientApp keeps between the rounds of the present job."""
 
@@ -158,6 +161,7 @@ class _Silo:
         message = self.connection.fetch(head, tree, timeout=timeout)
         start = time.monotonic()
         roster = self._roster()
+        self._let_code_be_new(Experiment.from_run_config(job.run_config).task)
         work = Work(
             message=message,
             run=job.number,
@@ -202,6 +206,18 @@ class _Silo:
                 self._refuse(run, str(denied))
                 self._jobs = {run: f"refused: {denied}"}
         return self._jobs[run]
+
+    def _let_code_be_new(self, task: str) -> None:
+        """End a worker that has other code of this task in its memory than what lies there now."""
+        name = top_level(task)
+        if name is None:
+            return
+        now = code_hash(task)
+        if self._code.setdefault(name, now) != now:
+            log.info("the code of %s has changed: a new worker begins", task)
+            self.worker.stop()
+            self.worker.start()
+            self._code = {name: now}
 
     def _not_admitted(self, job: OrderedJob) -> tuple[str, str] | None:
         """Stage and reason, where the job was ended here, or waits for the holder's approval."""

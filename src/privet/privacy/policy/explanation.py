@@ -198,7 +198,8 @@ version = 1
 requesters = []
 # Tasks that come with privet and may run (privet tasks lists them). ["*"] would be all of them.
 tasks = []
-# Other people's tasks, by the hash of their code ("sha256:" and 64 digits), once it has been read.
+# Other people's tasks, by the hash of their code ("sha256:" and 64 digits), once it has been read:
+# privet task hash TASK prints it, and what it covers.
 code = []
 # How often one round of a job may use the records: a server that lost an answer asks again.
 attempts_per_round = 3

@@ -380,6 +380,11 @@ class Policy(BaseModel):
         """The rules of `dataset`, or those of "*", or None: nothing may be done with it."""
         return self.data.get(dataset) or self.data.get(ANY)
 
+    def names_code(self, request: Request) -> bool:
+        """Whether the code of `request` is let in by its hash, and not because any is."""
+        rules = self.rules(request.dataset)
+        return rules is not None and ANY not in rules.code and bool(request.code_hash)
+
     def decide(self, request: Request) -> Decision:
         """Judge `request` by the rules of its data set. Pure: reads no clock, file or ledger.
 

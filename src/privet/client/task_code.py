@@ -1,0 +1,308 @@
+"""The code of a task "module:Class", as a data holder approves it: what is read is what runs.
+
+Approved is a hash. It covers every file of the top-level package that the task lies in, whatever
+its kind, or the one file of a module outside packages; of other modules that the code imports by
+name the same where they belong to no installed distribution, else name and version, but for those
+that privet itself needs. Left out is what Python makes by itself, `__pycache__`; approved code is
+imported without it, and only while each file is what was hashed. Nothing of the code is run to find
+out. What it imports by computed names, or from compiled modules, is not seen.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.abc
+import importlib.metadata
+import json
+import os
+import re
+import stat
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from privet.errors import PrivetError
+
+_CACHE = "__pycache__"
+_PIECE = 1 << 20
+
+
+class CodeRefused(PrivetError):  # noqa: N818 - it is the answer, not a fault
+    """Code that cannot be approved or is not what was approved; says why."""
+
+
+@dataclass(frozen=True)
+class CodeCover:
+    """What a hash covers."""
+
+    root: Path
+    """The package's folder, or the module's file."""
+    files: Mapping[str, str]
+    """SHA-256 by name within the package, or of the one file."""
+    links: Mapping[str, str]
+    """Where a link leads within the package."""
+    versions: Mapping[str, str]
+    """Of distributions that are imported beyond those that privet needs."""
+    modules: Mapping[str, CodeCover | None]
+    """Imported modules of no distribution; None: not found here."""
+
+    @property
+    def hash(self) -> str:
+        """ "sha256:" and 64 hexadecimal digits."""
+        return f"sha256:{self._digest()}"
+
+    def _digest(self) -> str:
+        modules = {name: cover and cover._digest() for name, cover in self.modules.items()}
+        content = [dict(each) for each in (self.files, self.links, self.versions, modules)]
+        text = json.dumps(["privet code 2", *content], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def paths(self) -> Iterator[tuple[Path, str]]:
+        """Every covered file with its SHA-256."""
+        for name, digest in self.files.items():
+            yield (self.root / name if self.root.is_dir() else self.root), digest
+        for cover in self.modules.values():
+            if cover is not None:
+                yield from cover.paths()
+
+    def tops(self, name: str) -> frozenset[str]:
+        """`name` and every other top-level module that is covered."""
+        found = {name}
+        for other, cover in self.modules.items():
+            if cover is not None:
+                found |= cover.tops(other)
+        return frozenset(found)
+
+
+def top_level(task: str) -> str | None:
+    """The top-level module of a task of someone's own; None for a built-in one."""
+    module, colon, _ = task.partition(":")
+    return module.partition(".")[0] if colon else None
+
+
+def code_cover(task: str) -> CodeCover | None:
+    """What the hash of the task's code covers; None for a built-in task or no such module.
+
+    CodeRefused for code with links that lead out of its package, or with what is no file.
+    """
+    name = top_level(task)
+    root = _root(name) if name else None
+    return cover(root) if root else None
+
+
+def code_hash(task: str) -> str | None:
+    """SHA-256 over the task's code; None for a built-in task, and for what cannot be approved."""
+    try:
+        found = code_cover(task)
+    except CodeRefused:
+        return None
+    return found.hash if found else None
+
+
+def cover(root: Path) -> CodeCover:
+    """What the hash of this package's folder, or of this one file, covers."""
+    return _cover(root.resolve(), frozenset())
+
+
+def _root(name: str) -> Path | None:
+    """Where a top-level module lies: a package's folder or one file."""
+    # The top level only: to find a submodule Python would run the package's code. The current
+    # folder last, as where tasks are looked for.
+    spec = PathFinder.find_spec(name, [*sys.path, str(Path.cwd())])
+    if spec is None or spec.origin is None:
+        return None
+    origin = Path(spec.origin)
+    return origin.parent if spec.submodule_search_locations is not None else origin
+
+
+def _cover(root: Path, within: frozenset[Path]) -> CodeCover:
+    files: dict[str, str] = {}
+    links: dict[str, str] = {}
+    for path in _walk(root):
+        name = path.relative_to(root).as_posix() if path != root else ""
+        if path.is_symlink():
+            links[name] = _target(path, root)
+        else:
+            files[name] = _hashed(path)
+    sources = [root / name if name else root for name in files if not name or name.endswith(".py")]
+    versions: dict[str, str] = {}
+    modules: dict[str, CodeCover | None] = {}
+    for imported in sorted(_imports(sources) - {root.stem}):
+        distributions = _distributions().get(imported, ())
+        versions |= {each: _version(each) for each in distributions if each not in _own()}
+        if not distributions:
+            place = _root(imported)
+            here = place.resolve() if place else None
+            # One that imports this one back is covered where it began.
+            if here is None or here not in within | {root}:
+                modules[imported] = _cover(here, within | {root}) if here else None
+    return CodeCover(root, files, links, versions, modules)
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """The files and links below a package's folder, in the order of their names."""
+    if not root.is_dir():
+        yield root
+        return
+    for folder, folders, names in os.walk(root, onerror=_unreadable):
+        folders[:] = sorted(each for each in folders if each != _CACHE)
+        linked = [each for each in folders if (Path(folder) / each).is_symlink()]
+        yield from (Path(folder) / each for each in sorted([*names, *linked]))
+
+
+def _unreadable(error: OSError) -> None:
+    raise CodeRefused(f"{error.filename} cannot be read ({error.strerror})")
+
+
+def _target(link: Path, root: Path) -> str:
+    target = link.resolve()
+    if not target.is_relative_to(root):
+        raise CodeRefused(f"{link} is a link that leads out of the package")
+    return target.relative_to(root).as_posix()
+
+
+def _hashed(path: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        # Not followed, and not waited for: a link may be put there now, and a pipe has no end.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise CodeRefused(f"{path} is no file")
+            while piece := file.read(_PIECE):
+                digest.update(piece)
+    except OSError as error:
+        raise CodeRefused(f"{path} cannot be read ({error.strerror})") from None
+    return digest.hexdigest()
+
+
+def _imports(sources: Sequence[Path]) -> set[str]:
+    """The top-level modules that these import by name, without Python's own and privet."""
+    found: set[str] = set()
+    for path in sources:
+        try:
+            tree = ast.parse(path.read_bytes())
+        except (OSError, SyntaxError, ValueError, RecursionError):
+            continue  # it cannot be imported either
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+                found.add(node.module.partition(".")[0])
+    return found - sys.stdlib_module_names - {"privet"}
+
+
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    return {
+        name: sorted({_normal(each) for each in found})
+        for name, found in importlib.metadata.packages_distributions().items()
+    }
+
+
+@cache
+def _own() -> frozenset[str]:
+    """privet and all that it needs, by normal names."""
+    found: set[str] = set()
+    left = ["privet"]
+    while left:
+        name = left.pop()
+        if name in found:
+            continue
+        found.add(name)
+        try:
+            needed = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        matches = (re.match(r"[A-Za-z0-9._-]+", each) for each in needed if "extra ==" not in each)
+        left += [_normal(match.group()) for match in matches if match]
+    return frozenset(found)
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+class _Checked(importlib.abc.Loader):
+    """A loader of approved files, each looked at once more, and no cache of compiled code."""
+
+    def __init__(self, inner: Any, path: Path, digest: str | None) -> None:
+        self._inner, self._path, self._digest = inner, path, digest
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        self._check()
+        return self._inner.create_module(spec)  # type: ignore[no-any-return]
+
+    def exec_module(self, module: ModuleType) -> None:
+        if isinstance(self._inner, SourceFileLoader):
+            source = self._path.read_bytes()
+            if hashlib.sha256(source).hexdigest() != self._digest:
+                raise ImportError(f"{self._path} is not the code that was approved")
+            exec(compile(source, self._path, "exec", dont_inherit=True), module.__dict__)  # noqa: S102
+        else:
+            self._check()
+            self._inner.exec_module(module)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def _check(self) -> None:
+        if self._digest is None or _hashed(self._path) != self._digest:
+            raise ImportError(f"{self._path} is not the code that was approved")
+
+
+class _ApprovedFinder(importlib.abc.MetaPathFinder):
+    """Finds approved modules, and their submodules, only where and as they were hashed."""
+
+    def __init__(self) -> None:
+        self.approved: dict[str, tuple[str, Mapping[Path, str]]] = {}
+        """By top-level module: the hash of the whole, and the files."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        known = self.approved.get(fullname.partition(".")[0])
+        if known is None:
+            return None
+        spec = PathFinder.find_spec(fullname, path or [*sys.path, str(Path.cwd())], target)
+        if spec is None or spec.origin is None:
+            return spec
+        place = Path(spec.origin).resolve()
+        spec.loader = _Checked(spec.loader, place, known[1].get(place))
+        spec.cached = None
+        return spec
+
+
+_finder = _ApprovedFinder()
+
+
+def import_only(task: str, approved: str) -> None:
+    """Have the task's code imported only as it was approved, from now on in this process.
+
+    CodeRefused when it is something else by now, or when other code of it was imported before: that
+    would go on running.
+    """
+    name, found = top_level(task), code_cover(task)
+    if name is None or found is None or found.hash != approved:
+        raise CodeRefused(f"the code of {task!r} is not what was approved")
+    before = _finder.approved.get(name)
+    if before is not None and before[0] != approved and name in sys.modules:
+        raise CodeRefused(f"the code of {task!r} has changed since it was loaded: start anew")
+    files = {path.resolve(): digest for path, digest in found.paths()}
+    for top in found.tops(name):
+        _finder.approved[top] = approved, files
+    if _finder not in sys.meta_path:
+        sys.meta_path.insert(0, _finder)
