@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from itertools import count
 from typing import Any
@@ -22,6 +23,7 @@ from privet.wire import ENROL, Enrolment, TrainReply, TrainRequest
 from silo_holder import describing, holder
 
 HERE = "toy_tasks"
+_jobs = itertools.count(1000)
 
 
 def settings(**changes: Any) -> dict[str, str | int | float | bool]:
@@ -49,7 +51,8 @@ def ask(content: RecordDict, kind: str, run_config: dict[str, Any]) -> Message:
     data = {key[5:]: value for key, value in run_config.items() if key.startswith("data.")}
     node = describing(NODE, str(run_config["task"]), **data) if data else dict(NODE)
     node["job"] = f"job {next(JOBS)}"  # a job may use a round a few times only
-    context = Context(99, 2, node, RecordDict(), run_config)
+    # A job of its own for each: a silo trains a round of one job a few times at most.
+    context = Context(next(_jobs), 2, node, RecordDict(), run_config)
     return app(Message(content, 2, kind), context)
 
 

@@ -127,7 +127,15 @@ def test_a_job_reaches_the_data_set_that_it_names(tmp_path: Path) -> None:
         ({"dataset": []}, "digits"),
     ):
         experiment = Experiment(task="table", data=data)
-        job = OrderedJob("1f", "ana", 31, "", datetime.now(UTC), experiment.to_run_config())
+        job = OrderedJob(
+            id="1f",
+            requester="ana",
+            number=31,
+            order="",
+            until=datetime.now(UTC),
+            text="",
+            run_config=experiment.to_run_config(),
+        )
         config = node_config(kit, job, roster=tmp_path / "roster.toml")
         assert config["dataset"] == name
         assert json.loads(config["description"])["task"] == kit.datasets[name].task
