@@ -85,7 +85,7 @@ class DatasetDescription(BaseModel):
             expected, held = _schema(demand_schema(expected)), _schema(held)
         for key, value in expected.items():
             if key not in held or held[key] != value:
-                raise _mismatch(f"data.{key}", name)
+                raise _mismatch(_setting(key), name)
 
 
 def demand_schema(asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,15 +95,14 @@ def demand_schema(asked: Mapping[str, Any]) -> dict[str, Any]:
     `test_file`.
     """
     for key in asked:
-        if key not in (DATASET, "test_file", *_SCHEMA) and key in TableOptions.model_fields:
+        if key not in (DATASET, "test_file", *_SCHEMA):
             raise ExperimentError(
-                f"data.{key}: a job on real silos names a data set (data.dataset); its holder says "
-                "where the records lie and how they are read"
+                f"{_setting(key)}: a job on real silos names a data set (data.dataset) and what it "
+                f"expects of it ({', '.join(_SCHEMA)}); its holder says where the records lie and "
+                "how they are read"
             )
     told = {key: value for key, value in asked.items() if key in _SCHEMA}
-    unknown = {key: value for key, value in asked.items() if key not in TableOptions.model_fields}
-    unknown.pop(DATASET, None)
-    _demand_declared({**told, **unknown})
+    _demand_declared(told)
     return told
 
 
@@ -143,6 +142,11 @@ def _schema(options: Mapping[str, Any]) -> dict[str, Any]:
         "ranges": {name: list(read.ranges[name]) for name in numeric if name in read.ranges},
         "categories": {name: list(read.vocabulary(name) or ()) for name in categorical},
     }
+
+
+def _setting(key: str) -> str:
+    """A key of [data] as it can stand in a line, whatever a job calls its keys."""
+    return f"data.{key[:64] if key.isprintable() else ascii(key[:64])}"
 
 
 def _mismatch(setting: str, name: str) -> SchemaMismatch:

@@ -119,7 +119,8 @@ def _one_line(error: ValidationError) -> str:
         return f"the task table needs 'data.{key}'"
     if first["type"] == "value_error":
         return str(first["msg"]).removeprefix("Value error, ")
-    return f"data.{key} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    said = f"{first['msg'][0].lower()}{first['msg'][1:]}"
+    return f"data.{key[:64]} = {repr(first['input'])[:64]}: {said}"
 
 
 @dataclass(frozen=True)
