@@ -32,6 +32,9 @@ Records = Annotated[
 DataDir = Annotated[
     Path | None, typer.Option(help="Folder of the data, to count them. [default: $PRIVET_DATA]")
 ]
+SiloFolder = Annotated[
+    Path | None, typer.Option(help="The silo's kit, to count the records that it describes.")
+]
 Requester = Annotated[str, typer.Option(help="Who would ask.")]
 
 
@@ -43,6 +46,7 @@ def what_if(
     dataset: Dataset = None,
     records: Records = None,
     data_dir: DataDir = None,
+    kit: SiloFolder = None,
     requester: Requester = "unknown",
 ) -> None:
     """Say whether an experiment would fit the budget, and what it would leave. Charges nothing."""
@@ -55,9 +59,9 @@ def what_if(
 
     experiment = read_experiment(file, settings)
     rules, history = Policy.from_file(policy), read_history(ledger)
-    count = records or _count(experiment, data_dir)
+    count = records or (_held(experiment, kit) if kit else _count(experiment, data_dir))
     origin = RequestOrigin(
-        dataset=dataset or _only(history, rules),
+        dataset=dataset or (_meant(experiment, kit) if kit else _only(history, rules)),
         requester=requester,
         # A name that no job has, so that what the policy allows a job is still whole.
         job="what if: a job not yet begun",
@@ -86,6 +90,26 @@ def _count(experiment: Experiment, data_dir: Path | None) -> int:
 
     place = load_local_data(experiment, data_dir=data_folder(data_dir), run_id=0, divided=False)
     return place.sizes[0]
+
+
+def _held(experiment: Experiment, kit: Path) -> int:
+    """The records that a silo would train on; what does not match its description is refused."""
+    from privet.client.silo import as_held, load_local_data
+    from privet.deployment.parties import SiloKit
+    from privet.tasks.files import data_folder
+
+    config = SiloKit.from_folder(kit)
+    expected = as_held(experiment, config.data_settings(experiment))
+    place = load_local_data(
+        expected, data_dir=data_folder(config.data_dir), run_id=0, divided=False, held=True
+    )
+    return place.sizes[0]
+
+
+def _meant(experiment: Experiment, kit: Path) -> str:
+    from privet.deployment.parties import SiloKit
+
+    return SiloKit.from_folder(kit).meant(experiment)[0]
 
 
 def _only(history: History, policy: Policy) -> str:

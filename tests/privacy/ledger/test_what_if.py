@@ -105,3 +105,24 @@ def test_a_job_that_the_policy_forbids_is_refused_with_the_rule(tmp_path: Path, 
     node = holder(tmp_path, noise=3.0)
     assert "smallest_noise_multiplier" in str(what_if(node, file).exception)
     assert isinstance(what_if(node, file).exception, RefusedByPolicy)
+
+
+def test_a_holder_asks_about_a_described_data_set_by_the_kit(tmp_path: Path) -> None:
+    """The job names no file: the kit says where the records are, and which data set is meant."""
+    (tmp_path / "data").mkdir()
+    rows = "".join(f"{i},{i % 2}\n" for i in range(37))
+    (tmp_path / "data" / "w.csv").write_text("age,ill\n" + rows + "x,7\n")
+    schema = 'target = "ill"\nnumeric = ["age"]\nclasses = [0, 1]\nranges.age = [0, 40]\n'
+    (tmp_path / "silo.toml").write_text(
+        f'project = "p"\nproject_key = "{"ab" * 32}"\nname = "north"\nserver = "https://a:1"\n'
+        'data_dir = "data"\n[datasets.records]\ntask = "table"\nfile = "w.csv"\n' + schema
+    )
+    job = tmp_path / "job.toml"
+    text = EXPERIMENT.replace("toy_tasks:Tiny", "table") + "[data]\n" + schema
+    job.write_text(text)
+    node = holder(tmp_path, epsilon=4.0)
+    told = what_if(node, job, "--kit", str(tmp_path))
+    assert "table on records: 8 rounds" in told.output
+    assert "37 records" in told.output
+    job.write_text(text.replace("[0, 40]", "[0, 41]"))
+    assert "data.ranges is not what" in str(what_if(node, job, "--kit", str(tmp_path)).exception)

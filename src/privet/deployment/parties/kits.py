@@ -195,6 +195,16 @@ class SiloKit(_Kit):
         name = asked if asked in [*self.datasets] else self.dataset
         return name, self.datasets.get(name)
 
+    def data_settings(self, job: Experiment) -> dict[str, Any]:
+        """What the ClientApp is told of the records that a job means."""
+        name, description = self.meant(job)
+        told: dict[str, Any] = {"dataset": name}
+        if description is not None:
+            told["description"] = description.model_dump_json()
+        if self.data_dir is not None:
+            told["data-dir"] = str(self.data_dir)
+        return told
+
     @property
     def part(self) -> tuple[int, int] | None:
         """`share` in numbers: which part, of how many."""

@@ -56,10 +56,9 @@ def believed(settings: Mapping[str, Any], parties: Parties) -> OrderedJob:
 
 def node_config(kit: SiloKit, job: OrderedJob, *, roster: Path) -> dict[str, Any]:
     """What the guard, the keyring and the data of this silo start from, for one job."""
-    dataset, description = kit.meant(Experiment.from_run_config(job.run_config))
     config: dict[str, Any] = {
         "name": kit.name,
-        "dataset": dataset,
+        **kit.data_settings(Experiment.from_run_config(job.run_config)),
         "requester": job.requester,
         "job": job.id,
         "order": job.order,
@@ -75,10 +74,6 @@ def node_config(kit: SiloKit, job: OrderedJob, *, roster: Path) -> dict[str, Any
         "canaries": kit.canaries,
         "canaries-dir": str(kit.state / "canaries" / job.id),
     }
-    if description is not None:
-        config["description"] = description.model_dump_json()
-    if kit.data_dir is not None:
-        config["data-dir"] = str(kit.data_dir)
     if kit.part is not None:
         config["partition-id"], config["num-partitions"] = kit.part
     return config
