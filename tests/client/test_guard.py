@@ -439,3 +439,18 @@ def test_no_job_decides_which_records_a_silo_holds_out(tmp_path: Path) -> None:
     assert held_out(1) == held_out(2)
     simulated = {"simulated": True, "num-partitions": 10, "partition-id": 0}
     assert held_out(1, **simulated) != held_out(2, **simulated)
+
+
+def test_a_job_that_nobody_approved_trains_in_a_simulation_only(tmp_path: Path) -> None:
+    node = holder(tmp_path)
+    policy = Path(node["policy"])
+    policy.write_text(
+        policy.read_text().replace('code = ["*"]', 'code = ["*"]\napproval = "each-job"')
+    )
+    assert "nobody has approved it here" in refusal(answer("train", node))
+    assert kinds(node) == ["note", "note"]  # the data set's name, and the refusal
+    (tmp_path / "simulated").mkdir()
+    simulated = {**holder(tmp_path / "simulated"), "policy": str(policy), "simulated": True}
+    simulated |= {"partition-id": 0, "num-partitions": 1}
+    alone = {"federation__silos": 1, "federation__min_silos": 1}
+    assert not answer("train", simulated, **alone).has_error()

@@ -138,6 +138,34 @@ def test_a_module_of_no_distribution_is_covered_with_the_code_that_imports_it(
     assert len({missing, first, code_hash(TASK)}) == 3
 
 
+def test_what_came_in_one_distribution_with_the_task_is_covered_by_its_content(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (package / "task.py").write_text("from loose import x\n")
+    (package.parent / "loose.py").write_text("x = 1\n")
+    importlib.invalidate_caches()
+    monkeypatch.setattr(
+        task_code, "_distributions", lambda: {"curious": ["mine"], "loose": ["mine"]}
+    )
+    before = code_hash(TASK)
+    (package.parent / "loose.py").write_text("x = 2\n")
+    assert code_hash(TASK) != before
+
+
+def test_a_file_that_did_not_change_is_hashed_once(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_code, "_SETTLED", 0.0)
+    before = code_hash(TASK)
+    with monkeypatch.context() as during:
+        during.setattr(task_code.hashlib, "file_digest", None)
+        assert code_hash(TASK) == before
+    facts = (package / "fast.so").stat()
+    (package / "fast.so").write_bytes(b"\x7fELF two")
+    os.utime(package / "fast.so", ns=(facts.st_mtime_ns, facts.st_mtime_ns))
+    assert code_hash(TASK) != before
+
+
 def planted(package: Path, mode: py_compile.PycInvalidationMode) -> None:
     """Compiled code in the cache that does not come from the source beside it."""
     source = package / "task.py"

@@ -134,7 +134,7 @@ def until(done: Callable[[], bool], seconds: float = 20.0) -> None:
 def test_a_cancelled_job_is_never_trained_again(
     project: GateProject, server: LiveServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    order = ordered(project)
+    order, next_ = ordered(project), ordered(project)
     text = signed(project, order)
     server.store.add(text, project.parties())
     with north(project, monkeypatch):
@@ -154,8 +154,13 @@ def test_a_cancelled_job_is_never_trained_again(
         assert told is not None
         assert told.reason == "cancelled by bob"
         assert ask(server, signed(project, ordered(project))) is None
+        # And one that tidied its jobs away tells of the next cancel as before.
+        server.store.add(signed(project, next_), project.parties())
+        with AdminClient(project.admin_kit("bob")) as bob:
+            bob.cancel(next_.job)
+        until(lambda: len(decisions(project)) == 2)
     assert reserved(project) == 2
-    assert decisions(project) == [("bob", "cancelled by bob")]
+    assert decisions(project) == [("bob", "cancelled by bob")] * 2
 
 
 def test_a_silo_that_was_away_hears_of_a_cancel_before_the_job(
@@ -230,6 +235,9 @@ def test_an_approval_is_of_one_order(
     other = replace(order, experiment={**order.experiment, "rounds": 99})
     with north(project, monkeypatch):
         assert ask(server, signed(project, order), ENROL) is not None
+        # Not even while somebody looks at the first one is there another in its place.
+        assert ask(server, signed(project, other), ENROL) is not None
+        assert approvals.pending(kit) == [order]
         approvals.approve(kit, order.job)
         told = ask(server, signed(project, other))
         assert told is not None

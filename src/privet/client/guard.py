@@ -42,6 +42,7 @@ from privet.privacy.accounting import gaussian_event
 from privet.privacy.dp_events import DpEvent, dpa
 from privet.privacy.ledger import (
     BudgetExceeded,
+    JobTerms,
     Ledger,
     LedgerError,
     Reservation,
@@ -133,7 +134,7 @@ class LedgerGuard:
         try:
             opening = self.origin.opening(experiment)
             decision = judge(policy, opening)
-            if ended := self.origin.terms(decision).ended(datetime.now(UTC)):
+            if ended := self._terms(decision).ended(datetime.now(UTC)):
                 raise RefusedByPolicy(ended)
             if opening.code_hash and policy.names_code(opening):
                 try:
@@ -265,7 +266,7 @@ class LedgerGuard:
                 limits=limits,
                 use=use,
                 encrypted=encrypted,
-                terms=origin.terms(decision),
+                terms=self._terms(decision),
             )
         except TermsRefused as refused:
             raise RefusedByPolicy(str(refused)) from None
@@ -275,6 +276,15 @@ class LedgerGuard:
             project = self._project(ledger, decision)
             whole = project(repeated(event, rounds))
             raise RefusedByPolicy(exceeded(project(event), whole, rounds, decision)) from None
+
+    def _terms(self, decision: Decision) -> JobTerms:
+        """On what terms the job uses the data set; nobody is asked about a simulation."""
+        return JobTerms(
+            attempts=decision.attempts,
+            order=self.origin.order,
+            until=self.origin.until,
+            approval=decision.approval and not self.files.simulated,
+        )
 
     def _note_exact(
         self, ledger: Ledger, decision: Decision, round_: int, *, counted: bool
@@ -287,7 +297,7 @@ class LedgerGuard:
         if exact and (counted or self.files.simulated):
             self._note(ledger, text)
         elif exact:
-            origin, terms = self.origin, self.origin.terms(decision)
+            origin, terms = self.origin, self._terms(decision)
             place = {"dataset": origin.dataset, "job": origin.job, "who": origin.requester}
             try:
                 ledger.note_evaluation(text, **place, round=round_, terms=terms)

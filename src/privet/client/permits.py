@@ -22,7 +22,6 @@ from privet.privacy.dp_events import DpEvent
 from privet.privacy.ledger import (
     Forecast,
     History,
-    JobTerms,
     Limit,
     Projection,
     fitting_noise,
@@ -45,15 +44,6 @@ class RequestOrigin:
     """SHA-256 of the order that the job is, where an administrator signed one."""
     until: datetime | None = None
     """When that order ends."""
-
-    def terms(self, decision: Decision) -> JobTerms:
-        """On what terms the job uses the data set."""
-        return JobTerms(
-            attempts=decision.attempts,
-            order=self.order,
-            until=self.until,
-            approval=decision.approval,
-        )
 
     def opening(self, experiment: Experiment) -> Request:
         """Before the task's code is loaded: may it run here at all, and now?"""

@@ -2,10 +2,11 @@
 
 Approved is a hash. It covers every file of the top-level package that the task lies in, whatever
 its kind, or the one file of a module outside packages; of other modules that the code imports by
-name the same where they belong to no installed distribution, else name and version, but for those
-that privet itself needs. Left out is what Python makes by itself, `__pycache__`; approved code is
-imported without it, and only while each file is what was hashed. Nothing of the code is run to find
-out. What it imports by computed names, or from compiled modules, is not seen.
+name the same where they belong to no installed distribution or to the package's own, else name and
+version, but for those that privet itself needs. Left out is what Python makes by itself,
+`__pycache__`; approved code is imported without it, and only while each file is what was hashed.
+Nothing of the code is run to find out. What it imports by computed names, or from compiled modules,
+is not seen.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import os
 import re
 import stat
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -30,7 +32,9 @@ from typing import Any
 from privet.errors import PrivetError
 
 _CACHE = "__pycache__"
-_PIECE = 1 << 20
+_SETTLED = 5.0
+"""Seconds after which the time of a file's last change tells it from the next one."""
+_known: dict[tuple[Path, int, int, int, int], str] = {}
 
 
 class CodeRefused(PrivetError):  # noqa: N818 - it is the answer, not a fault
@@ -133,15 +137,18 @@ def _cover(root: Path, within: frozenset[Path]) -> CodeCover:
     sources = [root / name if name else root for name in files if not name or name.endswith(".py")]
     versions: dict[str, str] = {}
     modules: dict[str, CodeCover | None] = {}
+    its = _distributions().get(root.stem, ())
     for imported in sorted(_imports(sources) - {root.stem}):
         distributions = _distributions().get(imported, ())
-        versions |= {each: _version(each) for each in distributions if each not in _own()}
-        if not distributions:
+        # What came in one distribution with the task is as much the task's.
+        if not distributions or {*its} & {*distributions}:
             place = _root(imported)
             here = place.resolve() if place else None
             # One that imports this one back is covered where it began.
             if here is None or here not in within | {root}:
                 modules[imported] = _cover(here, within | {root}) if here else None
+        else:
+            versions |= {each: _version(each) for each in distributions if each not in _own()}
     return CodeCover(root, files, links, versions, modules)
 
 
@@ -168,18 +175,21 @@ def _target(link: Path, root: Path) -> str:
 
 
 def _hashed(path: Path) -> str:
-    digest = hashlib.sha256()
     try:
         # Not followed, and not waited for: a link may be put there now, and a pipe has no end.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            facts = os.fstat(file.fileno())
+            if not stat.S_ISREG(facts.st_mode):
                 raise CodeRefused(f"{path} is no file")
-            while piece := file.read(_PIECE):
-                digest.update(piece)
+            # Every message asks again, and a package may bring much data. Nobody sets the time of a
+            # change as they like; one of just now might be followed by another at the same time.
+            stamp = path, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
+            if stamp not in _known or time.time() - facts.st_ctime < _SETTLED:
+                _known[stamp] = hashlib.file_digest(file, "sha256").hexdigest()
+            return _known[stamp]
     except OSError as error:
         raise CodeRefused(f"{path} cannot be read ({error.strerror})") from None
-    return digest.hexdigest()
 
 
 def _imports(sources: Sequence[Path]) -> set[str]:

@@ -33,7 +33,7 @@ START = "privet-start"
 PARTIES = "privet-parties"
 """The header in which a server says the version of its list of parties."""
 CANCELS = "privet-cancels"
-"""The header in which a server says how many jobs were cancelled so far."""
+"""The header with a number that is another one after every job that was cancelled."""
 LONGEST_HEADER = 2000
 
 

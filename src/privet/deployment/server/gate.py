@@ -102,7 +102,7 @@ class Gate:
     pages: PagePasses | None = None
     """Who may look at the live page; None: there is none."""
     cancelled: Callable[[], int] = int
-    """How many jobs administrators have cancelled so far."""
+    """Another number after every job that is cancelled."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request, or refuse it with a JSON object that says why."""
@@ -305,7 +305,7 @@ def _once(body: bytes, receive: Receive) -> Receive:
 
 
 def _told(send: Send, header: str, version: Callable[[], int]) -> Send:
-    """`send`, with a number in every answer's head that rises when there is news."""
+    """`send`, with a number in every answer's head that is another one when there is news."""
 
     async def with_header(event: Event) -> None:
         if event["type"] == "http.response.start":

@@ -114,18 +114,18 @@ class JobStore:
         # Its order was never acknowledged, so whoever gave it knows that it has to be given again.
         for building in folder.glob(".*"):
             shutil.rmtree(building, ignore_errors=True)
-        self.cancelled = sum((job.folder / _CANCEL).exists() for job in self.all())
-        """How many jobs administrators have cancelled so far."""
+        words = [job.folder / _CANCEL for job in self.all()]
+        self.cancelled = max((int(w.stat().st_mtime * 1e6) for w in words if w.exists()), default=0)
+        """Another number after every job that is cancelled: microseconds since 1970."""
 
     def cancel(self, job: Job, text: str, parties: Parties) -> None:
         """Keep the word that ends a job; Denied unless an administrator signed it for this one."""
         if read_cancellation(text, parties).job != job.id:
             raise Denied("a cancel of another job")
         with self._lock:
-            known = (job.folder / _CANCEL).exists()
             write_whole(job.folder / _CANCEL, text.encode(), durable=True)
-            # After the file: who hears of one more finds it.
-            self.cancelled += not known
+            # After the file: who hears of it finds it.
+            self.cancelled = max(self.cancelled + 1, int(time.time() * 1e6))
 
     def cancellations(self) -> list[str]:
         """All such words whose orders have not ended by themselves."""

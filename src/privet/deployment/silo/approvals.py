@@ -6,9 +6,11 @@ entry of the ledger, so that it holds whether the silo runs or not, and after ev
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import re
+import time
 
 from privet.deployment.parties import PartiesFile, SiloKit
 from privet.deployment.parties.orders import Order, read_order
@@ -25,10 +27,11 @@ _LONGEST_NAME = 100
 def keep(kit: SiloKit, job: OrderedJob) -> bool:
     """Have the order of a job wait; False for one that does already."""
     path = kit.state / _FOLDER / f"{job.id}.json"
-    # Another order under the same number is another thing to decide on: the newest waits.
-    if path.exists() and path.read_text(encoding="utf-8") == job.text:
-        return False
     try:
+        # The first under a number waits, until it ends: what somebody is looking at must not become
+        # another order before they approve it.
+        if path.exists() and _end(path.read_text(encoding="utf-8")) > time.time():
+            return False
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_whole(path, job.text.encode())
     except OSError as error:
@@ -80,6 +83,10 @@ def refuse(kit: SiloKit, job: str, *, name: str = "") -> str:
         ledger.decide(job, "refused", f"refused by {said}", who=user)
     _forget(kit, job)
     return job
+
+
+def _end(text: str) -> float:
+    return float(json.loads(text)["order"]["until"])
 
 
 def _forget(kit: SiloKit, job: str) -> None:

@@ -125,7 +125,7 @@ class Connection:
         self.parties_version = 0
         """The newest that the server spoke of."""
         self.cancels = 0
-        """Jobs that were cancelled, as the server counts them."""
+        """Another number after every job that was cancelled."""
         self._stop = stop
         # What the heartbeat's thread was told; raised in the thread that works, at its next call.
         self._lost: PrivetError | None = None
@@ -364,7 +364,8 @@ class Connection:
         if response.is_success:
             self._heard = time.monotonic()
         self.parties_version = max(self.parties_version, _number(response, PARTIES))
-        self.cancels = max(self.cancels, _number(response, CANCELS))
+        # Not the largest: a server whose jobs were tidied away, or its clock set, begins lower.
+        self.cancels = _number(response, CANCELS)
 
 
 def _number(response: httpx.Response, header: str) -> int:

@@ -244,7 +244,7 @@ class _Silo:
     def _hear_cancels(self) -> None:
         """Keep what administrators have cancelled since the last look, before anything is done."""
         told = self.connection.cancels
-        if told <= self._cancels:
+        if told == self._cancels:
             return
         try:
             with client(self.kit.server, ca=self.kit.ca, auth=self.auth, quiet=10.0) as http:
