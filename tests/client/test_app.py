@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from itertools import count
 from typing import Any
 
 import numpy as np
@@ -43,14 +42,12 @@ def _holder(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 NODE: dict[str, Any] = {}
-JOBS = count()
 
 
 def ask(content: RecordDict, kind: str, run_config: dict[str, Any]) -> Message:
     assume_identity(99)
     data = {key[5:]: value for key, value in run_config.items() if key.startswith("data.")}
     node = describing(NODE, str(run_config["task"]), **data) if data else dict(NODE)
-    node["job"] = f"job {next(JOBS)}"  # a job may use a round a few times only
     # A job of its own for each: a silo trains a round of one job a few times at most.
     context = Context(next(_jobs), 2, node, RecordDict(), run_config)
     return app(Message(content, 2, kind), context)
