@@ -27,6 +27,7 @@ from privet.client.app import app
 from privet.client.silo import open_silo
 from privet.errors import ExperimentError
 from privet.simulations.grid import assume_identity
+from privet.tasks import load_task
 from privet.tasks.files import read_inside
 from privet.vectors import FlatModel
 from privet.wire import ENROL, TrainReply, TrainRequest
@@ -430,3 +431,32 @@ def test_an_odd_record_of_a_built_in_task_is_left_out_and_nobody_is_told(
     whole = answer(records, 0)
     for number, strange in enumerate(odd, start=1):
         assert answer([*records[:9], strange, *records[9:]], number) == whole, strange
+
+
+@pytest.mark.parametrize("task", ["adult", "heart-disease", "mnist", "fashion-mnist"])
+@pytest.mark.parametrize("way", ["folder", "files"])
+def test_a_built_in_task_follows_no_link_out_of_the_data_folder(
+    tmp_path: Path, task: str, way: str
+) -> None:
+    """Read as a simulation it is there, by the very same link."""
+    real = tmp_path / "elsewhere"
+    (tmp_path / "data").mkdir()
+    real.mkdir()
+    (real / "adult.data").write_text("\n".join([ADULT] * 20) + "\n")
+    for hospital in ("cleveland", "hungarian", "switzerland", "va"):
+        (real / f"processed.{hospital}.data").write_text("\n".join([HEART] * 12) + "\n")
+    images = bytes([0, 0, 8, 3]) + (20).to_bytes(4) + (28).to_bytes(4) * 2 + bytes(20 * 784)
+    (real / "train-images-idx3-ubyte").write_bytes(images)
+    labels = bytes([0, 0, 8, 1]) + (20).to_bytes(4) + bytes(range(10)) * 2
+    (real / "train-labels-idx1-ubyte").write_bytes(labels)
+    if way == "folder":
+        (tmp_path / "data" / task).symlink_to(real)
+    else:
+        for file in real.iterdir():
+            (tmp_path / "data" / file.name).symlink_to(file)
+    assert len(load_task(task, data_dir=tmp_path / "data").train_data()) > 0
+    told = refused(node(tmp_path, {"task": task}), {}, task=task)
+    assert "the silo cannot use its records" in told
+    (tmp_path / "moved").mkdir()
+    inside = {**node(tmp_path / "moved", {"task": task}), "data-dir": str(real)}
+    assert not ask(inside, {}, task=task).has_error()

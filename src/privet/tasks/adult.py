@@ -63,6 +63,8 @@ class Adult(Classification):
     Raises ExperimentError for another silo, DataError for a missing or damaged file.
     """
 
+    _held = False
+
     def __init__(
         self,
         *,
@@ -97,7 +99,7 @@ class Adult(Classification):
         return self._read("adult.test")
 
     def _read(self, name: str) -> Examples:
-        path = data_file(self._data_dir, "adult", name, source=_SOURCE)
+        path = data_file(self._data_dir, "adult", name, source=_SOURCE, held=self._held)
         try:
             return self._encoded(np.array(self._records(path), dtype=object))
         except (ValueError, KeyError, UnicodeDecodeError) as error:
@@ -125,6 +127,8 @@ class Adult(Classification):
 
 class HeldAdult(Adult):
     """`Adult` of a real silo: a record that the documentation does not cover is left out."""
+
+    _held = True
 
     def _records(self, path: Path) -> list[list[str]]:
         return [*filter(_covered, _lines(read_bytes(path).decode("ascii", errors="replace")))]

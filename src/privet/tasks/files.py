@@ -15,18 +15,21 @@ from privet.errors import DataError, ExperimentError
 _HOW = "name the data folder with --data-dir or PRIVET_DATA"
 
 
-def data_file(data_dir: Path | None, folder: str, name: str, *, source: str) -> Path:
+def data_file(
+    data_dir: Path | None, folder: str, name: str, *, source: str, held: bool = False
+) -> Path:
     """The path of file `name`, or of `name`.gz, in `data_dir`/`folder` or in `data_dir` itself.
 
-    `source` is the public name of the data, such as "UCI Adult". Raises DataError that says which
-    file, where it was looked for and how to get it.
+    `source` is the public name of the data, such as "UCI Adult". `held`: the folder is a data
+    holder's, and a link out of it leads nowhere. Raises DataError that says which file, where it
+    was looked for and how to get it.
     """
     if data_dir is None:
         raise DataError(f"{name} ({source}) is needed and no data folder is set: {_HOW}")
     home = data_dir.expanduser().absolute()
     for place in (home / folder, home):
         for candidate in (place / name, place / f"{name}.gz"):
-            if candidate.is_file():
+            if candidate.is_file() and not (held and _leads_out(home, candidate)):
                 return candidate
     raise DataError(
         f"{name} not found in {home / folder}: get it from {source}, put it there, and {_HOW}"
@@ -71,6 +74,10 @@ def names_inside(folder: Path | None, pattern: str) -> list[str]:
     if not found:
         raise ExperimentError(f"{pattern[:64]!r} fits no file of the data folder")
     return found
+
+
+def _leads_out(folder: Path, path: Path) -> bool:
+    return not path.resolve().is_relative_to(folder.resolve())
 
 
 def _stays_inside(name: str) -> bool:

@@ -68,6 +68,8 @@ class HeartDisease(Classification):
     Raises ExperimentError for another split or scaling, DataError for a missing or damaged file.
     """
 
+    _held = False
+
     def __init__(
         self,
         *,
@@ -108,7 +110,9 @@ class HeartDisease(Classification):
     def _hospital(self, name: str) -> tuple[tuple[Table, Table], tuple[Table, Table]]:
         """((train inputs, train targets), (test inputs, test targets)) of one hospital."""
         file = f"processed.{name}.data"
-        rows = self._rows(data_file(self._data_dir, "heart-disease", file, source=_SOURCE))
+        rows = self._rows(
+            data_file(self._data_dir, "heart-disease", file, source=_SOURCE, held=self._held)
+        )
         targets = (rows[:, -1] > 0).astype(np.float64)
         train, test = _flamby(targets) if self._split == "flamby" else _by_content(rows)
         inputs = _features(rows)
@@ -128,6 +132,8 @@ class HeartDisease(Classification):
 
 class HeldHeartDisease(HeartDisease):
     """`HeartDisease` of a real silo: a patient whose values are no numbers is left out."""
+
+    _held = True
 
     def _rows(self, path: Path) -> Table:
         lines = _cells(read_bytes(path).decode("utf-8", errors="replace"))

@@ -154,6 +154,7 @@ class _IdxImages(Classification):
     source: str
     mean: float
     std: float
+    held = False
 
     def __init__(self, *, model: str | None = None, data_dir: Path | None = None) -> None:
         self._build = named_model(self.folder, model or "cnn", _MODELS)
@@ -187,7 +188,7 @@ class _IdxImages(Classification):
         return Examples(features, targets, records=standardised)
 
     def _file(self, name: str) -> Path:
-        return data_file(self._data_dir, self.folder, name, source=self.source)
+        return data_file(self._data_dir, self.folder, name, source=self.source, held=self.held)
 
 
 class Mnist(_IdxImages):
@@ -203,6 +204,12 @@ class Mnist(_IdxImages):
     mean, std = 0.1307, 0.3081
 
 
+class HeldMnist(Mnist):
+    """`Mnist` of a real silo."""
+
+    held = True
+
+
 class FashionMnist(_IdxImages):
     """Fashion-MNIST (Zalando Research). Inputs (n, 1, 28, 28), (pixels/255 - 0.2860) / 0.3530.
 
@@ -212,6 +219,12 @@ class FashionMnist(_IdxImages):
     folder = "fashion-mnist"
     source = "Fashion-MNIST (Zalando Research, the four IDX files)"
     mean, std = 0.2860, 0.3530
+
+
+class HeldFashionMnist(FashionMnist):
+    """`FashionMnist` of a real silo."""
+
+    held = True
 
 
 def read_idx(path: Path, *, dimensions: int) -> npt.NDArray[np.uint8]:

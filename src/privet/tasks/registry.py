@@ -93,8 +93,16 @@ TASKS: Mapping[str, TaskEntry] = {
         "privet.tasks.digits:Digits",
         needs_data=False,
     ),
-    "mnist": TaskEntry("28x28 images of handwritten digits", "privet.tasks.images:Mnist"),
-    "fashion-mnist": TaskEntry("28x28 images of clothes", "privet.tasks.images:FashionMnist"),
+    "mnist": TaskEntry(
+        "28x28 images of handwritten digits",
+        "privet.tasks.images:Mnist",
+        held="privet.tasks.images:HeldMnist",
+    ),
+    "fashion-mnist": TaskEntry(
+        "28x28 images of clothes",
+        "privet.tasks.images:FashionMnist",
+        held="privet.tasks.images:HeldFashionMnist",
+    ),
     "heart-disease": TaskEntry(
         "heart disease in patients of four hospitals, which are the natural silos",
         "privet.tasks.heart:HeartDisease",
