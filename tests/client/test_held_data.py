@@ -460,3 +460,33 @@ def test_a_built_in_task_follows_no_link_out_of_the_data_folder(
     (tmp_path / "moved").mkdir()
     inside = {**node(tmp_path / "moved", {"task": task}), "data-dir": str(real)}
     assert not ask(inside, {}, task=task).has_error()
+
+
+def test_a_link_that_comes_after_the_look_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paths are resolved and then opened: who changes one in between reaches nothing either."""
+    data = hostile_names.data_folder(tmp_path)
+    assert read_inside(data, "stays.csv")
+    monkeypatch.setattr(Path, "resolve", lambda path, **_: path.absolute())
+    assert read_inside(data, "stays.csv")
+    for name in (
+        "link.csv",
+        "chain.csv",
+        "way/secret.csv",
+        "sub/up/secret.csv",
+        "zero",
+        "fifo.csv",
+    ):
+        with hostile_names.opened() as opened, pytest.raises(ExperimentError):
+            read_inside(data, name)
+        assert not any(
+            path.endswith(("secret.csv", "fifo.csv", "zero")) for path in opened - {name}
+        )
+
+
+def test_a_clean_file_is_read_as_a_simulation_reads_it(folder: Path) -> None:
+    options = {key: value for key, value in STAYS.items() if key != "task"} | {"test_fraction": 0}
+    simulated = load_task("table", data_dir=folder / "data", options=options).train_data()
+    rows = zip(simulated.inputs.tolist(), simulated.targets.tolist(), strict=True)
+    assert inputs(node(folder)) == [[*row, target] for row, target in rows]
