@@ -337,6 +337,9 @@ def test_jobs_on_a_whole_project_wait_for_its_holder_and_not_for_each_other(
             assert "no jobs that wait" in privet("silo", "approve", jobs[0], kit)
             until(lambda: told(0).startswith("failed"), 60)
             assert "refused by" in told(0)
+            shown = privet("ledger", "show", f"{kit}/ledger.sqlite")
+            assert f"{jobs[1]}: approved by Dr. Ito ({USER})" in shown
+            assert f"{jobs[0]}: refused by {USER}" in shown
             trial.end("north")
             assert jobs[2] in privet("silo", "approve", jobs[2][:6], kit)  # while nothing runs
             trial.start("north")

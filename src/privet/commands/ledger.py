@@ -199,16 +199,22 @@ def _table(history: History, datasets: Sequence[str], delta: float, budget: floa
 
 
 def _remarks(history: History, datasets: Sequence[str]) -> Iterator[str]:
-    """What was noted about jobs, refusals above all, the newest last."""
+    """What was noted about jobs, refusals and decisions above all, the newest last."""
     notes = [
         (entry, json.loads(entry.detail or "{}").get("text"))
         for entry in history.entries
-        if entry.kind == "note" and entry.job and entry.dataset in datasets
+        if entry.kind == "note" and entry.job and entry.dataset in (None, *datasets)
     ]
     if len(notes) > _REMARKS:
         yield f"The last {_REMARKS} of {len(notes)} remarks about jobs:"
     for entry, text in notes[-_REMARKS:]:
-        yield f"{entry.time[:16]}  {entry.dataset}, job {entry.job} of {entry.who}: {text}"
+        # A decision is about a job, whatever data it uses, and says itself whose it is.
+        about = (
+            f"{entry.dataset}, job {entry.job} of {entry.who}"
+            if entry.dataset
+            else f"job {entry.job}"
+        )
+        yield f"{entry.time[:16]}  {about}: {text}"
 
 
 def _row(

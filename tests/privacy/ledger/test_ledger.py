@@ -437,7 +437,8 @@ def test_a_commit_needs_the_reservation_it_came_from(ledger, path, key, clock):
     with Ledger.open(path, key, clock=clock) as again:
         doors = {name for name in dir(again) if not name.startswith("_")}
     assert doors == {
-        "chain", "close", "create", "entries", "events", "holds", "let_grow", "note",
+        "approved", "chain", "close", "create", "decide", "ended", "entries", "events", "holds",
+        "let_grow", "note",
         "note_evaluation", "note_job", "open",
         "path", "project", "public_key", "register", "reserve", "sign_export", "spent",
         "training_noise",
