@@ -161,6 +161,9 @@ def test_a_cancelled_job_is_never_trained_again(
         until(lambda: len(decisions(project)) == 2)
     assert reserved(project) == 2
     assert decisions(project) == [("bob", "cancelled by bob")] * 2
+    with Ledger.open(project.silo_kit("north").ledger, project.key("north")) as ledger:
+        noted = [entry for entry in ledger.entries() if "refused: cancelled" in str(entry.detail)]
+    assert [entry.job for entry in noted] == [order.job]  # once, however often it was asked for
 
 
 def test_a_silo_that_was_away_hears_of_a_cancel_before_the_job(

@@ -230,6 +230,8 @@ class _Silo:
                 return None
             with self._ledger() as ledger:
                 if ended := ledger.ended(job.id):
+                    place = {"dataset": dataset, "job": job.id, "who": job.requester}
+                    ledger.note_job(f"refused: {ended}", **place)
                     return REFUSED, ended
                 waits = admitted[1] and not ledger.approved(job.id, job.order)
             if waits and approvals.keep(self.kit, job):
