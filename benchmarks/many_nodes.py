@@ -53,9 +53,7 @@ def answer(message: Message, name: str, index: int, rng: np.random.Generator) ->
     weights = TrainRequest.from_records(message.content).weights
     assert weights is not None
     update = weights + np.float32(rng.normal(0, 1e-4))
-    reply = TrainReply(
-        update=update, weight=1.0, seconds=0.0, event=None, loss=1.0, extras={}, sealed=None
-    )
+    reply = TrainReply(update=update, weight=1.0, event=None, loss=1.0, extras={}, sealed=None)
     return Message(reply.to_records(), reply_to=message)
 
 

@@ -76,7 +76,7 @@ def answer_to(
     weights = TrainRequest.from_records(asked.content).weights
     assert weights is not None
     update = weights + np.float32(asked.metadata.dst_node_id % 1000)
-    reply = Message(TrainReply(update, 1.0, 0.0, event=None).to_records(), reply_to=asked)
+    reply = Message(TrainReply(update, 1.0, event=None).to_records(), reply_to=asked)
     reply.metadata.__dict__["_src_node_id"] = asked.metadata.dst_node_id
     with no_object_id_recompute():
         reply.metadata.__dict__["_message_id"] = reply.object_id

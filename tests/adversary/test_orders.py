@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import replace
 from typing import Any
@@ -17,6 +16,7 @@ from privet.tasks import load_task
 from privet.vectors import FlatModel
 from privet.wire import EvaluateRequest, TrainRequest
 from silo_at_work import SiloAtWork
+from silo_log import refused
 
 ROUNDS = 2
 SETTINGS: dict[str, Any] = {
@@ -53,7 +53,7 @@ class Player:
         self.server.send(settings, requests[kind].to_records(), kind=kind, run=run)
         self.asked += 1
         reply = self.server.answer(self.asked - 1, seconds=60)
-        return str(json.loads(reply.error.reason)["reason"]) if reply.has_error() else ""
+        return refused(reply).logged if reply.has_error() else ""
 
 
 @pytest.fixture

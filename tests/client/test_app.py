@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from privet.simulations.grid import assume_identity
 from privet.vectors import FlatModel
 from privet.wire import ENROL, Enrolment, TrainReply, TrainRequest
 from silo_holder import describing, holder
+from silo_log import refused
 
 HERE = "toy_tasks"
 _jobs = itertools.count(1000)
@@ -59,11 +59,6 @@ def train(run_config: dict[str, Any], **request: Any) -> Message:
     return ask(content, "train", run_config)
 
 
-def failure(reply: Message) -> dict[str, str]:
-    assert reply.has_error()
-    return dict(json.loads(reply.error.reason or ""))
-
-
 def test_a_silo_enrols_with_the_noise_it_needs() -> None:
     config = settings()
     del config["privacy.noise_multiplier"]
@@ -93,10 +88,13 @@ def test_without_privacy_the_loss_is_sent_and_no_mechanism_is_claimed() -> None:
 
 
 def test_a_server_can_ask_for_more_noise_but_not_for_less() -> None:
+    shared = settings(privacy__calibrate="shared")
     for asked, used in ((5.0, 5.0), (0.01, 1.0)):
-        answer = TrainReply.from_records(train(settings(), noise_multiplier=asked).content)
+        answer = TrainReply.from_records(train(shared, noise_multiplier=asked).content)
         assert answer.event is not None
         assert decode_event(answer.event).event.event.noise_multiplier == used
+    told = refused(train(settings(), noise_multiplier=5.0))
+    assert (told.stage, told.code) == ("settings", "settings")
 
 
 def test_a_job_cannot_seed_the_noise_of_a_real_silo() -> None:
@@ -125,24 +123,24 @@ def test_simulated_silos_and_rounds_never_share_noise() -> None:
 
 def test_an_error_of_a_library_does_not_quote_records_from_a_real_silo() -> None:
     reply = train(settings(data__secret="Jane Doe, 1961"))
-    stated = failure(reply)
-    assert stated["stage"] == "data"
-    assert stated["reason"] == "the silo cannot use its records; its operator's log says why"
+    told = refused(reply)
+    assert (told.stage, told.code, told.names) == ("data", "data", ())
+    assert "Jane" in told.logged
     assert "Jane" not in (reply.error.reason or "")
 
 
 def test_a_model_that_voids_the_guarantee_is_refused_by_the_silo() -> None:
     reply = ask(RecordDict(), ENROL, settings(task=f"{HERE}:WithBatchNorm"))
-    stated = failure(reply)
-    assert stated["stage"] == "plan"
-    assert "BatchNorm" in stated["reason"]
-    assert "1" in stated["reason"]  # the layer's name
+    told = refused(reply)
+    assert (told.stage, told.code) == ("plan", "model")
+    assert "BatchNorm" in told.logged
+    assert "1" in told.logged  # the layer's name
     assert train(settings(task=f"{HERE}:WithBatchNorm")).has_error()
 
 
 def test_weights_of_another_model_are_an_error_reply() -> None:
-    stated = failure(train(settings(task=f"{HERE}:Doubling")))
-    assert stated["stage"] == "train"
+    told = refused(train(settings(task=f"{HERE}:Doubling")))
+    assert (told.stage, told.code) == ("train", "code")
 
 
 @pytest.mark.parametrize("content", [RecordDict(), TrainRequest(1, 0.1, np.zeros(3, "f4"))])
@@ -152,6 +150,6 @@ def test_a_message_that_makes_no_sense_is_an_error_reply(content: Any) -> None:
 
 
 def test_settings_that_cannot_be_read_are_an_error_reply() -> None:
-    stated = failure(train({"task": "digits", "rounds": -1}))
-    assert stated["stage"] == "settings"
-    assert "rounds = -1" in stated["reason"]
+    told = refused(train({"task": "digits", "rounds": -1}))
+    assert (told.stage, told.code) == ("settings", "settings")
+    assert "rounds = -1" in told.logged

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from pathlib import Path
@@ -24,6 +23,7 @@ from privet.simulations.grid import assume_identity
 from privet.vectors import FlatModel
 from privet.wire import ENROL, Enrolment, EvaluateReply, EvaluateRequest, TrainReply, TrainRequest
 from silo_holder import holder
+from silo_log import refused
 
 SETTINGS: dict[str, Any] = {
     "task": "toy_tasks:Tiny",
@@ -48,11 +48,12 @@ def answer(
     return app(Message(content, 2, kind), Context(run_id, 2, node, RecordDict(), config))
 
 
-def refusal(reply: Message) -> str:
-    assert reply.has_error()
-    stated = json.loads(reply.error.reason or "")
-    assert stated["stage"] == "guard"
-    return str(stated["reason"])
+def refusal(reply: Message, *names: str) -> str:
+    """What the holder's log says of a refusal, of which the requester is told `names` at most."""
+    told = refused(reply)
+    assert told.stage == "guard"
+    assert not names or told.names == names
+    return told.logged
 
 
 def kinds(node: dict[str, Any]) -> list[str]:
@@ -96,8 +97,8 @@ def test_the_budget_holds_over_jobs_and_names_limit_and_projection(tmp_path: Pat
         rounds += 1
         assert rounds < 20
     assert rounds >= 1
-    reason = refusal(reply)
-    assert "9" in reason
+    assert "the limit is epsilon 9" in refusal(reply, "budget.epsilon")
+    assert refused(reply).code == "budget"
     assert spent(node) <= 9.0
     before = kinds(node)
     refusal(answer("train", node, round_=2, run_id=500))
@@ -147,7 +148,7 @@ def test_a_failure_in_training_stays_charged(tmp_path: Path) -> None:
     assume_identity(7)
     reply = app(Message(assemble, 2, "train"), Context(7, 2, node, RecordDict(), SETTINGS))
     assert reply.has_error()
-    assert kinds(node) == ["note", "reserve"]
+    assert kinds(node) == ["note", "reserve", "note"]  # the last counts the failure
     assert spent(node) > 0
 
 
@@ -277,7 +278,7 @@ HIDDEN = {"training__steps": 4, "strategy__weighting": "uniform"}
         ({"training__steps": None}, "training.steps"),
         ({"strategy__weighting": "examples"}, 'strategy.weighting = "uniform"'),
         ({"privacy__noise_multiplier": None, "privacy__epsilon": 3.0}, "not epsilon"),
-        ({"training__batch_size": 64}, "smaller batches"),
+        ({"privacy__calibrate": "shared"}, 'privacy.calibrate = "per-silo"'),
     ],
 )
 def test_a_size_that_is_kept_is_not_told_by_the_settings(
@@ -285,7 +286,7 @@ def test_a_size_that_is_kept_is_not_told_by_the_settings(
 ) -> None:
     node = holder(tmp_path, public=False)
     for kind in ("train", ENROL):
-        said = refusal(answer(kind, node, **{**HIDDEN, **job}))
+        said = refusal(answer(kind, node, **{**HIDDEN, **job}), "sending.records_public")
         assert "sending.records_public" in said
         assert reason in said
 
@@ -299,14 +300,14 @@ def test_a_size_that_is_kept_is_in_nothing_that_leaves(tmp_path: Path) -> None:
         job = {**HIDDEN, "task": task, "rounds": 30}
         enrolled = answer(ENROL, node, **job)
         reply = TrainReply.from_records(answer("train", node, **job).content)
-        assert (reply.weight, reply.event, reply.loss) == (1.0, None, None)
+        assert (reply.weight, reply.event, reply.loss) == (None, None, None)
         round_ = 2
-        while not (refused := answer("train", node, round_=round_, **job)).has_error():
+        while not (last := answer("train", node, round_=round_, **job)).has_error():
             round_ += 1
-        said.append((Enrolment.from_records(enrolled.content), refusal(refused)))
+        said.append((Enrolment.from_records(enrolled.content), refusal(last), refused(last)))
         assert spent(node) > 15
     assert said[0] == said[1]
-    assert said[0][0].rounds is None
+    assert (said[0][0].rounds, said[0][0].noise_multiplier) == (None, None)
     assert not any(
         digit in said[0][1].replace("epsilon 20 at delta 1e-05", "") for digit in "123456789"
     )
@@ -360,7 +361,7 @@ def test_noise_on_counts_is_refused_where_rows_depend_on_each_other(tmp_path: Pa
     node = holder(tmp_path, metrics=noised, epsilon=500.0)
     job = {"task": "toy_tasks:Aligned", "evaluation__holdout": 0.9}
     reply = answer("evaluate", node, **job)
-    assert "depends on the others" in json.loads(reply.error.reason)["reason"]
+    assert "depends on the others" in refused(reply).logged
 
 
 def test_evaluation_uses_only_records_that_training_does_not(tmp_path: Path) -> None:
@@ -417,7 +418,7 @@ def test_a_real_silo_says_no_more_than_its_wire_format(tmp_path: Path) -> None:
             "enrolment.silo", "enrolment.index", "enrolment.noise-multiplier", "enrolment.rounds",
         },
         "train": {
-            "update.update", "metrics.num-examples", "metrics.seconds", "privacy.event",
+            "update.update", "metrics.num-examples", "privacy.event",
         },
         "evaluate": {
             "metrics.accuracy", "metrics.loss", "released.accuracy", "released.loss",

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import hostile_names
+import silo_log
 from privet import Experiment
 from privet.client.app import app
 from privet.client.silo import open_silo
@@ -92,9 +93,8 @@ def ask(
 
 
 def refused(node: dict[str, Any], data: dict[str, Any], **more: Any) -> str:
-    reply = ask(node, data, **more)
-    assert reply.has_error()
-    return str(reply.error.reason)
+    """What the silo's log says of a job that it refuses."""
+    return silo_log.refused(ask(node, data, **more)).logged
 
 
 def training() -> RecordDict:
@@ -309,8 +309,8 @@ def test_files_that_cannot_be_used_all_have_one_answer(folder: Path, fault: str)
         path.mkdir()
     elif fault == "link":
         path.symlink_to(folder / "secret")
-    told = json.loads(refused(node(folder), JOB))
-    assert told["reason"] == "the silo cannot use its records; its operator's log says why"
+    told = silo_log.refused(ask(node(folder), JOB))
+    assert (told.stage, told.code, told.names) == ("data", "data", ())
 
 
 def test_no_name_in_a_description_or_a_job_leads_out_of_the_data_folder(tmp_path: Path) -> None:
@@ -346,8 +346,10 @@ def test_a_silo_gives_one_answer_to_every_hostile_name(tmp_path: Path) -> None:
                 if key == "test_file":  # the server's own business: a silo does not look at it
                     assert not reply.has_error()
                     continue
-                assert f"data.{key}" in reply.error.reason
-                assert hostile_names.CANARY not in reply.error.reason
+                told = silo_log.refused(reply)
+                assert (told.stage, f"data.{key}" in told.logged) == ("schema", True), told
+                assert told.code in {"schema", "settings"}
+                assert hostile_names.CANARY not in reply.error.reason + told.logged
     own = {str(tmp_path / file) for file in ("silo.key", "policy.toml")}
     kept = {path for path in opened if path.startswith(str(tmp_path)) and "ledger" not in path}
     assert kept <= own | {str(data), str(tmp_path)}
@@ -363,7 +365,8 @@ def test_a_holders_own_slip_leads_nowhere_either(tmp_path: Path, kind: str) -> N
         (place := tmp_path / f"silo-{number}").mkdir()
         held = {key: value for key, value in STAYS.items() if key != "file"}
         silo = {**node(place, {**held, kind: name}), "data-dir": str(data)}
-        told.add(refused(silo, JOB))
+        reply = silo_log.refused(ask(silo, JOB))
+        told.add((reply.stage, reply.code, reply.names))
     assert len(told) == 1
     assert hostile_names.CANARY not in told.pop()
 

@@ -20,6 +20,7 @@ from privet.simulations.run import simulate
 from privet.vectors import FlatModel
 from privet.wire import ENROL, Enrolment, EvaluateReply, EvaluateRequest, TrainReply, TrainRequest
 from silo_holder import describing, holder
+from silo_log import refused
 
 KNOWING = {"privacy.uncovered_preprocessing": True}
 DECLARED = {"data.numeric": ["age"], "data.categorical": [], "data.classes": [0, 1]}
@@ -85,8 +86,7 @@ def training() -> RecordDict:
 
 
 def reason(reply: Message) -> str:
-    assert reply.has_error()
-    return str(json.loads(reply.error.reason or "")["reason"])
+    return refused(reply).logged
 
 
 @pytest.mark.parametrize(("kind", "content"), [(ENROL, RecordDict()), ("train", None)])

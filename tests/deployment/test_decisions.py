@@ -32,6 +32,7 @@ from privet.privacy.ledger import Ledger, LedgerRefusal
 from privet.tasks import load_task
 from privet.vectors import FlatModel
 from privet.wire import ENROL, Failure, TrainRequest
+from privet.wire.errors import CODES
 from silo_at_work import POLICY, NoProcess
 
 EXPERIMENT = Experiment.from_mapping(
@@ -146,13 +147,13 @@ def test_a_cancelled_job_is_never_trained_again(
         for kind in (ENROL, "train"):
             told = ask(server, text, kind)
             assert told is not None
-            assert (told.stage, told.reason) == ("guard", "cancelled by bob")
+            assert (told.stage, told.reason) == ("guard", CODES["ended"])
     # A server that has forgotten it, and a silo that was started anew.
     server.store.cancelled = 0
     with north(project, monkeypatch):
         told = ask(server, text, round_=2)
         assert told is not None
-        assert told.reason == "cancelled by bob"
+        assert told.reason == CODES["ended"]
         assert ask(server, signed(project, ordered(project))) is None
         # And one that tidied its jobs away tells of the next cancel as before.
         server.store.add(signed(project, next_), project.parties())
@@ -177,7 +178,7 @@ def test_a_silo_that_was_away_hears_of_a_cancel_before_the_job(
     with north(project, monkeypatch):
         told = ask(server, text)
     assert told is not None
-    assert told.reason == "cancelled by ana"
+    assert told.reason == CODES["ended"]
     assert reserved(project) == 0
 
 
@@ -222,7 +223,7 @@ def test_a_job_waits_for_a_person_and_goes_on_when_it_is_approved(
         for kind in (ENROL, "train", "query.offer"):
             told = ask(server, text, kind)
             assert told is not None
-            assert (told.stage, told.reason) == ("approval", "waiting for approval at north")
+            assert (told.stage, told.reason) == ("approval", CODES["approval"])
         assert approvals.pending(kit) == [order]
         assert approvals.approve(kit, order.job[:4], name="Dr. Ito").job == order.job
         assert approvals.pending(kit) == []
@@ -261,7 +262,8 @@ def test_a_refusal_is_final_even_for_a_job_that_runs(
         assert approvals.refuse(kit, order.job) == order.job
         told = ask(server, text, round_=2)
         assert told is not None
-        assert told.reason == f"refused by {USER}"
+        assert told.reason == CODES["terms"]  # by the guard, which finds it in the ledger
+        assert decisions(project)[-1] == (USER, f"refused by {USER}")
         with (
             Ledger.open(kit.ledger, project.key("north")) as ledger,
             pytest.raises(LedgerRefusal, match="final"),
@@ -339,7 +341,7 @@ def test_jobs_on_a_whole_project_wait_for_its_holder_and_not_for_each_other(
             assert "is refused" in privet("silo", "refuse", jobs[0], kit)
             assert "no jobs that wait" in privet("silo", "approve", jobs[0], kit)
             until(lambda: told(0).startswith("failed"), 60)
-            assert "refused by" in told(0)
+            assert CODES["ended"] in told(0)
             shown = privet("ledger", "show", f"{kit}/ledger.sqlite")
             assert f"{jobs[1]}: approved by Dr. Ito ({USER})" in shown
             assert f"{jobs[0]}: refused by {USER}" in shown

@@ -12,7 +12,7 @@ from privet.errors import ExperimentError
 from privet.experiment import Experiment
 from privet.server.cohort import Absent, enrol, invite
 from privet.simulations.grid import InProcessGrid, Sequential, contexts
-from privet.wire import Enrolment, Failure
+from privet.wire import Enrolment, ErrorReply
 
 
 class Nodes(InProcessGrid):
@@ -31,7 +31,8 @@ class Nodes(InProcessGrid):
             index = int(context.node_config["partition-id"])
             self.asked.append(index)
             if index == 1 and self.stage is not None:
-                told = Failure("silo-1", self.stage, "for a reason")
+                ours = self.stage != "transport"
+                told = ErrorReply(self.stage, "data") if ours else "Node Unavailable"
                 return Message(Error(code=0, reason=str(told)), reply_to=message)
             return Message(Enrolment(f"silo-{index}", index).to_records(), reply_to=message)
 

@@ -38,7 +38,7 @@ def silo_that(misbehaves: Any) -> ClientApp:
     @app.train()
     def train(message: Message, context: Context) -> Message:
         weights = TrainRequest.from_records(message.content).weights
-        reply = TrainReply(np.ones_like(weights), 1.0, 0.0, event=EVENT)
+        reply = TrainReply(np.ones_like(weights), 1.0, event=EVENT)
         if context.node_config["partition-id"] == 0:
             return Message(misbehaves(reply), reply_to=message)
         return Message(reply.to_records(), reply_to=message)
@@ -79,15 +79,15 @@ def run(
 
 
 def wrong_length(reply: TrainReply) -> RecordDict:
-    return TrainReply(reply.update[:-1], 1.0, 0.0, event=EVENT).to_records()
+    return TrainReply(reply.update[:-1], 1.0, event=EVENT).to_records()
 
 
 def not_a_number(reply: TrainReply) -> RecordDict:
-    return TrainReply(reply.update * np.nan, 1.0, 0.0, event=EVENT).to_records()
+    return TrainReply(reply.update * np.nan, 1.0, event=EVENT).to_records()
 
 
 def negative_weight(reply: TrainReply) -> RecordDict:
-    return TrainReply(reply.update, -1.0, 0.0, event=EVENT).to_records()
+    return TrainReply(reply.update, -1.0, event=EVENT).to_records()
 
 
 def nothing(reply: TrainReply) -> RecordDict:

@@ -25,6 +25,7 @@ plain = {plain}
 smallest_noise_multiplier = {noise}
 [data.records.sending]
 records_public = {public}
+most_failures = {most_failures}
 [data.records.metrics]
 {metrics}
 """
@@ -39,6 +40,7 @@ def holder(
     public: bool = True,
     metrics: str = "",
     requesters: str = '["*"]',
+    most_failures: int = 10_000,
     seed: bytes = bytes(range(32)),
 ) -> dict[str, Any]:
     """Write the files into `folder`; the node configuration that points at them.
@@ -53,6 +55,7 @@ def holder(
         noise=noise,
         public=str(public).lower(),
         metrics=metrics,
+        most_failures=most_failures,
     ).replace('requesters = ["*"]', f"requesters = {requesters}")
     (folder / "policy.toml").write_text(text)
     return {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord
@@ -11,6 +13,7 @@ from hypothesis.extra import numpy as arrays
 
 from privet.wire import (
     Enrolment,
+    ErrorReply,
     EvaluateReply,
     Failure,
     TrainReply,
@@ -43,10 +46,28 @@ def test_a_request_arrives_as_it_was_sent(weights, more, round_, lr, noise) -> N
 @given(update=vectors, weight=finite, loss=st.one_of(st.none(), finite), private=st.booleans())
 def test_a_reply_arrives_as_it_was_sent(update, weight, loss, private) -> None:
     event = {"version": 1, "x": [1, "é"]} if private else None
-    sent = TrainReply(update, weight, 0.5, event=event, loss=loss)
+    sent = TrainReply(update, weight, event=event, loss=loss)
     received = TrainReply.from_records(sent.to_records())
     np.testing.assert_array_equal(received.update, update)
     assert (received.weight, received.loss, received.event) == (weight, loss, event)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"stage": "Jane Doe"},
+        {"code": "297 of 300"},
+        {"names": ("diagnosis = HIV",)},
+        {"names": ("Jane",)},
+        {"names": ("a" * 61,)},
+        {"names": ("rounds",) * 17},
+        {"reference": "Jane Doe"},
+        {"reference": "0123ABCD"},
+    ],
+)
+def test_an_error_reply_has_no_place_for_words(odd: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):
+        ErrorReply(**{"stage": "data", "code": "data", **odd})
 
 
 def test_an_enrolment_arrives_as_it_was_sent() -> None:
@@ -54,9 +75,12 @@ def test_an_enrolment_arrives_as_it_was_sent() -> None:
         assert Enrolment.from_records(sent.to_records()) == sent
 
 
-def test_a_failure_is_read_back_and_a_foreign_reason_is_kept() -> None:
-    failure = Failure(silo="2", stage="train", reason='it said "no": {}')
-    assert Failure.parse(str(failure), silo="silo-2") == Failure("silo-2", "train", failure.reason)
+def test_an_error_is_read_back_and_a_foreign_reason_is_kept() -> None:
+    told = ErrorReply("guard", "policy", ("training.plain", "hours"), "0123abcd")
+    assert ErrorReply.parse(str(told)) == told
+    failure = Failure.parse(str(told), silo="silo-2")
+    reason = "the data holder's policy does not allow it: training.plain, hours"
+    assert failure == Failure("silo-2", "guard", reason, "0123abcd")
     for foreign in ("Node Unavailable", "[1]", '{"stage": 3}', "7", None):
         parsed = Failure.parse(foreign, silo="x")
         assert parsed.stage == "transport"

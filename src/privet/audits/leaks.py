@@ -1,6 +1,7 @@
 """What left the silos besides the model: every field of their messages, counted as they came.
 
-The server counts the fields of each reply before it looks at them, so what is listed here is what
+What each of them is stands in privet.wire.answers, by which the silos' own door knows it. The
+server counts the fields of each reply before it looks at them, so what is listed here is what
 arrived and not what the code says. Enrolment, keys and masks are not counted.
 """
 
@@ -10,9 +11,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from flwr.app import MessageType
+
 from privet.audits.claims import Claim, judged, unknown
 from privet.audits.evidence import Evidence
 from privet.record.history import RoundRecord, SiloEvaluation
+from privet.wire.answers import PLAIN, PRIVACY, Protection, fields_at
 
 _MODEL, _UPDATE, _SEALED = "update.", "update.update", "sealed-update.upload"
 
@@ -74,6 +78,12 @@ def _fields(arrived: dict[str, dict[str, int]] | None) -> Iterator[tuple[str, st
 
 _UNKNOWN = "nobody knows what this is"
 _LOSS = "a training loss, exactly"
+_KINDS = {"training": MessageType.TRAIN, "evaluation": MessageType.EVALUATE}
+_SEEN_BEFORE = {
+    "metrics.seconds": "how long the silo took, exactly",
+    "sealed.clipped": "how many values the encoding cut off, exactly",
+}
+"""What silos of earlier versions sent, too."""
 
 
 def _protection(
@@ -84,41 +94,28 @@ def _protection(
     ways: dict[tuple[str, str], set[str]],
 ) -> tuple[str, bool]:
     if field == "error":
-        return "the reason of a failure, in words", False
-    if occasion == "evaluation":
-        return _of_evaluation(silo, field, ways)
-    if field.startswith(_MODEL):
-        private = run.settings.privacy is not None
-        return ("noised, in epsilon", True) if private else ("exactly, unprotected", False)
-    return _TRAINING.get(field, (_UNKNOWN, False))
-
-
-_TRAINING = {
-    "metrics.num-examples": ("the number of records, or 1 where it is kept", False),
-    "metrics.seconds": ("how long the silo took, exactly", False),
-    "metrics.loss": (_LOSS, False),
-    "privacy.event": ("the mechanism that ran, whose sampling rate tells that number", False),
-    "sealed.statement": ("a signature", True),
-    "sealed.clipped": ("how many values the encoding cut off, exactly", False),
-    "sealed-update.upload": ("encrypted: only sums are opened", True),
-}
-_EVALUATION = {
-    "size.num-examples": ("the number of held-out records, exactly", False),
-    "privacy.event": ("the noise of the metrics", True),
-}
-
-
-def _of_evaluation(
-    silo: str, field: str, ways: dict[tuple[str, str], set[str]]
-) -> tuple[str, bool]:
-    record, _, name = field.partition(".")
-    if record == "metrics":
-        how = ways.get((silo, name), set())
+        return "that something failed, as a code", False
+    if field in _SEEN_BEFORE:
+        return _SEEN_BEFORE[field], False
+    known = fields_at(_KINDS[occasion], field)
+    if occasion == "evaluation" and field.startswith("metrics."):
+        how = ways.get((silo, field.partition(".")[2]), set())
         text = " or ".join(sorted(how)) or _UNKNOWN
         return ("noised, in epsilon", True) if how == {"noised"} else (text, False)
-    if record == "released":
-        return "how the metric left", True
-    return _EVALUATION.get(field, (_UNKNOWN, False))
+    if field.startswith(_MODEL):
+        grant = PRIVACY if run.settings.privacy is not None else PLAIN
+        known = tuple(each for each in known if grant in each.grants)
+    if not known:
+        return _UNKNOWN, False
+    return f"{known[0].says}: {_HOW[known[0].protection]}", known[0].protection != "exact"
+
+
+_HOW: dict[Protection, str] = {
+    "noised": "noised, in epsilon",
+    "encrypted": "only sums are opened",
+    "exact": "exactly, unprotected",
+    "none needed": "says nothing of records",
+}
 
 
 def _strange(left: ReleasedField) -> bool:

@@ -1,40 +1,70 @@
 """The ClientApp: what a silo answers to a message.
 
 The same app runs in the in-process grid, under Ray and on a real silo. Whatever goes wrong inside
-becomes an error reply that names silo, stage and reason; the round goes on without this silo.
+becomes an error reply, and the round goes on without this silo.
+
+Everything that leaves does so by `_leave` or `_refuse`: the one holds an answer against the schema
+in privet.wire.answers, the other knows codes and no text.
 """
 
 from __future__ import annotations
 
-import time
+import logging
+import secrets
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
-from flwr.app import Array, ArrayRecord, Context, Error, Message
+from flwr.app import Array, ArrayRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 from flwr.common.constant import ErrorCode
 
 from privet.client.evaluation import canaries_of, keep_trace, measure, metric_names
-from privet.client.guard import Guard, TrainingPermit, open_guard
+from privet.client.guard import Guard, RefusedByPolicy, TrainingPermit, open_guard
 from privet.client.keyring import advert, consent, reveal, share
 from privet.client.sealed import Received, keep, make, offer, receive, take
-from privet.client.silo import Silo, open_silo
+from privet.client.silo import Silo, demand_described, is_simulated, open_silo
 from privet.client.training import LocalTraining, Trained, loss_of, plan_round, train
 from privet.client.watching import WatchedTraining, keep_evaluation, keep_steps, watched
-from privet.errors import PrivetError
+from privet.errors import DataError, ExperimentError, ModelError, PrivacyError, PrivetError
 from privet.experiment import RUN_CONFIG_KEY, Experiment
 from privet.privacy.accounting import encode_event
+from privet.privacy.encryption import EncryptionError
+from privet.privacy.encryption.errors import KeysError
+from privet.privacy.ledger import LedgerError, LedgerRefusal
+from privet.privacy.policy import PolicyError
 from privet.randomness import numpy_generator
 from privet.strategies import load_strategy
+from privet.tasks.datasets import DataUnavailable, SchemaMismatch
 from privet.vectors import Vector
-from privet.wire import Enrolment, EvaluateRequest, Failure, TrainReply, TrainRequest
+from privet.wire import (
+    REFUSED,
+    Enrolment,
+    ErrorReply,
+    EvaluateRequest,
+    TrainReply,
+    TrainRequest,
+)
+from privet.wire.answers import ENCRYPTION, METRIC, PLAIN, PRIVACY, RECORDS_PUBLIC, check_answer
+from privet.wire.errors import is_setting
 
 _MEMORY = "memory"
 
-Answer = Callable[[Message, Context], Message]
-KeyStep = Callable[[Message, Context, Experiment], Message]
+log = logging.getLogger("privet.silo")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a silo would say to a message, and the grants under which it may."""
+
+    content: RecordDict
+    grants: frozenset[str] = frozenset()
+
+
+Handler = Callable[[Message, Context], Answer]
+KeyStep = Callable[[Message, Context, Experiment], RecordDict]
 Train = Callable[[], Trained]
 ResumableRound = Generator[LocalTraining, Train, Message]
 """A train message being answered: stops where everything is admitted and ready to be trained, goes
@@ -46,7 +76,7 @@ def client_app(mods: Sequence[Mod] = ()) -> ClientApp:
     """A ClientApp that trains and evaluates; `mods` wrap every handler, as Flower's mods do."""
     app = ClientApp()
     app.query("enrol", mods=list(mods))(_answering(enrol))
-    # Without `_answering`: it makes its error replies itself, for those who drive its halves too.
+    # Without `_answering`: it makes its replies itself, for those who drive its halves too.
     app.train(mods=list(mods))(train_round)
     app.evaluate(mods=list(mods))(_answering(evaluate_round))
     # A step's name is its message type: "query.offer" is what wire calls OFFER.
@@ -55,7 +85,7 @@ def client_app(mods: Sequence[Mod] = ()) -> ClientApp:
     return app
 
 
-def enrol(message: Message, context: Context) -> Message:
+def enrol(_message: Message, context: Context) -> Answer:
     """Say who this silo is and check that it can take part, before the first round."""
     experiment, guard, silo = _open(context)
     # Now and not in the first round: who cannot train is left out before anybody has spent.
@@ -63,17 +93,18 @@ def enrol(message: Message, context: Context) -> Message:
         if experiment.privacy is not None:
             silo.local.check(loss_of(silo.task, experiment.training), experiment.privacy)
         plan = plan_round(experiment, n_records=silo.n_records)
-    with _stage("guard"):
-        rounds = guard.check(experiment, silo, plan)
-    noise = plan.mechanism.noise_multiplier if plan.mechanism else None
-    enrolment = Enrolment(
-        silo.name,
-        silo.index,
-        noise_multiplier=noise,
-        rounds=rounds,
+    with _stage(REFUSED):
+        prospects = guard.check(experiment, silo, plan)
+    enrolment = Enrolment(silo.name, silo.index)
+    if not prospects.records_public:
+        return Answer(enrolment.to_records())
+    enrolment = replace(
+        enrolment,
+        noise_multiplier=plan.mechanism.noise_multiplier if plan.mechanism else None,
+        rounds=prospects.rounds,
         records=_weight(experiment, silo),
     )
-    return Message(enrolment.to_records(), reply_to=message)
+    return Answer(enrolment.to_records(), frozenset({RECORDS_PUBLIC}))
 
 
 def train_round(message: Message, context: Context) -> Message:
@@ -96,15 +127,17 @@ def resumable_train_round(message: Message, context: Context) -> ResumableRound:
     in the middle, the round stays charged.
     """
     try:
-        return (yield from _train_round(message, context))
+        answer = yield from _train_round(message, context)
     except Exception as error:
-        return _refused(message, context, error)
+        return _refuse(message, context, error)
+    return _leave(message, context, answer)
 
 
-def _train_round(message: Message, context: Context) -> ResumableRound:
-    start = time.perf_counter()
+def _train_round(message: Message, context: Context) -> Generator[LocalTraining, Train, Answer]:
     experiment, guard, silo = _open(context)
     request = TrainRequest.from_records(message.content)
+    with _stage("settings"):
+        _demand_own_noise(experiment, request)
     with _stage("plan"):
         # Whoever sends this need not have asked the silo to enrol. A simulation has looked already.
         if experiment.privacy is not None and silo.seed is None:
@@ -114,15 +147,20 @@ def _train_round(message: Message, context: Context) -> ResumableRound:
         )
     # Not a plain `with`: to be refused belongs to the stage "guard", and the permit outlives that.
     with ExitStack() as stack:
-        with _stage("guard"):
+        with _stage(REFUSED):
             admitted = stack.enter_context(
                 guard.admit(experiment, silo, plan, round_=request.round)
             )
         with _stage("decrypt"):
             received = receive(message, context, experiment, request.sealed, request.weights)
         with _stage("train"):
-            reply = yield from _train(experiment, silo, request, received, context, admitted, start)
-    return Message(reply.to_records(), reply_to=message)
+            return (yield from _train(experiment, silo, request, received, context, admitted))
+
+
+def _demand_own_noise(experiment: Experiment, request: TrainRequest) -> None:
+    shared = experiment.privacy is not None and experiment.privacy.calibrate == "shared"
+    if request.noise_multiplier is not None and not shared:
+        raise ExperimentError("a noise multiplier for all, without privacy.calibrate = 'shared'")
 
 
 def _weight(experiment: Experiment, silo: Silo) -> int | None:
@@ -132,13 +170,14 @@ def _weight(experiment: Experiment, silo: Silo) -> int | None:
     return silo.n_records if needed else None
 
 
-def evaluate_round(message: Message, context: Context) -> Message:
+def evaluate_round(message: Message, context: Context) -> Answer:
     """Measure the global model on records of the silo's own; send what its policy lets out."""
     experiment, guard, silo = _open(context)
     request = EvaluateRequest.from_records(message.content)
+    with _stage("plan"):
+        names = metric_names(silo)
     with ExitStack() as stack:
-        with _stage("guard"):
-            names = metric_names(silo)
+        with _stage(REFUSED):
             permit = stack.enter_context(
                 guard.measure(experiment, silo, names, round_=request.round)
             )
@@ -147,7 +186,9 @@ def evaluate_round(message: Message, context: Context) -> Message:
         with _stage("evaluate"):
             reply = measure(silo, request.round, received.now, permit)
             keep_evaluation(silo, context, request.round, permit)
-    return Message(reply.to_records(), reply_to=message)
+    grants = {METRIC + rule.name for rule in permit.rules if rule.release != "withheld"}
+    grants |= {RECORDS_PUBLIC} if permit.records_public else set()
+    return Answer(reply.to_records(), frozenset(grants))
 
 
 def _train(
@@ -157,8 +198,7 @@ def _train(
     received: Received,
     context: Context,
     admitted: TrainingPermit,
-    start: float,
-) -> Generator[LocalTraining, Train, TrainReply]:
+) -> Generator[LocalTraining, Train, Answer]:
     weights = received.now
     rng = numpy_generator(silo.entropy(request.round))
     memory = _recall(context)
@@ -192,11 +232,11 @@ def _train(
     _remember(context, memory)
     public = admitted.records_public
     sealed = received.seal(strategy, trained.update, silo=silo, round_=request.round)
+    unprotected = PRIVACY if admitted.plan.mechanism else PLAIN
     reply = TrainReply(
         update=None if sealed else trained.update,
         # A sealed update has its weight inside, where only the sum of all weights is ever seen.
-        weight=float(silo.n_records) if public and not sealed else 1.0,
-        seconds=time.perf_counter() - start,
+        weight=float(silo.n_records) if public and not sealed else None,
         event=encode_event(event) if public and admitted.plan.mechanism else None,
         loss=None if sealed else trained.loss,
         extras=extras,
@@ -205,26 +245,29 @@ def _train(
     if isinstance(work, WatchedTraining):
         sent = trained.update if reply.update is None else reply.update
         keep_steps(work, sent, silo=silo, context=context, round_=request.round)
-    return reply
+    grants = {ENCRYPTION if sealed else unprotected, *([RECORDS_PUBLIC] if public else [])}
+    return Answer(reply.to_records(), frozenset(grants))
 
 
-def _key_step(step: KeyStep, message: Message, context: Context) -> Message:
+def _key_step(step: KeyStep, message: Message, context: Context) -> Answer:
     with _stage("settings"):
         experiment = _experiment(context)
-    with _stage("guard"):
+    with _stage(REFUSED):
         # A job that the policy does not admit gets no key of this silo either.
         open_guard(context).enter(experiment)
     with _stage("keys"):
-        return step(message, context, experiment)
+        return Answer(step(message, context, experiment), frozenset({ENCRYPTION}))
 
 
 def _open(context: Context) -> tuple[Experiment, Guard, Silo]:
     with _stage("settings"):
         experiment = _experiment(context)
     # Before the data: loading them runs the task's code, which may be anybody's.
-    with _stage("guard"):
+    with _stage(REFUSED):
         guard = open_guard(context)
         guard.enter(experiment)
+    with _stage("schema"):
+        demand_described(experiment, context)
     with _stage("data"):
         return experiment, guard, open_silo(experiment, context)
 
@@ -269,39 +312,96 @@ def _stage(name: str) -> Iterator[None]:
         raise _StageFailed(name, error) from error
 
 
-def _answering(answer: Answer) -> Answer:
-    """`answer`, with every exception turned into an error reply."""
+def _answering(handler: Handler) -> Callable[[Message, Context], Message]:
+    """`handler`, with its answer held against the schema and every exception an error reply."""
 
     def guarded(message: Message, context: Context) -> Message:
         try:
-            return answer(message, context)
+            answer = handler(message, context)
         except Exception as error:
-            return _refused(message, context, error)
+            return _refuse(message, context, error)
+        return _leave(message, context, answer)
 
     return guarded
 
 
-def _refused(message: Message, context: Context, error: Exception) -> Message:
+def _leave(message: Message, context: Context, answer: Answer) -> Message:
+    """The reply, if the schema knows every value in it and every grant is given."""
+    try:
+        check_answer(message.metadata.message_type, answer.content, answer.grants)
+    except Exception as error:
+        return _refuse(message, context, error)
+    return Message(answer.content, reply_to=message)
+
+
+_FREE = frozenset({"settings", "schema", REFUSED})
+"""Stages that fail before a record or a key is used; what the guard refuses later, it counts."""
+
+
+def _refuse(message: Message, context: Context, error: Exception) -> Message:
+    """The reply of a failure: nothing of the error leaves a real silo but where it was and a code.
+
+    It is counted before it leaves, since yes or no is an answer too.
+    """
+    stage, cause = ("message", error)
     if isinstance(error, _StageFailed):
-        return _refuse(message, context, error.stage, error.cause)
-    return _refuse(message, context, "message", error)
+        stage, cause = error.stage, error.cause
+    code, names = _code(stage, cause)
+    if is_simulated(context):
+        text = str(cause) if isinstance(cause, PrivetError) else f"{type(cause).__name__}: {cause}"
+        return _error(message, ErrorReply(stage, code, names, text=text))
+    reply = ErrorReply(stage, code, names, reference=secrets.token_hex(4))
+    kind = message.metadata.message_type
+    # Of ours the words are enough, unless they hide what they came from.
+    foreign = None if isinstance(cause, PrivetError) and not cause.__cause__ else cause
+    log.warning("%s: %s failed at %s: %s", reply.reference, kind, stage, cause, exc_info=foreign)
+    if stage not in _FREE:
+        reply = _counted(reply, kind, context)
+    return _error(message, reply)
 
 
-def _refuse(message: Message, context: Context, stage: str, error: Exception) -> Message:
-    silo = str(context.node_config.get("name", context.node_config.get("partition-id", "silo")))
-    reason = Failure(silo=silo, stage=stage, reason=_reason(error, context))
-    return Message(
-        Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=str(reason)), reply_to=message
-    )
+def _counted(reply: ErrorReply, kind: str, context: Context) -> ErrorReply:
+    try:
+        open_guard(context).count_failure(
+            f"{kind} failed at {reply.stage}: {reply.code} (log: {reply.reference})"
+        )
+    except PrivetError as error:
+        log.warning("%s: it cannot be counted: %s", reply.reference, error)
+        # What cannot be counted may not be told: the same words, whatever happened.
+        return ErrorReply(REFUSED, "ledger", reference=reply.reference)
+    return reply
 
 
-def _reason(error: Exception, context: Context) -> str:
-    if isinstance(error, PrivetError):
-        return str(error)
-    # The text of a foreign exception may quote a record; it leaves a simulation only.
-    if context.node_config.get("simulated"):
-        return f"{type(error).__name__}: {error}"
-    return type(error).__name__
+def _error(message: Message, told: ErrorReply) -> Message:
+    code = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+    return Message(Error(code=code, reason=str(told)), reply_to=message)
+
+
+def _code(stage: str, error: Exception) -> tuple[str, tuple[str, ...]]:
+    """A code of the list, and the rules or settings that it is about."""
+    if isinstance(error, RefusedByPolicy) and stage == REFUSED:
+        return error.code, error.names
+    if isinstance(error, SchemaMismatch) and stage == "schema":
+        return "schema", (error.setting,) if is_setting(error.setting) else ()
+    found = next((code for kind, code in _KINDS.items() if isinstance(error, kind)), None)
+    return found or _OTHERS.get(stage, "code"), ()
+
+
+_KINDS: dict[type[Exception], str] = {
+    DataError: "data",
+    DataUnavailable: "data",
+    SchemaMismatch: "schema",
+    ModelError: "model",
+    PrivacyError: "privacy",
+    ExperimentError: "settings",
+    LedgerError: "ledger",
+    LedgerRefusal: "ledger",
+    PolicyError: "setup",
+    EncryptionError: "encryption",
+    KeysError: "encryption",
+}
+_OTHERS = {"message": "message", "keys": "encryption", "decrypt": "encryption"}
+"""By stage: the code of an error that is none of these kinds."""
 
 
 app = client_app()

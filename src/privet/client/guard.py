@@ -22,6 +22,7 @@ from privet.client.permits import (
     Guard,
     Project,
     Prospect,
+    Prospects,
     RefusedByPolicy,
     RequestOrigin,
     TrainingPermit,
@@ -32,8 +33,9 @@ from privet.client.permits import (
     judge_training,
     limits_of,
     what_if,
+    without_size,
 )
-from privet.client.silo import Silo
+from privet.client.silo import Silo, is_simulated
 from privet.client.task_code import CodeRefused, code_hash, import_only
 from privet.client.training import LocalPlan
 from privet.errors import PrivetError
@@ -135,29 +137,55 @@ class LedgerGuard:
             opening = self.origin.opening(experiment)
             decision = judge(policy, opening)
             if ended := self._terms(decision).ended(datetime.now(UTC)):
-                raise RefusedByPolicy(ended)
+                raise RefusedByPolicy(ended, code="terms")
+            self._hear_no_more(policy)
             if opening.code_hash and policy.names_code(opening):
                 try:
                     import_only(experiment.task, opening.code_hash)
                 except CodeRefused as changed:
-                    raise RefusedByPolicy(str(changed)) from None
+                    raise RefusedByPolicy(str(changed), names=["code"]) from None
         except RefusedByPolicy as refusal:
-            with self.files.open() as ledger, self._noting(ledger):
-                raise refusal
+            with self.files.open() as ledger:
+                self._note(ledger, f"refused: {refusal}")
+            raise
 
-    def check(self, experiment: Experiment, silo: Silo, plan: LocalPlan) -> int | None:
+    def count_failure(self, text: str) -> None:
+        """Count an answer that says that something failed once the records were opened.
+
+        LedgerError when that cannot be written down: then the answer may not be given either.
+        """
+        if not self.files.simulated:
+            with self.files.open() as ledger:
+                self._count(ledger, text, once=False)
+
+    def _hear_no_more(self, policy: Policy) -> None:
+        """RefusedByPolicy for a requester who was told often enough that something failed."""
+        rules, origin = policy.rules(self.origin.dataset), self.origin
+        if rules is None or self.files.simulated:
+            return
+        most = rules.sending.most_failures
+        with self.files.open() as ledger:
+            failures = ledger.failures(dataset=origin.dataset, who=origin.requester)
+        if failures >= most:
+            raise RefusedByPolicy(
+                f"{failures} answers told {origin.requester} of a failure, and "
+                f"sending.most_failures = {most}; go on with: privet ledger forgive",
+                code="refused",
+                names=["sending.most_failures"],
+            )
+
+    def check(self, experiment: Experiment, silo: Silo, plan: LocalPlan) -> Prospects:
         """How many rounds fit the budget; RefusedByPolicy when not even one is allowed.
 
-        LedgerRefusal for records that are not the data set. None where the number could reveal how
-        many records there are.
+        LedgerRefusal for records that are not the data set.
         """
         rounds = experiment.rounds
         with self.files.open() as ledger, self._noting(ledger):
             decision, plan = self._decide(ledger, experiment, silo, plan, rounds)
             outlook = forecast(self._project(ledger, decision), plan.event(), rounds=rounds)
             if outlook.rounds == 0:
-                raise RefusedByPolicy(exceeded(outlook.coming, outlook.whole, rounds, decision))
-            return outlook.rounds if decision.records_public else None
+                raise exceeded(outlook.coming, outlook.whole, rounds, decision)
+            return Prospects(outlook.rounds, decision.records_public)
 
     @contextmanager
     def admit(
@@ -225,7 +253,7 @@ class LedgerGuard:
         self._register(ledger, silo)
         origin = self.origin
         return decision, fitted(
-            plan,
+            without_size(plan, experiment, decision),
             experiment,
             decision,
             project=self._project(ledger, decision),
@@ -269,13 +297,13 @@ class LedgerGuard:
                 terms=self._terms(decision),
             )
         except TermsRefused as refused:
-            raise RefusedByPolicy(str(refused)) from None
+            raise RefusedByPolicy(str(refused), code="terms") from None
         # Not the ledger's own words: its figures could tell the number of records, which `exceeded`
         # heeds.
         except BudgetExceeded:
             project = self._project(ledger, decision)
             whole = project(repeated(event, rounds))
-            raise RefusedByPolicy(exceeded(project(event), whole, rounds, decision)) from None
+            raise exceeded(project(event), whole, rounds, decision) from None
 
     def _terms(self, decision: Decision) -> JobTerms:
         """On what terms the job uses the data set; nobody is asked about a simulation."""
@@ -302,7 +330,7 @@ class LedgerGuard:
             try:
                 ledger.note_evaluation(text, **place, round=round_, terms=terms)
             except TermsRefused as refused:
-                raise RefusedByPolicy(str(refused)) from None
+                raise RefusedByPolicy(str(refused), code="terms") from None
 
     def _project(self, ledger: Ledger, decision: Decision) -> Project:
         origin, limits = self.origin, limits_of(decision)
@@ -312,13 +340,24 @@ class LedgerGuard:
 
     @contextmanager
     def _noting(self, ledger: Ledger) -> Iterator[None]:
-        """Write a note into the ledger, once for a job and reason, when the block refuses."""
+        """Count a refusal in the ledger, once for a job and reason, when the block refuses.
+
+        Records are open by now: their number alone may decide whether a budget is enough.
+        """
         try:
             yield
         except PrivetError as refusal:
-            with suppress(LedgerError):  # the refusal stands, noted or not
-                self._note(ledger, f"refused: {refusal}")
+            with suppress(LedgerError):  # the refusal stands, written down or not
+                self._count(ledger, f"refused: {refusal}", once=True)
             raise
+
+    def _count(self, ledger: Ledger, text: str, *, once: bool) -> None:
+        origin = self.origin
+        if self.files.simulated:
+            self._note(ledger, text)
+            return
+        place = {"dataset": origin.dataset, "job": origin.job}
+        ledger.count_failure(text, **place, who=origin.requester, once=once)
 
     def _note(self, ledger: Ledger, text: str) -> None:
         origin = self.origin
@@ -356,7 +395,8 @@ def _demand_round(experiment: Experiment, round_: int) -> None:
     """Noise is fitted to so many rounds; a server that asks for more would break the job's word."""
     if not 1 <= round_ <= experiment.rounds:
         # Without the number: who asks for one after the other would get a note for each.
-        raise RefusedByPolicy(f"the job has rounds 1 to {experiment.rounds}")
+        text = f"the job has rounds 1 to {experiment.rounds}"
+        raise RefusedByPolicy(text, names=["rounds"])
 
 
 def _noise(rules: Sequence[MetricRule]) -> DpEvent | None:
@@ -369,19 +409,19 @@ def _noise(rules: Sequence[MetricRule]) -> DpEvent | None:
 def open_guard(context: Context) -> Guard:
     """The guard that the node's own configuration asks for; RefusedByPolicy if it is incomplete.
 
-    A node that holds a share of one place's records ("num-partitions") is part of a simulation:
-    whoever runs it has all records anyway. Flower's own simulation keeps no ledger; privet's gives
-    its nodes ("simulated") one, and a policy if it was asked for.
+    Flower's own simulation keeps no ledger; privet's gives its nodes one, and a policy if it was
+    asked for.
     """
     node = context.node_config
     simulated = bool(node.get("simulated"))
-    if "num-partitions" in node and "ledger" not in node:
+    if is_simulated(context) and not simulated:
         return Unguarded()
     missing = [name for name in _SETTINGS if name not in node]
     if missing and not (simulated and missing == ["policy"]):
         raise RefusedByPolicy(
             f"this silo has no {', '.join(missing)} in its node configuration, so nothing may run; "
-            "begin with: privet policy init policy.toml"
+            "begin with: privet policy init policy.toml",
+            code="setup",
         )
     origin = RequestOrigin(
         dataset=str(node["dataset"]),

@@ -162,7 +162,7 @@ def _roster(path: Path) -> Roster:
     return load_roster(path)
 
 
-def advert(message: Message, context: Context, experiment: Experiment) -> Message:
+def advert(message: Message, context: Context, experiment: Experiment) -> RecordDict:
     """Begin the round with fresh keys; the private keys wait in the silo's folder."""
     _, keyring, plan = _opened(message, context, experiment)
     begun = MaskRound.begin(
@@ -171,30 +171,30 @@ def advert(message: Message, context: Context, experiment: Experiment) -> Messag
         identity=SiloKey.load(keyring.identity),
         keep=keyring.mask_file(plan),
     )
-    return _answer(message, MaskAnswer(begun.advert()))
+    return _answer(MaskAnswer(begun.advert()))
 
 
-def share(message: Message, context: Context, experiment: Experiment) -> Message:
+def share(message: Message, context: Context, experiment: Experiment) -> RecordDict:
     """Deal shares to everyone who adverted."""
     request, keyring, plan = _opened(message, context, experiment)
     encrypted_shares = _resumed(keyring, plan).share(request.messages)
-    return _answer(message, MaskAnswer(encrypted_shares=encrypted_shares))
+    return _answer(MaskAnswer(encrypted_shares=encrypted_shares))
 
 
-def consent(message: Message, context: Context, experiment: Experiment) -> Message:
+def consent(message: Message, context: Context, experiment: Experiment) -> RecordDict:
     """Promise the survivors' sum."""
     request, keyring, plan = _opened(message, context, experiment)
-    return _answer(message, MaskAnswer(_resumed(keyring, plan).consent(request.survivors)))
+    return _answer(MaskAnswer(_resumed(keyring, plan).consent(request.survivors)))
 
 
-def reveal(message: Message, context: Context, experiment: Experiment) -> Message:
+def reveal(message: Message, context: Context, experiment: Experiment) -> RecordDict:
     """Give the shares that the promised sum needs, and forget the round's secrets."""
     request, keyring, plan = _opened(message, context, experiment)
     resumed = _resumed(keyring, plan)
     revealed = resumed.reveal(request.messages)
     # Before the answer is sent: secrets that were used must not wait for a server that asks again.
     resumed.close()
-    return _answer(message, MaskAnswer(revealed))
+    return _answer(MaskAnswer(revealed))
 
 
 def mask_of(message: Message, context: Context, experiment: Experiment) -> Integers | None:
@@ -245,5 +245,5 @@ def _opened(
     return request, keyring, plan
 
 
-def _answer(message: Message, answer: MaskAnswer) -> Message:
-    return Message(RecordDict({MASKS: answer.record()}), reply_to=message)
+def _answer(answer: MaskAnswer) -> RecordDict:
+    return RecordDict({MASKS: answer.record()})

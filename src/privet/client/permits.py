@@ -83,12 +83,12 @@ class RequestOrigin:
 _RULE = "sending.records_public"
 
 
-def reveals_record_count(experiment: Experiment, plan: LocalPlan) -> Iterator[Refusal]:
+def reveals_record_count(experiment: Experiment) -> Iterator[Refusal]:
     """Settings under which the update itself, or what must come with it, reveals the number.
 
     An update's noise is as large as its steps and its noise multiplier make it, so both must come
-    from the job and not from the number of records; the batch must not be cut to it; and the
-    average must not weigh silos by it.
+    from the job and not from the number of records; and the average must not weigh silos by it.
+    What a sum is divided by, `without_size` sees to.
     """
     privacy, training = experiment.privacy, experiment.training
     if load_strategy(experiment.strategy.name, experiment.strategy.options).counts_records:
@@ -99,12 +99,22 @@ def reveals_record_count(experiment: Experiment, plan: LocalPlan) -> Iterator[Re
         yield Refusal(
             _RULE, "noise fitted to the number of records", "privacy.noise_multiplier, not epsilon"
         )
-    if plan.batch_size != training.batch_size:
-        yield Refusal(_RULE, f"batches of {training.batch_size}", "smaller batches")
+    if privacy is not None and privacy.calibrate == "shared":
+        # The server could try which noise still fits the budget, which hangs on the number.
+        yield Refusal(_RULE, "noise that the server raises", 'privacy.calibrate = "per-silo"')
 
 
 class RefusedByPolicy(PrivetError):  # noqa: N818 - it is the answer, not a fault
-    """The data holder's rules do not allow what was asked; says which rule, nothing about data."""
+    """The data holder's rules do not allow what was asked.
+
+    `code` and `names`, those of rules and settings, are what a requester is told of it. The text
+    is for the data holder: figures in it can follow from the number of records.
+    """
+
+    def __init__(self, text: str, *, code: str = "policy", names: Sequence[str] = ()) -> None:
+        super().__init__(text)
+        self.code = code
+        self.names = tuple(dict.fromkeys(names))
 
 
 class TrainingPermit(Protocol):
@@ -144,16 +154,28 @@ class EvaluationPermit(Protocol):
         """The records to measure on; from here on what is noised stays charged."""
 
 
+@dataclass(frozen=True)
+class Prospects:
+    """How many of a job's rounds fit the budget; None where there is no ledger."""
+
+    rounds: int | None
+    records_public: bool
+    """Whether that may be said, and what else reveals the number of records."""
+
+
 class Guard(Protocol):
     """What stands before a silo's records."""
 
     def enter(self, experiment: Experiment) -> None:
         """Raise RefusedByPolicy before the task's code, which reads the records, is loaded."""
 
-    def check(self, experiment: Experiment, silo: Silo, plan: LocalPlan) -> int | None:
-        """How many of the job's rounds fit the budget, or None where that is not revealed.
+    def count_failure(self, text: str) -> None:
+        """Count an answer that says that something failed once the records were opened."""
 
-        Raise RefusedByPolicy when not even the first is allowed. Charges nothing.
+    def check(self, experiment: Experiment, silo: Silo, plan: LocalPlan) -> Prospects:
+        """What may be said of the job's chances before it begins.
+
+        Raise RefusedByPolicy when not even the first round is allowed. Charges nothing.
         """
 
     def admit(
@@ -203,9 +225,12 @@ class Unguarded:
     def enter(self, experiment: Experiment) -> None:
         """Nothing is refused."""
 
-    def check(self, experiment: Experiment, silo: Silo, plan: LocalPlan) -> int | None:  # noqa: ARG002
+    def check(self, experiment: Experiment, silo: Silo, plan: LocalPlan) -> Prospects:  # noqa: ARG002
         """Nothing is refused."""
-        return None
+        return Prospects(None, records_public=True)
+
+    def count_failure(self, text: str) -> None:
+        """Nothing is counted."""
 
     @contextmanager
     def admit(
@@ -241,7 +266,8 @@ def judge(policy: Policy, request: Request) -> Decision:
     """The policy's decision; RefusedByPolicy when it does not allow the request."""
     decision = policy.decide(request)
     if not decision.allowed:
-        raise RefusedByPolicy(decision.reason)
+        rules = [refusal.limit for refusal in decision.refusals]
+        raise RefusedByPolicy(decision.reason, names=rules)
     return decision
 
 
@@ -250,9 +276,9 @@ def judge_training(
 ) -> Decision:
     """The decision on a round of `plan`; RefusedByPolicy also if it would reveal a secret size."""
     decision = judge(policy, origin.training(experiment, plan))
-    revealing = () if decision.records_public else tuple(reveals_record_count(experiment, plan))
+    revealing = () if decision.records_public else tuple(reveals_record_count(experiment))
     if revealing:
-        raise RefusedByPolicy("; ".join(map(str, revealing)))
+        raise RefusedByPolicy("; ".join(map(str, revealing)), names=[_RULE])
     return decision
 
 
@@ -292,20 +318,42 @@ def fitted(
     return replace(plan, mechanism=replace(mechanism, noise_multiplier=noise))
 
 
+def without_size(plan: LocalPlan, experiment: Experiment, decision: Decision) -> LocalPlan:
+    """The plan whose divisor is the job's, where the number of records is kept.
+
+    A silo with fewer records than a batch takes all of them into every step; dividing their sum by
+    their number would show it in the noise.
+    """
+    if decision.records_public or plan.mechanism is None:
+        return plan
+    size = experiment.training.batch_size
+    return replace(plan, batch_size=size, mechanism=replace(plan.mechanism, batch_size=float(size)))
+
+
+_BUDGETS = {
+    "dataset": "budget.epsilon",
+    "job": "budget.epsilon_per_job",
+    "month": "budget.epsilon_per_month",
+    "requester": "budget.epsilon_per_requester",
+}
+
+
 def exceeded(
     coming: Sequence[Projection], whole: Sequence[Projection], rounds: int, decision: Decision
-) -> str:
+) -> RefusedByPolicy:
     """Which limit, what was spent, and what would be; figures only if the size is no secret."""
     broken, after = next(
         (now, later) for now, later in zip(coming, whole, strict=True) if not now.fits
     )
-    if not decision.records_public:
-        return f"the limit is {broken.limit}; this round would exceed it"
-    text = (
-        f"the limit is {broken.limit}; spent so far is {broken.spent:.4g}, "
-        f"and this round would make it {broken.projected:.4g}"
-    )
-    return text if rounds == 1 else f"{text} (all {rounds} that remain: {after.projected:.4g})"
+    if decision.records_public:
+        text = (
+            f"the limit is {broken.limit}; spent so far is {broken.spent:.4g}, "
+            f"and this round would make it {broken.projected:.4g}"
+        )
+        text += f" (all {rounds} that remain: {after.projected:.4g})" if rounds > 1 else ""
+    else:
+        text = f"the limit is {broken.limit}; this round would exceed it"
+    return RefusedByPolicy(text, code="budget", names=[_BUDGETS[broken.limit.scope]])
 
 
 @dataclass(frozen=True)

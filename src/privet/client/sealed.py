@@ -12,12 +12,13 @@ proposal for the next model, encrypted and signed. These messages bring an epoch
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from flwr.app import Context, Message, MessageType
+from flwr.app import Context, Message, MessageType, RecordDict
 from safetensors.numpy import save_file
 
 from privet.client.keyring import Keyring, cipher_of, mask_of, open_keyring, secret_of
@@ -37,6 +38,8 @@ from privet.wire import KeyAnswer, KeyRequest, Sealed, SealedUpdate
 CLAMP_OVER_LARGEST = 4.0
 """Room for a round's change, over the largest value of the model."""
 SMALLEST_CLAMP = 1.0
+
+log = logging.getLogger("privet.silo")
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,10 @@ class KeyHolder:
             rng=rng,
             mask=mask,
         )
-        return SealedUpdate(sealed.data, self._signed(sealed.data, round_), sealed.clipped)
+        if sealed.clipped:
+            # For the silo's own log alone: it says something of this one update.
+            log.warning("%d values have no room in the encoding and are cut off", sealed.clipped)
+        return SealedUpdate(sealed.data, self._signed(sealed.data, round_))
 
     def reseal(self, model: Vector, *, round_: int, rng: np.random.Generator) -> bytes:
         """The global model, which every holder may see, as a sum of its own under this key."""
@@ -223,13 +229,13 @@ def _is_training(message: Message) -> bool:
     return message.metadata.message_type == MessageType.TRAIN
 
 
-def offer(message: Message, context: Context, experiment: Experiment) -> Message:
+def offer(message: Message, context: Context, experiment: Experiment) -> RecordDict:
     """A fresh public key for the epoch that the server names."""
     _, keyring, session, _ = _opened(message, context, experiment)
-    return _answer(message, KeyAnswer(offer=keyring.offer(session)))
+    return KeyAnswer(offer=keyring.offer(session)).to_records()
 
 
-def make(message: Message, context: Context, experiment: Experiment) -> Message:
+def make(message: Message, context: Context, experiment: Experiment) -> RecordDict:
     """The epoch's key, by the silo that all offers elect; models are carried over into it."""
     request, keyring, session, encryption = _opened(message, context, experiment)
     cipher = cipher_of(encryption)
@@ -238,30 +244,27 @@ def make(message: Message, context: Context, experiment: Experiment) -> Message:
     carried = request.carried
     # The model is still the public first one: there is nothing to carry over.
     if carried is None or carried.now is None:
-        return _answer(message, KeyAnswer(wraps=wraps))
+        return KeyAnswer(wraps=wraps).to_records()
     old = KeyHolder.of(keyring, encryption, carried)
     now, before = old.models(carried, None)
     rng = _rounding(context, experiment, session)
-    return _answer(
-        message,
-        KeyAnswer(
-            wraps=wraps,
-            now=new.reseal(now, round_=request.since, rng=rng),
-            before=new.reseal(before, round_=request.since, rng=rng) if carried.before else None,
-        ),
-    )
+    return KeyAnswer(
+        wraps=wraps,
+        now=new.reseal(now, round_=request.since, rng=rng),
+        before=new.reseal(before, round_=request.since, rng=rng) if carried.before else None,
+    ).to_records()
 
 
-def take(message: Message, context: Context, experiment: Experiment) -> Message:
+def take(message: Message, context: Context, experiment: Experiment) -> RecordDict:
     """Keep the key that the elected silo wrapped for this one."""
     request, keyring, session, _ = _opened(message, context, experiment)
     if request.wrapped is None:
         raise ExperimentError("no wrapped key came")
     keyring.take(session, request.offers, request.wrapped)
-    return _answer(message, KeyAnswer())
+    return KeyAnswer().to_records()
 
 
-def keep(message: Message, context: Context, experiment: Experiment) -> Message:
+def keep(message: Message, context: Context, experiment: Experiment) -> RecordDict:
     """Write the final model down, where this silo keeps models."""
     request, keyring, _, encryption = _opened(message, context, experiment)
     sealed, folder = request.carried, context.node_config.get("models")
@@ -270,7 +273,7 @@ def keep(message: Message, context: Context, experiment: Experiment) -> Message:
     if folder is not None:
         now, _ = KeyHolder.of(keyring, encryption, sealed).models(sealed, None)
         _write_model(Path(str(folder)) / f"{sealed.run}.safetensors", now, context, experiment)
-    return _answer(message, KeyAnswer())
+    return KeyAnswer().to_records()
 
 
 def _rounding(context: Context, experiment: Experiment, session: Session) -> np.random.Generator:
@@ -299,7 +302,3 @@ def _opened(
     keyring = open_keyring(context)
     request = KeyRequest.from_records(message.content)
     return request, keyring, keyring.session(request.run, request.epoch), experiment.encryption
-
-
-def _answer(message: Message, answer: KeyAnswer) -> Message:
-    return Message(answer.to_records(), reply_to=message)

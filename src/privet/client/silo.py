@@ -180,6 +180,22 @@ class Silo:
         return stream(self.seed, use, self.index, round_, *named)
 
 
+def is_simulated(context: Context) -> bool:
+    """Whether the node is part of a simulation: whoever runs it has all its records anyway.
+
+    Such a node holds a share of one place's records ("num-partitions") and has no ledger, as in
+    Flower's own simulation, or has one that privet's simulation gave it ("simulated").
+    """
+    node = context.node_config
+    return bool(node.get("simulated")) or ("num-partitions" in node and "ledger" not in node)
+
+
+def demand_described(experiment: Experiment, context: Context) -> None:
+    """SchemaMismatch unless a real silo's data set is what the job expects; no record is read."""
+    if not is_simulated(context):
+        as_held(experiment, context.node_config)
+
+
 def open_silo(experiment: Experiment, context: Context) -> Silo:
     """The silo that `context`'s node configuration names.
 
@@ -189,7 +205,7 @@ def open_silo(experiment: Experiment, context: Context) -> Silo:
     """
     node = context.node_config
     simulated = "num-partitions" in node
-    held = not (node.get("simulated") or (simulated and "ledger" not in node))
+    held = not is_simulated(context)
     if held:
         experiment = as_held(experiment, node)
     local = load_local_data(
@@ -227,12 +243,13 @@ def as_held(experiment: Experiment, node: Mapping[str, Any]) -> Experiment:
     name = str(node.get("dataset", ""))
     asked = str(experiment.data.get(DATASET, name))
     if asked != name:
-        raise SchemaMismatch(f"data.{DATASET} = {asked[:64]!r} is no data set of this silo")
-    text = node.get("description")
-    if text is None:
+        text = f"data.{DATASET} = {asked[:64]!r} is no data set of this silo"
+        raise SchemaMismatch(text, setting=f"data.{DATASET}")
+    said = node.get("description")
+    if said is None:
         description = DatasetDescription.undescribed(experiment.task)
     else:
-        description = DatasetDescription.model_validate_json(str(text))
+        description = DatasetDescription.model_validate_json(str(said))
     description.demand(experiment.task, experiment.data, name=name)
     return experiment.model_copy(update={"data": description.options})
 
@@ -317,9 +334,8 @@ def _held_records(
     try:
         task = load_task(task_name, model=model, data_dir=data_dir, options=options, held=True)
     except Exception as error:
-        raise SchemaMismatch(
-            f"task = {task_name!r} has no model = {model!r} here, or cannot be made"
-        ) from error
+        text = f"task = {task_name!r} has no model = {model!r} here, or cannot be made"
+        raise SchemaMismatch(text, setting="task") from error
     try:
         examples = task.train_data()
         check_examples(examples, "the data set")

@@ -77,6 +77,25 @@ def show(
 
 
 @ledger_cli.command()
+def forgive(
+    file: LedgerFile,
+    dataset: DatasetName,
+    requester: Annotated[str, typer.Argument(help="Who asked.", show_default=False)],
+    key: KeyFile,
+    who: Annotated[str, typer.Option(help="Who decides, for the ledger.")] = "operator",
+) -> None:
+    """Count a requester's failures from zero again (sending.most_failures of the policy).
+
+    Look into the silo's log first: each failure may have told something of the records.
+    """
+    from privet.privacy.ledger import Ledger, SiloKey
+
+    with Ledger.open(file, SiloKey.load(key)) as ledger:
+        found = ledger.forgive(dataset=dataset, requester=requester, who=who)
+    typer.echo(f"{requester}: {found} failures with {dataset} are forgiven")
+
+
+@ledger_cli.command()
 def verify(
     file: LedgerFile,
     public_key: Annotated[

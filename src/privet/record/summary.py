@@ -68,9 +68,10 @@ class EncryptionFacts(Recorded):
     smallest_sum: int | None
     pairwise_masks: bool
     epochs: int | None
-    clipped: int | None
-    """Values that silos cut off because the encoding has no room for them."""
     model_held_by: str | None
+    clipped: int | None = None
+    """Values that silos cut off because the encoding has no room for them; earlier versions told it
+    silo by silo, which counts large values of an update that nobody may see."""
 
 
 class SpentSeconds(Recorded):

@@ -104,7 +104,8 @@ class ClearModel:
         """Take one silo's update."""
         if self._round is None or reply.update is None:
             raise ValueError("the update came sealed, and the job has no [encryption]")
-        self._round.add(Update(reply.update, reply.weight, reply.loss, reply.extras))
+        weight = 1.0 if reply.weight is None else reply.weight
+        self._round.add(Update(reply.update, weight, reply.loss, reply.extras))
 
     def close(self, round_: int, *, silos: int, failures: list[Failure]) -> str | None:  # noqa: ARG002
         """Move on as the strategy says."""

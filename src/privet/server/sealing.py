@@ -45,7 +45,6 @@ class _State:
     age: KeyAge | None = None
     now: _Sum = None
     before: _Sum = None
-    clipped: int = 0
 
 
 _P = ParamSpec("_P")
@@ -182,7 +181,6 @@ class SealedModel:
             raise ValueError(f"it is signed by silo {stated.name!r}")
         self._sum_for(upload).add(upload, client=silo)
         self._upload_bytes = max(self._upload_bytes, len(upload))
-        self._state = replace(self._state, clipped=self._state.clipped + reply.sealed.clipped)
 
     @_timed
     def close(self, round_: int, *, silos: int, failures: list[Failure]) -> str | None:  # noqa: ARG002
@@ -243,7 +241,7 @@ class SealedModel:
     def tensors(self) -> dict[str, np.ndarray]:
         """The sums, as bytes, and what is public about the key."""
         state = self._state
-        facts = {"run": state.run, "clipped": state.clipped, "round": self._round}
+        facts = {"run": state.run, "round": self._round}
         if state.age:
             facts |= {"epoch": state.age.epoch, "since": state.age.since}
             facts["members"] = list(state.age.members)
@@ -271,7 +269,7 @@ class SealedModel:
                 epoch=facts["epoch"], since=facts["since"], members=tuple(facts["members"])
             )
         now, before = (_kept(tensors[f"sealed.{name}"].tobytes()) for name in ("now", "before"))
-        self._state = _State(facts["run"], age, now, before, facts["clipped"])
+        self._state = _State(facts["run"], age, now, before)
         self._fallback, self._round = self._state, facts["round"]
         # Silos mask a round of an epoch once, and the round after the last one may have begun.
         self._spoilt = self._encryption.pairwise_masks
@@ -292,7 +290,6 @@ class SealedModel:
             smallest_sum=self._encryption.smallest_sum,
             pairwise_masks=self._encryption.pairwise_masks,
             epochs=self._state.age.epoch if self._state.age else 0,
-            clipped=self._state.clipped,
             model_held_by="every silo that holds the key"
             + (", and the host of this simulation" if self._open_model else ""),
         )

@@ -26,7 +26,7 @@ from privet.privacy.ledger import SiloKey
 from privet.randomness import numpy_generator, stream
 from privet.server.tally import DROPOUT_STAGE
 from privet.vectors import Vector
-from privet.wire import Failure, Sealed
+from privet.wire import ErrorReply, Sealed
 
 KEYS = "keys"
 
@@ -190,6 +190,5 @@ def _dropped_out(message: Message, context: Context, *, rate: float, seed: int) 
     coin = numpy_generator(stream(seed, "dropout", silo, int(str(task["round"])))).random()
     if coin >= rate:
         return None
-    failure = Failure(silo=str(silo), stage=DROPOUT_STAGE, reason="simulated dropout")
-    code = ErrorCode.NODE_UNAVAILABLE
-    return Message(Error(code=code, reason=str(failure)), reply_to=message)
+    told = ErrorReply(DROPOUT_STAGE, "worker", text="simulated dropout")
+    return Message(Error(code=ErrorCode.NODE_UNAVAILABLE, reason=str(told)), reply_to=message)

@@ -34,7 +34,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from privet.vectors import Vector
-from privet.wire import Failure
+from privet.wire import ErrorReply
 
 # The number that Flower's SuperLink has.
 SERVER_NODE = 1
@@ -197,15 +197,13 @@ def call(client_app: ClientApp, message: Message, context: Context) -> Message:
     try:
         return client_app(message, context)
     except Exception as error:
-        return failed(message, context, f"{type(error).__name__}: {error}", stage="app")
+        return failed(message, f"{type(error).__name__}: {error}", stage="app")
 
 
-def failed(message: Message, context: Context, reason: str, *, stage: str) -> Message:
+def failed(message: Message, reason: str, *, stage: str) -> Message:
     """An error reply in the name of a silo that cannot speak for itself."""
-    silo = str(context.node_config.get("partition-id", context.node_id))
-    failure = Failure(silo=silo, stage=stage, reason=reason)
-    code = ErrorCode.CLIENT_APP_CRASHED
-    return Message(Error(code=code, reason=str(failure)), reply_to=message)
+    told = ErrorReply(stage, "worker" if stage == "worker" else "code", text=reason)
+    return Message(Error(code=ErrorCode.CLIENT_APP_CRASHED, reason=str(told)), reply_to=message)
 
 
 def answer(
@@ -218,7 +216,7 @@ def answer(
         return together(asked)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
-        return [failed(message, context, reason, stage="app") for message, context in asked]
+        return [failed(message, reason, stage="app") for message, _context in asked]
 
 
 def in_groups(

@@ -170,10 +170,7 @@ class WorkerPool:
             if in_time
             else f"no answer within {self._time_limit:g} s"
         )
-        return [
-            failed(each, self._contexts[each.metadata.dst_node_id], reason, stage="worker")
-            for each in messages
-        ]
+        return [failed(each, reason, stage="worker") for each in messages]
 
 
 def _serve(

@@ -34,6 +34,10 @@ _HOLDERS = ("silo", "test_file", "test_fraction")
 class SchemaMismatch(PrivetError):  # noqa: N818 - an answer, not a fault
     """A job expects another data set than the holder describes; names settings of the job alone."""
 
+    def __init__(self, text: str, *, setting: str) -> None:
+        super().__init__(text)
+        self.setting = setting
+
 
 class DataUnavailable(PrivetError):  # noqa: N818 - the holder's log has the fault
     """The holder's files cannot be used; one text, whatever is wrong with them."""
@@ -150,4 +154,5 @@ def _setting(key: str) -> str:
 
 
 def _mismatch(setting: str, name: str) -> SchemaMismatch:
-    return SchemaMismatch(f"{setting} is not what the holder of data set {name[:64]!r} describes")
+    text = f"{setting} is not what the holder of data set {name[:64]!r} describes"
+    return SchemaMismatch(text, setting=setting)

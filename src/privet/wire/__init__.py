@@ -16,6 +16,7 @@ Masked rounds have `query.advert` and `query.share` before training, `query.cons
 Both ends are here, so that they cannot disagree.
 """
 
+from privet.wire.errors import REFUSED, UNUSABLE, WAITING, ErrorReply, Failure
 from privet.wire.records import (
     ADVERT,
     CONSENT,
@@ -36,13 +37,9 @@ from privet.wire.records import (
 )
 from privet.wire.rounds import (
     ENROL,
-    REFUSED,
-    UNUSABLE,
-    WAITING,
     Enrolment,
     EvaluateReply,
     EvaluateRequest,
-    Failure,
     TrainReply,
     TrainRequest,
 )
@@ -62,6 +59,7 @@ __all__ = [
     "UNUSABLE",
     "WAITING",
     "Enrolment",
+    "ErrorReply",
     "EvaluateReply",
     "EvaluateRequest",
     "Failure",

@@ -157,11 +157,9 @@ class SealedUpdate:
     upload: bytes
     statement: bytes
     """Signed with the silo's identity key."""
-    clipped: int = 0
-    """Values that were too large for the encoding and were cut off."""
 
     def put(self, records: RecordDict) -> None:
-        records[SEALED] = ConfigRecord({"statement": self.statement, "clipped": self.clipped})
+        records[SEALED] = ConfigRecord({"statement": self.statement})
         records[UPDATE] = ArrayRecord({"upload": blob(self.upload)})
 
     @classmethod
@@ -174,7 +172,7 @@ class SealedUpdate:
         if not isinstance(statement, bytes):
             raise ValueError("the statement about an upload is no bytes")
         upload = blobs(record_of(records, UPDATE, ArrayRecord))["upload"]
-        return cls(upload, statement, cast(int, record["clipped"]))
+        return cls(upload, statement)
 
 
 @dataclass(frozen=True)

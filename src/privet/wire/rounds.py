@@ -1,4 +1,4 @@
-"""What travels in every run: enrolment, rounds of training, evaluations, and why one failed."""
+"""What travels in every run: enrolment, rounds of training, and evaluations."""
 
 from __future__ import annotations
 
@@ -14,15 +14,9 @@ from privet.vectors import Vector
 from privet.wire.records import Sealed, SealedUpdate, arrays, record_of, vectors
 
 ENROL = "query.enrol"
-REFUSED = "guard"
-"""The stage at which a silo fails when its holder's rules do not allow what was asked."""
-WAITING = "approval"
-"""The stage at which a silo fails whose holder has not decided yet whether the job may run."""
-UNUSABLE = "update"
-"""The stage at which a silo fails whose reply came and cannot be used."""
 
 # What a peer can have the server keep and show.
-_LONGEST_LINE, _LONGEST_NAME, _MOST_METRICS = 2000, 200, 1000
+_LONGEST_NAME, _MOST_METRICS = 200, 1000
 # Weighted sums over silos stay finite, and counts exact in float64.
 _LARGEST_METRIC, _MOST_RECORDS = 1e100, 2**53
 _HOW_RELEASED = frozenset({"exact", "noised", "withheld"})
@@ -74,9 +68,8 @@ class TrainReply:
 
     update: Vector | None
     """Local minus global weights, shape (d,); None when it is sealed."""
-    weight: float
-    """Number of training records; 1 where the silo keeps it, and where it is sealed."""
-    seconds: float
+    weight: float | None = None
+    """Number of training records; None where the silo keeps it, and where it is sealed."""
     event: Mapping[str, Any] | None = None
     """The encoded mechanism that really ran; None without differential privacy, and where it would
     reveal a number of records that the silo keeps secret."""
@@ -86,10 +79,9 @@ class TrainReply:
     sealed: SealedUpdate | None = None
 
     def to_records(self) -> RecordDict:
-        metrics = MetricRecord({"num-examples": self.weight, "seconds": self.seconds})
-        if self.loss is not None:
-            metrics["loss"] = self.loss
-        records = RecordDict({"metrics": metrics})
+        metrics = {"num-examples": self.weight, "loss": self.loss}
+        told = MetricRecord({name: value for name, value in metrics.items() if value is not None})
+        records = RecordDict({"metrics": told} if told else {})
         if self.update is not None:
             records["update"] = arrays(_UPDATE, self.update, self.extras)
         if self.sealed is not None:
@@ -100,18 +92,17 @@ class TrainReply:
 
     @classmethod
     def from_records(cls, records: RecordDict) -> TrainReply:
-        metrics = record_of(records, "metrics", MetricRecord)
+        metrics = record_of(records, "metrics", MetricRecord) if "metrics" in records else {}
         update: Vector | None = None
         extras: dict[str, Vector] = {}
         sealed = SealedUpdate.of(records)
         if sealed is None:
             update, extras = vectors(_UPDATE, record_of(records, "update", ArrayRecord))
         privacy = record_of(records, "privacy", ConfigRecord) if "privacy" in records else None
-        loss = metrics.get("loss")
+        loss, weight = metrics.get("loss"), metrics.get("num-examples")
         return cls(
             update=update,
-            weight=cast(float, metrics["num-examples"]),
-            seconds=cast(float, metrics["seconds"]),
+            weight=None if weight is None else cast(float, weight),
             event=None if privacy is None else json.loads(cast(str, privacy["event"])),
             loss=None if loss is None else cast(float, loss),
             extras=extras,
@@ -226,39 +217,6 @@ class Enrolment:
             rounds=None if rounds is None else cast(int, rounds),
             records=None if count is None else cast(int, count),
         )
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a silo did not answer with an update; carried in the reason of a Flower error.
-
-    Stage and reason are a line each, whatever a peer sent: they are shown to people as they are.
-    """
-
-    silo: str
-    stage: str
-    reason: str
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "stage", _line(self.stage))
-        object.__setattr__(self, "reason", _line(self.reason))
-
-    def __str__(self) -> str:
-        return json.dumps({"silo": self.silo, "stage": self.stage, "reason": self.reason})
-
-    @classmethod
-    def parse(cls, text: str | None, *, silo: str) -> Failure:
-        """From an error's reason; an error of Flower's own becomes stage "transport"."""
-        try:
-            stated = json.loads(text or "")
-            # Not the name in the text: whose message it is, the transport knows.
-            return cls(silo=silo, stage=str(stated["stage"]), reason=str(stated["reason"]))
-        except (ValueError, KeyError, TypeError, RecursionError):
-            return cls(silo=silo, stage="transport", reason=text or "no reason given")
-
-
-def _line(text: str) -> str:
-    return "".join(each if each.isprintable() else " " for each in text[:_LONGEST_LINE])
 
 
 def _check(holds: bool, fault: str) -> None:

@@ -16,7 +16,7 @@ from privet.privacy.accounting import dp_sgd_event, encode_event
 from privet.record.history import look_away
 from privet.server.app import Hosting, server_app
 from privet.simulations.grid import SERVER_NODE, InProcessGrid, Sequential, contexts
-from privet.wire import Enrolment, EvaluateReply, Failure, TrainReply, TrainRequest
+from privet.wire import Enrolment, ErrorReply, EvaluateReply, Failure, TrainReply, TrainRequest
 from rounds_written import history as written
 
 Make = Callable[[Message], Message]
@@ -31,7 +31,7 @@ def honest(message: Message, index: int) -> Message:
     elif kind == TRAIN:
         weights = TrainRequest.from_records(message.content).weights
         assert weights is not None
-        records = TrainReply(np.ones_like(weights), 1.0, 0.0, event=EVENT).to_records()
+        records = TrainReply(np.ones_like(weights), 1.0, event=EVENT).to_records()
     else:
         records = EvaluateReply({"accuracy": 0.5}, {"accuracy": "exact"}, weight=10.0).to_records()
     return Message(records, reply_to=message)
@@ -84,7 +84,8 @@ def says(records: RecordDict) -> Make:
 
 
 def stated(reason: str, stage: str = "train") -> str:
-    return json.dumps({"silo": "x", "stage": stage, "reason": reason})
+    told = {"stage": stage, "code": "code", "names": [], "reference": "", "text": reason}
+    return json.dumps(told)
 
 
 REASONS = [
@@ -95,6 +96,7 @@ REASONS = [
     "not JSON\n\x00" * 99_999,
     "[" * 99_999,
     json.dumps({"stage": [1], "reason": {"a": 1}}),
+    json.dumps({"stage": "train", "code": "x\n" * 99_999, "names": [], "reference": ""}),
 ]
 
 
@@ -201,6 +203,6 @@ def test_an_odd_reply_to_a_round_harms_nobody_else(tmp_path: Path) -> None:
     history(tmp_path / "run", TRAIN, REPLIES)
 
 
-def test_a_failure_of_ours_is_told_as_it_was() -> None:
-    reason = 'the budget "ü" is spent: 5.00 > 4.00'
-    assert Failure.parse(str(Failure("a", "guard", reason)), silo="b").reason == reason
+def test_a_simulated_silos_words_are_told_as_they_were() -> None:
+    said = ErrorReply("guard", "budget", text='the budget "ü" is spent: 5.00 > 4.00')
+    assert Failure.parse(str(said), silo="b").reason == said.text

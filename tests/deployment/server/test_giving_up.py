@@ -31,7 +31,7 @@ def silos(says: list[str], asked: list[int]) -> ClientApp:
     @app.train()
     def train(message: Message, context: Context) -> Message:
         request = TrainRequest.from_records(message.content)
-        good = TrainReply(np.ones_like(request.weights), 1.0, 0.0).to_records()
+        good = TrainReply(np.ones_like(request.weights), 1.0).to_records()
         if context.node_config["partition-id"] != 0:
             return Message(good, reply_to=message)
         asked.append(request.round)

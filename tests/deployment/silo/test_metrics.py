@@ -26,7 +26,7 @@ from privet.deployment.trial import SERVER, Trial, free_port
 from privet.experiment import Experiment
 from privet.privacy.accounting import dp_sgd_event
 from privet.privacy.ledger import Fingerprint, Ledger, SiloKey
-from privet.wire import REFUSED, Failure
+from privet.wire import REFUSED, ErrorReply
 
 POLICY = """\
 version = 1
@@ -126,7 +126,7 @@ def test_the_outcome_of_a_reply() -> None:
         return SimpleNamespace(has_error=lambda: error is not None, error=error)
 
     def failed(stage: str) -> Any:
-        return reply(Error(0, str(Failure("north", stage, "no"))))
+        return reply(Error(0, str(ErrorReply(stage, "code"))))
 
     assert outcome_of(reply(None)) == "answered"
     assert outcome_of(failed(REFUSED)) == "refused"

@@ -437,9 +437,9 @@ def test_a_commit_needs_the_reservation_it_came_from(ledger, path, key, clock):
     with Ledger.open(path, key, clock=clock) as again:
         doors = {name for name in dir(again) if not name.startswith("_")}
     assert doors == {
-        "approved", "chain", "close", "create", "decide", "ended", "entries", "events", "holds",
-        "let_grow", "note",
-        "note_evaluation", "note_job", "open",
+        "approved", "chain", "close", "count_failure", "create", "decide", "ended", "entries",
+        "events", "failures", "forgive", "holds", "let_grow", "note", "note_evaluation",
+        "note_job", "open",
         "path", "project", "public_key", "register", "reserve", "sign_export", "spent",
         "training_noise",
     }  # fmt: skip

@@ -75,7 +75,7 @@ def test_a_file_is_read_and_named_as_the_source(tmp_path: Path) -> None:
         (
             f"{HEAD}{BUDGET}[data.ward.sending]\nsmallest = 2\n",
             "unknown key 'data.ward.sending.smallest'. Did you mean 'smallest_sum'? Known: "
-            "records_public, encryption_required, smallest_sum",
+            "records_public, encryption_required, smallest_sum, most_failures",
         ),
         (
             f"{HEAD}{BUDGET}[data.ward.hours]\nzone = 'UTC'\n",

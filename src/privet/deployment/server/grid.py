@@ -20,7 +20,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from privet.deployment.server.flower import LiveRun, Reply
-from privet.wire import UNUSABLE, Failure
+from privet.wire import ErrorReply
 
 
 class Notifier:
@@ -206,9 +206,7 @@ class LinkGrid(Grid):
             message = self._live.read(reply)
         except Exception as error:  # whatever a peer sends, the round goes on without it
             log.warning("a reply of node %s cannot be read: %s", node, error)
-            told = Failure("", UNUSABLE, f"unreadable reply: {error}")
-            if lost:
-                told = Failure("", "restart", "the silo was restarted while it sent its reply")
+            told = ErrorReply("restart", "restarted") if lost else ErrorReply("app", "message")
             message = Message(Error(code=0, reason=str(told)), reply_to=request)
         message.metadata.__dict__["_src_node_id"] = node
         return message

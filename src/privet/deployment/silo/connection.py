@@ -245,8 +245,8 @@ class Connection:
         except ValueError as error:  # whatever a server sends, the silo goes on
             raise ObjectPullError(tree.object_id, str(error)) from None
 
-    def reply(self, message: Message, *, seconds: float) -> None:
-        """Send an answer that took `seconds`, with its small parts or with all of them.
+    def reply(self, message: Message) -> None:
+        """Send an answer, with its small parts or with all of them.
 
         What is too large for that follows, the message itself last: the server looks for the answer
         as soon as that stands.
@@ -260,7 +260,8 @@ class Connection:
                 node=self._node,
                 messages_list=[message_to_proto(remove_content_from_message(message))],
                 message_object_trees=[tree],
-                clientapp_runtime_list=[seconds],
+                # Flower wants to know how long it took, which may hang on records.
+                clientapp_runtime_list=[0.0],
             )
             body = pack({HEAD: pushed.SerializeToString(), **together})
             answer = self._call(self._answer, body)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -34,7 +35,7 @@ from privet.experiment import Experiment
 from privet.files import only_process, write_whole
 from privet.privacy.ledger import Ledger, LedgerError, SiloKey
 from privet.privacy.policy import Policy
-from privet.wire import REFUSED, WAITING, Failure
+from privet.wire import REFUSED, WAITING, ErrorReply, Failure
 
 _DOWNLOAD_TIMEOUT = 600.0
 """Seconds that a message may take to come."""
@@ -94,7 +95,7 @@ class _Silo:
     """Told of every message: its type, what became of it, and the seconds that it took."""
     worker: Worker = field(default_factory=Worker)
     _jobs: dict[int, OrderedJob | str] = field(default_factory=dict)
-    """What each Flower run turned out to be: a job, or the reason why it is none."""
+    """What each Flower run turned out to be: a job, or where the log says why it is none."""
     _admitted: tuple[str, bool] | None = None
     """The order that was not ended and needs nobody's approval, or (True) has it."""
     _code: dict[str, str | None] = field(default_factory=dict)
@@ -133,7 +134,7 @@ class _Silo:
             outcome: Outcome = "over"
             try:
                 reply = self._answer(head, tree, until)
-                self.connection.reply(reply, seconds=time.monotonic() - start)
+                self.connection.reply(reply)
                 outcome = outcome_of(reply)
             except RunOver as over:
                 log.info("%s: %s", head.metadata.message_type, over)
@@ -154,9 +155,9 @@ class _Silo:
         run, kind = head.metadata.run_id, head.metadata.message_type
         job = self._job(run)
         if isinstance(job, str):
-            return _failed(head, self.kit.name, REFUSED, job, ErrorCode.INVALID_FAB)
+            return _failed(head, ErrorReply(REFUSED, "order", reference=job))
         if told := self._not_admitted(job):
-            return _failed(head, self.kit.name, *told, ErrorCode.INVALID_FAB)
+            return _failed(head, told)
         timeout = min(_DOWNLOAD_TIMEOUT, until - time.monotonic())
         message = self.connection.fetch(head, tree, timeout=timeout)
         start = time.monotonic()
@@ -173,14 +174,14 @@ class _Silo:
         try:
             reply, state = self.worker.answer(work, until=until)
         except Died as died:
-            log.error("%s of job %s: %s", kind, job.id, died)
             self.worker.start()
-            return _failed(head, self.kit.name, "worker", str(died), ErrorCode.CLIENT_APP_CRASHED)
+            return _failed(head, self._died(died, kind, job))
         # After the answer: a worker that died leaves the state from before the message.
         self._memories = {job.id: state}
         took = time.monotonic() - start
         if reply.has_error():
-            log.warning("%s of job %s: %s", kind, job.id, reply.error.reason)
+            said = Failure.parse(reply.error.reason, silo="")
+            log.warning("%s of job %s: %s (%s)", kind, job.id, said.reason, said.reference)
         else:
             log.info("%s of job %s: answered in %.2f s", kind, job.id, took)
         return reply
@@ -203,8 +204,7 @@ class _Silo:
                 # These say nothing of the order.
                 if isinstance(denied, RunOver | Stopped):
                     raise
-                self._refuse(run, str(denied))
-                self._jobs = {run: f"refused: {denied}"}
+                self._jobs = {run: self._refuse(run, str(denied))}
         return self._jobs[run]
 
     def _let_code_be_new(self, task: str) -> None:
@@ -219,8 +219,8 @@ class _Silo:
             self.worker.start()
             self._code = {name: now}
 
-    def _not_admitted(self, job: OrderedJob) -> tuple[str, str] | None:
-        """Stage and reason, where the job was ended here, or waits for the holder's approval."""
+    def _not_admitted(self, job: OrderedJob) -> ErrorReply | None:
+        """The answer to a job that was ended here, or waits for the holder's approval."""
         try:
             dataset, _ = self.kit.meant(Experiment.from_run_config(job.run_config))
             rules = Policy.from_file(self.kit.policy).rules(dataset)
@@ -232,14 +232,14 @@ class _Silo:
                 if ended := ledger.ended(job.id):
                     place = {"dataset": dataset, "job": job.id, "who": job.requester}
                     ledger.note_job(f"refused: {ended}", **place)
-                    return REFUSED, ended
+                    return _logged("ended", f"job {job.id}: {ended}")
                 waits = admitted[1] and not ledger.approved(job.id, job.order)
             if waits and approvals.keep(self.kit, job):
                 log.info("job %s waits: privet silo approve %s", job.id, job.id)
         except PrivetError as error:
-            return REFUSED, str(error)
+            return _logged("setup", str(error))
         if waits:
-            return WAITING, f"waiting for approval at {self.kit.name}"
+            return ErrorReply(WAITING, "approval")
         self._admitted = admitted
         return None
 
@@ -280,12 +280,24 @@ class _Silo:
     def _ledger(self) -> Ledger:
         return Ledger.open(self.kit.ledger, SiloKey.load(self.kit.identity))
 
-    def _refuse(self, run: int, reason: str) -> None:
-        log.warning("run %s is refused: %s", run, reason)
+    def _died(self, died: Died, kind: str, job: OrderedJob) -> ErrorReply:
+        """The reply of a worker that ended: counted, as its end may hang on a record."""
+        told = ErrorReply("worker", "worker", reference=secrets.token_hex(4))
+        log.error("%s: %s of job %s: %s", told.reference, kind, job.id, died)
+        text = f"{kind} failed at worker: worker (log: {told.reference})"
+        with self._ledger() as ledger:
+            ledger.count_failure(text, dataset=self.kit.dataset, job=job.id, who=job.requester)
+        return told
+
+    def _refuse(self, run: int, reason: str) -> str:
+        """Note the reason; the reference under which it is logged."""
+        reference = secrets.token_hex(4)
+        log.warning("%s: run %s is refused: %s", reference, run, reason)
         with suppress(LedgerError), self._ledger() as ledger:  # it stands, noted or not
             ledger.note_job(
                 f"refused: {reason}", dataset=self.kit.dataset, job="unknown", who="server"
             )
+        return reference
 
     def _hello(self, http: httpx.Client) -> object:
         while not self.stop.is_set():
@@ -332,14 +344,8 @@ class _Silo:
             proto = ProtoMessage()
             proto.ParseFromString(self._unanswered.read_bytes())
             head = message_from_proto(proto)
-            lost = _failed(
-                head,
-                self.kit.name,
-                "restart",
-                "the silo was restarted while it worked on this",
-                ErrorCode.CLIENT_APP_CRASHED,
-            )
-            self.connection.reply(lost, seconds=0.0)
+            lost = _failed(head, ErrorReply("restart", "restarted"))
+            self.connection.reply(lost)
             log.info("told the server that a %s is lost", head.metadata.message_type)
         except Stopped:
             raise
@@ -354,6 +360,11 @@ def _seconds(ttl: float) -> float:
     return max(0.0, min(_LONGEST_WORK, ttl))
 
 
-def _failed(head: Message, silo: str, stage: str, reason: str, code: int) -> Message:
-    told = Failure(silo=silo, stage=stage, reason=reason)
-    return Message(Error(code=code, reason=str(told)), reply_to=head)
+def _logged(code: str, reason: str) -> ErrorReply:
+    told = ErrorReply(REFUSED, code, reference=secrets.token_hex(4))
+    log.warning("%s: refused: %s", told.reference, reason)
+    return told
+
+
+def _failed(head: Message, told: ErrorReply) -> Message:
+    return Message(Error(code=ErrorCode.CLIENT_APP_CRASHED, reason=str(told)), reply_to=head)

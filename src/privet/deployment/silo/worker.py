@@ -8,14 +8,17 @@ dropped. It is replaced when it dies, or has not come to an end within the time 
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import signal
 import threading
 import time
 from dataclasses import dataclass
+from logging.handlers import QueueHandler
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from queue import SimpleQueue
 from typing import Any
 
 from flwr.app import Context, Message, RecordDict
@@ -72,10 +75,12 @@ class Worker:
             self._late = not self._pipe.poll(max(0.0, until - time.monotonic()))
             if self._late:
                 raise Died("it had no answer in time")
-            reply, state = self._pipe.recv()
+            reply, state, records = self._pipe.recv()
         except (EOFError, OSError):
             code = self._buried()
             raise Died(f"its process ended with exit code {code}") from None
+        for record in records:
+            logging.getLogger(record.name).handle(record)
         return reply, state
 
     def stop(self) -> None:
@@ -116,6 +121,10 @@ def _serve(pipe: Connection) -> None:
     # Here and not above: torch is loaded in this process only.
     from privet.client.app import app
 
+    # What the app does not tell the server, it tells the silo's log: it goes with the answer.
+    said: SimpleQueue[logging.LogRecord] = SimpleQueue()
+    logging.getLogger("privet").addHandler(QueueHandler(said))
+
     with contextlib.suppress(EOFError, OSError):
         while True:
             work: Work = pipe.recv()
@@ -129,4 +138,5 @@ def _serve(pipe: Connection) -> None:
             # What the app does not catch ends the process: the silo reports it, and a new one
             # begins clean.
             reply = app(work.message, context)
-            pipe.send((reply, context.state))
+            records = [said.get() for _ in range(said.qsize())]
+            pipe.send((reply, context.state, records))

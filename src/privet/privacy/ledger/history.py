@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -152,6 +153,7 @@ class History:
         self._orders: dict[str | None, str] = {}
         self._ended: dict[str | None, str] = {}
         self._approved: set[tuple[str | None, str]] = set()
+        self._failures: Counter[tuple[str, str]] = Counter()
         for entry in entries:
             self.add(entry)
 
@@ -178,6 +180,10 @@ class History:
         for sequence in self._rounds.get((dataset, job, round_), ()):
             if self.charges[sequence].event is not None:
                 yield self.charges[sequence]
+
+    def failures(self, dataset: str, who: str) -> int:
+        """Counted failures in answers to a requester, since the holder last forgave them."""
+        return self._failures[dataset, who]
 
     def holds_note(self, dataset: str, job: str, detail: str) -> bool:
         """Whether this remark about a job was recorded."""
@@ -272,6 +278,10 @@ class History:
             self._ended.setdefault(note.job, str(detail.get("text")))
         elif decision == "approved":
             self._approved.add((note.job, str(detail.get("order"))))
+        if note.dataset and detail.get("counted"):
+            self._failures[note.dataset, note.who] += 1
+        if note.dataset and (forgiven := detail.get("forgiven")):
+            self._failures.pop((note.dataset, str(forgiven)), None)
         if note.dataset and detail.get("growing"):
             self._growing.add(note.dataset)
         if note.dataset and fingerprint:

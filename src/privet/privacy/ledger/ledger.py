@@ -258,6 +258,48 @@ class Ledger:
 
         self._log.append(draft)
 
+    def count_failure(
+        self, text: str, *, dataset: str, job: str, who: str, once: bool = False
+    ) -> None:
+        """Count an answer to `who` that tells of a failure, which may hang on records.
+
+        With `once` the same text about the same job counts once: it tells nothing new.
+        """
+        _check_names(dataset=dataset, job=job, who=who)
+        detail = canonical({"counted": True, "text": text}).decode()
+        remark = Draft(kind="note", who=who, dataset=dataset, job=job, detail=detail)
+
+        def draft(history: History, _time: str) -> Draft | None:
+            return None if once and history.holds_note(dataset, job, detail) else remark
+
+        self._log.append(draft)
+
+    def failures(self, *, dataset: str, who: str) -> int:
+        """How many were counted for `who` since the data holder last forgave them."""
+        with self._log.reading() as history:
+            return history.failures(dataset, who)
+
+    def forgive(self, *, dataset: str, requester: str, who: str = "operator") -> int:
+        """Count a requester's failures from zero again; how many there were.
+
+        LedgerRefusal for a data set that the ledger does not hold.
+        """
+        _check_names(dataset=dataset, requester=requester, who=who)
+        text = f"the failures of {requester} are counted from zero again"
+        detail = canonical({"forgiven": requester, "text": text}).decode()
+        remark = Draft(kind="note", who=who, dataset=dataset, detail=detail)
+        found = 0
+
+        def draft(history: History, _time: str) -> Draft | None:
+            nonlocal found
+            if dataset not in history.datasets and not history.failures(dataset, requester):
+                raise LedgerRefusal(f"data set {dataset!r} is not registered in this ledger")
+            found = history.failures(dataset, requester)
+            return remark if found else None
+
+        self._log.append(draft)
+        return found
+
     def holds(self, *, dataset: str, job: str, round: int, event: DpEvent) -> bool:
         """Whether `event` was reserved for this round of the job before, and not released."""
         text = event_text(event)

@@ -71,7 +71,8 @@ class DpSgd:
     clip: largest L2 norm of one record's gradient.
     sampling_rate: probability with which each record joins each step, in (0, 1].
     steps: number of optimizer steps; more are refused, fewer are fine.
-    batch_size: expected number of records in a step, sampling_rate * n; the divisor.
+    batch_size: the divisor: the expected number of records in a step, sampling_rate * n, or with
+        a rate of 1 any number from n on.
 
     Raises PrivacyError for values out of range.
     """
@@ -118,7 +119,9 @@ class DpSgd:
         Raises PrivacyError when the plan was made for another number of records.
         """
         expected = self.sampling_rate * n_records
-        if not math.isclose(expected, self.batch_size, rel_tol=1e-6):
+        fits = math.isclose(expected, self.batch_size, rel_tol=1e-6)
+        # All records in every step: where their number is secret, what divides must not be it.
+        if not fits and not (self.sampling_rate == 1 and n_records <= self.batch_size):
             raise PrivacyError(
                 f"the plan divides by {self.batch_size:g}, but a rate of {self.sampling_rate:g} "
                 f"over {n_records} records gives batches of {expected:g}"

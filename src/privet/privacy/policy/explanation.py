@@ -165,6 +165,10 @@ def _sending(sending: Sending) -> Iterator[str]:
         if sending.smallest_sum > 1
         else "A sum may consist of this silo's update alone."
     ) + " (sending.smallest_sum)"
+    yield (
+        f"After {sending.most_failures} failures that were told to a requester, all is refused "
+        "until they are forgiven. (sending.most_failures)"
+    )
 
 
 def _metric(name: str, metric: Metric) -> str:
@@ -246,6 +250,9 @@ encryption_required = false
 # Fewest silos in a sum, this one included. It hides this silo from the server only if updates are
 # encrypted, and from other silos only as far as they do not work together.
 smallest_sum = 1
+# Whether a job works or fails can hang on a record. After so many failures that one requester was
+# told of, everything is refused until you say: privet ledger forgive.
+most_failures = 20
 
 # What an evaluation on the records may send, by metric: "withheld", "exact" (unprotected and not
 # counted) or "noised" (for accuracy; noise as a multiple of what one record can add, counted in

@@ -149,6 +149,9 @@ class Sending(_Table):
     encryption_required: bool = False
     smallest_sum: Annotated[int, Field(ge=1)] = 1
     """Fewest silos whose updates are added before anyone uses the sum."""
+    most_failures: Annotated[int, Field(ge=0)] = 20
+    """Answers to one requester that say that something failed or was refused once the records were
+    opened. Each may tell a bit of them; after so many all further ones are "refused"."""
 
 
 class Metric(_Table):

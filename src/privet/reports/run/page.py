@@ -85,7 +85,8 @@ def _facts(sealing: Sealing, *, simulated: bool) -> Iterator[EncryptionFact]:
     yield _smallest_sum(sealing)
     yield _keys(sealing, outcome)
     yield _masks(sealing)
-    yield _clipped(outcome)
+    if outcome and outcome.clipped is not None:
+        yield _clipped(outcome.clipped)
     yield _held_by(outcome, simulated=simulated)
 
 
@@ -172,10 +173,9 @@ def _masks(sealing: Sealing) -> EncryptionFact:
     )
 
 
-def _clipped(outcome: EncryptionFacts | None) -> EncryptionFact:
-    cut = outcome.clipped if outcome else None
+def _clipped(cut: int) -> EncryptionFact:
     if not cut:
-        note = "None was too large for the encoding." if cut == 0 else _UNKNOWN
+        note = "None was too large for the encoding."
         return EncryptionFact("Values cut off", _whole(cut), note)
     return EncryptionFact(
         "Values cut off",
