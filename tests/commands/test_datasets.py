@@ -12,7 +12,6 @@ import pytest
 from privet.commands.cli import main
 from privet.deployment.parties import SiloKit
 from privet.tasks.datasets import DatasetDescription
-from silo_holder import POLICY
 
 KIT = """
 project = "lungs"
@@ -20,6 +19,15 @@ project_key = "{key}"
 name = "north"
 server = "https://train.example.org:8443"
 data_dir = "data"
+"""
+POLICY = """
+version = 1
+[data.{name}]
+requesters = ["*"]
+tasks = ["*"]
+[data.{name}.budget]
+epsilon = 1.0
+delta = 1e-5
 """
 STAYS = """
 [datasets.stays]
@@ -47,8 +55,7 @@ def kit(tmp_path: Path) -> Path:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "stays.csv").write_text(ROWS)
     (tmp_path / "silo.toml").write_text(KIT.format(key="ab" * 32) + STAYS)
-    rules = POLICY.format(epsilon=1.0, plain="false", noise=0.0, public="false", metrics="")
-    (tmp_path / "policy.toml").write_text(rules.replace("data.records", "data.stays"))
+    (tmp_path / "policy.toml").write_text(POLICY.format(name="stays"))
     return tmp_path
 
 
@@ -173,7 +180,6 @@ def test_a_description_from_records_is_one_that_the_silo_reads(
     (tmp_path / "data" / "w.csv").write_text("age,ward,ill\n" + rows)
     text = said(capsys, "schema", tmp_path / "data" / "w.csv", "--name", "ward")[1]
     (tmp_path / "silo.toml").write_text(KIT.format(key="ab" * 32) + text)
-    rules = POLICY.format(epsilon=1.0, plain="false", noise=0.0, public="false", metrics="")
-    (tmp_path / "policy.toml").write_text(rules.replace("data.records", "data.ward"))
+    (tmp_path / "policy.toml").write_text(POLICY.format(name="ward"))
     code, out, _ = said(capsys, "silo", "check", tmp_path)
     assert (code, "90 records to train on" in out, "not covered" in out) == (0, True, False), out
