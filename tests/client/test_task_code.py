@@ -195,6 +195,9 @@ def changes() -> dict[str, Callable[[Path], object]]:
         "new": lambda package: (
             (package / "task").mkdir() or (package / "task" / "__init__.py").write_text("EVIL = 1")
         ),
+        "sourceless": lambda package: (
+            (package / "task.py").unlink() or (package / "task.pyc").write_bytes(b"compiled")
+        ),
         "before": lambda package: (package / "task.abi3.so").write_bytes(b"\x7fELF"),
     }
 

@@ -253,24 +253,24 @@ class _Checked(importlib.abc.Loader):
         self._inner, self._path, self._digest = inner, path, digest
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        self._check()
+        # Compiled code runs from here on; of source, what is compiled is looked at.
+        if not isinstance(self._inner, SourceFileLoader):
+            self._demand(_hashed(self._path))
         return self._inner.create_module(spec)  # type: ignore[no-any-return]
 
     def exec_module(self, module: ModuleType) -> None:
         if isinstance(self._inner, SourceFileLoader):
             source = self._path.read_bytes()
-            if hashlib.sha256(source).hexdigest() != self._digest:
-                raise ImportError(f"{self._path} is not the code that was approved")
+            self._demand(hashlib.sha256(source).hexdigest())
             exec(compile(source, self._path, "exec", dont_inherit=True), module.__dict__)  # noqa: S102
         else:
-            self._check()
             self._inner.exec_module(module)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    def _check(self) -> None:
-        if self._digest is None or _hashed(self._path) != self._digest:
+    def _demand(self, digest: str) -> None:
+        if digest != self._digest:
             raise ImportError(f"{self._path} is not the code that was approved")
 
 
