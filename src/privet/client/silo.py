@@ -147,11 +147,13 @@ class Silo:
         return self.local.sizes[self.index]
 
     def held_out(self) -> Examples:
-        """The silo's own records that are kept out of training; DataError when there are none."""
-        held_out = self.local.held_out[self.index] if self.local.held_out else None
-        if not held_out:
-            raise DataError("the silo keeps no records for evaluation (evaluation.holdout)")
-        return held_out
+        """The silo's own records that are kept out of training, chosen by coins: maybe none.
+
+        DataError where the job keeps none out.
+        """
+        if not self.local.held_out:
+            raise DataError("the job keeps no records for evaluation (evaluation.holdout)")
+        return self.local.held_out[self.index]
 
     def fingerprint(self) -> Fingerprint:
         """What the silo's records, held out or not, are recognised by.
