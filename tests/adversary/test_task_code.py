@@ -53,14 +53,16 @@ def test_a_warm_worker_does_not_keep_old_code(
     ).signed(project.key("ana"))
     hashes = []
     with north.working() as silo:
-        for number, version in enumerate(["one", "one", "two", "two"]):
-            (package / "task.py").write_text(SOURCE.format(trace=str(trace), version=version))
-            hashes.append(f'"{code_hash(TASK)}"')
-            north.policy(code=f"code = [{', '.join(hashes)}]")
-            server.send({ORDER_KEY: order}, ttl=120.0)
-            reply = server.answer(number, seconds=120)
-            assert not reply.has_error(), reply.error.reason
-            assert Enrolment.from_records(reply.content).silo == "north"
-        silo.worker.stop()
+        try:
+            for number, version in enumerate(["one", "one", "two", "two"]):
+                (package / "task.py").write_text(SOURCE.format(trace=str(trace), version=version))
+                hashes.append(f'"{code_hash(TASK)}"')
+                north.policy(code=f"code = [{', '.join(hashes)}]")
+                server.send({ORDER_KEY: order}, ttl=120.0)
+                reply = server.answer(number, seconds=120)
+                assert not reply.has_error(), reply.error.reason
+                assert Enrolment.from_records(reply.content).silo == "north"
+        finally:
+            silo.worker.stop()  # else its process is waited for
     # Each once: a worker keeps its records, and goes on as long as the code is the same.
     assert trace.read_text().split() == ["one", "two"]
