@@ -62,6 +62,8 @@ CHANGES: list[dict[str, Any]] = [
     {},
     {"training": {"steps": 2, "batch_size": 64}},
     {"training": {"steps": 1, "batch_size": 1}},
+    {"training": {"steps": 1, "batch_size": 30}},
+    {"training": {"steps": 1, "batch_size": 60}},
     {"training": {"batch_size": 8}},
     {"privacy": {"epsilon": 3.0}},
     {"privacy": {"noise_multiplier": 5.0, "calibrate": "shared"}},
