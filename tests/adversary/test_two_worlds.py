@@ -249,7 +249,7 @@ def test_the_messages_reach_every_kind_of_answer(tmp_path: Path) -> None:
     """Or equal answers would say little."""
     with silos(tmp_path) as worlds:
         few = {name: worlds[name] for name in ("whole",)}
-        said = [answer for seed in range(400) for answer in play(few, seed)]
+        said = [answer for seed in range(200) for answer in play(few, seed)]
     codes = {answer[2] for answer in said if isinstance(answer, tuple)}
     assert codes >= {"policy", "schema", "settings", "data", "code", "model", "privacy", "terms"}
     places = {place for answer in said if isinstance(answer, dict) for place in answer}

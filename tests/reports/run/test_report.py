@@ -1139,7 +1139,7 @@ def test_an_interrupted_encrypted_run_is_still_an_encrypted_one(tmp_path: Path) 
     found = rows(page_of(sample, tmp_path))
     assert "ciphertexts that it can add up but not read" in found[SERVER]
     assert found["Scheme"].startswith("BFV")
-    assert found["Values cut off"] == "– | known when a run ends"
+    assert "Values cut off" not in found  # only earlier versions tell it, when a run ends
     assert found["Sent by a silo"].startswith("– | ")
 
 
