@@ -245,17 +245,6 @@ def test_nor_after_too_many_failures(tmp_path: Path) -> None:
     assert {answer[2] for answer in said[-20:] if isinstance(answer, tuple)} == {"refused"}
 
 
-def test_the_messages_reach_every_kind_of_answer(tmp_path: Path) -> None:
-    """Or equal answers would say little."""
-    with silos(tmp_path) as worlds:
-        few = {name: worlds[name] for name in ("whole",)}
-        said = [answer for seed in range(200) for answer in play(few, seed)]
-    codes = {answer[2] for answer in said if isinstance(answer, tuple)}
-    assert codes >= {"policy", "schema", "settings", "data", "code", "model", "privacy", "terms"}
-    places = {place for answer in said if isinstance(answer, dict) for place in answer}
-    assert places >= {"enrolment.silo", "update.update", "metrics.accuracy", "released.accuracy"}
-
-
 def _once(check: Callable[..., None]) -> Callable[..., None]:
     """A verdict that looks at made-up examples alone, kept for each model."""
     found: dict[str, Exception | None] = {}
@@ -273,13 +262,29 @@ def _once(check: Callable[..., None]) -> Callable[..., None]:
     return kept
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("part", range(10))
-def test_records_change_no_answer_in_any_of_5000_sequences(
-    part: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same model is looked at once."""
     monkeypatch.setattr(silo, "check_training", _once(silo.check_training))
     monkeypatch.setattr(silo, "check_evaluation", _once(silo.check_evaluation))
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_messages_reach_every_kind_of_answer(tmp_path: Path) -> None:
+    """Or equal answers would say little."""
+    with silos(tmp_path) as worlds:
+        few = {name: worlds[name] for name in ("whole",)}
+        said = [answer for seed in range(400) for answer in play(few, seed)]
+    codes = {answer[2] for answer in said if isinstance(answer, tuple)}
+    assert codes >= {"policy", "schema", "settings", "data", "code", "model", "privacy", "terms"}
+    places = {place for answer in said if isinstance(answer, dict) for place in answer}
+    assert places >= {"enrolment.silo", "update.update", "metrics.accuracy", "released.accuracy"}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("part", range(10))
+def test_records_change_no_answer_in_any_of_5000_sequences(part: int, tmp_path: Path) -> None:
     others = itertools.cycle([name for name in WORLDS if name != "whole"])
     for start in range(1000 + 500 * part, 1500 + 500 * part, 50):
         with silos(tmp_path / str(start)) as worlds:
