@@ -35,10 +35,11 @@ SCHEMA = {
     "ranges": {"age": [0, 110]},
     "categories": {"ward": ["acute", "surgery", "hospice", "maternity"]},
 }
-DESCRIPTION = """
+RECORDS, FILE = f"records of {PATIENT}", f"{PATIENT}.csv"
+DESCRIPTION = f"""
 [datasets.stays]
 task = "table"
-file = "stays.csv"
+file = "{FILE}"
 target = "outcome"
 numeric = ["age"]
 categorical = ["ward"]
@@ -52,19 +53,19 @@ categories.ward = ["acute", "surgery", "hospice", "maternity"]
 def holds_a_table(trial: Trial, name: str) -> None:
     """The silo's kit as its holder leaves it, with nothing that another silo has."""
     kit = trial.kit(name)
-    (kit / "records").mkdir()
+    (kit / RECORDS).mkdir()
     lines = ["id,ward,age,outcome", f"{PATIENT},acute,4{PATIENT},{PATIENT}", '9,"acute,50,home']
     for i in range(ROWS[name]):
         age = (i * 37) % 100
         ward = WARDS[name][i % len(WARDS[name])]
         lines.append(f"{i},{ward},{age},{'died' if age > 60 else 'home'}")
-    (kit / "records" / "stays.csv").write_text("\n".join(lines) + "\n")
+    (kit / RECORDS / FILE).write_text("\n".join(lines) + "\n")
     settings = [
         line
         for line in (kit / "silo.toml").read_text().splitlines()
         if not line.startswith(("share =", "dataset ="))
     ]
-    text = "\n".join(['data_dir = "records"', *settings]) + DESCRIPTION
+    text = "\n".join([f'data_dir = "{RECORDS}"', *settings]) + DESCRIPTION
     (kit / "silo.toml").write_text(text)
     policy = (kit / "policy.toml").read_text()
     policy = policy.replace(f"data.{name}", "data.stays").replace('["digits"]', '["table"]')
@@ -105,6 +106,8 @@ def test_a_table_trains_on_four_silos_with_files_of_their_own(
         assert became["state"] == "finished", log
         asking = {**SCHEMA, "categories": {"ward": ["acute", "surgery", "hospice"]}}
         _, refused, said = finished(trial, asking)
+        (trial.kit("east") / RECORDS / FILE).write_text(f"{PATIENT}\n")
+        _, unread, why = finished(trial, SCHEMA)
     entries = history(trial, job)
     assert [sorted(entry["participants"]) for entry in entries[1:]] == [sorted(WARDS)] * 4
     run = trial.kit(SERVER) / "state/jobs" / job / "run"
@@ -115,13 +118,18 @@ def test_a_table_trains_on_four_silos_with_files_of_their_own(
         assert spent.datasets == ("stays",)
         assert spent.spent("stays", delta=1e-5) > 0
     assert refused["state"] == "failed"
-    assert "data.categories" in said or "schema" in said
+    assert "the data set is not as the job expects it: data.categories" in said
+    assert unread["state"] == "failed"
+    assert "the silo's records could not be used" in why
+    # The holder's own log has what nobody else is told, beside the same eight digits.
+    own = trial.log("east").read_text()
+    assert PATIENT in own
     assert not any(str(rows) in said for rows in (*ROWS.values(), *(n + 2 for n in ROWS.values())))
     # What no record of the description has is nowhere but at its holder's.
     for folder in (trial.kit(SERVER), trial.log(SERVER)):
         files = [folder] if folder.is_file() else [*folder.rglob("*")]
         found = [path for path in files if path.is_file() and PATIENT.encode() in path.read_bytes()]
         assert found == []
-    assert PATIENT not in json.dumps([became, log, refused, said])
+    assert PATIENT not in json.dumps([became, log, refused, said, unread, why])
     assert not list(trial.kit(SERVER).rglob("*.csv"))
     assert "PRIVET_DATA" not in os.environ

@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self, cast
 
-from pydantic import NonNegativeInt
+from pydantic import Field, NonNegativeInt
 
 from privet.errors import DataError
 from privet.files import read_file
@@ -115,6 +115,8 @@ class RoundRecord(Recorded):
     """Before the first round, by silo that tells: the rounds that its budget has room for."""
     skipped: str | None
     """Why the strategy left the model as it was, if it did."""
+    references: dict[str, str] = Field(default_factory=dict)
+    """By silo that failed or refused: beside what its own log says more."""
 
     @classmethod
     def mended(cls, content: object) -> Self:

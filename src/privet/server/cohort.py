@@ -169,7 +169,7 @@ def enrol(
     failures = invite(grid, experiment, cohort, identify)
     if waiting := sorted(each.silo for each in failures if each.stage == WAITING):
         raise Unapproved(f"for approval at {', '.join(waiting)}")
-    reason = failures[0].reason if failures else "no silo answered"
+    reason = failures[0].told if failures else "no silo answered"
     # Without a failure there are fewer nodes than silos: one left since the run was begun.
     away = not failures or any(each.stage in _AWAY for each in failures)
     kind = Absent if away else ExperimentError

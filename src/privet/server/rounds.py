@@ -215,6 +215,7 @@ class Coordinator:
             epsilon=spent,
             affordable=None if round_ else {s.silo: s.rounds for s in cohort if s.rounds},
             skipped=tally.skipped,
+            references={f.silo: f.reference for f in tally.failures if f.reference},
         )
         # The line first: a resume drops lines behind the checkpoint, and could not make up one that
         # is missing.

@@ -145,6 +145,12 @@ class Failure:
         object.__setattr__(self, "stage", _line(self.stage))
         object.__setattr__(self, "reason", _line(self.reason))
 
+    @property
+    def told(self) -> str:
+        """The reason, and where more is to be found."""
+        more = f" (the log of {self.silo} says more at {self.reference})"
+        return self.reason + (more if self.reference else "")
+
     @classmethod
     def parse(cls, text: str | None, *, silo: str) -> Failure:
         """From an error's reason; an error of Flower's own becomes stage "transport".

@@ -224,5 +224,7 @@ class Runner:
             job.note(f"  {failure.silo}, {failure.stage}: {failure.reason}")
         for silo, reason in entry.refused.items():
             job.note(f"  {silo} refuses: {reason}")
+        for silo, reference in entry.references.items():
+            job.note(f"  the log of {silo} says more at {reference}")
         if self._stop.is_set():
             raise Cancelled
