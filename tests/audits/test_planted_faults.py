@@ -121,16 +121,15 @@ def test_the_faults_are_those_of_the_mechanism_and_others() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("hundred", range(4))
-def test_correct_runs_pass(hundred: int, tmp_path: Path) -> None:
-    """Of 100 correct runs at most one fails; each of the claims fails once in 1,000, at most."""
+def test_correct_runs_pass(tmp_path: Path) -> None:
+    """Of 400 correct runs at most 4 fail; each of the claims fails once in 1,000, at most."""
     wrong, small = 0, {"model": "linear", "rounds": 2, "federation.silos": 2}
-    for seed in range(100 * hundred, 100 * hundred + 100):
+    for seed in range(400):
         out = tmp_path / str(seed)
         experiment = Experiment.from_mapping(SETTINGS).with_settings({**small, "seed": seed})
         simulate(experiment, out=out, execution=Execution(canaries=CANARIES, engine="vectorised"))
         wrong += audit([out], base=tmp_path).verdict == "FAIL"
-    assert wrong <= 1
+    assert wrong <= 4
 
 
 def test_two_runs_with_the_same_noise_fail_together(tmp_path: Path) -> None:
