@@ -112,10 +112,14 @@ def test_what_cannot_be_counted_is_not_told(
     def full(*_: object, **__: object) -> None:
         raise LedgerError("no space left on device")
 
+    (tmp_path / "poor").mkdir()
     node = holder(tmp_path)
     monkeypatch.setattr(Ledger, "count_failure", full)
     told = refused(ask(node, ENROL, **SECRET))
     assert (told.stage, told.code) == ("guard", "ledger")
+    poor = {**node, **holder(tmp_path / "poor", epsilon=0.5)}
+    told = refused(ask(poor, "train"))
+    assert (told.stage, told.code) == ("guard", "ledger")  # and not "budget"
 
 
 def test_no_word_of_an_error_leaves(tmp_path: Path) -> None:

@@ -232,7 +232,7 @@ def _train(
     _remember(context, memory)
     public = admitted.records_public
     sealed = received.seal(strategy, trained.update, silo=silo, round_=request.round)
-    unprotected = PRIVACY if admitted.plan.mechanism else PLAIN
+    in_the_clear = PRIVACY if admitted.plan.mechanism else PLAIN
     reply = TrainReply(
         update=None if sealed else trained.update,
         # A sealed update has its weight inside, where only the sum of all weights is ever seen.
@@ -245,7 +245,7 @@ def _train(
     if isinstance(work, WatchedTraining):
         sent = trained.update if reply.update is None else reply.update
         keep_steps(work, sent, silo=silo, context=context, round_=request.round)
-    grants = {ENCRYPTION if sealed else unprotected, *([RECORDS_PUBLIC] if public else [])}
+    grants = {ENCRYPTION if sealed else in_the_clear, *([RECORDS_PUBLIC] if public else [])}
     return Answer(reply.to_records(), frozenset(grants))
 
 
@@ -365,7 +365,7 @@ def _counted(reply: ErrorReply, kind: str, context: Context) -> ErrorReply:
         open_guard(context).count_failure(
             f"{kind} failed at {reply.stage}: {reply.code} (log: {reply.reference})"
         )
-    except PrivetError as error:
+    except Exception as error:
         log.warning("%s: it cannot be counted: %s", reply.reference, error)
         # What cannot be counted may not be told: the same words, whatever happened.
         return ErrorReply(REFUSED, "ledger", reference=reply.reference)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,7 +46,6 @@ from privet.privacy.ledger import (
     BudgetExceeded,
     JobTerms,
     Ledger,
-    LedgerError,
     Reservation,
     SiloKey,
     TermsRefused,
@@ -342,13 +341,13 @@ class LedgerGuard:
     def _noting(self, ledger: Ledger) -> Iterator[None]:
         """Count a refusal in the ledger, once for a job and reason, when the block refuses.
 
-        Records are open by now: their number alone may decide whether a budget is enough.
+        Records are open by now: their number alone may decide whether a budget is enough. Raises
+        LedgerError in the place of a refusal that cannot be counted, which may not be told then.
         """
         try:
             yield
         except PrivetError as refusal:
-            with suppress(LedgerError):  # the refusal stands, written down or not
-                self._count(ledger, f"refused: {refusal}", once=True)
+            self._count(ledger, f"refused: {refusal}", once=True)
             raise
 
     def _count(self, ledger: Ledger, text: str, *, once: bool) -> None:

@@ -19,13 +19,14 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from gate_project import GateProject, LiveServer
 from privet.client.app import app
 from privet.client.guard import code_hash
+from privet.deployment.parties import SiloKit
 from privet.deployment.parties.orders import ORDER_KEY, Order
 from privet.deployment.server import messages
 from privet.deployment.server.gate import Gate
 from privet.deployment.silo import serving
-from privet.deployment.silo.worker import Work, Worker
+from privet.deployment.silo.worker import Died, Work, Worker
 from privet.experiment import Experiment
-from privet.privacy.ledger import Ledger
+from privet.privacy.ledger import Ledger, LedgerError, read_history
 from privet.wire import ENROL, Failure
 from privet.wire.errors import CODES
 
@@ -286,3 +287,30 @@ def test_code_of_a_task_runs_only_when_its_hash_is_approved(
 @pytest.mark.parametrize("ttl", [float("nan"), float("inf"), 1e300, -1.0, 0.0, 5.0])
 def test_a_silo_works_for_a_day_at_most_whatever_the_server_would_wait(ttl: float) -> None:
     assert 0 <= serving._seconds(ttl) <= 86400
+
+
+def test_a_worker_that_ends_is_counted_for_the_data_set_that_its_job_names(
+    project: GateProject, server: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How a process ends can hang on a record as well as any other failure."""
+
+    def ends(*_: object, **__: object) -> None:
+        raise Died("its process ended with exit code 3")
+
+    monkeypatch.setattr(Worker, "answer", ends)
+    monkeypatch.setattr(SiloKit, "meant", lambda *_: ("stays", None))
+    ledger = project.silo_kit("north").ledger
+    settings = {ORDER_KEY: order(project).signed(project.key("ana"))}
+    with silo(project):
+        (told,) = ask(server, settings)
+        assert told is not None
+        assert (told.stage, told.reason) == ("worker", CODES["worker"])
+        assert read_history(ledger).failures("stays", "ana") == 1
+        monkeypatch.setattr(Ledger, "count_failure", full)
+        (told,) = ask(server, settings)
+    assert told is not None
+    assert (told.stage, told.reason) == ("guard", CODES["ledger"])
+
+
+def full(*_: object, **__: object) -> None:
+    raise LedgerError("no space left on device")

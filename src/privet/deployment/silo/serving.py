@@ -285,8 +285,15 @@ class _Silo:
         told = ErrorReply("worker", "worker", reference=secrets.token_hex(4))
         log.error("%s: %s of job %s: %s", told.reference, kind, job.id, died)
         text = f"{kind} failed at worker: worker (log: {told.reference})"
-        with self._ledger() as ledger:
-            ledger.count_failure(text, dataset=self.kit.dataset, job=job.id, who=job.requester)
+        try:
+            # The data set that the job names, by which the guard looks the failures up.
+            dataset, _ = self.kit.meant(Experiment.from_run_config(job.run_config))
+            with self._ledger() as ledger:
+                ledger.count_failure(text, dataset=dataset, job=job.id, who=job.requester)
+        except PrivetError as error:
+            log.error("%s: it cannot be counted: %s", told.reference, error)
+            # As in the ClientApp: what cannot be counted may not be told.
+            return ErrorReply(REFUSED, "ledger", reference=told.reference)
         return told
 
     def _refuse(self, run: int, reason: str) -> str:
