@@ -54,12 +54,8 @@ class AnswerField:
     grants: tuple[str, ...]
     """One of them must be given; none is needed where the value says nothing of records."""
     protection: Protection
+    """"none needed" is of values that do not depend on the silo's records."""
     says: str
-
-    @property
-    def of_records(self) -> bool:
-        """Whether the value depends on the silo's records."""
-        return self.protection != "none needed"
 
     def covers(self, place: str) -> bool:
         """Whether it is the field of `place`."""
