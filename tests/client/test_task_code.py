@@ -37,7 +37,9 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def forget() -> None:
-    for name in [name for name in sys.modules if name.split(".")[0] in ("curious", "loose")]:
+    for name in [
+        name for name in sys.modules if name.split(".")[0] in ("curious", "loose", "twice")
+    ]:
         del sys.modules[name]
     task_code._finder.approved.clear()
     importlib.invalidate_caches()
@@ -228,9 +230,25 @@ def test_code_that_is_in_memory_already_is_not_taken_for_a_newer_one(package: Pa
         import_only(TASK, second)
 
 
+def test_two_tasks_may_import_the_same_module(package: Path) -> None:
+    (package.parent / "loose.py").write_text("x = 1\n")
+    (package.parent / "twice.py").write_text("import loose\n\n\nclass Mine:\n    pass\n")
+    (package / "task.py").write_text("import loose\n")
+    importlib.invalidate_caches()
+    tasks = (TASK, "loose:Mine", "twice:Mine")
+    for task in tasks:
+        import_only(task, str(code_hash(task)))
+        importlib.import_module(task.partition(":")[0])
+    (package.parent / "loose.py").write_text("x = 2\n")
+    for task in tasks:
+        with pytest.raises(CodeRefused, match="start anew"):
+            import_only(task, str(code_hash(task)))
+
+
 def test_the_command_says_what_is_covered(package: Path) -> None:
     (package / "task.py").write_text("import hypothesis, nowhere_at_all\n")
-    environment = {**os.environ, "PYTHONPATH": f"{package.parent}:{os.environ['PYTHONPATH']}"}
+    paths = [str(package.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     for what in (str(package), TASK):
         done = subprocess.run(
             [sys.executable, "-m", "privet", "task", "hash", what],

@@ -67,21 +67,20 @@ class CodeCover:
         text = json.dumps(["privet code 2", *content], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def paths(self) -> Iterator[tuple[Path, str]]:
-        """Every covered file with its SHA-256."""
-        for name, digest in self.files.items():
-            yield (self.root / name if self.root.is_dir() else self.root), digest
-        for cover in self.modules.values():
-            if cover is not None:
-                yield from cover.paths()
+    def digest(self, path: Path) -> str | None:
+        """SHA-256 of this module's own file there, free of links; None: it is not covered."""
+        if path == self.root:
+            return self.files.get("")
+        inside = path.is_relative_to(self.root)
+        return self.files.get(path.relative_to(self.root).as_posix()) if inside else None
 
-    def tops(self, name: str) -> frozenset[str]:
-        """`name` and every other top-level module that is covered."""
-        found = {name}
+    def tops(self, name: str) -> dict[str, CodeCover]:
+        """This one as `name`, and every other top-level module that is covered."""
+        found = {name: self}
         for other, cover in self.modules.items():
             if cover is not None:
-                found |= cover.tops(other)
-        return frozenset(found)
+                found = cover.tops(other) | found
+        return found
 
 
 def top_level(task: str) -> str | None:
@@ -278,8 +277,8 @@ class _ApprovedFinder(importlib.abc.MetaPathFinder):
     """Finds approved modules, and their submodules, only where and as they were hashed."""
 
     def __init__(self) -> None:
-        self.approved: dict[str, tuple[str, Mapping[Path, str]]] = {}
-        """By top-level module: the hash of the whole, and the files."""
+        self.approved: dict[str, CodeCover] = {}
+        """By top-level module."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -291,7 +290,7 @@ class _ApprovedFinder(importlib.abc.MetaPathFinder):
         if spec is None or spec.origin is None:
             return spec
         place = Path(spec.origin).resolve()
-        spec.loader = _Checked(spec.loader, place, known[1].get(place))
+        spec.loader = _Checked(spec.loader, place, known.digest(place))
         spec.cached = None
         return spec
 
@@ -308,11 +307,11 @@ def import_only(task: str, approved: str) -> None:
     name, found = top_level(task), code_cover(task)
     if name is None or found is None or found.hash != approved:
         raise CodeRefused(f"the code of {task!r} is not what was approved")
-    before = _finder.approved.get(name)
-    if before is not None and before[0] != approved and name in sys.modules:
-        raise CodeRefused(f"the code of {task!r} has changed since it was loaded: start anew")
-    files = {path.resolve(): digest for path, digest in found.paths()}
-    for top in found.tops(name):
-        _finder.approved[top] = approved, files
+    covers = found.tops(name)
+    for top, each in covers.items():
+        before = _finder.approved.get(top, each)
+        if top in sys.modules and (before.files, before.versions) != (each.files, each.versions):
+            raise CodeRefused(f"the code of {task!r} has changed since it was loaded: start anew")
+    _finder.approved |= covers
     if _finder not in sys.meta_path:
         sys.meta_path.insert(0, _finder)
