@@ -253,3 +253,54 @@ def wait_for(happens: Callable[[], object]) -> None:
     while not happens():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+class Killed(BaseException):
+    """The end of a process, which nothing in it sees coming."""
+
+
+def killed(*_: Any, **__: Any) -> None:
+    raise Killed
+
+
+def test_that_a_silo_ended_at_its_work_is_counted_before_it_is_told(
+    server: HostileServer,
+    north: SiloAtWork,
+    order: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Code that the holder has approved could end the whole silo because of a record."""
+    north.policy(sending="most_failures = 2")
+    for number in (0, 1):
+        server.send(order)
+        with monkeypatch.context() as during:
+            during.setattr(NoProcess, "answer", killed)
+            with north.working(**QUICK):
+                wait_for(lambda: north.errors)
+        assert isinstance(north.errors[-1], Killed)
+        with north.working(**QUICK):
+            told = server.refusal(number)
+        north.errors.clear()
+        assert told.stage == "restart"
+        (*_, last) = north.entries()
+        assert f"enrol failed at restart: restarted (log: {told.reference})" in last.detail
+    server.send(order)
+    with north.working(**QUICK):
+        assert "sending.most_failures" in server.refusal(2).reason
+
+
+def test_a_message_that_no_job_had_begun_is_not_counted(
+    server: HostileServer,
+    north: SiloAtWork,
+    order: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server.send(order)
+    monkeypatch.setattr(Connection, "fetch", killed)
+    with north.working(**QUICK):
+        wait_for(lambda: north.errors)
+    monkeypatch.undo()
+    assert isinstance(north.errors.pop(), Killed)
+    with north.working(**QUICK):
+        assert server.refusal(0).stage == "restart"
+    assert north.entries() == []

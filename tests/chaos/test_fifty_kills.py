@@ -51,9 +51,15 @@ def trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trial]:
     with Trial.create(tmp_path / "trial", plain=True) as made:
         for name in made.silos:
             policy = made.kit(name) / "policy.toml"
-            # A round is asked for again after every kill that it met.
-            often = f'tasks = ["digits"]\nattempts_per_round = {KILLS}'
-            policy.write_text(policy.read_text().replace('tasks = ["digits"]', often))
+            # A round is asked for again after every kill that it met, and every kill is counted.
+            text = policy.read_text()
+            for line, more in (
+                ('tasks = ["digits"]', f"attempts_per_round = {KILLS}"),
+                (f"[data.{name}.sending]", f"most_failures = {2 * KILLS}"),
+            ):
+                assert line in text
+                text = text.replace(line, f"{line}\n{more}")
+            policy.write_text(text)
         yield made
     monkeypatch.delenv(MARK)
     end = time.monotonic() + 10

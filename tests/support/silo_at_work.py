@@ -33,6 +33,7 @@ delta = 1e-5
 mechanisms = ["dp-sgd"]
 [data.north.sending]
 records_public = true
+{sending}
 [data.north.metrics]
 {metrics}
 """
@@ -68,9 +69,13 @@ class SiloAtWork:
         with Ledger.open(self.kit.ledger, self.project.key("north")) as ledger:
             return ledger.entries()[1:]
 
-    def policy(self, *, code: str = "", metrics: str = "", more: str = "") -> None:
+    def policy(
+        self, *, code: str = "", metrics: str = "", more: str = "", sending: str = ""
+    ) -> None:
         """What the data holder allows."""
-        self.kit.policy.write_text(POLICY.format(code=code, metrics=metrics, more=more))
+        self.kit.policy.write_text(
+            POLICY.format(code=code, metrics=metrics, more=more, sending=sending)
+        )
 
     @contextmanager
     def working(self, **limits: Any) -> Iterator[_Silo]:

@@ -10,7 +10,7 @@ from privet import Experiment
 from privet.deployment.trial import SERVER, Trial
 
 OVER = ("finished", "failed", "cancelled")
-UNFINISHED = (".*", "*.part", "*.tmp", "*.new", "*.draft", "*.offer", "unanswered.message")
+UNFINISHED = (".*", "*.part", "*.tmp", "*.new", "*.draft", "*.offer", "unanswered.*")
 PRIVATE = {
     "task": "digits",
     "rounds": 12,

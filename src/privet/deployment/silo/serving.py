@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,6 +108,7 @@ class _Silo:
         self._parties = PartiesFile(self.kit.parties, project_key=self.kit.project_key)
         self._cancels = 0
         self._unanswered = self.kit.state / "unanswered.message"
+        self._begun = self.kit.state / "unanswered.job"
 
     def greet(self) -> None:
         """Wait for the server and see that it is this project's and speaks as this silo does."""
@@ -142,7 +144,7 @@ class _Silo:
                 outcome = "lost"
                 log.warning("%s is lost: %s", head.metadata.message_type, error)
             self.done(head.metadata.message_type, outcome, time.monotonic() - start)
-            self._unanswered.unlink(missing_ok=True)
+            self._forget()
 
     def _remember(self, head: Message) -> None:
         """Note what is begun, for `_answer_for_the_lost`; the ledger refuses if a disk is full."""
@@ -150,6 +152,10 @@ class _Silo:
             self._unanswered.write_bytes(message_to_proto(head).SerializeToString())
         except OSError as error:
             log.warning("%s cannot be written: %s", self._unanswered, error)
+
+    def _forget(self) -> None:
+        self._unanswered.unlink(missing_ok=True)
+        self._begun.unlink(missing_ok=True)
 
     def _answer(self, head: Message, tree: ObjectTree, until: float) -> Message:
         run, kind = head.metadata.run_id, head.metadata.message_type
@@ -160,6 +166,12 @@ class _Silo:
             return _failed(head, told)
         timeout = min(_DOWNLOAD_TIMEOUT, until - time.monotonic())
         message = self.connection.fetch(head, tree, timeout=timeout)
+        # From here on the job's code may end this process too, and its end may hang on a record.
+        place = self._place(job)
+        try:
+            self._begun.write_text(json.dumps(place))
+        except OSError as error:
+            return _failed(head, _logged("ledger", f"{self._begun} cannot be written: {error}"))
         start = time.monotonic()
         roster = self._roster()
         self._let_code_be_new(Experiment.from_run_config(job.run_config).task)
@@ -175,7 +187,9 @@ class _Silo:
             reply, state = self.worker.answer(work, until=until)
         except Died as died:
             self.worker.start()
-            return _failed(head, self._died(died, kind, job))
+            told = ErrorReply("worker", "worker", reference=secrets.token_hex(4))
+            log.error("%s: %s of job %s: %s", told.reference, kind, job.id, died)
+            return _failed(head, self._counted(told, kind, place))
         # After the answer: a worker that died leaves the state from before the message.
         self._memories = {job.id: state}
         took = time.monotonic() - start
@@ -280,16 +294,21 @@ class _Silo:
     def _ledger(self) -> Ledger:
         return Ledger.open(self.kit.ledger, SiloKey.load(self.kit.identity))
 
-    def _died(self, died: Died, kind: str, job: OrderedJob) -> ErrorReply:
-        """The reply of a worker that ended: counted, as its end may hang on a record."""
-        told = ErrorReply("worker", "worker", reference=secrets.token_hex(4))
-        log.error("%s: %s of job %s: %s", told.reference, kind, job.id, died)
-        text = f"{kind} failed at worker: worker (log: {told.reference})"
+    def _place(self, job: OrderedJob) -> dict[str, str]:
+        """Where the ledger counts the job's failures: the guard looks them up by these."""
+        dataset, _ = self.kit.meant(Experiment.from_run_config(job.run_config))
+        return {"dataset": dataset, "job": job.id, "who": job.requester}
+
+    def _counted(self, told: ErrorReply, kind: str, place: Mapping[str, str]) -> ErrorReply:
+        """`told`, once it is counted: that a process ended may hang on a record."""
         try:
-            # The data set that the job names, by which the guard looks the failures up.
-            dataset, _ = self.kit.meant(Experiment.from_run_config(job.run_config))
             with self._ledger() as ledger:
-                ledger.count_failure(text, dataset=dataset, job=job.id, who=job.requester)
+                ledger.count_failure(
+                    f"{kind} failed at {told.stage}: {told.code} (log: {told.reference})",
+                    dataset=place["dataset"],
+                    job=place["job"],
+                    who=place["who"],
+                )
         except PrivetError as error:
             log.error("%s: it cannot be counted: %s", told.reference, error)
             # As in the ClientApp: what cannot be counted may not be told.
@@ -351,14 +370,18 @@ class _Silo:
             proto = ProtoMessage()
             proto.ParseFromString(self._unanswered.read_bytes())
             head = message_from_proto(proto)
-            lost = _failed(head, ErrorReply("restart", "restarted"))
-            self.connection.reply(lost)
-            log.info("told the server that a %s is lost", head.metadata.message_type)
+            kind = head.metadata.message_type
+            told = ErrorReply("restart", "restarted", reference=secrets.token_hex(4))
+            # Without it nothing of a job was begun, and there is nothing to count.
+            if self._begun.exists():
+                told = self._counted(told, kind, json.loads(self._begun.read_bytes()))
+            self.connection.reply(_failed(head, told))
+            log.info("%s: told the server that a %s is lost", told.reference, kind)
         except Stopped:
             raise
         except Exception as error:  # a torn file, a run that is over: nobody waits then
             log.debug("nobody waits for the message that was lost: %s", error)
-        self._unanswered.unlink(missing_ok=True)
+        self._forget()
 
 
 def _seconds(ttl: float) -> float:
