@@ -181,6 +181,17 @@ def test_a_server_that_is_gone_in_the_middle_of_a_message_and_comes_back_gets_it
     assert [type(error).__name__ for error in silo.errors] == ["Stopped"]
 
 
+def test_an_answer_does_not_say_when_it_was_made(
+    server: HostileServer, north: SiloAtWork, order: dict[str, str]
+) -> None:
+    """Which would be how long it took, finer than a clock behind a network sees it."""
+    with north.working(**QUICK):
+        for number, settings in enumerate((order, {})):  # an answer, and a refusal
+            asked = server.send(settings, run=number + 1)
+            reply = server.answer(number)
+            assert (reply.metadata.created_at, reply.metadata.ttl) == asked
+
+
 def nonsense() -> list[tuple[str, bytes]]:
     """Answers that are none, by route."""
     torn = b"\x0a\xff\xff\xff\xff\x0f"

@@ -166,6 +166,23 @@ def test_an_end_that_is_no_date_is_refused(
         assert play(ordered(project), 1) == ""
 
 
+def nested(depth: int) -> list[Any]:
+    return [nested(depth - 1)] if depth else []
+
+
+@pytest.mark.parametrize(
+    "settings", [{"data": {"deep": nested(300)}}, {"privacy": {"epsilon": 10**400}}]
+)
+def test_settings_that_make_no_sense_end_no_silo(
+    project: GateProject, north: SiloAtWork, play: Player, settings: dict[str, Any]
+) -> None:
+    order = ordered(project)
+    with north.working():
+        wild = replace(order, experiment={**order.experiment, **settings})
+        assert "make no sense" in play(wild, 1)
+        assert play(ordered(project), 1) == ""
+
+
 @pytest.mark.parametrize("release", ["exact", "noised"])
 def test_evaluations_are_as_few_as_rounds(
     project: GateProject, north: SiloAtWork, play: Player, release: str

@@ -160,6 +160,36 @@ def test_enrolment_tells_nothing_where_the_number_of_records_is_kept(tmp_path: P
     assert record.keys() == {"silo", "index"}
 
 
+@pytest.mark.parametrize("epsilon", [0.5, 3.0])
+def test_enrolling_is_no_way_to_find_out_what_the_budget_has_room_for(
+    epsilon: float, tmp_path: Path
+) -> None:
+    """How many steps fit hangs on the number of records, and only the last of many asks fails."""
+    node = holder(tmp_path, public=False, epsilon=epsilon)
+    for run, noise in enumerate((30.0, 3.0, 1.0, 0.3)):
+        assert not ask(node, ENROL, run_id=run, privacy__noise_multiplier=noise).has_error()
+    assert counted(node) == 0
+    assert refused(ask(node, "train", privacy__noise_multiplier=0.3)).code == "budget"
+    assert counted(node) == 1
+
+
+@pytest.mark.parametrize("kind", [ENROL, "train"])
+@pytest.mark.parametrize("public", [True, False])
+def test_figures_that_cannot_be_reckoned_with_are_counted_too(
+    kind: str, public: bool, tmp_path: Path
+) -> None:
+    """Where the arithmetic ends hangs on the sampling rate, and so on the number of records."""
+    node = holder(tmp_path, public=public)
+    beyond = {"privacy__noise_multiplier": 1e15, "training__steps": 10**20}
+    for _ in range(2):
+        reply = ask(node, kind, training__batch_size=1, **beyond)
+        if kind == "train" or public:
+            assert refused(reply).stage == "guard"
+            assert counted(node) == 1
+        else:
+            assert not reply.has_error()
+
+
 def test_a_metrics_name_leaves_only_if_the_holder_wrote_it(tmp_path: Path) -> None:
     """What a task calls a metric is the job's choice, and may say anything."""
     asked = {"task": "toy_tasks:Talkative", "evaluation__holdout": 0.9}

@@ -140,6 +140,35 @@ def test_a_module_of_no_distribution_is_covered_with_the_code_that_imports_it(
     assert len({missing, first, code_hash(TASK)}) == 3
 
 
+@pytest.mark.parametrize("name", ["loose", "google"])
+def test_a_folder_that_files_from_anywhere_join_is_refused(package: Path, name: str) -> None:
+    """Of "google" a distribution is known, and other folders of that name are part of it."""
+    (package / "task.py").write_text(f"import {name}.evil\n")
+    assert code_hash(TASK)
+    (package.parent / name).mkdir()
+    (package.parent / name / "evil.py").write_text("x = 1\n")
+    importlib.invalidate_caches()
+    with pytest.raises(CodeRefused, match=f"{name} is a folder without __init__.py"):
+        code_cover(TASK)
+    assert code_hash(TASK) is None
+    if name == "loose":
+        (package.parent / name / "__init__.py").write_text("")
+        importlib.invalidate_caches()
+        before = code_hash(TASK)
+        (package.parent / name / "evil.py").write_text("x = 2\n")
+        assert len({None, before, code_hash(TASK)}) == 3
+
+
+def test_a_module_in_the_place_of_an_installed_one_is_covered(package: Path) -> None:
+    (package / "task.py").write_text("import hypothesis\n")
+    before = code_hash(TASK)
+    (package.parent / "hypothesis.py").write_text("x = 1\n")
+    importlib.invalidate_caches()
+    first = code_hash(TASK)
+    (package.parent / "hypothesis.py").write_text("x = 2\n")
+    assert len({before, first, code_hash(TASK)}) == 3
+
+
 def test_what_came_in_one_distribution_with_the_task_is_covered_by_its_content(
     package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,7 +68,7 @@ def project(provisioned: GateProject, monkeypatch: pytest.MonkeyPatch) -> GatePr
 
 
 def policy(project: GateProject, more: str) -> None:
-    text = POLICY.format(more=more, code="", metrics="")
+    text = POLICY.format(more=more, code="", metrics="", sending="")
     project.silo_kit("north").policy.write_text(text)
 
 
@@ -248,6 +248,30 @@ def test_an_approval_is_of_one_order(
         assert told.stage == "approval"
         assert ask(server, signed(project, order)) is None
     assert approvals.pending(kit) == [other]
+
+
+def test_what_somebody_has_seen_does_not_become_another_order_when_it_ends(
+    project: GateProject, server: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither under its number nor under a number that begins alike."""
+    policy(project, 'approval = "each-job"')
+    kit, seen = project.silo_kit("north"), replace(ordered(project), until=time.time() + 3.0)
+    other = replace(ordered(project), job=seen.job)
+    alike = replace(other, job=f"{seen.job[:-1]}{'1' if seen.job[-1] == '0' else '0'}")
+    with north(project, monkeypatch):
+        assert ask(server, signed(project, seen), ENROL) is not None
+        assert approvals.pending(kit) == [seen]
+        until(lambda: time.time() > seen.until)
+        assert approvals.pending(kit) == []
+        for each in (other, alike):
+            told = ask(server, signed(project, each), ENROL)
+            assert told is not None
+            assert told.stage == "approval"
+        assert approvals.pending(kit) == [alike]
+        for words, why in ((seen.job, "no jobs that wait"), (seen.job[:6], "2 jobs that wait")):
+            with pytest.raises(PrivetError, match=why):
+                approvals.approve(kit, words)
+        assert approvals.approve(kit, alike.job) == alike
 
 
 def test_a_refusal_is_final_even_for_a_job_that_runs(

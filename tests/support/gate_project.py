@@ -220,7 +220,7 @@ def answer_once(connection: Connection, make: Callable[[Message], Message]) -> N
         assert time.monotonic() < end, "no message came"
         found = connection.next()
     message = connection.fetch(*found)
-    connection.reply(make(message))
+    connection.reply(make(message), to=message)
 
 
 def echo(message: Message) -> Message:

@@ -82,8 +82,8 @@ class HostileServer:
         run: int = 1,
         ttl: float = 30.0,
         fab: Mapping[str, str] | None = None,
-    ) -> None:
-        """Have a message wait for the silo, of a run with these settings."""
+    ) -> tuple[float, float]:
+        """Have a message wait for the silo, of a run with these settings; its time and TTL."""
         config = user_config_to_proto(dict(settings))
         self.runs[run] = Run(run_id=run, override_config=config, **(fab or {}))
         assume_identity(run)
@@ -95,6 +95,7 @@ class HostileServer:
                 self._objects[name] = part.deflate()
             head = message_to_proto(remove_content_from_message(message))
         self.waiting.append(PullMessagesResponse(messages_list=[head], message_object_trees=[tree]))
+        return message.metadata.created_at, message.metadata.ttl
 
     def answer(self, number: int, *, seconds: float = 20.0) -> Message:
         """The silo's reply number `number`, from 0, once it is here."""

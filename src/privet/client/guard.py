@@ -176,11 +176,15 @@ class LedgerGuard:
     def check(self, experiment: Experiment, silo: Silo, plan: LocalPlan) -> Prospects:
         """How many rounds fit the budget; RefusedByPolicy when not even one is allowed.
 
+        Where the number of records is kept the budget is not looked at: what fits hangs on it, and
+        a yes that nothing is charged for could be had again and again until it becomes a no.
         LedgerRefusal for records that are not the data set.
         """
         rounds = experiment.rounds
         with self.files.open() as ledger, self._noting(ledger):
             decision, plan = self._decide(ledger, experiment, silo, plan, rounds)
+            if not decision.records_public:
+                return Prospects(None, records_public=False)
             outlook = forecast(self._project(ledger, decision), plan.event(), rounds=rounds)
             if outlook.rounds == 0:
                 raise exceeded(outlook.coming, outlook.whole, rounds, decision)
@@ -341,13 +345,16 @@ class LedgerGuard:
     def _noting(self, ledger: Ledger) -> Iterator[None]:
         """Count a refusal in the ledger, once for a job and reason, when the block refuses.
 
-        Records are open by now: their number alone may decide whether a budget is enough. Raises
-        LedgerError in the place of a refusal that cannot be counted, which may not be told then.
+        Records are open by now: their number alone may decide whether a budget is enough, or if a
+        job's figures can be reckoned with at all, so every error counts. Raises LedgerError in the
+        place of a refusal that cannot be counted, which may not be told then.
         """
         try:
             yield
-        except PrivetError as refusal:
-            self._count(ledger, f"refused: {refusal}", once=True)
+        except Exception as refusal:
+            # A library's own words may quote anything, and ledgers are shown to auditors.
+            text = str(refusal) if isinstance(refusal, PrivetError) else type(refusal).__name__
+            self._count(ledger, f"refused: {text}", once=True)
             raise
 
     def _count(self, ledger: Ledger, text: str, *, once: bool) -> None:

@@ -2,11 +2,11 @@
 
 Approved is a hash. It covers every file of the top-level package that the task lies in, whatever
 its kind, or the one file of a module outside packages; of other modules that the code imports by
-name the same where they belong to no installed distribution or to the package's own, else name and
-version, but for those that privet itself needs. Left out is what Python makes by itself,
-`__pycache__`; approved code is imported without it, and only while each file is what was hashed.
-Nothing of the code is run to find out. What it imports by computed names, or from compiled modules,
-is not seen.
+name the same where they belong to no installed distribution or to the package's own, or lie
+elsewhere than theirs, else name and version, but for those that privet itself needs. Left out is
+what Python makes by itself, `__pycache__`; approved code is imported without it, and only while
+each file is what was hashed. Nothing of the code is run to find out. What it imports by computed
+names, or from compiled modules, is not seen.
 """
 
 from __future__ import annotations
@@ -92,7 +92,8 @@ def top_level(task: str) -> str | None:
 def code_cover(task: str) -> CodeCover | None:
     """What the hash of the task's code covers; None for a built-in task or no such module.
 
-    CodeRefused for code with links that lead out of its package, or with what is no file.
+    CodeRefused for code with links that lead out of its package, with what is no file, and for a
+    folder without __init__.py: files from anywhere may join it.
     """
     name = top_level(task)
     root = _root(name) if name else None
@@ -115,13 +116,30 @@ def cover(root: Path) -> CodeCover:
 
 def _root(name: str) -> Path | None:
     """Where a top-level module lies: a package's folder or one file."""
-    # The top level only: to find a submodule Python would run the package's code. The current
-    # folder last, as where tasks are looked for.
-    spec = PathFinder.find_spec(name, [*sys.path, str(Path.cwd())])
-    if spec is None or spec.origin is None:
+    spec = _spec(name)
+    if spec is None:
         return None
+    if spec.origin is None:
+        raise CodeRefused(f"{name} is a folder without __init__.py, which cannot be covered")
     origin = Path(spec.origin)
     return origin.parent if spec.submodule_search_locations is not None else origin
+
+
+def _spec(name: str) -> ModuleSpec | None:
+    # The top level only: to find a submodule Python would run the package's code. The current
+    # folder last, as where tasks are looked for.
+    return PathFinder.find_spec(name, [*sys.path, str(Path.cwd())])
+
+
+def _installed(name: str, distributions: Sequence[str]) -> bool:
+    """Whether a module is where its distributions are, and nowhere else (or not here at all).
+
+    A folder of its name in another place would come before it, or join it.
+    """
+    spec = _spec(name)
+    places = [] if spec is None else spec.submodule_search_locations or [spec.origin or ""]
+    homes = {_home(each) for each in distributions}
+    return all(Path(place).resolve().parent in homes for place in places)
 
 
 def _cover(root: Path, within: frozenset[Path]) -> CodeCover:
@@ -140,7 +158,8 @@ def _cover(root: Path, within: frozenset[Path]) -> CodeCover:
     for imported in sorted(_imports(sources) - {root.stem}):
         distributions = _distributions().get(imported, ())
         # What came in one distribution with the task is as much the task's.
-        if not distributions or {*its} & {*distributions}:
+        own = {*its} & {*distributions}
+        if not distributions or own or not _installed(imported, distributions):
             place = _root(imported)
             here = place.resolve() if place else None
             # One that imports this one back is covered where it began.
@@ -243,6 +262,14 @@ def _version(distribution: str) -> str:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
+
+
+@cache
+def _home(distribution: str) -> Path | None:
+    try:
+        return Path(str(importlib.metadata.distribution(distribution).locate_file(""))).resolve()
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 class _Checked(importlib.abc.Loader):

@@ -66,7 +66,7 @@ def test_what_a_silo_answers_as_it_starts_is_not_delivered_again(
         lost = head_of_next(first)
         first._stop.set()
         with project.connection("north") as second:
-            second.reply(Message(Error(code=0, reason="lost"), reply_to=lost))
+            second.reply(Message(Error(code=0, reason="lost"), reply_to=lost), to=lost)
             assert [second.next() for _ in range(3)] == [None] * 3
             assert [reply.error.reason for reply in grid.pull_messages(sent)] == ["lost"]
 

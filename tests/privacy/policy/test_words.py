@@ -101,6 +101,8 @@ def test_the_starting_policy_lets_nothing_run(
         ({}, "There must be noise in every step"),
         ({"training": {"smallest_noise_multiplier": 0.8}}, "at least 0.8 times"),
         ({"training": {"largest_sampling_rate": 0.25}}, "between 0 and 25 % of the records"),
+        ({"training": {"smallest_sampling_rate": 0.1}}, "records can be found out all the same"),
+        ({"training": {"largest_sampling_rate": 0.9}}, "records can be found out all the same"),
         ({}, "The number of records stays here."),
         ({"sending": {"records_public": True}}, "The number of records is public"),
         ({}, "the server may then see this silo's by itself"),

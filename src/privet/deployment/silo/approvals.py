@@ -6,11 +6,9 @@ entry of the ledger, so that it holds whether the silo runs or not, and after ev
 
 from __future__ import annotations
 
-import json
 import os
 import pwd
 import re
-import time
 
 from privet.deployment.parties import PartiesFile, SiloKit
 from privet.deployment.parties.orders import Order, read_order
@@ -25,12 +23,12 @@ _LONGEST_NAME = 100
 
 
 def keep(kit: SiloKit, job: OrderedJob) -> bool:
-    """Have the order of a job wait; False for one that does already."""
+    """Have the order of a job wait; False if one with its number does, or did until its end."""
     path = kit.state / _FOLDER / f"{job.id}.json"
     try:
-        # The first under a number waits, until it ends: what somebody is looking at must not become
-        # another order before they approve it.
-        if path.exists() and _end(path.read_text(encoding="utf-8")) > time.time():
+        # Only the first under a number waits, and is kept when it has ended: what somebody has seen
+        # must not become another order before they approve it.
+        if path.exists():
             return False
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_whole(path, job.text.encode())
@@ -40,7 +38,7 @@ def keep(kit: SiloKit, job: OrderedJob) -> bool:
 
 
 def pending(kit: SiloKit) -> list[Order]:
-    """The orders that wait, the oldest first; those that need no decision any more are dropped."""
+    """The orders that wait, the oldest first; those that were decided are dropped."""
     parties = PartiesFile(kit.parties, project_key=kit.project_key).current()
     found = []
     with _ledger(kit) as ledger:
@@ -48,7 +46,6 @@ def pending(kit: SiloKit) -> list[Order]:
             try:
                 order = read_order(path.read_text(encoding="utf-8"), parties)
             except Denied:  # ended, or who signed it may order no more
-                path.unlink(missing_ok=True)
                 continue
             if ledger.ended(order.job) or ledger.approved(order.job, order.digest):
                 path.unlink(missing_ok=True)
@@ -58,10 +55,14 @@ def pending(kit: SiloKit) -> list[Order]:
 
 
 def approve(kit: SiloKit, job: str, *, name: str = "") -> Order:
-    """Let the job in whose id begins so, and that waits; PrivetError for none, or for several."""
+    """Let the job in whose id begins so, and that waits; PrivetError for none, or for several.
+
+    One that waited until its end counts among several: it may be the one that was looked at.
+    """
     waiting = [order for order in pending(kit) if order.job.startswith(job)]
-    if len(waiting) != 1:
-        raise PrivetError(f"{len(waiting) or 'no'} jobs that wait begin with {job!r}")
+    seen = [path for path in (kit.state / _FOLDER).glob("*.json") if path.stem.startswith(job)]
+    if not waiting or len(seen) > 1:
+        raise PrivetError(f"{len(seen) if waiting else 'no'} jobs that wait begin with {job!r}")
     (order,) = waiting
     user, said = _who(name)
     with _ledger(kit) as ledger:
@@ -83,10 +84,6 @@ def refuse(kit: SiloKit, job: str, *, name: str = "") -> str:
         ledger.decide(job, "refused", f"refused by {said}", who=user)
     _forget(kit, job)
     return job
-
-
-def _end(text: str) -> float:
-    return float(json.loads(text)["order"]["until"])
 
 
 def _forget(kit: SiloKit, job: str) -> None:

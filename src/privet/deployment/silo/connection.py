@@ -245,12 +245,16 @@ class Connection:
         except ValueError as error:  # whatever a server sends, the silo goes on
             raise ObjectPullError(tree.object_id, str(error)) from None
 
-    def reply(self, message: Message) -> None:
+    def reply(self, message: Message, *, to: Message) -> None:
         """Send an answer, with its small parts or with all of them.
 
         What is too large for that follows, the message itself last: the server looks for the answer
         as soon as that stands.
         """
+        # Flower has an answer say when it was made, by this machine's clock; how long that took may
+        # hang on records.
+        message.metadata.created_at = to.metadata.created_at
+        message.metadata.ttl = to.metadata.ttl
         message.metadata.__dict__["_message_id"] = message.object_id
         # Otherwise every access to an id hashes the whole update again.
         with no_object_id_recompute():

@@ -11,6 +11,7 @@ from typing import Any
 from privet.deployment.parties import Parties, SiloKit
 from privet.deployment.parties.orders import ORDER_KEY, read_order
 from privet.deployment.parties.requests import Denied
+from privet.errors import PrivetError
 from privet.experiment import Experiment
 
 ALLOWED = frozenset({ORDER_KEY})
@@ -42,6 +43,14 @@ def believed(settings: Mapping[str, Any], parties: Parties) -> OrderedJob:
     if not isinstance(text, str):
         raise Denied("a run without an administrator's order")
     order = read_order(text, parties)
+    try:
+        run_config = order.settings().to_run_config()
+    except PrivetError:
+        raise
+    # Numbers too large for a float, lists in lists: whatever stands there, the silo goes on.
+    except Exception as error:
+        text = f"the settings of job {order.job} make no sense ({type(error).__name__})"
+        raise Denied(text) from error
     return OrderedJob(
         id=order.job,
         requester=order.requester,
@@ -50,7 +59,7 @@ def believed(settings: Mapping[str, Any], parties: Parties) -> OrderedJob:
         order=order.digest,
         until=order.end,
         text=text,
-        run_config=order.settings().to_run_config(),
+        run_config=run_config,
     )
 
 

@@ -136,7 +136,7 @@ class _Silo:
             outcome: Outcome = "over"
             try:
                 reply = self._answer(head, tree, until)
-                self.connection.reply(reply)
+                self.connection.reply(reply, to=head)
                 outcome = outcome_of(reply)
             except RunOver as over:
                 log.info("%s: %s", head.metadata.message_type, over)
@@ -375,7 +375,7 @@ class _Silo:
             # Without it nothing of a job was begun, and there is nothing to count.
             if self._begun.exists():
                 told = self._counted(told, kind, json.loads(self._begun.read_bytes()))
-            self.connection.reply(_failed(head, told))
+            self.connection.reply(_failed(head, told), to=head)
             log.info("%s: told the server that a %s is lost", told.reference, kind)
         except Stopped:
             raise

@@ -40,6 +40,12 @@ def _rules(rules: Rules) -> Iterator[str]:
     yield from _budget(rules.budget)
     yield from _training(rules.training)
     yield from _sending(rules.sending)
+    if _bounds_rate(rules.training) and not rules.sending.records_public:
+        yield (
+            "The number of records can be found out all the same: jobs choose how many records a "
+            "step uses, and are refused where that is too small or too large a part of them. "
+            "(training.smallest_sampling_rate, training.largest_sampling_rate)"
+        )
     for name, metric in sorted(rules.metrics.items(), key=lambda item: (item[0] == ANY, item[0])):
         yield f"{_metric(name, metric)} (metrics.{name})"
     if ANY not in rules.metrics:
@@ -138,6 +144,10 @@ def _training(training: Training) -> Iterator[str]:
         if training.uncovered_preprocessing
         else "Each record's inputs must follow from itself and constants."
     ) + " (training.uncovered_preprocessing)"
+
+
+def _bounds_rate(training: Training) -> bool:
+    return training.smallest_sampling_rate > 0 or training.largest_sampling_rate < 1
 
 
 def _noise(training: Training) -> str:
