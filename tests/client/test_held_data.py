@@ -297,6 +297,29 @@ def test_no_cell_of_a_parquet_file_keeps_the_others_from_being_read(folder: Path
     )
 
 
+def odd_columns() -> dict[str, pa.Array]:
+    """Columns of 80 that hold something which Python cannot."""
+    raw = pa.array([b"north"] * 79 + [b"\xff"], pa.binary())
+    text = pa.Array.from_buffers(pa.string(), 80, raw.buffers())
+    day = pa.array([0] * 79 + [2**62], pa.int64()).cast(pa.timestamp("us"))
+    return {
+        "struct": pa.StructArray.from_arrays([day], ["day"]),
+        "list": pa.ListArray.from_arrays(pa.array(range(81), pa.int32()), text),
+        "view": raw.cast(pa.binary_view()).view(pa.string_view()),
+        "json": pa.ExtensionArray.from_storage(pa.json_(pa.string()), text),
+    }
+
+
+@pytest.mark.parametrize("kind", ["struct", "list", "view", "json"])
+def test_nor_does_a_column_that_nobody_asked_for(folder: Path, kind: str) -> None:
+    expected, data = inputs(node(folder)), folder / "data"
+    frame = pa.Table.from_pandas(pd.read_csv(data / "stays.csv"))
+    pq.write_table(frame.append_column("notes", odd_columns()[kind]), data / "odd.parquet")
+    (place := folder / kind).mkdir()
+    silo = {**node(place, {**STAYS, "file": "odd.parquet"}), "data-dir": str(data)}
+    assert inputs(silo) == expected
+
+
 @pytest.mark.parametrize("fault", ["gone", "empty", "header", "column", "bytes", "folder", "link"])
 def test_files_that_cannot_be_used_all_have_one_answer(folder: Path, fault: str) -> None:
     path = folder / "data" / "stays.csv"

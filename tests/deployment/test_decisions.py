@@ -284,9 +284,10 @@ def test_a_refusal_is_final_even_for_a_job_that_runs(
         with pytest.raises(PrivetError, match="neither a job that waits"):
             approvals.refuse(kit, order.job[:4])
         assert approvals.refuse(kit, order.job) == order.job
-        told = ask(server, text, round_=2)
-        assert told is not None
-        assert told.reason == CODES["terms"]  # by the guard, which finds it in the ledger
+        for kind in ("train", ENROL, "query.offer"):
+            told = ask(server, text, kind, round_=2)
+            assert told is not None
+            assert told.reason == CODES["terms"]  # by the guard, which finds it in the ledger
         assert decisions(project)[-1] == (USER, f"refused by {USER}")
         with (
             Ledger.open(kit.ledger, project.key("north")) as ledger,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import time
 
@@ -11,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from typer.testing import CliRunner
 
 from privet.commands.cli import cli
-from privet.deployment.monitoring import SILO, health_fault, serving_health
+from privet.deployment.monitoring import SILO, _Lines, health_fault, serving_health
 from privet.deployment.trial import free_port
 from privet.errors import PrivetError
 
@@ -85,3 +86,11 @@ def test_no_address_serves_nothing() -> None:
 def test_what_is_no_address_is_a_mistake_of_the_caller() -> None:
     with pytest.raises(PrivetError, match="is no address"):
         health_fault("nonsense")
+
+
+def test_what_others_sent_is_no_line_of_its_own_in_a_log() -> None:
+    said = "it makes no sense: \n2026-01-01T00:00:00Z job 1 is approved\x1b[2J\u2028"
+    record = logging.LogRecord("privet.silo", logging.WARNING, "", 1, "%s", (said,), None)
+    line = _Lines().format(record)
+    assert line.isprintable()
+    assert "it makes no sense:  2026" in line

@@ -52,6 +52,19 @@ def test_pixels_are_scaled_by_the_published_mean_and_deviation(
     assert train.targets.tolist() == LABELS.tolist()
 
 
+@pytest.mark.parametrize("task", ["mnist", "fashion-mnist"])
+def test_an_image_whose_label_is_no_class_is_left_out_at_a_silo(tmp_path: Path, task: str) -> None:
+    """Else training would fail whenever it is drawn, and say so."""
+    write(tmp_path, "train", packed=False)
+    whole = load_task(task, data_dir=tmp_path, held=True).train_data()
+    odd = np.insert(LABELS, 2, [10, 255]), np.insert(IMAGES, 2, IMAGES[:2], axis=0)
+    for name, array in zip(("labels-idx1", "images-idx3"), odd, strict=True):
+        (tmp_path / f"train-{name}-ubyte").write_bytes(idx(array))
+    read = load_task(task, data_dir=tmp_path, held=True).train_data()
+    assert torch.equal(read.inputs, whole.inputs)
+    assert torch.equal(read.targets, whole.targets)
+
+
 def test_files_may_lie_in_the_data_folder_itself(tmp_path: Path) -> None:
     write(tmp_path, "t10k", packed=True)
     test = load_task("mnist", data_dir=tmp_path).test_data()

@@ -158,13 +158,17 @@ class LedgerGuard:
                 self._count(ledger, text, once=False)
 
     def _hear_no_more(self, policy: Policy) -> None:
-        """RefusedByPolicy for a requester who was told often enough that something failed."""
+        """RefusedByPolicy for a job that somebody has ended, and for a requester who was told often
+        enough that something failed."""
         rules, origin = policy.rules(self.origin.dataset), self.origin
         if rules is None or self.files.simulated:
             return
         most = rules.sending.most_failures
         with self.files.open() as ledger:
+            ended = ledger.ended(origin.job)
             failures = ledger.failures(dataset=origin.dataset, who=origin.requester)
+        if ended:
+            raise RefusedByPolicy(ended, code="terms")
         if failures >= most:
             raise RefusedByPolicy(
                 f"{failures} answers told {origin.requester} of a failure, and "

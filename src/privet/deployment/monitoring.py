@@ -170,7 +170,8 @@ class _Lines(logging.Formatter):
         return f"{_time(record)} {level}{self._text(record)}"
 
     def _text(self, record: logging.LogRecord) -> str:
-        text = record.getMessage()
+        # A line each: what others sent may stand in it, and must not look like a line of its own.
+        text = "".join(each if each.isprintable() else " " for each in record.getMessage())
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
 

@@ -239,11 +239,18 @@ def _arrow_cells(column: pa.ChunkedArray) -> Column:
     """The cells of a column, texts where one odd value could keep all from being read."""
     import pyarrow as pa
 
+    if isinstance(column.type, pa.BaseExtensionType):
+        column = pa.chunked_array(
+            [part.storage for part in column.chunks], column.type.storage_type
+        )
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
+    if pa.types.is_nested(column.type):  # no number and no word, and anything may be inside
+        return [None if null else str(column.type) for null in column.is_null().to_pylist()]
     if pa.types.is_temporal(column.type):  # the year 10,000 is no date of Python's
         column = column.cast(pa.string())
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+    texts = pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view
+    if any(are(column.type) for are in texts):
         cells = column.cast(pa.large_binary()).to_pylist()  # whatever the encoding
         return [cell if cell is None else _cell(cell.decode(errors="replace")) for cell in cells]
     return list(column.to_pylist())

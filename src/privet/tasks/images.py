@@ -145,6 +145,7 @@ _MODELS = {
     "scatter-linear": lambda: linear(CHANNELS * 7 * 7, 10),
 }
 _UNSIGNED_BYTE = 8
+_CLASSES = 10
 
 
 class _IdxImages(Classification):
@@ -178,6 +179,9 @@ class _IdxImages(Classification):
     def _read(self, part: str) -> Examples:
         images = read_idx(self._file(f"{part}-images-idx3-ubyte"), dimensions=3)
         labels = read_idx(self._file(f"{part}-labels-idx1-ubyte"), dimensions=1)
+        if self.held:
+            # One that is no class would have a loss fail whenever it is drawn.
+            images, labels = images[labels < _CLASSES], labels[labels < _CLASSES]
         pixels = torch.from_numpy(images).float().div_(255)
         # Before the pixels are standardised, which is done in place.
         features = scattering_features(pixels) if self._scatters else None
@@ -205,7 +209,7 @@ class Mnist(_IdxImages):
 
 
 class HeldMnist(Mnist):
-    """`Mnist` of a real silo."""
+    """`Mnist` of a real silo: an image whose label is no class is left out."""
 
     held = True
 
@@ -222,7 +226,7 @@ class FashionMnist(_IdxImages):
 
 
 class HeldFashionMnist(FashionMnist):
-    """`FashionMnist` of a real silo."""
+    """`FashionMnist` of a real silo: an image whose label is no class is left out."""
 
     held = True
 
