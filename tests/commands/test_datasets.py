@@ -87,6 +87,17 @@ def test_a_holder_sees_what_jobs_see_and_apart_from_it_what_they_do_not(
     assert said(capsys, "silo", "check", kit) == (code, out, "")
 
 
+AGAIN = """data_dir = "data"
+dataset = "stays"
+[datasets.again]
+task = "table"
+file = "stays.csv"
+target = "ward"
+numeric = ["age"]
+classes = ["north", "south"]
+"""
+
+
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
@@ -95,6 +106,10 @@ def test_a_holder_sees_what_jobs_see_and_apart_from_it_what_they_do_not(
         (('["age"]', '["agee"]'), "stays.csv has no column 'agee'"),
         (('["home", "died"]', '["a", "b"]'), "there are no records to train on"),
         (("[datasets.stays]", "[datasets.other]"), "policy.toml has no [data.other]"),
+        (
+            ('data_dir = "data"\n', AGAIN),
+            "data set again has the same records: they would have two",
+        ),
     ],
 )
 def test_faults_are_shown_and_end_with_1(

@@ -69,7 +69,7 @@ class HeldTable(Table):
             raise ExperimentError("a table on real silos is described in full")
 
     def train_data(self) -> Examples:
-        rows = self._all_rows(self._file_names())
+        rows = self._all_rows(self.file_names())
         own = scale_of(rows.numbers, self._layout.numeric, self._options.ranges)
         return self._encoded(rows, {None: own}, ())
 
@@ -89,7 +89,7 @@ class HeldTable(Table):
         """What the description leaves out of the files to train on."""
         records = rows = broken = 0
         found = {name: Counter[str]() for name in self._readers}
-        for name in self._file_names():
+        for name in self.file_names():
             columns, lost = self._columns(name)
             broken += lost
             values = self._values(columns)
@@ -111,8 +111,8 @@ class HeldTable(Table):
         numbers = dict.fromkeys(layout.numeric, finite)
         return {**numbers, **{name: reader_of(known) for name, known in words.items()}}
 
-    def _file_names(self) -> list[str]:
-        """The files of the description; a pattern stands for those of the folder that fit."""
+    def file_names(self) -> list[str]:
+        """The files to train on; a pattern stands for those of the data folder that fit."""
         options = self._options
         if options.file:
             return [options.file]

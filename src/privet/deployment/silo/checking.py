@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from privet.deployment.parties import SiloKit
 from privet.errors import PrivetError
 from privet.privacy.policy import Policy
-from privet.tasks import load_task
-from privet.tasks.datasets import DatasetDescription
+from privet.tasks import Task, load_task
+from privet.tasks.datasets import TABLE, DatasetDescription
 from privet.tasks.files import data_folder
 from privet.tasks.held_table import Coverage, HeldTable
 
@@ -37,6 +37,7 @@ def _checked(kit: SiloKit, name: str, description: DatasetDescription | None) ->
     faults, coverage = [*_policy_faults(kit, name, description)], None
     if description is not None:
         try:
+            faults += _second_budgets(kit, name)
             coverage = _read(kit, description)
         except PrivetError as error:
             faults.append(str(error))
@@ -54,15 +55,36 @@ def _checked(kit: SiloKit, name: str, description: DatasetDescription | None) ->
 
 
 def _read(kit: SiloKit, description: DatasetDescription) -> Coverage:
-    task = load_task(
+    task = _task(kit, description)
+    if isinstance(task, HeldTable):
+        return task.coverage()
+    return Coverage(len(task.train_data()), 0, 0)
+
+
+def _task(kit: SiloKit, description: DatasetDescription) -> Task:
+    return load_task(
         description.task,
         data_dir=data_folder(kit.data_dir),
         options=description.options,
         held=True,
     )
-    if isinstance(task, HeldTable):
-        return task.coverage()
-    return Coverage(len(task.train_data()), 0, 0)
+
+
+def _second_budgets(kit: SiloKit, name: str) -> Iterator[str]:
+    """Data sets that share records, which the ledger cannot see where they are read otherwise."""
+    mine = _sources(kit, kit.datasets[name])
+    for other, description in kit.datasets.items():
+        if other != name and mine & _sources(kit, description):
+            yield f"data set {other} has the same records: they would have two budgets"
+
+
+def _sources(kit: SiloKit, description: DatasetDescription) -> frozenset[object]:
+    """The files of a table; of another task, which finds its own, its name."""
+    if description.task != TABLE:
+        return frozenset({description.task})
+    task, folder = _task(kit, description), data_folder(kit.data_dir)
+    names = task.file_names() if isinstance(task, HeldTable) else []
+    return frozenset((folder / name).resolve() for name in names if folder)
 
 
 def _policy_faults(
