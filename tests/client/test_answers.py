@@ -11,7 +11,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from privet.client.app import app
 from privet.commands.cli import main
@@ -31,6 +31,7 @@ from privet.wire.answers import (
 )
 from silo_holder import describing, holder
 from silo_log import refused
+from toy_tasks import Tiny
 
 SETTINGS: dict[str, Any] = {
     "task": "toy_tasks:Tiny",
@@ -188,6 +189,20 @@ def test_figures_that_cannot_be_reckoned_with_are_counted_too(
             assert counted(node) == 1
         else:
             assert not reply.has_error()
+
+
+def test_an_evaluation_does_not_tell_whether_a_record_is_left_to_train_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = Tiny.metrics
+
+    def metrics(self: Tiny, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+        assert len(targets), "as many a task's own metrics fail without records"
+        return inner(self, outputs, targets)
+
+    monkeypatch.setattr(Tiny, "metrics", metrics)
+    node = holder(tmp_path)
+    assert not ask(node, "evaluate", evaluation__holdout=0.999999).has_error()
 
 
 def test_a_metrics_name_leaves_only_if_the_holder_wrote_it(tmp_path: Path) -> None:

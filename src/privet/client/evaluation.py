@@ -32,10 +32,12 @@ _LOSS = "loss"
 
 def metric_names(silo: Silo) -> tuple[str, ...]:
     """What the task can measure, found on a made-up record: none of the silo's is used."""
-    module = silo.model().module.eval()
+    module, like = silo.model().module.eval(), silo.local.example_type
+    # Not made like the first record: maybe all are held out, and there is none.
     with torch.no_grad():
-        outputs = module(torch.zeros_like(silo.examples.inputs[:1]))
-    return (_LOSS, *silo.task.metrics(outputs, torch.zeros_like(silo.examples.targets[:1])))
+        outputs = module(torch.zeros((1, *like.inputs), dtype=like.input_type))
+    targets = torch.zeros((1, *like.targets), dtype=like.target_type)
+    return (_LOSS, *silo.task.metrics(outputs, targets))
 
 
 def measure(silo: Silo, round_: int, weights: Vector, permit: EvaluationPermit) -> EvaluateReply:
