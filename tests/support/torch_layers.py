@@ -7,7 +7,7 @@ this list.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -382,9 +382,8 @@ def loss_verdict(loss: Loss) -> str:
     return "trains"
 
 
-def page() -> str:
-    """docs/layers.md."""
-    layers = {each.written: verdict(each) for each in LAYERS}
+def page(layers: Mapping[str, str]) -> str:
+    """docs/layers.md, of the verdict on every layer."""
     losses = {each.written: loss_verdict(each) for each in LOSSES}
     left_out = (
         f"- {why}: {', '.join(f'`{name}`' for name in names.split())}"
@@ -417,22 +416,32 @@ unsound: [soundness](soundness.md).
 """
 
 
-def _table(verdicts: dict[str, str]) -> str:
+def on_page(text: str) -> dict[str, str]:
+    """What a page says of each layer and loss, as `in_short` puts it."""
+    rows = re.findall(r"^\| (\w+) \| (`.*`) \| (.*) \|$", text, re.MULTILINE)
+    return {
+        name + options: found
+        for name, every, found in rows
+        for options in re.findall("`([^`]*)`", every)
+    }
+
+
+def _table(verdicts: Mapping[str, str]) -> str:
     """A row for each layer and verdict, with the options that it holds for."""
     rows: dict[tuple[str, str], list[str]] = {}
     for written, found in verdicts.items():
         name, bracket, options = written.partition("(")
-        rows.setdefault((name, _short(found)), []).append(f"`{bracket}{options}`")
+        rows.setdefault((name, in_short(found)), []).append(f"`{bracket}{options}`")
     lines = [
         f"| {name} | {', '.join(options)} | {found} |" for (name, found), options in rows.items()
     ]
     return "\n".join(["| | with | verdict |", "|---|---|---|", *lines])
 
 
-def _short(found: str) -> str:
+def in_short(found: str) -> str:
     """Without the layer's place in the model."""
     return re.sub(r"^layer \S+ \(\w+\) ", "", found)
 
 
 if __name__ == "__main__":
-    print(page(), end="")
+    print(page({each.written: verdict(each) for each in LAYERS}), end="")
