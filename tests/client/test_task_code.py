@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -301,3 +303,37 @@ def test_the_command_says_what_is_covered(package: Path) -> None:
     )
     assert done.returncode == 2
     assert "neither a task of someone's own" in done.stderr
+
+
+def test_a_package_is_parsed_once_and_a_source_that_changes_anew(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[bytes] = []
+    real = task_code.ast.parse
+
+    def counting(source: bytes) -> Any:
+        parsed.append(source)
+        return real(source)
+
+    monkeypatch.setattr(task_code.ast, "parse", counting)
+    (package / "task.py").write_text(f"{SOURCE}# of {package}\n")
+    code_hash(TASK)
+    assert parsed
+    parsed.clear()
+    before = code_cover(TASK)
+    assert parsed == []
+    (package / "task.py").write_text(f"import loose\n{SOURCE}# of {package}\n")
+    after = code_cover(TASK)
+    assert len(parsed) == 1
+    assert before is not None
+    assert after is not None
+    assert (before.modules, after.modules) == ({}, {"loose": None})
+
+
+def test_imports_of_what_comes_between_hash_and_parsing_are_not_kept(package: Path) -> None:
+    source = package / "task.py"
+    other = f"import loose\n{SOURCE}# another {package}\n".encode()
+    hashed = hashlib.sha256(other).hexdigest()
+    assert task_code._imported_by(source, hashed) == set()
+    source.write_bytes(other)
+    assert task_code._imported_by(source, hashed) == {"loose"}

@@ -35,6 +35,8 @@ _CACHE = "__pycache__"
 _SETTLED = 5.0
 """Seconds after which the time of a file's last change tells it from the next one."""
 _known: dict[tuple[Path, int, int, int, int], str] = {}
+_imported: dict[str, frozenset[str]] = {}
+"""By a source's SHA-256, the top-level modules that it imports."""
 
 
 class CodeRefused(PrivetError):  # noqa: N818 - it is the answer, not a fault
@@ -151,11 +153,10 @@ def _cover(root: Path, within: frozenset[Path]) -> CodeCover:
             links[name] = _target(path, root)
         else:
             files[name] = _hashed(path)
-    sources = [root / name if name else root for name in files if not name or name.endswith(".py")]
     versions: dict[str, str] = {}
     modules: dict[str, CodeCover | None] = {}
     its = _distributions().get(root.stem, ())
-    for imported in sorted(_imports(sources) - {root.stem}):
+    for imported in sorted(_imports(root, files) - {root.stem}):
         distributions = _distributions().get(imported, ())
         # What came in one distribution with the task is as much the task's.
         own = {*its} & {*distributions}
@@ -210,20 +211,40 @@ def _hashed(path: Path) -> str:
         raise CodeRefused(f"{path} cannot be read ({error.strerror})") from None
 
 
-def _imports(sources: Sequence[Path]) -> set[str]:
-    """The top-level modules that these import by name, without Python's own and privet."""
+def _imports(root: Path, files: Mapping[str, str]) -> set[str]:
+    """The top-level modules that sources among `files` import by name, without Python's own and
+    privet."""
     found: set[str] = set()
-    for path in sources:
-        try:
-            tree = ast.parse(path.read_bytes())
-        except (OSError, SyntaxError, ValueError, RecursionError):
-            continue  # it cannot be imported either
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Import):
-                found |= {alias.name.partition(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
-                found.add(node.module.partition(".")[0])
+    for name, digest in files.items():
+        if not name or name.endswith(".py"):
+            found |= _imported_by(root / name if name else root, digest)
     return found - sys.stdlib_module_names - {"privet"}
+
+
+def _imported_by(path: Path, digest: str) -> frozenset[str]:
+    # Every message asks again, and to parse a package takes seconds.
+    if digest not in _imported:
+        try:
+            source = path.read_bytes()
+        except OSError:
+            return frozenset()  # it cannot be imported either
+        found = frozenset(_named_in(source))
+        if hashlib.sha256(source).hexdigest() != digest:
+            return found  # of what came in its place meanwhile
+        _imported[digest] = found
+    return _imported[digest]
+
+
+def _named_in(source: bytes) -> Iterator[str]:
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            yield node.module.partition(".")[0]
 
 
 @cache

@@ -17,7 +17,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
@@ -25,6 +25,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from privet.client.task_code import code_hash
 from privet.errors import DataError, PrivacyError, PrivetError
 from privet.experiment import Experiment, dotted
 from privet.files import read_file
@@ -201,7 +202,7 @@ def run_jobs(
     """
     # Taken from the end, which costs nothing however many there are.
     waiting = list(reversed(jobs))
-    _import_what_is_imported_late()
+    _load_what_is_loaded_late({job.experiment.task for job in jobs})
     with _processes(min(workers, len(jobs)), tracker) as running:
         for worker in running:
             _assign(worker, waiting)
@@ -220,11 +221,16 @@ def run_jobs(
                 yield cell
 
 
-def _import_what_is_imported_late() -> None:
-    """Here, once, and not in every process: torch's first optimizer imports for seconds."""
+def _load_what_is_loaded_late(tasks: Iterable[str]) -> None:
+    """Here, once, and not in every process: both take seconds.
+
+    torch's first optimizer imports much, and the first hash of a task's code parses its package.
+    """
     import torch
 
     torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    for task in tasks:
+        code_hash(task)
 
 
 @contextmanager
