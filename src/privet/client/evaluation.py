@@ -6,7 +6,9 @@ configuration asks for them (`canaries`, how many coordinates, and `canaries-dir
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -93,10 +95,23 @@ class _Measured:
         if rule.noise_multiplier is None:
             return _value(task, rule.name, self.outputs, self.targets)
         # The metric of each record alone: whatever a task calls accuracy, a record moves it by 1/n.
-        places = [slice(place, place + 1) for place in range(len(self.targets))]
-        alone = [_value(task, rule.name, self.outputs[p], self.targets[p]) for p in places]
+        alone = self._losses if rule.name == _LOSS else [each[rule.name] for each in self._metrics]
         noise = self.silo.noise(self.round, use=f"evaluation {rule.name}")
         return NoisyShare(rule.noise_multiplier).release(torch.tensor(alone), noise)
+
+    @cached_property
+    def _losses(self) -> list[float]:
+        return [_value(self.silo.task, _LOSS, *each) for each in self._alone()]
+
+    @cached_property
+    def _metrics(self) -> list[dict[str, float]]:
+        return [self.silo.task.metrics(*each) for each in self._alone()]
+
+    def _alone(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each record's outputs and target, shapes (1, ...) and (1,)."""
+        for place in range(len(self.targets)):
+            alone = slice(place, place + 1)
+            yield self.outputs[alone], self.targets[alone]
 
 
 def _value(task: Task, name: str, outputs: Tensor, targets: Tensor) -> float:
