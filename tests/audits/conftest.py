@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
+from privet.audits import dry_runs
+from privet.audits.code import TrainingCode
+from privet.audits.evidence import Evidence
 from privet.experiment import Experiment
 from privet.simulations.run import simulate
 
@@ -59,3 +64,23 @@ def run(golden: Path, tmp_path: Path) -> Path:
 def sealed_run(golden: Path, tmp_path: Path) -> Path:
     """A copy of the encrypted run."""
     return Path(shutil.copytree(golden / "sealed", tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def tried_once() -> Iterator[None]:
+    """The installed code is tried once for all audits of one experiment.
+
+    For tests that leave the code as it is and audit hundreds of times what was recorded: nine
+    tenths of an audit are dry runs, which would come to the same.
+    """
+    real, known = dry_runs._tried, dict[str, dry_runs.Tried]()
+
+    def once(run: Evidence, code: TrainingCode) -> dry_runs.Tried:
+        settings, noise = run.settings.model_dump_json(), dry_runs._noise_multiplier(run)
+        key = f"{settings} {noise} {run.job is None}"
+        if key not in known:
+            known[key] = real(run, code)
+        return known[key]
+
+    with patch.object(dry_runs, "_tried", once):
+        yield

@@ -18,6 +18,8 @@ from privet.privacy.accounting.spending import epsilon
 from privet.privacy.ledger import Ledger, SiloKey, export
 from privet.privacy.ledger.costs import event_text
 
+pytestmark = pytest.mark.usefixtures("tried_once")
+
 
 def audited(*paths: Path, **options: object) -> Report:
     return audit(paths, base=paths[0].parent, **options)  # type: ignore[arg-type]

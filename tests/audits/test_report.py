@@ -23,6 +23,8 @@ from privet.privacy.ledger import Ledger, SiloKey, export, read_history
 from privet.privacy.ledger.costs import event_of
 from privet.privacy.ledger.keys import Fingerprint
 
+pytestmark = pytest.mark.usefixtures("tried_once")
+
 
 def run_command(*arguments: object) -> int:
     try:
