@@ -6,7 +6,8 @@ import gc
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import pytest
@@ -41,15 +42,60 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run tests marked slow as well")
 
 
+@pytest.hookimpl(trylast=True)  # when marks have deselected
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    # The longest first, or one process is left with them at the end.
-    items.sort(key=lambda item: "chaos" not in item.path.parts)
+    items[:] = _dealt(items, hands=int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
     if config.getoption("--slow"):
         return
     skip = pytest.mark.skip(reason="slow; run with --slow")
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(skip)
+
+
+LONGEST = (
+    "audits/test_planted_faults.py::test_correct_runs_pass",
+    "audits/test_persons.py",
+    "chaos/test_fifty_kills.py",
+    "sweeps/test_ray.py",
+    "deployment/test_decisions.py",
+    "chaos/test_real_silos.py",
+    "test_notebook.py",
+    "simulations/test_engines.py",
+    "adversary/test_two_worlds.py",
+    "privacy/accounting/test_discretisation.py",
+    "deployment/server/test_fuzz.py",
+    "audits/mechanism/test_planted.py::test_correct_runs_pass",
+    "reports/sweep/test_repeat.py",
+    "sweeps/test_command.py",
+    "sweeps/test_sweep.py",
+    "chaos/",
+    "adversary/test_task_code.py",
+    "commands/test_cli.py",
+    "audits/deep/test_deep.py",
+    "audits/test_report.py::test_a_flipped_bit",
+)
+"""What takes longest, or stands still for others, from half a minute on; the longest first."""
+
+
+def _dealt(items: Sequence[pytest.Item], *, hands: int) -> list[pytest.Item]:
+    """A hand for each process, as xdist cuts them; each begins with its share of the longest.
+
+    Or one process is left with them at the end.
+    """
+    groups: dict[str, list[pytest.Item]] = {start: [] for start in (*LONGEST, "")}
+    for item in items:
+        name = item.nodeid.removeprefix("tests/")
+        groups[next(start for start in groups if name.startswith(start))].append(item)
+    rest = iter(groups.pop(""))
+    begin: list[list[pytest.Item]] = [[] for _ in range(hands)]
+    for number, group in enumerate(filter(None, groups.values())):
+        begin[number % hands] += group
+    dealt: list[pytest.Item] = []
+    for place, own in enumerate(begin):
+        size = (len(items) - len(dealt)) // (hands - place)
+        dealt += [*own, *islice(rest, max(0, size - len(own)))]
+    return [*dealt, *rest]
 
 
 @pytest.hookimpl(trylast=True)
