@@ -55,7 +55,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 LONGEST = (
     "audits/test_planted_faults.py::test_correct_runs_pass",
-    "audits/test_persons.py",
     "chaos/test_fifty_kills.py",
     "sweeps/test_ray.py",
     "deployment/test_decisions.py",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
+from unittest.mock import patch
 
 import pytest
 from dp_accounting import GaussianDpEvent
@@ -10,6 +12,7 @@ from dp_accounting.pld import PLDAccountant
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from privet.audits import spent
 from privet.audits.spent import DELTAS, TIMES, by_delta, in_one_silo, in_silos
 from privet.privacy.accounting.events import Segment
 from privet.privacy.ledger.costs import epsilon_of
@@ -40,6 +43,21 @@ def test_somebody_several_times_in_one_silo() -> None:
     assert {each.method for each in found} == {"mixture"}
     for each, expected in zip(found, (7.1145, 11.6380, 22.3105), strict=True):
         assert math.isclose(each.epsilon, expected, rel_tol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [Segment(4.0, 0.05, 7)],
+        pytest.param(RUN, marks=pytest.mark.slow),
+        pytest.param([Segment(0.7, 0.5, 30), Segment(3.0, 1.0, 1)], marks=pytest.mark.slow),
+    ],
+)
+def test_the_search_at_once_gives_dp_accountings_own_numbers(parts: list[Segment]) -> None:
+    found = in_one_silo(parts, delta=DELTA)
+    spent._mixture.cache_clear()
+    with patch.object(spent, "_bisected_at_once", nullcontext):
+        assert in_one_silo(parts, delta=DELTA) == found
 
 
 def test_without_sampling_several_records_are_a_larger_one() -> None:
