@@ -37,7 +37,7 @@ def ask(node: dict[str, Any], kind: str, round_: int, **more: Any) -> Message:
     assume_identity(7)
     weights = FlatModel(nn.Linear(2, 2)).vector()
     request = (
-        TrainRequest(round=round_, lr=0.1, weights=weights)
+        TrainRequest(round=round_, weights=weights)
         if kind == "train"
         else EvaluateRequest(round=round_, weights=weights)
     )

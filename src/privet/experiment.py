@@ -159,13 +159,32 @@ class EncryptionSettings(_Settings):
     up to 16 silos; "precise" sends as much, with 21 bits for up to 16 silos."""
     smallest_sum: Annotated[int, Field(ge=2)] = 2
     """Silos refuse to open a sum of fewer updates."""
-    pairwise_masks: bool = False
-    """Hide each update from a server that has silos on its side too, up to `colluding` of them."""
-    colluding: Count = 1
+    pairwise_masks: bool | None = None
+    """Hide each update from a server that has silos on its side too, up to `colluding` of them;
+    unset: with bfv."""
+    colluding: Annotated[int, Field(ge=0)] = 1
+    """0: silos are trusted not to side with the server, as two silos have to."""
     threshold: Count | None = None
     """Silos that must stay to the end of a masked round; unset: the least that is safe."""
     rotate_every: Count | None = None
     """Rounds that one key serves; unset: the whole run, unless silos change or a sum is spoilt."""
+
+    @property
+    def masked(self) -> bool:
+        """Whether uploads are masked."""
+        return self.scheme == "bfv" if self.pairwise_masks is None else self.pairwise_masks
+
+    @property
+    def least_sum(self) -> int:
+        """Updates below which no sum is opened, however many silos take part."""
+        if not self.masked:
+            return self.smallest_sum
+        return max(self.smallest_sum, self.threshold or 0, self.colluding + 2)
+
+    @property
+    def least_confirmations(self) -> int:
+        """Silos that must open a sum to the same model: more than may side with the server."""
+        return (self.colluding if self.masked else 1) + 1
 
 
 class EvaluationSettings(_Settings):
@@ -175,6 +194,16 @@ class EvaluationSettings(_Settings):
     """Rounds from one evaluation to the next; the last round always has one."""
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of each silo's records that is kept out of training for it, by a coin for each."""
+
+
+def _check_few_silos(encryption: EncryptionSettings | None, silos: int | None) -> None:
+    """Fail for silos of whom one that sides with the server would read another's update."""
+    if encryption is None or silos is None or silos >= encryption.colluding + 2:
+        return
+    raise ValueError(
+        f"encryption.colluding = {encryption.colluding} with {silos} silos: one could work out "
+        "another's update from the sum; encryption.colluding = 0 says that they are trusted"
+    )
 
 
 class Experiment(_Settings):
@@ -216,11 +245,19 @@ class Experiment(_Settings):
             raise ValueError("training.epochs and training.steps exclude each other; keep one")
         if self.encryption and self.encryption.scheme == "ckks" and self.encryption.pairwise_masks:
             raise ValueError('encryption.pairwise_masks needs scheme = "bfv"')
+        _check_few_silos(self.encryption, self.federation.silos)
         if self.federation.partition == "natural" and self.federation.silos is not None:
             raise ValueError(
                 'federation.silos is decided by the data with partition = "natural"; leave it out'
             )
         return self
+
+    def learning_rate(self, round_: int) -> float:
+        """The silos' learning rate in a round, rounds counted from 1."""
+        training = self.training
+        if training.schedule == "constant":
+            return training.lr
+        return training.lr * 0.5 * (1 + math.cos(math.pi * (round_ - 1) / self.rounds))
 
     @classmethod
     def from_mapping(cls, raw: Mapping[str, Any]) -> Experiment:

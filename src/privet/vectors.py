@@ -39,12 +39,13 @@ class FlatModel:
         for name, tensor in tensors.items():
             if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
                 raise ModelError(f"{name!r} is {tensor.dtype} on {tensor.device}: use float32, CPU")
-        sizes = [tensor.numel() for tensor in tensors.values()]
-        self._memory: Vector = np.empty(sum(sizes), np.float32)
+        self.sizes = tuple(tensor.numel() for tensor in tensors.values())
+        """Of the tensors, in their order."""
+        self._memory: Vector = np.empty(sum(self.sizes), np.float32)
         if vector is not None:
             self._check(vector)
             self._memory = vector
-        parts = torch.split(torch.from_numpy(self._memory), sizes)
+        parts = torch.split(torch.from_numpy(self._memory), list(self.sizes))
         for tensor, part in zip(tensors.values(), parts, strict=bool(tensors)):
             if vector is None:
                 part.copy_(tensor.detach().reshape(-1))

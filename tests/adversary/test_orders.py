@@ -45,7 +45,7 @@ class Player:
     def __call__(self, order: Order, round_: int, kind: str = "train") -> str:
         """The reason of a refusal; "" for an update or a measurement."""
         requests = {
-            "train": TrainRequest(round=round_, lr=0.1, weights=WEIGHTS),
+            "train": TrainRequest(round=round_, weights=WEIGHTS),
             "evaluate": EvaluateRequest(round=round_, weights=WEIGHTS),
         }
         settings = {ORDER_KEY: order.signed(self.project.key(order.requester))}

@@ -19,7 +19,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from flwr.app import Array, ConfigRecord, Context, Message, RecordDict
+from flwr.app import Array, Context, Message, RecordDict
 from torch import nn
 
 from privet.client import app as client
@@ -29,7 +29,16 @@ from privet.experiment import Experiment
 from privet.privacy.ledger import read_history
 from privet.simulations.grid import assume_identity
 from privet.vectors import FlatModel
-from privet.wire import ENROL, ErrorReply, EvaluateRequest, TrainRequest
+from privet.wire import (
+    ENROL,
+    ErrorReply,
+    EvaluateRequest,
+    KeyRequest,
+    MaskRequest,
+    Sealed,
+    TrainRequest,
+    put_model,
+)
 from privet.wire.answers import fields_at
 from silo_holder import describing, holder
 
@@ -56,6 +65,7 @@ WORLDS = {
     "one odd": [*ROWS[:30], f"{CANARY},{CANARY},{CANARY}", *ROWS[31:]],
     "others": ["107,north,died", f"{CANARY},HIV,died", *(f"{i % 9},,home" for i in range(21))],
 }
+STEPS = ["offer", "make", "take", "keep", "advert", "share", "consent", "reveal", "confirm", "why"]
 _jobs = itertools.count(900_000)
 
 CHANGES: list[dict[str, Any]] = [
@@ -114,7 +124,7 @@ def fail(kind: type[Exception]) -> Callable[..., Any]:
 
 FAULTS = [
     (place, kind)
-    for place in ("open_silo", "plan_round", "loss_of", "receive", "train", "measure", "watched")
+    for place in ("open_silo", "plan_round", "loss_of", "_model", "train", "measure", "watched")
     for kind in (ValueError, DataError, ModelError, PrivacyError, MemoryError)
 ]
 
@@ -145,17 +155,21 @@ class Server:
         chosen = self.chance.choice
         kind = chosen([ENROL, ENROL, "train", "train", "train", "evaluate", "evaluate", "other"])
         if kind == "other":
-            kind = "query." + chosen(["offer", "make", "take", "keep", "advert", "reveal", "why"])
+            kind = "query." + chosen(STEPS)
         weights = chosen([WEIGHTS] * 6 + [WEIGHTS * 1e30, WEIGHTS * np.nan, WEIGHTS[:-1], None])
-        round_, lr = chosen([0, 1, 1, 1, 2, 3, 4, 10**9, -1]), chosen([0.1, 0.0, -1.0, 1e30])
+        round_ = chosen([0, 1, 1, 1, 2, 3, 4, 10**9, -1])
         floor = chosen([None, None, None, 5.0, 0.0, -1.0, math.inf])
 
         def content() -> RecordDict:
             if kind == "train":
-                return TrainRequest(round_, lr, weights, noise_multiplier=floor).to_records()
+                return TrainRequest(round_, weights, noise_multiplier=floor).to_records()
             if kind == "evaluate":
                 return EvaluateRequest(round_, weights).to_records()
-            return RecordDict({"keys": ConfigRecord({"run": "1", "epoch": 1, "since": 1})})
+            records = KeyRequest(1, 1).to_records()
+            records["masks"] = MaskRequest(1, round_).record()
+            put_model(records, weights, {})
+            Sealed(1, sizes=(len(WEIGHTS),)).put(records)
+            return records
 
         fault = chosen(FAULTS) if self.chance.random() < 0.2 else None
         return Asked(kind, content, fault)

@@ -47,7 +47,7 @@ WEIGHTS = FlatModel(nn.Linear(2, 2)).vector()
 def ask(node: dict[str, Any], kind: str, *, run_id: int = 7, **changes: Any) -> Message:
     assume_identity(run_id)
     contents = {
-        "train": TrainRequest(round=1, lr=0.1, weights=WEIGHTS).to_records(),
+        "train": TrainRequest(round=1, weights=WEIGHTS).to_records(),
         "evaluate": EvaluateRequest(round=1, weights=WEIGHTS).to_records(),
     }
     settings = {**SETTINGS, **{key.replace("__", "."): value for key, value in changes.items()}}
@@ -149,7 +149,7 @@ def test_the_divisor_of_a_small_silo_is_the_jobs(tmp_path: Path) -> None:
     """Noise of one standard deviation over a batch of 10,000 is small; over 20 records it shows."""
     node = holder(tmp_path, public=False, epsilon=1e6)
     size = 10_000
-    reply = ask(node, "train", training__batch_size=size, training__lr=1.0, training__steps=1)
+    reply = ask(node, "train", training__batch_size=size, training__lr=0.1, training__steps=1)
     update = TrainReply.from_records(reply.content).update
     assert update is not None
     assert np.abs(update).max() < 0.1 * (20 + 5) / size

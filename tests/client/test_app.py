@@ -55,7 +55,7 @@ def ask(content: RecordDict, kind: str, run_config: dict[str, Any]) -> Message:
 
 def train(run_config: dict[str, Any], **request: Any) -> Message:
     weights = request.pop("weights", FlatModel(nn.Linear(2, 2)).vector())
-    content = TrainRequest(round=1, lr=0.1, weights=weights, **request).to_records()
+    content = TrainRequest(round=1, weights=weights, **request).to_records()
     return ask(content, "train", run_config)
 
 
@@ -143,7 +143,7 @@ def test_weights_of_another_model_are_an_error_reply() -> None:
     assert (told.stage, told.code) == ("train", "code")
 
 
-@pytest.mark.parametrize("content", [RecordDict(), TrainRequest(1, 0.1, np.zeros(3, "f4"))])
+@pytest.mark.parametrize("content", [RecordDict(), TrainRequest(1, np.zeros(3, "f4"))])
 def test_a_message_that_makes_no_sense_is_an_error_reply(content: Any) -> None:
     records = content if isinstance(content, RecordDict) else content.to_records()
     assert ask(records, "train", settings()).has_error()

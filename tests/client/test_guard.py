@@ -39,7 +39,7 @@ def answer(
     assume_identity(run_id)
     weights = FlatModel(nn.Linear(2, 2)).vector()
     requests = {
-        "train": TrainRequest(round=round_, lr=0.1, weights=weights),
+        "train": TrainRequest(round=round_, weights=weights),
         "evaluate": EvaluateRequest(round=round_, weights=weights),
     }
     content = requests[kind].to_records() if kind in requests else RecordDict()
@@ -144,7 +144,7 @@ def test_a_silo_that_dies_in_training_has_spent_the_whole_round(tmp_path: Path) 
 
 def test_a_failure_in_training_stays_charged(tmp_path: Path) -> None:
     node = holder(tmp_path)
-    assemble = TrainRequest(round=1, lr=0.1, weights=np.zeros(3, np.float32)).to_records()
+    assemble = TrainRequest(round=1, weights=np.zeros(3, np.float32)).to_records()
     assume_identity(7)
     reply = app(Message(assemble, 2, "train"), Context(7, 2, node, RecordDict(), SETTINGS))
     assert reply.has_error()

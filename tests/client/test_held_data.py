@@ -99,7 +99,7 @@ def refused(node: dict[str, Any], data: dict[str, Any], **more: Any) -> str:
 
 def training() -> RecordDict:
     weights = FlatModel(nn.Linear(WIDTH, 2)).vector()
-    return TrainRequest(round=1, lr=0.1, weights=weights).to_records()
+    return TrainRequest(round=1, weights=weights).to_records()
 
 
 def test_a_job_that_expects_what_the_holder_describes_trains(folder: Path) -> None:

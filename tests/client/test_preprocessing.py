@@ -82,7 +82,7 @@ def ask(node: dict[str, Any], kind: str, settings: dict[str, Any], content: Reco
 
 def training() -> RecordDict:
     weights = FlatModel(nn.Linear(2, 2)).vector()
-    return TrainRequest(round=1, lr=0.1, weights=weights).to_records()
+    return TrainRequest(round=1, weights=weights).to_records()
 
 
 def reason(reply: Message) -> str:
@@ -124,7 +124,7 @@ def test_nobody_is_told_how_many_records_are_held_out(folder: Path) -> None:
             job.model_copy(update={"data": schema}), Context(number, 2, described, RecordDict(), {})
         )
         training_records.add(len(silo.examples))
-        train = TrainRequest(round=1, lr=0.1, weights=weights).to_records()
+        train = TrainRequest(round=1, weights=weights).to_records()
         look = EvaluateRequest(round=1, weights=weights).to_records()
         enrolled = Enrolment.from_records(ask(node, ENROL, settings, RecordDict()).content)
         trained = TrainReply.from_records(ask(node, "train", settings, train).content)

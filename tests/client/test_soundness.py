@@ -80,7 +80,7 @@ def ask(node: dict[str, Any], content: RecordDict, kind: str, case: dict[str, An
 def training(case: dict[str, str]) -> RecordDict:
     torch.manual_seed(1)
     weights = FlatModel(NETS[case.get("net", "linear")]()).vector()
-    return TrainRequest(round=1, lr=0.1, weights=weights).to_records()
+    return TrainRequest(round=1, weights=weights).to_records()
 
 
 @pytest.mark.parametrize("kind", ["query", "train"])

@@ -98,7 +98,7 @@ def north(project: GateProject, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 
 def ask(server: LiveServer, text: str, kind: str = "train", round_: int = 1) -> Failure | None:
     """What north says to a message of this order; None for an answer."""
-    content = TrainRequest(round=round_, lr=0.1, weights=WEIGHTS).to_records()
+    content = TrainRequest(round=round_, weights=WEIGHTS).to_records()
     with server.run({ORDER_KEY: text}) as grid:
         sent = [server.message("north", kind, content if kind == "train" else None)]
         (reply,) = grid.send_and_receive(sent, timeout=60)

@@ -17,7 +17,6 @@ from privet.privacy.accounting import dp_sgd_event, encode_event
 from privet.record.history import look_away
 from privet.server.app import Hosting, server_app
 from privet.server.cohort import IdentifyNode, NodeIdentity
-from privet.server.rounds import learning_rate
 from privet.server.tally import Measurements
 from privet.simulations.grid import SERVER_NODE, InProcessGrid, Sequential, contexts
 from privet.wire import Enrolment, EvaluateReply, TrainReply, TrainRequest
@@ -185,7 +184,7 @@ def test_a_silo_is_whom_the_host_knows_at_its_node_whatever_it_says(tmp_path: Pa
 
 def test_a_cosine_falls_from_the_first_rounds_rate_to_nearly_zero() -> None:
     settings = {"task": "digits", "rounds": 8, "training": {"lr": 0.4, "schedule": "cosine"}}
-    rates = [learning_rate(Experiment.from_mapping(settings), round_) for round_ in range(1, 9)]
+    rates = [Experiment.from_mapping(settings).learning_rate(round_) for round_ in range(1, 9)]
     assert rates[0] == 0.4
     assert rates[4] == pytest.approx(0.2)
     assert rates[7] == pytest.approx(0.2 * (1 + np.cos(np.pi * 7 / 8)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from flwr.app import ArrayRecord, Context, Message, MessageType, RecordDict
 from safetensors.numpy import load_file
 
 from privet import Experiment, PrivetError
+from privet.client.keyring import SIMULATED_RUN
 from privet.privacy.encryption import SecretKey, Tampered, make_cipher, read_header
 from privet.privacy.encryption.keys import RunKey, Session, load_roster, make_offer
 from privet.privacy.ledger import SiloKey
@@ -21,7 +23,7 @@ from privet.server.app import Hosting, server_app
 from privet.simulations.apps import SimulatedKeys, SimulatedSilos, simulated_client_app
 from privet.simulations.grid import SERVER_NODE, InProcessGrid, Sequential, contexts
 from privet.simulations.ledger import simulated_ledger
-from privet.wire import CONSENT, MAKE, TAKE, KeyRequest
+from privet.wire import CONFIRM, CONSENT, MAKE, TAKE, KeyRequest
 from privet.wire.records import blob
 from rounds_written import history
 
@@ -36,7 +38,7 @@ SETTINGS = Experiment.from_mapping(
         "federation": {"silos": 3},
         "training": {"lr": 0.5, "steps": 2},
         "privacy": {"noise_multiplier": 1.0},
-        "encryption": {"scheme": "bfv"},
+        "encryption": {"scheme": "bfv", "pairwise_masks": False},
     }
 )
 
@@ -89,7 +91,8 @@ def run(
             folder=out,
             watch=look_away,
             roster=keys.roster,
-            open_model=keys.opener(experiment.encryption),
+            open_model=keys.opener(),
+            run=SIMULATED_RUN,
         )
         context = Context(5, SERVER_NODE, {}, RecordDict(), {**experiment.to_run_config()})
         server_app(hosting)(grid=Meddler(executor, len(names), down, up), context=context)
@@ -111,10 +114,6 @@ def test_nothing_leaves_beside_a_sealed_update(tmp_path: Path) -> None:
     assert left == 2 * len(NAMES) * [{"sealed.statement", "sealed-update.upload"}]
 
 
-def of_round(message: Message) -> int:
-    return int(str(message.metadata.group_id or 0))
-
-
 def test_an_honest_run_is_whole(tmp_path: Path) -> None:
     entries = run(tmp_path)
     assert [len(entry["participants"]) for entry in entries] == [0, 3, 3, 3, 3, 3]
@@ -129,9 +128,8 @@ def test_a_server_that_swaps_a_key_is_caught(tmp_path: Path) -> None:
         if message.metadata.message_type not in (MAKE, TAKE):
             return
         request = KeyRequest.from_records(message.content)
-        session = Session(
-            run=request.run, epoch=request.epoch, roster=load_roster(tmp_path / "keys/roster.toml")
-        )
+        roster = load_roster(tmp_path / "keys/roster.toml")
+        session = Session(run=SIMULATED_RUN, epoch=request.epoch, roster=roster)
         # make_offer itself refuses an identity that is not the roster's: forge the roster's view.
         forged = Session(run=session.run, epoch=session.epoch, roster=_with(session, mallory))
         _, offer = make_offer(session=forged, name="south", identity=mallory)
@@ -139,7 +137,7 @@ def test_a_server_that_swaps_a_key_is_caught(tmp_path: Path) -> None:
 
     with pytest.raises(PrivetError, match="no key could be made"):
         run(tmp_path, down=swap)
-    assert not list((tmp_path / "keys").rglob("run-*.key"))
+    assert not list((tmp_path / "keys").rglob("simulation-*.key"))
 
 
 def _with(session: Session, mallory: SiloKey) -> Any:
@@ -152,58 +150,63 @@ def _with(session: Session, mallory: SiloKey) -> Any:
     return Roster(tuple(members))
 
 
-def tampering_in(round_: int) -> Meddle:
-    """Changes the sealed model on its way to every silo in one round."""
+def tampering_in(round_: int, *nodes: int) -> Meddle:
+    """Changes the sum of one round on its way to these silos."""
 
     def flip(message: Message) -> None:
-        if message.metadata.message_type == MessageType.TRAIN and of_round(message) == round_:
-            sealed = message.content["sealed-models"]
-            changed = bytearray(sealed["now"].data)
+        to = message.metadata.dst_node_id
+        if (message.metadata.message_type, round_of(message)) == (CONFIRM, round_) and to in nodes:
+            sealed = message.content["sealed-sum"]
+            changed = bytearray(sealed["total"].data)
             for place in range(8):  # a low bit alone would be lost in the encryption's noise
                 changed[place - 20_000] ^= 0xFF
-            sealed["now"] = blob(bytes(changed))
+            sealed["total"] = blob(bytes(changed))
 
     return flip
 
 
+def round_of(message: Message) -> int:
+    return int(str(message.content["masks"]["round"])) if "masks" in message.content else 0
+
+
 @pytest.mark.parametrize(
-    ("strategy", "round_"), [("fedavg", 2), ("fedavgm", 2), ("fedavgm", 3), ("fedavgm", 4)]
+    ("strategy", "round_"), [("fedavg", 1), ("fedavg", 2), ("fedavgm", 2), ("fedavgm", 3)]
 )
-def test_the_round_after_a_void_one_begins_where_that_began(
+def test_a_sum_that_was_tampered_with_voids_the_round_and_changes_the_key(
     tmp_path: Path, strategy: str, round_: int
 ) -> None:
-    """At first that is with the public model, which is kept for as long as that can be."""
     job = SETTINGS.with_settings({"strategy.name": strategy})
-    entries = run(tmp_path, down=tampering_in(round_), experiment=job)
-    assert entries[round_]["participants"] == []
-    assert all(len(entry["participants"]) == 3 for entry in entries[round_ + 1 :])
-    assert entries[5]["accuracy"] > 0.3
-
-
-def test_a_model_that_was_tampered_with_voids_the_round_and_changes_the_key(
-    tmp_path: Path,
-) -> None:
-    entries = run(tmp_path, down=tampering_in(3))
-    spoilt = entries[3]
-    assert spoilt["participants"] == []
+    entries = run(tmp_path, down=tampering_in(round_, 2, 3, 4), experiment=job)
+    spoilt = entries[round_]
+    # Noted beside the round: everybody had trained, and is charged for it.
+    assert len(spoilt["participants"]) == 3
     said = [failure["reason"] for failure in spoilt["failures"]]
     assert {failure["stage"] for failure in spoilt["failures"]} == {"decrypt"}
     assert len(said) == 3
     assert len(set(said)) == 1, "the answer must not depend on what was changed"
     assert "the key is changed" in spoilt["skipped"]
-    # Void: the model is that of round 1, whose sum all could open; then it goes on under a new key.
-    assert spoilt["accuracy"] == entries[1]["accuracy"]
+    assert spoilt["accuracy"] == entries[round_ - 1]["accuracy"]
+    # They sit a round out, whose key they could not share, and go on with another one.
+    later = entries[round_ + 2]
+    assert len(later["participants"]) == 3
+    assert entries[5]["accuracy"] > spoilt["accuracy"]
+    # What has failed is nowhere any more.
+    keys = {path.name for path in (tmp_path / "keys/north").glob("simulation-*.key")}
+    assert keys == set()
+
+
+def test_a_silo_that_opens_nothing_is_left_out_and_the_others_lose_nothing(tmp_path: Path) -> None:
+    """Of three, one: its word does not void a round, and charges nobody for one that is void."""
+    entries = run(tmp_path, down=tampering_in(2, 4))
+    assert [entry["skipped"] for entry in entries[1:]] == [None] * 5
+    assert [failure["silo"] for failure in entries[2]["failures"]] == ["west"]
+    assert entries[3]["participants"] == ["north", "south"]
     assert len(entries[4]["participants"]) == 3
-    assert entries[5]["accuracy"] > entries[1]["accuracy"]
-    keys = {path.stem.rpartition("-")[2] for path in (tmp_path / "keys/north").glob("run-*.key")}
-    assert keys == {"1", "2"}
-    # What the failed round would have cost was never charged: no record had been used.
-    assert all(entry["epsilon"]["max"] is not None for entry in entries)
-    assert spoilt["epsilon"] == entries[2]["epsilon"]
+    assert entries[5]["accuracy"] > 0.6
 
 
 def test_one_silos_update_is_not_opened_as_a_sum(tmp_path: Path) -> None:
-    """The server keeps an upload of round 1 and hands it out as if it were everybody's."""
+    """The server hands out an upload as if it were everybody's."""
     stolen: list[bytes] = []
 
     def steal(reply: Message) -> None:
@@ -215,12 +218,13 @@ def test_one_silos_update_is_not_opened_as_a_sum(tmp_path: Path) -> None:
             stolen.append(total.to_bytes())
 
     def hand_out(message: Message) -> None:
-        if message.metadata.message_type == MessageType.TRAIN and of_round(message) == 2:
-            message.content["sealed-models"]["now"] = blob(stolen[0])
+        if message.metadata.message_type == CONFIRM:
+            message.content["sealed-sum"]["total"] = blob(stolen[0])
 
     entries = run(tmp_path, down=hand_out, up=steal)
-    reasons = {failure["reason"] for failure in entries[2]["failures"]}
+    reasons = {failure["reason"] for failure in entries[1]["failures"]}
     assert reasons == {"a sum of 1 clients: at_least = 2"}
+    assert entries[1]["accuracy"] == entries[0]["accuracy"]
 
 
 def test_an_upload_of_someone_else_or_of_another_round_is_not_added(tmp_path: Path) -> None:
@@ -229,7 +233,7 @@ def test_an_upload_of_someone_else_or_of_another_round_is_not_added(tmp_path: Pa
     def splice(reply: Message) -> None:
         if "sealed-update" not in reply.content:
             return
-        node, round_ = reply.metadata.src_node_id, of_round(reply)
+        node, round_ = reply.metadata.src_node_id, int(str(reply.metadata.group_id))
         kept[str(node), round_] = {
             name: reply.content[name] for name in ("sealed", "sealed-update")
         }
@@ -256,7 +260,7 @@ def test_nothing_leaves_in_the_clear_whatever_the_server_asks(tmp_path: Path) ->
 
     def ask_for_clear(message: Message) -> None:
         if message.metadata.message_type == MessageType.TRAIN:
-            del message.content["sealed"]
+            del message.content["masks"]
 
     def look(reply: Message) -> None:
         left.extend(name for name in reply.content if name == "update")
@@ -264,7 +268,7 @@ def test_nothing_leaves_in_the_clear_whatever_the_server_asks(tmp_path: Path) ->
     entries = run(tmp_path, down=ask_for_clear, up=look)
     assert left == []
     assert all(not entry["participants"] for entry in entries)
-    assert "does not say how to seal" in entries[1]["failures"][0]["reason"]
+    assert "the round was not agreed on" in entries[1]["failures"][0]["reason"]
 
 
 def test_an_answer_in_the_clear_is_not_taken(tmp_path: Path) -> None:
@@ -302,7 +306,7 @@ def test_silos_that_keep_models_write_the_last_one_down(tmp_path: Path) -> None:
 
 
 MASKED = SETTINGS.with_settings(
-    {"encryption.pairwise_masks": True, "federation.silos": 6, "rounds": 3}
+    {"encryption.pairwise_masks": None, "federation.silos": 6, "rounds": 3}
 )
 SIX = ("a", "b", "c", "d", "e", "f")
 
@@ -327,7 +331,7 @@ def test_any_silos_may_drop_out_down_to_the_threshold(tmp_path: Path, missing: i
         if message.metadata.message_type == MessageType.TRAIN:
             name = SIX[message.metadata.dst_node_id - 2]
             if name in gone:
-                message.content["task"]["round"] = "nonsense"
+                message.content["task"]["round"] = "nonsense"  # refused before it has joined
 
     job = MASKED.with_settings({"rounds": 1})
     entry = run(tmp_path, down=drop, experiment=job, names=SIX)[1]
@@ -336,7 +340,7 @@ def test_any_silos_may_drop_out_down_to_the_threshold(tmp_path: Path, missing: i
         assert entry["skipped"] is None
         assert entry["accuracy"] > 0.3
     else:
-        assert entry["skipped"].startswith("updates came: ")
+        assert entry["skipped"].startswith("no update came" if len(gone) == 6 else "updates came: ")
         assert entry["accuracy"] == pytest.approx(0.1)
 
 
@@ -348,6 +352,9 @@ def test_server_and_one_silo_together_cannot_read_an_update(tmp_path: Path) -> N
         if "sealed-update" in reply.content:
             upload = reply.content["sealed-update"]["upload"].data
             stolen.setdefault(read_header(upload)[0].clients[0], upload)
+            # The key of silo f, which goes at the end of the run.
+            (key,) = (tmp_path / str(masks) / "keys/f").glob("simulation-*.key")
+            shutil.copy(key, key.with_name(key.name.replace("simulation", "kept")))
 
     opened = {}
     for masks in (False, True):
@@ -362,9 +369,9 @@ def test_server_and_one_silo_together_cannot_read_an_update(tmp_path: Path) -> N
 
 def _read_with_key_of(name: str, upload: bytes, keys: Path) -> np.ndarray | None:
     """What a silo's key makes of a single upload, taken for a sum."""
-    (path,) = (keys / name).glob("run-*.key")
-    run_name, _, epoch = path.stem.rpartition("-")
-    session = Session(run=run_name, epoch=int(epoch), roster=load_roster(keys / "roster.toml"))
+    (path,) = (keys / name).glob("kept-*.key")
+    epoch = int(path.stem.rpartition("-")[2])
+    session = Session(run=SIMULATED_RUN, epoch=epoch, roster=load_roster(keys / "roster.toml"))
     secret = SecretKey.from_bytes(RunKey.load(path, session=session).container.reveal())
     cipher, terms = make_cipher("bfv"), read_header(upload)[0].terms
     total = cipher.adder(terms)
@@ -384,7 +391,7 @@ def test_a_job_with_masks_gives_nothing_unmasked(tmp_path: Path) -> None:
 
     entries = run(tmp_path, down=forget, experiment=MASKED, names=SIX)
     assert all(not entry["participants"] for entry in entries)
-    assert "no encrypted shares came" in entries[1]["failures"][0]["reason"]
+    assert "the round was not agreed on" in entries[1]["failures"][0]["reason"]
 
 
 def test_a_server_cannot_have_two_sums_of_one_round_unmasked(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def work(folder: Path, node: dict[str, Any], rounds: int, first: int) -> None:
     weights = FlatModel(nn.Linear(2, 2)).vector()
     witness.says("begun")
     for round_ in range(first, first + rounds):
-        train = TrainRequest(round=round_, lr=0.1, weights=weights).to_records()
+        train = TrainRequest(round=round_, weights=weights).to_records()
         evaluate = EvaluateRequest(round=round_, weights=weights).to_records()
         for kind, content in (("train", train), ("evaluate", evaluate)):
             reply = app(Message(content, 2, kind), Context(7, 2, node, RecordDict(), CONFIG))

@@ -30,17 +30,16 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
     weights=vectors,
     more=extras,
     round_=st.integers(1, 10**6),
-    lr=finite,
     noise=st.one_of(st.none(), finite),
 )
-def test_a_request_arrives_as_it_was_sent(weights, more, round_, lr, noise) -> None:
-    sent = TrainRequest(round_, lr, weights, more, noise)
+def test_a_request_arrives_as_it_was_sent(weights, more, round_, noise) -> None:
+    sent = TrainRequest(round_, weights, more, noise)
     received = TrainRequest.from_records(sent.to_records())
     np.testing.assert_array_equal(received.weights, weights)
     assert received.extras.keys() == more.keys()
     for name, vector in more.items():
         np.testing.assert_array_equal(received.extras[name], vector)
-    assert (received.round, received.lr, received.noise_multiplier) == (round_, lr, noise)
+    assert (received.round, received.noise_multiplier) == (round_, noise)
 
 
 @given(update=vectors, weight=finite, loss=st.one_of(st.none(), finite), private=st.booleans())
@@ -88,7 +87,7 @@ def test_an_error_is_read_back_and_a_foreign_reason_is_kept() -> None:
 
 
 def request_with(array: Array) -> TrainRequest:
-    records = TrainRequest(1, 0.1, np.zeros(3, np.float32)).to_records()
+    records = TrainRequest(1, np.zeros(3, np.float32)).to_records()
     records["model"] = ArrayRecord({"weights": array})
     return TrainRequest.from_records(records)
 
@@ -116,13 +115,13 @@ def test_bytes_that_do_not_fit_their_shape_are_refused(
 
 
 def test_payload_counts_the_arrays() -> None:
-    records = TrainRequest(1, 0.1, np.zeros(1000, np.float32)).to_records()
+    records = TrainRequest(1, np.zeros(1000, np.float32)).to_records()
     assert 4000 <= payload_bytes(records) < 4200
 
 
 @given(vector=vectors)
 def test_arrays_are_written_as_flower_writes_them(vector) -> None:
-    sent = TrainRequest(1, 0.1, vector).to_records().array_records["model"]["weights"]
+    sent = TrainRequest(1, vector).to_records().array_records["model"]["weights"]
     assert sent == Array(vector)
 
 

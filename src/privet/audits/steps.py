@@ -38,7 +38,6 @@ from privet.privacy.mechanisms.traces import (
     read_traces,
 )
 from privet.record.folder import CHECKPOINT, MODEL
-from privet.server.rounds import learning_rate
 
 _STEPS = (
     "At {} coordinates of the model, some in every tensor, weights moved in training as their "
@@ -95,7 +94,7 @@ def _of_steps(run: Evidence, code: Code, traces: Sequence[StepTrace]) -> Claim:
 def _movements(run: Evidence, traces: Sequence[StepTrace]) -> Iterator[str]:
     """Where a silo's weights are elsewhere than its steps lead, or it took more than it charged."""
     for trace in traces:
-        lr = learning_rate(run.settings, trace.round)
+        lr = run.settings.learning_rate(trace.round)
         yield from unexplained(trace, run.settings.training, lr)
         ledger = run.ledger(trace.silo)
         charged = parts_of_charges(ledger.of("training", trace.round)) if ledger else []

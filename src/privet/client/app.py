@@ -23,8 +23,8 @@ from flwr.common.constant import ErrorCode
 
 from privet.client.evaluation import canaries_of, keep_trace, measure, metric_names
 from privet.client.guard import Guard, RefusedByPolicy, TrainingPermit, open_guard
-from privet.client.keyring import advert, consent, reveal, share
-from privet.client.sealed import Received, keep, make, offer, receive, take
+from privet.client.masked import SealedRound, advert, consent, reveal, share
+from privet.client.sealed import ModelHolder, confirm, keep, make, offer, take
 from privet.client.silo import Silo, demand_described, is_simulated, open_silo
 from privet.client.training import LocalTraining, Trained, loss_of, plan_round, train
 from privet.client.watching import WatchedTraining, keep_evaluation, keep_steps, watched
@@ -69,7 +69,7 @@ Train = Callable[[], Trained]
 ResumableRound = Generator[LocalTraining, Train, Message]
 """A train message being answered: stops where everything is admitted and ready to be trained, goes
 on with what trains it, and returns the reply."""
-_STEPS: tuple[KeyStep, ...] = (offer, make, take, keep, advert, share, consent, reveal)
+_STEPS: tuple[KeyStep, ...] = (offer, make, take, keep, share, consent, reveal, confirm)
 
 
 def client_app(mods: Sequence[Mod] = ()) -> ClientApp:
@@ -82,6 +82,7 @@ def client_app(mods: Sequence[Mod] = ()) -> ClientApp:
     # A step's name is its message type: "query.offer" is what wire calls OFFER.
     for step in _STEPS:
         app.query(step.__name__, mods=list(mods))(_answering(partial(_key_step, step)))
+    app.query("advert", mods=list(mods))(_answering(_advert))
     return app
 
 
@@ -102,7 +103,6 @@ def enrol(_message: Message, context: Context) -> Answer:
         enrolment,
         noise_multiplier=plan.mechanism.noise_multiplier if plan.mechanism else None,
         rounds=prospects.rounds,
-        records=_weight(experiment, silo),
     )
     return Answer(enrolment.to_records(), frozenset({RECORDS_PUBLIC}))
 
@@ -145,16 +145,22 @@ def _train_round(message: Message, context: Context) -> Generator[LocalTraining,
         plan = plan_round(
             experiment, n_records=silo.n_records, noise_floor=request.noise_multiplier
         )
+    # Before anything is charged: a round that was not agreed on costs nothing.
+    with _stage("keys"):
+        weights, sealed = _model(message, context, experiment, request)
     # Not a plain `with`: to be refused belongs to the stage "guard", and the permit outlives that.
     with ExitStack() as stack:
         with _stage(REFUSED):
             admitted = stack.enter_context(
                 guard.admit(experiment, silo, plan, round_=request.round)
             )
-        with _stage("decrypt"):
-            received = receive(message, context, experiment, request.sealed, request.weights)
+        with _stage("keys"):
+            # From here on the silo is in this round's sum, or in none.
+            sealed = sealed and sealed.joined()
         with _stage("train"):
-            return (yield from _train(experiment, silo, request, received, context, admitted))
+            return (
+                yield from _train(experiment, silo, request, weights, sealed, context, admitted)
+            )
 
 
 def _demand_own_noise(experiment: Experiment, request: TrainRequest) -> None:
@@ -163,28 +169,25 @@ def _demand_own_noise(experiment: Experiment, request: TrainRequest) -> None:
         raise ExperimentError("a noise multiplier for all, without privacy.calibrate = 'shared'")
 
 
-def _weight(experiment: Experiment, silo: Silo) -> int | None:
-    """The silo's number of records, where an encrypted average needs it; its policy agreed to."""
-    strategy = load_strategy(experiment.strategy.name, experiment.strategy.options)
-    needed = experiment.encryption is not None and strategy.counts_records
-    return silo.n_records if needed else None
-
-
 def evaluate_round(message: Message, context: Context) -> Answer:
     """Measure the global model on records of the silo's own; send what its policy lets out."""
     experiment, guard, silo = _open(context)
     request = EvaluateRequest.from_records(message.content)
     with _stage("plan"):
         names = metric_names(silo)
+    with _stage("decrypt"):
+        if experiment.encryption is not None:
+            holder = ModelHolder.of(context, experiment)
+            weights = holder.receive(request.sealed, request.weights).weights
+        else:
+            weights = _in_the_clear(request.weights)
     with ExitStack() as stack:
         with _stage(REFUSED):
             permit = stack.enter_context(
                 guard.measure(experiment, silo, names, round_=request.round)
             )
-        with _stage("decrypt"):
-            received = receive(message, context, experiment, request.sealed, request.weights)
         with _stage("evaluate"):
-            reply = measure(silo, request.round, received.now, permit)
+            reply = measure(silo, request.round, weights, permit)
             keep_evaluation(silo, context, request.round, permit)
     grants = {METRIC + rule.name for rule in permit.rules if rule.release != "withheld"}
     grants |= {RECORDS_PUBLIC} if permit.records_public else set()
@@ -195,15 +198,16 @@ def _train(
     experiment: Experiment,
     silo: Silo,
     request: TrainRequest,
-    received: Received,
+    weights: Vector,
+    sealed: SealedRound | None,
     context: Context,
     admitted: TrainingPermit,
 ) -> Generator[LocalTraining, Train, Answer]:
-    weights = received.now
+    lr = experiment.learning_rate(request.round)
     rng = numpy_generator(silo.entropy(request.round))
     memory = _recall(context)
     strategy = load_strategy(experiment.strategy.name, experiment.strategy.options)
-    local = strategy.local(weights=weights, extras=request.extras, memory=memory, lr=request.lr)
+    local = strategy.local(weights=weights, extras=request.extras, memory=memory, lr=lr)
     canaries = canaries_of(silo, context)
     work = LocalTraining(
         silo.model,
@@ -212,7 +216,7 @@ def _train(
         weights,
         plan=admitted.plan,
         training=experiment.training,
-        lr=request.lr,
+        lr=lr,
         noise=partial(silo.noise, request.round),
         chance=int(rng.integers(2**63)),
         draws=rng,
@@ -231,22 +235,55 @@ def _train(
     extras = local.finish(trained.update, trained.steps)
     _remember(context, memory)
     public = admitted.records_public
-    sealed = received.seal(strategy, trained.update, silo=silo, round_=request.round)
+    upload = sealed.seal(trained.update, silo=silo) if sealed else None
     in_the_clear = PRIVACY if admitted.plan.mechanism else PLAIN
     reply = TrainReply(
-        update=None if sealed else trained.update,
+        update=None if upload else trained.update,
         # A sealed update has its weight inside, where only the sum of all weights is ever seen.
-        weight=float(silo.n_records) if public and not sealed else None,
+        weight=float(silo.n_records) if public and not upload else None,
         event=encode_event(event) if public and admitted.plan.mechanism else None,
-        loss=None if sealed else trained.loss,
+        loss=None if upload else trained.loss,
         extras=extras,
-        sealed=sealed,
+        sealed=upload,
     )
     if isinstance(work, WatchedTraining):
         sent = trained.update if reply.update is None else reply.update
         keep_steps(work, sent, silo=silo, context=context, round_=request.round)
-    grants = {ENCRYPTION if sealed else in_the_clear, *([RECORDS_PUBLIC] if public else [])}
+    grants = {ENCRYPTION if upload else in_the_clear, *([RECORDS_PUBLIC] if public else [])}
     return Answer(reply.to_records(), frozenset(grants))
+
+
+def _model(
+    message: Message, context: Context, experiment: Experiment, request: TrainRequest
+) -> tuple[Vector, SealedRound | None]:
+    """What is trained from; with encryption the round that the silos have agreed on."""
+    if experiment.encryption is None:
+        return _in_the_clear(request.weights), None
+    sealed = SealedRound.of(message, context, experiment, request)
+    return sealed.state.weights, sealed
+
+
+def _in_the_clear(weights: Vector | None) -> Vector:
+    if weights is None:
+        raise ExperimentError("no model came, and the job has no [encryption]")
+    return weights
+
+
+def _advert(message: Message, context: Context) -> Answer:
+    """Agree to a round with encryption; says how many records silos count by, where they do."""
+    with _stage("settings"):
+        experiment = _experiment(context)
+    strategy = load_strategy(experiment.strategy.name, experiment.strategy.options)
+    records = None
+    if experiment.encryption is not None and strategy.counts_records:
+        experiment, guard, silo = _open(context)
+        with _stage("plan"):
+            plan = plan_round(experiment, n_records=silo.n_records)
+        with _stage(REFUSED):
+            guard.check(experiment, silo, plan)
+        records = silo.n_records
+    step = partial(advert, records=records)
+    return _key_step(step, message, context)
 
 
 def _key_step(step: KeyStep, message: Message, context: Context) -> Answer:
@@ -255,7 +292,7 @@ def _key_step(step: KeyStep, message: Message, context: Context) -> Answer:
     with _stage(REFUSED):
         # A job that the policy does not admit gets no key of this silo either.
         open_guard(context).enter(experiment)
-    with _stage("keys"):
+    with _stage("decrypt" if step is confirm else "keys"):
         return Answer(step(message, context, experiment), frozenset({ENCRYPTION}))
 
 

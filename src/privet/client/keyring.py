@@ -4,28 +4,31 @@ The node's configuration names them: `roster` (the file that the operators agree
 silo's on the roster), `identity` (its signing key; unset: `key`, which signs the ledger) and `keys`
 (a folder for keys that come and go, mode 0700).
 
-With the keys a silo answers the messages of a masked round, in this order:
-
-    advert    fresh public keys
-    share     shares of this silo's two secrets, encrypted to each of the others
-    (train    the update, masked: see `mask_of`)
-    consent   the promise to unmask the sum of these survivors and no other
-    reveal    its shares of what the survivors' sum needs
+What a run has come to is remembered beside the keys, so that a server can turn nothing back: the
+epoch, the last model, the last round whose sum this silo let be unmasked, and how many openings
+failed. Keys of an epoch go when the next one begins, when a sum did not open, and when the job is
+over.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Context
 
-from privet.errors import ExperimentError, PrivetError
-from privet.experiment import EncryptionSettings, Experiment
-from privet.privacy.encryption import Cipher, SecretKey, make_cipher
+from privet.client.silo import is_simulated
+from privet.errors import PrivetError
+from privet.experiment import EncryptionSettings
+from privet.files import write_whole
+from privet.privacy.encryption import Cipher, EncryptionError, SecretKey, make_cipher
+from privet.privacy.encryption.errors import KeyFileError, KeysError
 from privet.privacy.encryption.keys import (
     Roster,
     RunKey,
@@ -38,87 +41,173 @@ from privet.privacy.encryption.keys import (
     read_agreement,
     write_agreement,
 )
-from privet.privacy.encryption.masks import MaskPlan, MaskRound
-from privet.privacy.encryption.residues import Integers
 from privet.privacy.ledger import SiloKey
-from privet.wire import MASKS, MaskAnswer, MaskRequest
 
 _SETTINGS = ("roster", "identity", "keys")
+SIMULATED_RUN = "simulation"
+MOST_FAILED_OPENINGS = 3
+"""After so many a silo takes no part in the run any more."""
 
 
 class NoKeys(PrivetError):  # noqa: N818 - says what the silo lacks
     """A silo that is asked to encrypt and has not been given what it needs for that."""
 
 
+class OutOfOrder(KeysError):  # noqa: N818 - of the server
+    """A message that would turn back what this silo has seen of the run."""
+
+
+@dataclass(frozen=True)
+class RunMemory:
+    """What a silo knows of a run, whatever a server says; its numbers only rise."""
+
+    epoch: int = 0
+    """The last that it has or had a key of."""
+    model: int = 0
+    """The round whose model it last trained from, measured or confirmed."""
+    unmasked: int = 0
+    """The last round whose sum it helped to unmask."""
+    failed: int = 0
+    """Openings that failed."""
+    summed: str = ""
+    """Digest of the model whose updates were last in an unmasked sum, hexadecimal; and whose."""
+    survivors: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class Keyring:
-    """What one silo needs to take part in encrypted runs."""
+    """What one silo needs to take part in one encrypted run."""
 
     name: str
+    run: str
     roster: Roster
     identity: Path
     folder: Path
+    simulated: bool = False
 
-    def offer(self, session: Session) -> bytes:
-        """A fresh public key for the session, signed; its private key waits in the folder."""
+    def offer(self, epoch: int) -> bytes:
+        """A fresh public key for the epoch, signed; its private key waits in the folder."""
+        self._demand_later(epoch)
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        identity = SiloKey.load(self.identity)
-        agreement, offer = make_offer(session=session, name=self.name, identity=identity)
+        session = self.session(epoch)
+        agreement, offer = make_offer(session=session, name=self.name, identity=self.signer())
         # Before the offer leaves: the answer may come to a process that was started anew.
-        write_agreement(self._offer_file(session), agreement, session=session)
+        write_agreement(self._file(epoch, "offer"), agreement, session=session)
         return offer
 
     def make(
-        self, session: Session, offers: Sequence[bytes], *, cipher: Cipher, since: int
+        self, epoch: int, offers: Sequence[bytes], *, cipher: Cipher, since: int
     ) -> tuple[RunKey, dict[str, bytes]]:
-        """The key of the session, kept in the folder, and wrapped for each other silo by name."""
+        """The key of the epoch, and wrapped for each other silo by name; to be kept by `keep`."""
+        self._demand_later(epoch)
+        session = self.session(epoch)
         gathered = gather(offers, session=session)
-        agreement = read_agreement(self._offer_file(session), session=session)
+        agreement = read_agreement(self._file(epoch, "offer"), session=session)
         container = Secret(cipher.generate().to_bytes())
         key = RunKey.create(offers=gathered, since=since, container=container)
         wraps = key.wrapped(
-            offers=gathered,
-            name=self.name,
-            identity=SiloKey.load(self.identity),
-            agreement=agreement,
+            offers=gathered, name=self.name, identity=self.signer(), agreement=agreement
         )
-        self._keep(key, session)
         return key, dict(wraps)
 
-    def take(self, session: Session, offers: Sequence[bytes], wrapped: bytes) -> None:
+    def take(self, epoch: int, offers: Sequence[bytes], wrapped: bytes) -> None:
         """Unwrap the key that the elected silo made and keep it in the folder."""
-        agreement = read_agreement(self._offer_file(session), session=session)
+        self._demand_later(epoch)
+        session = self.session(epoch)
+        agreement = read_agreement(self._file(epoch, "offer"), session=session)
         gathered = gather(offers, session=session)
-        self._keep(
-            RunKey.unwrapped(wrapped, offers=gathered, name=self.name, agreement=agreement), session
-        )
+        key = RunKey.unwrapped(wrapped, offers=gathered, name=self.name, agreement=agreement)
+        self.keep(key)
 
-    def key(self, session: Session) -> RunKey:
-        """The key of the session; KeyFileError when this silo has none."""
-        return RunKey.load(self._key_file(session), session=session)
+    def keep(self, key: RunKey) -> None:
+        """Keep the key of an epoch, and none from before."""
+        epoch = key.session.epoch
+        key.save(self._file(epoch, "key"))
+        self.remember(epoch=epoch)
+        # The offer too, now that the key is kept: who finds it later could open the wrapped key.
+        self.forget(lambda of, what: of < epoch or what == "offer")
 
-    def holds(self, run: str, epoch: int) -> bool:
-        """Whether the key of this epoch is in the folder."""
-        return self._key_file(self.session(run, epoch)).exists()
+    def key(self, epoch: int) -> RunKey:
+        """The key of the epoch in use; KeysError when this silo has none or it is an older one."""
+        memory = self.memory()
+        if memory.failed >= MOST_FAILED_OPENINGS:
+            raise OutOfOrder(f"{memory.failed} openings failed: this silo has left the run")
+        if epoch < memory.epoch:
+            raise OutOfOrder(f"epoch {epoch} is over: the last one is {memory.epoch}")
+        return RunKey.load(self._file(epoch, "key"), session=self.session(epoch))
 
-    def mask_file(self, plan: MaskPlan) -> Path:
-        """Where a masked round waits between its messages, and is remembered."""
-        return self.folder / f"{plan.session.run}-{plan.session.epoch}-{plan.round}.masks"
+    @contextmanager
+    def opening(self, epoch: int) -> Iterator[None]:
+        """Whatever fails inside ends the epoch's key here: nobody gets a second answer from it."""
+        try:
+            yield
+        except EncryptionError:
+            self.forget(lambda of, _: of <= epoch)
+            self.remember(failed=self.memory().failed + 1)
+            raise
 
-    def session(self, run: str, epoch: int) -> Session:
-        """An epoch of a run, between the silos of this silo's own roster."""
-        return Session(run=run, epoch=epoch, roster=self.roster)
+    def forget(self, which: Callable[[int, str], bool] = lambda *_: True) -> None:
+        """Remove the run's files of which this is true, by epoch and kind; all but its memory."""
+        name = re.compile(rf"{re.escape(self.run)}-(\d+)\.(key|offer|[0-9]+\.masks)")
+        for path in self.folder.iterdir() if self.folder.exists() else ():
+            found = name.fullmatch(path.name)
+            if found and which(int(found[1]), found[2]):
+                forget_key(path)
 
-    def _keep(self, key: RunKey, session: Session) -> None:
-        key.save(self._key_file(session))
-        # Only now that the key is kept. It must go: who finds it later could open the wrapped key.
-        forget_key(self._offer_file(session))
+    def mask_file(self, epoch: int, round_: int) -> Path:
+        """Where a round waits between its messages, and is remembered."""
+        return self._file(epoch, f"{round_}.masks")
 
-    def _key_file(self, session: Session) -> Path:
-        return self.folder / f"{session.run}-{session.epoch}.key"
+    def session(self, epoch: int) -> Session:
+        """An epoch of the run, between the silos of this silo's own roster."""
+        return Session(run=self.run, epoch=epoch, roster=self.roster)
 
-    def _offer_file(self, session: Session) -> Path:
-        return self.folder / f"{session.run}-{session.epoch}.offer"
+    def signer(self) -> SiloKey:
+        """What this silo signs with."""
+        return SiloKey.load(self.identity)
+
+    def memory(self) -> RunMemory:
+        """What is remembered of the run; KeyFileError for a file that holds something else."""
+        try:
+            kept = json.loads(self._memory_file.read_bytes())
+            return RunMemory(**kept | {"survivors": tuple(kept["survivors"])})
+        except FileNotFoundError:
+            return RunMemory()
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise KeyFileError(f"{self._memory_file}: {error}") from None
+
+    def remember(self, **changes: Any) -> None:
+        """Write down, durably, what is new; OutOfOrder for a number that would fall."""
+        old = self.memory()
+        new = replace(old, **changes)
+        for name, before in vars(old).items():
+            if isinstance(before, int) and getattr(new, name) < before:
+                raise OutOfOrder(f"{name} {getattr(new, name)} is over: the last one is {before}")
+        if new != old:
+            write_whole(
+                self._memory_file, json.dumps(asdict(new)).encode(), mode=0o600, durable=True
+            )
+
+    def _demand_later(self, epoch: int) -> None:
+        if epoch <= (last := self.memory().epoch):
+            raise OutOfOrder(f"epoch {epoch} is no new one: the last one is {last}")
+
+    @property
+    def _memory_file(self) -> Path:
+        return self.folder / f"{self.run}.memory"
+
+    def _file(self, epoch: int, kind: str) -> Path:
+        return self.folder / f"{self.run}-{epoch}.{kind}"
+
+
+def run_of(context: Context) -> str:
+    """What keys of the run are for: the job that the requester signed, or the run of Flower's.
+
+    The silo finds it by itself, so a server cannot give one job two runs.
+    """
+    if is_simulated(context):
+        return SIMULATED_RUN
+    return str(context.node_config.get("job", f"run-{context.run_id}"))
 
 
 def open_keyring(context: Context) -> Keyring:
@@ -133,13 +222,14 @@ def open_keyring(context: Context) -> Keyring:
             "take part in encrypted runs"
         )
     name = str(node.get("name", node.get("dataset", "")))
+    roster, identity, folder = (Path(str(node[setting])) for setting in _SETTINGS)
     return Keyring(
-        name, _roster(Path(str(node["roster"]))), *_paths(node["identity"], node["keys"])
+        name, run_of(context), roster_at(roster), identity, folder, simulated=is_simulated(context)
     )
 
 
 def cipher_of(encryption: EncryptionSettings) -> Cipher:
-    """The cipher that the settings name, tried out once in a process."""
+    """The cipher that the settings name."""
     return _cipher(encryption.scheme, encryption.profile)
 
 
@@ -148,102 +238,20 @@ def secret_of(key: RunKey) -> SecretKey:
     return SecretKey.from_bytes(key.container.reveal())
 
 
-def _paths(*values: object) -> list[Path]:
-    return [Path(str(value)) for value in values]
-
-
 @lru_cache(maxsize=4)
 def _cipher(scheme: str, profile: str) -> Cipher:
     return make_cipher(scheme, profile=profile)
 
 
+def roster_at(path: Path) -> Roster:
+    """The roster in this file, read anew when the file changes."""
+    try:
+        facts = path.stat()
+    except OSError:
+        return load_roster(path)  # which says what is the matter
+    return _roster(path, facts.st_ino, facts.st_mtime_ns)
+
+
 @lru_cache(maxsize=4)
-def _roster(path: Path) -> Roster:
+def _roster(path: Path, _inode: int, _changed: int) -> Roster:
     return load_roster(path)
-
-
-def advert(message: Message, context: Context, experiment: Experiment) -> RecordDict:
-    """Begin the round with fresh keys; the private keys wait in the silo's folder."""
-    _, keyring, plan = _opened(message, context, experiment)
-    begun = MaskRound.begin(
-        plan=plan,
-        name=keyring.name,
-        identity=SiloKey.load(keyring.identity),
-        keep=keyring.mask_file(plan),
-    )
-    return _answer(MaskAnswer(begun.advert()))
-
-
-def share(message: Message, context: Context, experiment: Experiment) -> RecordDict:
-    """Deal shares to everyone who adverted."""
-    request, keyring, plan = _opened(message, context, experiment)
-    encrypted_shares = _resumed(keyring, plan).share(request.messages)
-    return _answer(MaskAnswer(encrypted_shares=encrypted_shares))
-
-
-def consent(message: Message, context: Context, experiment: Experiment) -> RecordDict:
-    """Promise the survivors' sum."""
-    request, keyring, plan = _opened(message, context, experiment)
-    return _answer(MaskAnswer(_resumed(keyring, plan).consent(request.survivors)))
-
-
-def reveal(message: Message, context: Context, experiment: Experiment) -> RecordDict:
-    """Give the shares that the promised sum needs, and forget the round's secrets."""
-    request, keyring, plan = _opened(message, context, experiment)
-    resumed = _resumed(keyring, plan)
-    revealed = resumed.reveal(request.messages)
-    # Before the answer is sent: secrets that were used must not wait for a server that asks again.
-    resumed.close()
-    return _answer(MaskAnswer(revealed))
-
-
-def mask_of(message: Message, context: Context, experiment: Experiment) -> Integers | None:
-    """This silo's mask for the round, shape (coefficients(d),); None for a job without masks.
-
-    ExperimentError when the job has masks and the server sends none: nothing leaves unmasked.
-    """
-    if experiment.encryption is None or not experiment.encryption.pairwise_masks:
-        return None
-    if MASKS not in message.content:
-        raise ExperimentError("the job has encryption.pairwise_masks, and no encrypted shares came")
-    request, keyring, plan = _opened(message, context, experiment)
-    # Masking zeros gives the mask alone, which the cipher adds to each chunk as it encodes it.
-    nothing = np.zeros(plan.count, dtype=np.uint64)
-    return _resumed(keyring, plan).mask(nothing, encrypted_shares=request.encrypted_shares)
-
-
-def _resumed(keyring: Keyring, plan: MaskPlan) -> MaskRound:
-    return MaskRound.resume(
-        plan=plan,
-        name=keyring.name,
-        identity=SiloKey.load(keyring.identity),
-        keep=keyring.mask_file(plan),
-    )
-
-
-def _opened(
-    message: Message, context: Context, experiment: Experiment
-) -> tuple[MaskRequest, Keyring, MaskPlan]:
-    encryption = experiment.encryption
-    if encryption is None or not encryption.pairwise_masks:
-        raise ExperimentError("the job has no encryption.pairwise_masks")
-    request, keyring = MaskRequest.from_records(message.content), open_keyring(context)
-    # The job that the silo was given decides how many may collude, not what the server plans.
-    if request.colluding < encryption.colluding:
-        raise ExperimentError(
-            f"encryption.colluding = {encryption.colluding}; the server plans for "
-            f"{request.colluding}"
-        )
-    plan = MaskPlan(
-        session=keyring.session(request.run, request.epoch),
-        round=request.round,
-        threshold=request.threshold,
-        count=request.count,
-        bits=request.bits,
-        colluding=request.colluding,
-    )
-    return request, keyring, plan
-
-
-def _answer(answer: MaskAnswer) -> RecordDict:
-    return RecordDict({MASKS: answer.record()})

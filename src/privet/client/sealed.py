@@ -1,12 +1,15 @@
-"""The global model as it comes to a silo, in the clear or encrypted, and the answer to it.
+"""The global model where the server may not see it: kept by silos, moved by sums that they open.
 
-When the server may see only sums, the model travels as an encrypted sum and the answer as a
-proposal for the next model, encrypted and signed. These messages bring an epoch's key to all silos:
+A silo keeps the model that it last opened. A round adds up the silos' updates; each of them opens
+the sum, moves its model by the mean, and confirms by a signature which model it has now, before
+anybody trains from it. A silo that was not there is sent the model by the others, encrypted, and
+takes it for what enough of them have confirmed.
 
-    offer   answered with a fresh public key
-    make    (the elected silo) with the new key, wrapped for every other, and the model under it
-    take    with nothing; the silo keeps the key that came for it
-    keep    with nothing; the silo writes the final model where its node says (`models`)
+    offer     answered with a fresh public key
+    make      (the elected silo) with the key, wrapped for every other, and the model under it
+    take      with nothing; the silo keeps the key that came for it
+    confirm   with the signed digest of the model that the opened sum makes
+    keep      with nothing; the silo writes the final model where its node says and drops its keys
 """
 
 from __future__ import annotations
@@ -14,273 +17,343 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from flwr.app import Context, Message, MessageType, RecordDict
+from flwr.app import Context, Message, RecordDict
+from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from privet.client.keyring import Keyring, cipher_of, mask_of, open_keyring, secret_of
-from privet.client.silo import Silo
+from privet.client.keyring import Keyring, OutOfOrder, cipher_of, open_keyring, secret_of
 from privet.errors import ExperimentError
 from privet.experiment import EncryptionSettings, Experiment
 from privet.files import replacing
-from privet.privacy.encryption import Cipher, Malformed, SecretKey, Tampered, Terms, read_header
-from privet.privacy.encryption.keys import RunKey, Session, sign_upload
-from privet.privacy.encryption.residues import Integers
-from privet.privacy.ledger import SiloKey
-from privet.randomness import numpy_generator, stream
-from privet.strategies import Strategy
+from privet.privacy.encryption import Malformed, OpenedSum, Tampered
+from privet.privacy.encryption.errors import MessageError
+from privet.privacy.encryption.keys import Secret
+from privet.privacy.encryption.keys.agreement import decrypt, derive, encrypt
+from privet.privacy.encryption.keys.roster import Fields, pack
+from privet.privacy.encryption.keys.runkey import RunKey
+from privet.privacy.encryption.masks import (
+    Adverts,
+    Closed,
+    MaskRound,
+    check_confirmations,
+    sum_label,
+    write_confirmation,
+)
+from privet.strategies import Strategy, load_strategy
 from privet.vectors import FlatModel, Vector
-from privet.wire import KeyAnswer, KeyRequest, Sealed, SealedUpdate
-
-CLAMP_OVER_LARGEST = 4.0
-"""Room for a round's change, over the largest value of the model."""
-SMALLEST_CLAMP = 1.0
+from privet.wire import (
+    KeyAnswer,
+    KeyRequest,
+    MaskAnswer,
+    MaskRequest,
+    ModelState,
+    Sealed,
+    SumToOpen,
+)
 
 log = logging.getLogger("privet.silo")
 
+_BLOB_TITLE = "privet sealed model 1"
+
+
+CLAMP_OVER_LARGEST = 6.0
+"""Room for a silo's update, over the largest value of the last mean."""
+_MOST_GROWTH = 4.0
+_SMALLEST_CLAMP, _LARGEST_CLAMP = 2.0**-30, 2.0**30
+
+
+def state_after(
+    state: ModelState, round_: int, mean: Vector, *, strategy: Strategy, salt: bytes
+) -> ModelState:
+    """The model that the mean of a round's updates makes."""
+    before = state.before if state.before.size else state.weights
+    moved = strategy.proposal(state.weights + mean, now=state.weights, before=before)
+    return replace(
+        state,
+        round=round_,
+        weights=moved,
+        before=state.weights if state.before.size else state.before,
+        clamps=_next_clamps(state, mean),
+        salt=salt,
+    )
+
+
+def _next_clamps(state: ModelState, mean: Vector) -> NDArray[np.float64]:
+    """By what the mean was, within what one round may change: one silo could inflate it."""
+    parts = np.split(mean, np.cumsum(state.sizes)[:-1])
+    largest = (float(np.abs(part).max(initial=0.0)) for part in parts)
+    wanted = [
+        2.0 ** math.ceil(math.log2(CLAMP_OVER_LARGEST * each)) if each else 0.0 for each in largest
+    ]
+    low, high = state.clamps / _MOST_GROWTH, state.clamps * _MOST_GROWTH
+    clamps: NDArray[np.float64] = np.clip(wanted, low, high)
+    return clamps.clip(_SMALLEST_CLAMP, _LARGEST_CLAMP)
+
 
 @dataclass(frozen=True)
-class KeyHolder:
-    """What opens the models of one epoch and seals the answers to them."""
+class ModelStore:
+    """Where a silo keeps the models of a run: by round and digest, readable by its owner alone."""
 
     keyring: Keyring
-    key: RunKey
-    secret: SecretKey
-    cipher: Cipher
-    smallest_sum: int
 
-    @classmethod
-    def of(cls, keyring: Keyring, encryption: EncryptionSettings, sealed: Sealed) -> KeyHolder:
-        """The holder of the key that `sealed` names; KeyFileError when it is not kept here."""
-        key = keyring.key(keyring.session(sealed.run, sealed.epoch))
-        cipher = cipher_of(encryption)
-        return cls(keyring, key, secret_of(key), cipher, encryption.smallest_sum)
+    def find(self, digest: bytes) -> ModelState | None:
+        """The model with this digest, if it is kept here."""
+        for path in self._folder.glob(f"*-{digest.hex()}.model"):
+            return _load(path, digest)
+        return None
 
-    def models(self, sealed: Sealed, public: Vector | None) -> tuple[Vector, Vector]:
-        """The global model and the one before it, each of shape (d,).
+    def put(self, *states: ModelState) -> None:
+        """Keep these models and no other of the run."""
+        kept = {self._put(state) for state in states}
+        for each in self._kept():
+            if each not in kept:
+                each.unlink(missing_ok=True)
 
-        `public` is the first model: the global one in round 1, the one before in round 2. Tampered
-        for anything that the silos of this epoch did not make, TooFewClients for a sum that would
-        reveal too much about single updates.
-        """
-        if sealed.now is None:
-            if public is None:
-                raise Malformed("neither a sealed nor a public model came")
-            return public, public
-        now = self._open(sealed.now)
-        if sealed.before is not None:
-            return now, self._open(sealed.before)
-        return now, now if public is None else public
+    def _put(self, state: ModelState) -> Path:
+        path = self._folder / f"{self.keyring.run}-{state.round}-{state.digest.hex()}.model"
+        if not path.exists():
+            with replacing(path, mode=0o600) as part:
+                part.write_bytes(state.to_bytes())
+        return path
 
-    def seal(
-        self,
-        proposal: Vector,
-        *,
-        weight: float,
-        round_: int,
-        rng: np.random.Generator,
-        now: Vector,
-        mask: Integers | None = None,
-    ) -> SealedUpdate:
-        """A silo's proposal for the next global model, masked, encrypted and signed."""
-        terms = Terms(
-            run=update_label(self.key),
-            round=round_,
-            size=proposal.size,
-            clamp=clamp_for(now),
-        )
-        sealed = self.cipher.encrypt(
-            proposal,
-            key=self.secret,
-            terms=terms,
-            weight=weight,
-            client=self.keyring.name,
-            rng=rng,
-            mask=mask,
-        )
-        if sealed.clipped:
-            # For the silo's own log alone: it says something of this one update.
-            log.warning("%d values have no room in the encoding and are cut off", sealed.clipped)
-        return SealedUpdate(sealed.data, self._signed(sealed.data, round_))
+    def forget(self) -> None:
+        """Remove all of them."""
+        for each in self._kept():
+            each.unlink(missing_ok=True)
 
-    def reseal(self, model: Vector, *, round_: int, rng: np.random.Generator) -> bytes:
-        """The global model, which every holder may see, as a sum of its own under this key."""
-        terms = Terms(
-            run=model_label(self.key), round=round_, size=model.size, clamp=clamp_for(model)
-        )
-        name = self.keyring.name
-        upload = self.cipher.encrypt(
-            model, key=self.secret, terms=terms, weight=1.0, client=name, rng=rng
-        )
-        # A sum of one, since a sum is the form in which silos are sent every model.
-        total = self.cipher.adder(terms)
-        total.add(upload.data, client=name)
-        return total.to_bytes()
+    @property
+    def _folder(self) -> Path:
+        # Simulated silos have the same models: one copy is enough for all of them.
+        folder = self.keyring.folder
+        return folder.parent if self.keyring.simulated else folder
 
-    def _open(self, total: bytes) -> Vector:
-        terms = read_header(total)[0].terms
-        # Labels keep a model that one silo sealed anew apart from an update that a server took for
-        # a sum: only the first may be opened though a single silo made it.
-        least = {update_label(self.key): self.smallest_sum, model_label(self.key): 1}
-        if terms.run not in least:
-            raise Tampered
-        opened = self.cipher.decrypt(
-            total, key=self.secret, run=terms.run, round=terms.round, at_least=least[terms.run]
-        )
-        return opened.mean
-
-    def _signed(self, upload: bytes, round_: int) -> bytes:
-        return sign_upload(
-            upload,
-            session=self.key.session,
-            name=self.keyring.name,
-            identity=SiloKey.load(self.keyring.identity),
-            round=round_,
-            parameters=parameters_of(self.cipher),
-        )
+    def _kept(self) -> list[Path]:
+        return [
+            path
+            for path in self._folder.glob(f"{self.keyring.run}-*.model")
+            if path.stem.rpartition("-")[0].rpartition("-")[0] == self.keyring.run
+        ]
 
 
-def parameters_of(cipher: Cipher) -> bytes:
-    """32 bytes that are equal where uploads can be added."""
-    return hashlib.sha256(cipher.digest).digest()
-
-
-def clamp_for(model: Vector) -> float:
-    """The largest value that an answer to `model` can carry: a power of two, at least 1.
-
-    Every key holder finds the same; the server learns this much about the model.
-    """
-    largest = float(np.abs(model).max(initial=0.0))
-    wanted = max(SMALLEST_CLAMP, CLAMP_OVER_LARGEST * largest)
-    # A power of two: models that differ a little still have the same clamp at every silo, and the
-    # server learns no more than the exponent.
-    return 2.0 ** math.ceil(math.log2(wanted))
-
-
-def update_label(key: RunKey) -> str:
-    """What uploads of the epoch are labelled with."""
-    return f"{key.session.run}/{key.session.epoch}/update"
-
-
-def model_label(key: RunKey) -> str:
-    """What models that were sealed anew in the epoch are labelled with."""
-    return f"{key.session.run}/{key.session.epoch}/model"
+@lru_cache(maxsize=2)
+def _load(path: Path, digest: bytes) -> ModelState:
+    content = path.read_bytes()
+    if hashlib.sha256(content).digest() != digest:
+        raise MessageError(f"{path} does not hold the model that its name says")
+    return ModelState.from_bytes(content)
 
 
 @dataclass(frozen=True)
-class Received:
-    """The last two global models, shape (d,) each; `holder` is None where nothing is sealed."""
+class ModelHolder:
+    """A silo's side of one encrypted job: its key of the epoch in use, and its models."""
 
-    now: Vector
-    before: Vector
-    holder: KeyHolder | None = None
-    weight_unit: float = 1.0
-    mask: Integers | None = None
+    keyring: Keyring
+    encryption: EncryptionSettings
+    strategy: Strategy
 
-    def seal(
-        self, strategy: Strategy, update: Vector, *, silo: Silo, round_: int
-    ) -> SealedUpdate | None:
-        """The silo's proposal for the next global model, sealed; None where nothing is.
+    @classmethod
+    def of(cls, context: Context, experiment: Experiment) -> ModelHolder:
+        """Raises ExperimentError for a job without [encryption], and what `open_keyring` does."""
+        if experiment.encryption is None:
+            raise ExperimentError("the job has no [encryption], so there is no key to make")
+        strategy = load_strategy(experiment.strategy.name, experiment.strategy.options)
+        return cls(open_keyring(context), experiment.encryption, strategy)
 
-        Rounding draws from the system, and repeatably in a simulation.
+    @property
+    def models(self) -> ModelStore:
+        """The models that it keeps."""
+        return ModelStore(self.keyring)
+
+    def receive(self, sealed: Sealed | None, public: Vector | None = None) -> ModelState:
+        """The global model that a message is about.
+
+        A public one only before any was confirmed; another only as enough silos have confirmed it,
+        kept here or sent along under the epoch's key. Never an older one than before.
         """
-        if self.holder is None:
-            return None
-        weight = silo.n_records * self.weight_unit if strategy.counts_records else 1.0
-        return self.holder.seal(
-            strategy.proposal(self.now + update, now=self.now, before=self.before),
-            # The unit is the server's word, and the cipher refuses a weight above 1.
-            weight=min(1.0, weight),
-            round_=round_,
-            rng=numpy_generator(silo.entropy(round_, use="rounding")),
-            now=self.now,
-            mask=self.mask,
+        if sealed is None:
+            raise ExperimentError(
+                "the job has [encryption], and the server does not say how to seal"
+            )
+        if not sealed.confirmations:
+            if public is None or sum(sealed.sizes) != public.size:
+                raise Malformed("neither a sealed nor a public model came")
+            momentum = self.strategy.has_momentum
+            state = ModelState.first(public, sealed.sizes, momentum=momentum)
+        else:
+            round_, digest = check_confirmations(
+                sealed.confirmations,
+                session=self.keyring.session(sealed.confirmed_in),
+                least=self.encryption.least_confirmations,
+            )
+            found = self.models.find(digest)
+            state = found or self._opened(sealed, digest)
+            if state.round != round_:
+                raise OutOfOrder(f"the model is of round {state.round}, confirmed is {round_}")
+        # A simulation may be gone on with from an older checkpoint; a server that does is refused.
+        if not self.keyring.simulated:
+            self.keyring.remember(model=state.round)
+        self.models.put(state)
+        return state
+
+    def carry(self, state: ModelState, key: RunKey) -> bytes:
+        """The model for holders of the epoch's key."""
+        return encrypt(state.to_bytes(), key=_model_key(key), bound=_blob_facts(key, state.digest))
+
+    def _opened(self, sealed: Sealed, digest: bytes) -> ModelState:
+        if sealed.model is None:
+            raise OutOfOrder("the confirmed model is not kept here, and none came")
+        key = self.keyring.key(sealed.epoch)
+        fields = Fields(pack(_BLOB_TITLE), _BLOB_TITLE)
+        content = decrypt(
+            sealed.model, key=_model_key(key), bound=_blob_facts(key, digest), fields=fields
         )
+        state = ModelState.from_bytes(content)
+        if state.digest != digest:
+            raise Tampered
+        return state
 
 
-def receive(
-    message: Message,
-    context: Context,
-    experiment: Experiment,
-    sealed: Sealed | None,
-    public: Vector | None,
-) -> Received:
-    """What `message` brought; a job with [encryption] gets no answer in the clear.
-
-    Raises ExperimentError when the server does not keep to the job's settings, and what
-    `KeyHolder.models` raises.
-    """
-    if experiment.encryption is None:
-        if public is None:
-            raise ExperimentError("the model came sealed, and the job has no [encryption]")
-        return Received(public, public)
-    if sealed is None:
-        raise ExperimentError("the job has [encryption], and the server does not say how to seal")
-    holder = KeyHolder.of(open_keyring(context), experiment.encryption, sealed)
-    now, before = holder.models(sealed, public)
-    mask = mask_of(message, context, experiment) if _is_training(message) else None
-    return Received(now, before, holder, sealed.weight_unit, mask)
+def _model_key(key: RunKey) -> Secret:
+    return derive(key.transport, info=pack("privet model key 1", *key.session.facts))
 
 
-def _is_training(message: Message) -> bool:
-    return message.metadata.message_type == MessageType.TRAIN
+def _blob_facts(key: RunKey, digest: bytes) -> bytes:
+    return pack(_BLOB_TITLE, *key.session.facts, digest)
 
 
 def offer(message: Message, context: Context, experiment: Experiment) -> RecordDict:
     """A fresh public key for the epoch that the server names."""
-    _, keyring, session, _ = _opened(message, context, experiment)
-    return KeyAnswer(offer=keyring.offer(session)).to_records()
+    request, holder = _opened(message, context, experiment)
+    return KeyAnswer(offer=holder.keyring.offer(request.epoch)).to_records()
 
 
 def make(message: Message, context: Context, experiment: Experiment) -> RecordDict:
-    """The epoch's key, by the silo that all offers elect; models are carried over into it."""
-    request, keyring, session, encryption = _opened(message, context, experiment)
-    cipher = cipher_of(encryption)
-    key, wraps = keyring.make(session, request.offers, cipher=cipher, since=request.since)
-    new = KeyHolder(keyring, key, secret_of(key), cipher, encryption.smallest_sum)
+    """The epoch's key, by the silo that all offers elect; the model is carried over into it."""
+    request, holder = _opened(message, context, experiment)
+    keyring = holder.keyring
+    # Under the key before, which goes when the new one is kept.
     carried = request.carried
-    # The model is still the public first one: there is nothing to carry over.
-    if carried is None or carried.now is None:
-        return KeyAnswer(wraps=wraps).to_records()
-    old = KeyHolder.of(keyring, encryption, carried)
-    now, before = old.models(carried, None)
-    rng = _rounding(context, experiment, session)
-    return KeyAnswer(
-        wraps=wraps,
-        now=new.reseal(now, round_=request.since, rng=rng),
-        before=new.reseal(before, round_=request.since, rng=rng) if carried.before else None,
-    ).to_records()
+    state = None
+    if carried is not None and carried.confirmations:
+        state = holder.receive(carried)
+    key, wraps = keyring.make(
+        request.epoch, request.offers, cipher=cipher_of(holder.encryption), since=request.since
+    )
+    keyring.keep(key)
+    model = None if state is None else holder.carry(state, key)
+    return KeyAnswer(wraps=wraps, model=model).to_records()
 
 
 def take(message: Message, context: Context, experiment: Experiment) -> RecordDict:
     """Keep the key that the elected silo wrapped for this one."""
-    request, keyring, session, _ = _opened(message, context, experiment)
+    request, holder = _opened(message, context, experiment)
     if request.wrapped is None:
         raise ExperimentError("no wrapped key came")
-    keyring.take(session, request.offers, request.wrapped)
+    holder.keyring.take(request.epoch, request.offers, request.wrapped)
     return KeyAnswer().to_records()
+
+
+def confirm(message: Message, context: Context, experiment: Experiment) -> RecordDict:
+    """Open the sum of a round, keep the model that it makes, and say by a signature which it is."""
+    holder = ModelHolder.of(context, experiment)
+    request, asked = MaskRequest.from_records(message.content), SumToOpen.of(message.content)
+    keyring = holder.keyring
+    key = keyring.key(request.epoch)
+    round_ = MaskRound.resume(
+        session=key.session,
+        name=keyring.name,
+        identity=keyring.signer(),
+        keep=keyring.mask_file(request.epoch, request.round),
+    )
+    ended = round_.closed
+    before = holder.models.find(round_.plan.model)
+    if before is None:
+        raise OutOfOrder("the model that this round began with is not kept here")
+    with keyring.opening(request.epoch):
+        state = _state_after(asked.total, key, ended, before, holder)
+    # Beside the one before it, which is gone on with if too few silos open this sum.
+    holder.models.put(state, before)
+    confirmation = write_confirmation(
+        state.round,
+        state.digest,
+        session=key.session,
+        name=keyring.name,
+        identity=keyring.signer(),
+    )
+    model = holder.carry(state, key) if asked.carry else None
+    return MaskAnswer(confirmation, model=model).to_records()
+
+
+_last: dict[tuple[str, bytes, bytes, bytes], ModelState] = {}
+
+
+def _state_after(
+    total: bytes, key: RunKey, ended: Closed, before: ModelState, holder: ModelHolder
+) -> ModelState:
+    """The model that a sum makes; Tampered for anything but what the round's silos sent."""
+    # Simulated silos open one sum in one process: the first does it for all that have its key.
+    same = (key.id, hashlib.sha256(total).digest(), ended.adverts.digest, before.digest)
+    if same not in _last:
+        state = _opened_state(total, key, ended, before, holder)
+        _last.clear()
+        _last[same] = state
+    return _last[same]
+
+
+def _opened_state(
+    total: bytes, key: RunKey, ended: Closed, before: ModelState, holder: ModelHolder
+) -> ModelState:
+    adverts = ended.adverts
+    opened = cipher_of(holder.encryption).decrypt(
+        total,
+        key=secret_of(key),
+        run=sum_label(adverts),
+        round=adverts.plan.round,
+        at_least=adverts.threshold,
+    )
+    _check(opened, adverts, ended.survivors)
+    salt = derive(key.transport, info=pack("privet model salt 1", adverts.digest)).reveal()
+    mean = (opened.mean * before.scale).astype(np.float32)
+    state = state_after(before, adverts.plan.round, mean, strategy=holder.strategy, salt=salt)
+    if not np.isfinite(state.weights).all():
+        raise Tampered
+    return state
+
+
+_SAME_WEIGHT = 2.0**-20
+_ROUNDING = 2.0**-10
+"""More than one upload's rounding in any profile, over the clamp."""
+
+
+def _check(opened: OpenedSum, adverts: Adverts, survivors: tuple[str, ...]) -> None:
+    """What one silo may do to the mean: its weight as it said before, values within the clamp."""
+    weight = math.fsum(adverts.weight(client) for client in opened.clients)
+    most = 1.0 + _ROUNDING * len(opened.clients) / weight
+    if (
+        (survivors and opened.clients != tuple(sorted(survivors)))
+        or abs(opened.weight - weight) > _SAME_WEIGHT * weight
+        or not np.abs(opened.mean).max(initial=0.0) <= most  # false for NaN as well
+    ):
+        raise Tampered
 
 
 def keep(message: Message, context: Context, experiment: Experiment) -> RecordDict:
-    """Write the final model down, where this silo keeps models."""
-    request, keyring, _, encryption = _opened(message, context, experiment)
-    sealed, folder = request.carried, context.node_config.get("models")
-    if sealed is None:
-        raise ExperimentError("no model came that could be kept")
+    """Write the final model down, where this silo keeps models, and forget the run's keys."""
+    request, holder = _opened(message, context, experiment)
+    folder = context.node_config.get("models")
+    state = holder.receive(request.carried)
     if folder is not None:
-        now, _ = KeyHolder.of(keyring, encryption, sealed).models(sealed, None)
-        _write_model(Path(str(folder)) / f"{sealed.run}.safetensors", now, context, experiment)
+        path = Path(str(folder)) / f"{holder.keyring.run}.safetensors"
+        _write_model(path, state.weights, context, experiment)
+    holder.keyring.forget()
+    if not holder.keyring.simulated:
+        holder.models.forget()
     return KeyAnswer().to_records()
-
-
-def _rounding(context: Context, experiment: Experiment, session: Session) -> np.random.Generator:
-    """From the system, but repeatable in a simulation."""
-    if not context.node_config.get("simulated"):
-        return np.random.default_rng()
-    return numpy_generator(stream(experiment.seed, "rounding of a carried model", session.epoch))
 
 
 def _write_model(path: Path, vector: Vector, context: Context, experiment: Experiment) -> None:
@@ -296,9 +369,5 @@ def _write_model(path: Path, vector: Vector, context: Context, experiment: Exper
 
 def _opened(
     message: Message, context: Context, experiment: Experiment
-) -> tuple[KeyRequest, Keyring, Session, EncryptionSettings]:
-    if experiment.encryption is None:
-        raise ExperimentError("the job has no [encryption], so there is no key to make")
-    keyring = open_keyring(context)
-    request = KeyRequest.from_records(message.content)
-    return request, keyring, keyring.session(request.run, request.epoch), experiment.encryption
+) -> tuple[KeyRequest, ModelHolder]:
+    return KeyRequest.from_records(message.content), ModelHolder.of(context, experiment)

@@ -174,10 +174,13 @@ def _sealing(experiment: Experiment) -> str:
     """What encryption adds, in a line; nothing without."""
     if experiment.encryption is None:
         return ""
-    masks = ", with pairwise masks" if experiment.encryption.pairwise_masks else ""
-    return (
-        f"Updates are encrypted ({experiment.encryption.scheme}{masks}): the server sees sums only."
-    )
+    encryption = experiment.encryption
+    told = f"Updates are encrypted ({encryption.scheme}): the server cannot read them or their sum"
+    if encryption.masked and encryption.colluding:
+        more = encryption.colluding
+        many = "one silo" if more == 1 else f"{more} silos"
+        return f"{told}; with {many} on its side it reads the sum, and no single update."
+    return f"{told}. One silo that sides with it would read every single update with it."
 
 
 def _clip(experiment: Experiment) -> str:

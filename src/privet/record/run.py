@@ -108,7 +108,7 @@ class Sealing:
     """Silos on the server's side that masks withstand."""
     rotate_every: int | None
     by_records: bool
-    """Silos count by their numbers of records, which they tell at enrolment."""
+    """Silos count by their numbers of records, which they tell each other through the server."""
     outcome: EncryptionFacts | None
     """None until the run ends."""
 
@@ -136,7 +136,7 @@ def read_sealing(settings: Mapping[str, Any], described: object) -> Sealing | No
         profile=facts.profile,
         smallest_sum=facts.smallest_sum or 2,
         masks=facts.pairwise_masks,
-        colluding=more.colluding or 1,
+        colluding=1 if more.colluding is None else more.colluding,
         rotate_every=more.rotate_every,
         by_records=_section(settings, "strategy").get("weighting", "examples") != "uniform",
         outcome=facts if told else None,

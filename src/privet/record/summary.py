@@ -58,7 +58,6 @@ class EncryptionFacts(Recorded):
 
     scheme: str
     profile: str
-    layout: str
     ring_degree: int | None
     modulus_bits: int | None
     security_bits: int | None
@@ -69,6 +68,8 @@ class EncryptionFacts(Recorded):
     pairwise_masks: bool
     epochs: int | None
     model_held_by: str | None
+    layout: str | None = None
+    """Of uploads; earlier versions had two."""
     clipped: int | None = None
     """Values that silos cut off because the encoding has no room for them; earlier versions told it
     silo by silo, which counts large values of an update that nobody may see."""

@@ -55,6 +55,8 @@ class Hosting:
     """Who is at which node, where the host knows. Unset: silos are believed."""
     open_model: OpenModel | None = None
     """Reads a sealed model, where this process is a key holder's too: in a simulation."""
+    run: str | None = None
+    """What silos know an encrypted run as; unset: by its number at Flower's server."""
 
 
 def server_app(hosting: Hosting | None = None) -> ServerApp:
@@ -92,7 +94,8 @@ def run(grid: Grid, context: Context, hosting: Hosting) -> None:
     if not resumed:
         folder.create(experiment)
     start = time.perf_counter()
-    model = _global_model(grid, experiment, strategy, task, roster, hosting.open_model)
+    run_name = hosting.run or f"run-{context.run_id}"
+    model = _global_model(grid, experiment, strategy, task, roster, hosting.open_model, run_name)
     coordinator = Coordinator(
         grid,
         experiment,
@@ -134,10 +137,12 @@ def _global_model(
     task: Task,
     roster: Path | None,
     open_model: OpenModel | None,
+    run_name: str,
 ) -> GlobalModel:
-    weights = FlatModel(initial_model(task, experiment)).vector()
+    model = FlatModel(initial_model(task, experiment))
+    weights = model.vector()
     if experiment.encryption is None:
-        return ClearModel(strategy, weights)
+        return ClearModel(strategy, weights, experiment)
     if roster is None:
         raise ExperimentError(
             "[encryption] needs the roster of the silos' identity keys: set the run config's roster"
@@ -146,6 +151,8 @@ def _global_model(
         grid,
         experiment,
         weights,
+        run=run_name,
+        sizes=model.sizes,
         cipher=make_cipher(experiment.encryption.scheme, profile=experiment.encryption.profile),
         identities=load_roster(roster),
         two_models=strategy.has_momentum,

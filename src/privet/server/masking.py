@@ -1,4 +1,4 @@
-"""A masked round, as the server relays it: shares before training, and unmasking at the end.
+"""An encrypted round, as the server relays it: the agreement before training, and the unmasking.
 
 The server learns the survivors' sum of masks and takes it out of a sum that is encrypted all the
 same. What silos that side with it could see is in `privet.privacy.encryption.masks`.
@@ -7,30 +7,54 @@ same. What silos that side with it could see is in `privet.privacy.encryption.ma
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from privet.errors import PrivetError
-from privet.experiment import EncryptionSettings
 from privet.privacy.encryption import Adder
-from privet.privacy.encryption.keys import Session
-from privet.privacy.encryption.masks import MaskError, MaskPlan, correction, least_threshold
+from privet.privacy.encryption.backend import Mask
+from privet.privacy.encryption.errors import MessageError
+from privet.privacy.encryption.masks import (
+    Adverts,
+    RoundPlan,
+    correction,
+    gather_adverts,
+    read_advert,
+    read_consent,
+    read_reveal,
+)
 from privet.server.cohort import Cohort
-from privet.wire import ADVERT, CONSENT, MASKS, REVEAL, SHARE, Failure, MaskAnswer, MaskRequest
+from privet.wire import (
+    ADVERT,
+    CONSENT,
+    MASKS,
+    REVEAL,
+    SHARE,
+    Failure,
+    MaskAnswer,
+    MaskRequest,
+    payload_bytes,
+)
 
 T = TypeVar("T")
+Answers = dict[str, MaskAnswer]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Relay:
     """A grid with the names of its nodes."""
 
     grid: Grid
     cohort: Cohort
     timeout: float
+    down: int = 0
+    """Bytes of what was sent, and came."""
+    up: int = 0
 
     def replies(
         self, messages: Iterable[Message], failures: list[Failure]
@@ -39,12 +63,18 @@ class Relay:
         messages = list(messages)
         if not messages:  # Flower's own grid does not take an empty list
             return
+        silent = {message.metadata.dst_node_id for message in messages}
+        self.down += sum(payload_bytes(message.content) for message in messages)
         for reply in self.grid.send_and_receive(messages, timeout=self.timeout):
+            silent.discard(reply.metadata.src_node_id)
             silo = self.cohort.name(reply.metadata.src_node_id)
             if reply.has_error():
                 failures.append(Failure.parse(reply.error.reason, silo=silo))
             else:
+                self.up += payload_bytes(reply.content)
                 yield silo, reply.content
+        late = "no reply within round_timeout"
+        failures += [Failure(self.cohort.name(node), "transport", late) for node in sorted(silent)]
 
 
 def read_all(
@@ -62,38 +92,37 @@ def read_all(
             yield silo, answer
 
 
+@dataclass
 class MaskedRound:
-    """One round's masks, between the silos that were asked."""
+    """One round between the silos that were asked."""
 
-    def __init__(
-        self,
-        relay: Relay,
-        *,
-        encryption: EncryptionSettings,
-        session: Session,
-        round_: int,
-        count: int,
-        modulus: int,
-    ) -> None:
-        self._relay, self._encryption = relay, encryption
-        self._session, self._round, self._count = session, round_, count
-        self._modulus = modulus
-        self._nodes: dict[str, int] = {}
-        self._adverts: tuple[bytes, ...] = ()
-        self._encrypted_shares: dict[str, Mapping[str, bytes]] = {}
-        self._threshold = 0
+    relay: Relay
+    plan: RoundPlan
+    noise: float | None
+    model_for: Callable[[str], RecordDict]
+    """What tells a silo the model that the round begins with."""
+    adverts: Adverts | None = None
+    reason: str | None = None
+    """Why nobody trains."""
+    _nodes: dict[str, int] = field(default_factory=dict)
+    _encrypted_shares: dict[str, Mapping[str, bytes]] = field(default_factory=dict)
 
     def deal(self, asked: list[int], failures: list[Failure]) -> list[int]:
-        """Have shares dealt between the nodes in `asked`: those between whom it came through.
+        """Have the round agreed on by the nodes in `asked`: those between whom it came through.
 
         A silo that falls out meanwhile makes the others begin again without it. None when too few
-        are left to mask.
+        are left.
         """
-        nodes = {self._relay.cohort.name(node): node for node in asked}
+        nodes = {self.relay.cohort.name(node): node for node in asked}
         while True:
             before = len(failures)
-            if not self._try_to_deal(nodes, failures):
-                return []
+            try:
+                self.plan.least(len(nodes))
+                self._try_to_deal(nodes, failures)
+            except PrivetError as error:
+                if len(failures) == before:
+                    self.reason = str(error)
+                    return []
             # Begun anew without them: adverts and shares are bound to who takes part.
             lost = {failure.silo for failure in failures[before:]}
             if not lost:
@@ -102,81 +131,122 @@ class MaskedRound:
 
     def record_for(self, silo: str) -> ConfigRecord:
         """What goes to `silo` with its train message."""
-        encrypted_shares = {
+        shares = {
             sender: dealt[silo] for sender, dealt in self._encrypted_shares.items() if silo in dealt
         }
-        return replace(self._request(), encrypted_shares=encrypted_shares).record()
+        return self._request(encrypted_shares=shares).record()
 
     def unmask(self, total: Adder, failures: list[Failure]) -> str | None:
         """Take the masks out of the sum; the reason when that cannot be done."""
+        assert self.adverts is not None
         # Those whose upload is in the sum, not those that answered: only their masks are in it.
         survivors = total.clients
-        if len(survivors) < self._threshold:
-            return f"updates came: {len(survivors)}; the masks need {self._threshold}"
-        request = replace(self._request(), survivors=survivors)
-        consents = self._ask(CONSENT, request, survivors, failures)
-        request = replace(request, messages=_messages(consents))
-        reveals = self._ask(REVEAL, request, tuple(consents), failures)
+        if len(survivors) < self.adverts.threshold:
+            return f"updates came: {len(survivors)}; the round needs {self.adverts.threshold}"
+        if not self.plan.masked:
+            return None
+        adverts = self.adverts
+        consents = self.ask(CONSENT, self._request(survivors=survivors), survivors, failures)
+        # One silo's nonsense would have all others refuse what they are shown together.
+        read = partial(read_consent, adverts=adverts)
+        consents = _sound(consents, lambda name: (name, survivors), read, failures)
+        request = self._request(messages=_messages(consents))
+        reveals = self.ask(REVEAL, request, tuple(consents), failures)
+
+        def revealed(message: bytes) -> tuple[str, tuple[str, ...]]:
+            reveal = read_reveal(message, adverts=adverts)
+            return reveal.name, reveal.survivors
+
+        reveals = _sound(reveals, lambda name: (name, survivors), revealed, failures)
         try:
-            _, masks = correction(
-                plan=self._plan(), adverts=self._adverts, reveals=_messages(reveals)
-            )
+            masks = self._correction(reveals, failures)
         except PrivetError as error:
             return f"the masks could not be taken out: {error}"
-        total.correct(masks, plain_modulus=self._modulus)
+        total.unmask(masks)
         return None
 
-    def _try_to_deal(self, nodes: dict[str, int], failures: list[Failure]) -> bool:
-        colluding = self._encryption.colluding
+    def _correction(self, reveals: Answers, failures: list[Failure]) -> Mask:
+        """From all reveals; or without the one whose shares fit nothing, if they are enough."""
+        assert self.adverts is not None
+        messages = self.adverts.messages
         try:
-            least = least_threshold(len(nodes), colluding=colluding)
-        except MaskError:
-            return False
-        # The setting can only raise what is safe.
-        self._nodes, self._threshold = nodes, max(least, self._encryption.threshold or 0)
-        if self._threshold > len(nodes):
-            return False
-        before, names = len(failures), tuple(nodes)
-        adverts = self._ask(ADVERT, self._request(), names, failures)
-        if len(failures) > before:
-            # Not False: `deal` finds the failures, and begins again without those silos.
-            return True
-        self._adverts = _messages(adverts)
-        request = replace(self._request(), messages=self._adverts)
-        dealt = self._ask(SHARE, request, names, failures)
-        self._encrypted_shares = {name: answer.encrypted_shares for name, answer in dealt.items()}
-        return True
+            return correction(plan=self.plan, adverts=messages, reveals=_messages(reveals))[1]
+        except MessageError:
+            for name in reveals:
+                others = {each: answer for each, answer in reveals.items() if each != name}
+                with suppress(PrivetError):
+                    found = correction(plan=self.plan, adverts=messages, reveals=_messages(others))
+                    failures.append(Failure(name, "keys", "its shares fit no secret"))
+                    return found[1]
+            raise
 
-    def _ask(
-        self, kind: str, request: MaskRequest, names: tuple[str, ...], failures: list[Failure]
-    ) -> dict[str, MaskAnswer]:
-        content = RecordDict({MASKS: request.record()})
-        messages = [Message(content, self._nodes[name], kind) for name in names]
-        replies = self._relay.replies(messages, failures)
+    def ask(
+        self,
+        kind: str,
+        request: MaskRequest,
+        names: tuple[str, ...],
+        failures: list[Failure],
+        more: Callable[[str], RecordDict] = lambda _: RecordDict(),
+    ) -> Answers:
+        """Answers by silo, and who failed; `more` goes to each beside the request."""
+        record = request.record()
+        messages = [
+            Message(RecordDict({**more(name), MASKS: record}), self._nodes[name], kind)
+            for name in names
+        ]
+        replies = self.relay.replies(messages, failures)
         return dict(read_all(replies, MaskAnswer.from_records, failures))
 
-    def _request(self) -> MaskRequest:
-        return MaskRequest(
-            run=self._session.run,
-            epoch=self._session.epoch,
-            round=self._round,
-            threshold=self._threshold,
-            count=self._count,
-            # The modulus is a power of two in the one layout that takes masks.
-            bits=self._modulus.bit_length() - 1,
-            colluding=self._encryption.colluding,
-        )
+    def _try_to_deal(self, nodes: dict[str, int], failures: list[Failure]) -> None:
+        self._nodes, names = nodes, tuple(nodes)
+        request = self._request(noise_multiplier=self.noise)
+        before = len(failures)
+        adverts = self.ask(ADVERT, request, names, failures, self.model_for)
+        for name, answer in adverts.items():
+            # One by one: who adverts another plan can be named, and the others go on.
+            self._check_advert(name, answer, failures)
+        if len(failures) > before:
+            return
+        self.adverts = gather_adverts(_messages(adverts), plan=self.plan)
+        request = self._request(messages=self.adverts.messages)
+        dealt = self.ask(SHARE, request, names, failures)
+        self._encrypted_shares = {name: answer.encrypted_shares for name, answer in dealt.items()}
+        for name, shares in self._encrypted_shares.items():
+            if self.plan.masked and {name, *shares} != set(names):
+                failures.append(Failure(name, "keys", "it dealt shares to others than there are"))
 
-    def _plan(self) -> MaskPlan:
-        request = self._request()
-        return MaskPlan(
-            session=self._session,
-            round=self._round,
-            threshold=request.threshold,
-            count=request.count,
-            bits=request.bits,
-            colluding=request.colluding,
-        )
+    def _check_advert(self, name: str, answer: MaskAnswer, failures: list[Failure]) -> None:
+        try:
+            stated = read_advert(answer.message or b"", plan=self.plan)
+        except PrivetError as error:
+            failures.append(Failure(name, "keys", str(error)))
+        else:
+            if stated.name != name:
+                failures.append(Failure(name, "keys", f"it is signed by silo {stated.name!r}"))
+
+    def _request(self, **more: Any) -> MaskRequest:
+        return MaskRequest(self.plan.session.epoch, self.plan.round, **more)
+
+
+def _sound(
+    answers: Answers,
+    expected: Callable[[str], T],
+    read: Callable[[bytes], T],
+    failures: list[Failure],
+) -> Answers:
+    """Those that say what is `expected` of the silo; the others are named."""
+    sound: Answers = {}
+    for name, answer in answers.items():
+        try:
+            said = read(answer.message or b"")
+        except PrivetError as error:
+            failures.append(Failure(name, "keys", str(error)))
+        else:
+            if said == expected(name):
+                sound[name] = answer
+            else:
+                failures.append(Failure(name, "keys", "it speaks for others"))
+    return sound
 
 
 def _messages(answers: Mapping[str, MaskAnswer]) -> tuple[bytes, ...]:

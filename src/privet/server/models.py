@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
-from flwr.app import ConfigRecord
+from flwr.app import ConfigRecord, RecordDict
 
+from privet.experiment import Experiment
 from privet.record.summary import EncryptionFacts
 from privet.server.cohort import Cohort
 from privet.strategies import Round, RoundSkipped, Strategy, Update
 from privet.vectors import Vector
-from privet.wire import Failure, Sealed, TrainReply
+from privet.wire import EvaluateRequest, Failure, TrainReply
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -24,9 +25,9 @@ class GlobalModel(Protocol):
         """Whatever silos need beforehand; who could not be given it."""
 
     def open(
-        self, round_: int, *, lr: float, asked: list[int], cohort: Cohort, failures: list[Failure]
+        self, round_: int, *, asked: list[int], cohort: Cohort, failures: list[Failure]
     ) -> list[int]:
-        """Begin a round, in which silos train with learning rate `lr`: the nodes that can."""
+        """Begin a round: the nodes that can train in it."""
 
     def record_for(self, silo: str) -> ConfigRecord | None:
         """What goes to this silo alone with its train message."""
@@ -42,11 +43,13 @@ class GlobalModel(Protocol):
 
     @property
     def weights(self) -> Vector | None:
-        """To send in the clear, shape (d,); None when only `sealed` is sent."""
+        """To send in the clear with a train message, shape (d,); None with encryption."""
 
-    @property
-    def sealed(self) -> Sealed | None:
-        """To send to silos that hold the key."""
+    def evaluation(self, round_: int, silo: str) -> RecordDict:
+        """The message that has this silo measure the model."""
+
+    def traffic(self) -> tuple[int, int]:
+        """Bytes of models and sums down and up, beside train messages, since it was last asked."""
 
     def readable(self) -> Vector | None:
         """The model, shape (d,), where this process may read it."""
@@ -71,11 +74,10 @@ class GlobalModel(Protocol):
 class ClearModel:
     """A model that the server reads, and moves by its strategy."""
 
-    sealed: Sealed | None = None
     seconds: float | None = None
 
-    def __init__(self, strategy: Strategy, weights: Vector) -> None:
-        self._strategy = strategy
+    def __init__(self, strategy: Strategy, weights: Vector, experiment: Experiment) -> None:
+        self._strategy, self._experiment = strategy, experiment
         self._weights = weights
         self._round: Round | None = None
 
@@ -85,14 +87,14 @@ class ClearModel:
 
     def open(
         self,
-        round_: int,  # noqa: ARG002
+        round_: int,
         *,
-        lr: float,
         asked: list[int],
         cohort: Cohort,  # noqa: ARG002
         failures: list[Failure],  # noqa: ARG002
     ) -> list[int]:
         """Begin a round of the strategy's."""
+        lr = self._experiment.learning_rate(round_)
         self._round = self._strategy.open(self._weights, lr=lr)
         return asked
 
@@ -130,6 +132,14 @@ class ClearModel:
     def weights(self) -> Vector | None:
         """The model."""
         return self._weights
+
+    def evaluation(self, round_: int, silo: str) -> RecordDict:  # noqa: ARG002
+        """The same for every silo."""
+        return EvaluateRequest(round_, self._weights).to_records()
+
+    def traffic(self) -> tuple[int, int]:
+        """None."""
+        return 0, 0
 
     def readable(self) -> Vector | None:
         """The model."""

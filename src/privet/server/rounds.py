@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import repeat
 from typing import Protocol
 
 from flwr.app import Message, MessageType, RecordDict
@@ -23,7 +21,7 @@ from privet.server.models import GlobalModel, under
 from privet.server.tally import Measurements, Tally
 from privet.strategies import Strategy
 from privet.vectors import Vector
-from privet.wire import MASKS, EvaluateRequest, Failure, TrainRequest, payload_bytes
+from privet.wire import MASKS, Failure, TrainRequest, payload_bytes
 
 Evaluate = Callable[[Vector], Scores]
 
@@ -114,24 +112,22 @@ class Coordinator:
         tally.failures += invite(self._grid, self._experiment, cohort, self._identify)
         tally.failures += self._model.prepare(round_, cohort)
         asked = [node for node in cohort.draw(round_) if self._model.admits(cohort.name(node))]
-        lr = learning_rate(self._experiment, round_)
-        asked = self._model.open(round_, lr=lr, asked=asked, cohort=cohort, failures=tally.failures)
-        self._collect(asked, round_, lr, tally, cohort)
+        asked = self._model.open(round_, asked=asked, cohort=cohort, failures=tally.failures)
+        self._collect(asked, round_, tally, cohort)
         trained = time.perf_counter()
         tally.training = trained - tally.begun
         tally.skipped = self._model.close(round_, silos=len(cohort), failures=tally.failures)
         tally.aggregation += time.perf_counter() - trained
+        down, up = self._model.traffic()
+        tally.down, tally.up = tally.down + down, tally.up + up
         tally.measured = self._measure(round_, cohort)
         tally.failures += cohort.learn(tally)
         self._write_down(round_, tally, cohort)
 
-    def _collect(
-        self, asked: list[int], round_: int, lr: float, tally: Tally, cohort: Cohort
-    ) -> None:
+    def _collect(self, asked: list[int], round_: int, tally: Tally, cohort: Cohort) -> None:
         silent = dict.fromkeys(asked)
-        for reply in self._ask(
-            asked, self._requests(asked, round_, lr, tally, cohort), round_, MessageType.TRAIN
-        ):
+        requests = self._requests(asked, round_, tally, cohort)
+        for reply in self._ask(asked, requests, round_, MessageType.TRAIN):
             arrived = time.perf_counter()
             silent.pop(reply.metadata.src_node_id, None)
             tally.take(reply, cohort.name(reply.metadata.src_node_id), self._model.add)
@@ -143,16 +139,14 @@ class Coordinator:
         ]
 
     def _requests(
-        self, asked: list[int], round_: int, lr: float, tally: Tally, cohort: Cohort
+        self, asked: list[int], round_: int, tally: Tally, cohort: Cohort
     ) -> Iterator[RecordDict]:
         """What each node gets. Nothing else holds it: a model takes memory."""
         request = TrainRequest(
             round=round_,
-            lr=lr,
             weights=self._model.weights,
             extras=self._strategy.broadcast(),
             noise_multiplier=cohort.noise_floor(),
-            sealed=self._model.sealed,
         ).to_records()
         tally.down = len(asked) * payload_bytes(request)
         for node in asked:
@@ -165,9 +159,9 @@ class Coordinator:
             return None
         measured = Measurements()
         model = self._model
-        request = EvaluateRequest(round_, model.weights, model.sealed).to_records()
         nodes = [node for node in cohort.nodes if model.admits(cohort.name(node))]
-        for reply in self._ask(nodes, repeat(request), round_, MessageType.EVALUATE):
+        requests = (model.evaluation(round_, cohort.name(node)) for node in nodes)
+        for reply in self._ask(nodes, requests, round_, MessageType.EVALUATE):
             measured.take(reply, cohort.name(reply.metadata.src_node_id))
         return measured
 
@@ -182,8 +176,7 @@ class Coordinator:
             return
         messages = (
             Message(request, node, kind, group_id=str(round_))
-            # Not strict: for an evaluation one request repeats without end.
-            for node, request in zip(nodes, requests, strict=False)
+            for node, request in zip(nodes, requests, strict=True)
         )
         del requests  # a model takes memory, and it is let go once it is sent
         yield from self._grid.send_and_receive(messages, timeout=self._experiment.round_timeout)
@@ -254,11 +247,3 @@ class Coordinator:
             self._charge(entry.events or {}, entry.evaluation.events if entry.evaluation else {})
             cohort.learn(entry)
             self._watch(entry)
-
-
-def learning_rate(experiment: Experiment, round_: int) -> float:
-    """The silos' learning rate in a round, rounds counted from 1."""
-    training = experiment.training
-    if training.schedule == "constant":
-        return training.lr
-    return training.lr * 0.5 * (1 + math.cos(math.pi * (round_ - 1) / experiment.rounds))

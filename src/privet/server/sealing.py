@@ -2,49 +2,76 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import wraps
 from time import perf_counter
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
-from flwr.app import ConfigRecord, Message
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from privet.errors import ExperimentError
+from privet.errors import ExperimentError, PrivetError
 from privet.experiment import EncryptionSettings, Experiment
 from privet.paged import paged_join
-from privet.privacy.encryption import Adder, Cipher, read_header
+from privet.privacy.encryption import Adder, Cipher, Terms
 from privet.privacy.encryption.keys import KeyAge, Roster, Session, elect, rotation, verify_upload
-from privet.record.history import DECRYPT_STAGE
+from privet.privacy.encryption.masks import (
+    RoundPlan,
+    read_confirmation,
+    sum_label,
+    upload_parameters,
+)
 from privet.record.summary import EncryptionFacts
 from privet.server.cohort import Cohort
-from privet.server.masking import MaskedRound, Relay, read_all
+from privet.server.masking import Answers, MaskedRound, Relay, read_all
 from privet.server.models import Tensors
 from privet.vectors import Vector
-from privet.wire import KEEP, MAKE, OFFER, TAKE, Failure, KeyAnswer, KeyRequest, Sealed, TrainReply
+from privet.wire import (
+    CONFIRM,
+    KEEP,
+    MAKE,
+    OFFER,
+    TAKE,
+    EvaluateRequest,
+    Failure,
+    KeyAnswer,
+    KeyRequest,
+    MaskRequest,
+    ModelState,
+    Sealed,
+    SumToOpen,
+    TrainReply,
+    job_digest,
+    noise_text,
+    put_model,
+)
 
-# Each costs the memory of a whole sum.
-MOST_CLAMPS = 3
-"""Different scales that the uploads of one round may have before one is refused."""
+MOST_FAILED = 3
+"""Sums that a silo may fail to open before it is asked no more."""
 
-_Sum = bytes | memoryview | None
-OpenModel = Callable[[Sealed], Vector]
-"""Reads a sealed model where this process is a key holder's too: in a simulation."""
+_Blob = bytes | memoryview | None
+OpenModel = Callable[[bytes], Vector | None]
+"""Reads the model with this digest, where this process hosts a key holder: a simulation."""
 
 
 @dataclass(frozen=True, eq=False)
 class _State:
-    """What a checkpoint keeps of the keys and sums; none of it is secret."""
+    """What a checkpoint keeps of the keys and the model; none of it is secret."""
 
-    run: str
     age: KeyAge | None = None
-    now: _Sum = None
-    before: _Sum = None
+    round: int = 0
+    """That made the model."""
+    confirmed_in: int = 0
+    confirmations: tuple[bytes, ...] = ()
+    """Of the model; none while it is the first one, which is public."""
+    digest: bytes = b""
+    """Of the model, as it was confirmed."""
+    model: _Blob = None
+    """For silos that do not keep it; under the key in use."""
 
 
 _P = ParamSpec("_P")
@@ -67,11 +94,11 @@ def _timed(method: _Method[_P, _T]) -> _Method[_P, _T]:
 
 
 class SealedModel:
-    """The model as an encrypted sum of the silos' proposals, which the server cannot open.
+    """The model as silos hold it, moved by encrypted sums that the server cannot open.
 
     Guarantee: the server holds no key, and takes only uploads that a silo of the roster signed for
-    this run, epoch and round. What it sends out is the sum itself, so a silo needs no memory but
-    the epoch's key.
+    this run, epoch and round and for what all silos of the round agreed on. The model moves only
+    when more silos than may side with the server have opened the sum and signed for the same model.
     """
 
     def __init__(
@@ -80,30 +107,35 @@ class SealedModel:
         experiment: Experiment,
         weights: Vector,
         *,
+        run: str,
+        sizes: Sequence[int],
         cipher: Cipher,
         identities: Roster,
         two_models: bool = False,
         open_model: OpenModel | None = None,
     ) -> None:
-        """`two_models`: send the model before the last one as well, for a rule with momentum."""
+        """`run` is what silos know the run as; `sizes` are those of the tensors in `weights`.
+
+        `two_models`: the rule remembers the model before the last one.
+        """
         assert experiment.encryption is not None
-        self._grid, self._experiment = grid, experiment
+        self._grid, self._experiment, self._run = grid, experiment, run
         self._encryption: EncryptionSettings = experiment.encryption
         self._cipher, self._identities = cipher, identities
         self._open_model = open_model
-        self._public: Vector | None = weights
-        """The first model, which everybody may see; kept until a second sum is there."""
+        self._first, self._sizes, self._two = weights, tuple(sizes), two_models
         self._size = weights.size
-        # A name that no run had before: what silos signed for another one is refused as a replay.
-        self._state = _State(run=f"run-{secrets.token_hex(8)}")
-        self._fallback = self._state
+        self._state = _State()
         self._round = 0
-        self._sums: dict[float, Adder] = {}
-        self._unit = 1.0
+        self._sum: Adder | None = None
         self._spoilt = False
-        self._two = two_models
         self._without_key: set[str] = set()
+        self._failed: dict[str, list[int]] = {}
+        """By silo the rounds whose sum it could not open."""
+        self._keeping: set[str] = set()
+        """Silos that confirmed the model, and need not be sent it."""
         self._masked: MaskedRound | None = None
+        self._relay = Relay(grid, Cohort(experiment, {}), experiment.round_timeout)
         self._upload_bytes = 0
         self.seconds = 0.0
         """Spent on encryption so far; not kept in a checkpoint."""
@@ -120,11 +152,15 @@ class SealedModel:
                 f"encryption.profile = '{self._encryption.profile}' adds up at most {most} silos; "
                 f"the federation has {len(cohort)}"
             )
-        self._unit = _weight_unit(cohort)
+        self._relay.cohort = cohort
         due = rotation(
             self._state.age,
             round=round_,
-            present=[name for name in cohort.willing if name not in self._without_key],
+            present=[
+                name
+                for name in cohort.willing
+                if name not in self._without_key and not self._out(name, round_)
+            ],
             tags_failed=self._spoilt,
             # More rounds than a header can number stand for never.
             every=self._encryption.rotate_every or 2**40,
@@ -137,36 +173,33 @@ class SealedModel:
 
     @_timed
     def open(
-        self,
-        round_: int,
-        *,
-        lr: float,  # noqa: ARG002 - silos know it
-        asked: list[int],
-        cohort: Cohort,
-        failures: list[Failure],
+        self, round_: int, *, asked: list[int], cohort: Cohort, failures: list[Failure]
     ) -> list[int]:
-        """Begin a round with an empty sum; with masks, after shares were dealt."""
-        self._round, self._sums, self._masked = round_, {}, None
-        if not self._encryption.pairwise_masks:
-            return asked
-        self._masked = MaskedRound(
-            self._relay(cohort),
-            encryption=self._encryption,
+        """Begin a round with an empty sum, after the silos have agreed on it."""
+        self._round, self._sum = round_, None
+        noise = cohort.noise_floor()
+        plan = RoundPlan(
             session=self._session,
-            round_=round_,
-            count=self._cipher.coefficients(self._size),
-            modulus=self._cipher.mask_modulus or 0,
+            round=round_,
+            job=job_digest(self._experiment),
+            model=self._digest(),
+            noise=noise_text(noise),
+            threshold=self._encryption.least_sum,
+            colluding=self._encryption.colluding,
+            masked=self._encryption.masked,
         )
+        self._masked = MaskedRound(self._relay, plan, noise, self._model_for)
         return self._masked.deal(asked, failures)
 
     def record_for(self, silo: str) -> ConfigRecord | None:
-        """The others' encrypted shares for this silo, with masks."""
+        """The others' encrypted shares for this silo."""
         return self._masked.record_for(silo) if self._masked else None
 
     @_timed
     def add(self, silo: str, reply: TrainReply) -> None:
         """Add an upload that `silo` has signed for this round."""
-        if reply.sealed is None:
+        adverts = self._masked.adverts if self._masked else None
+        if reply.sealed is None or adverts is None:
             raise ValueError("the update did not come sealed")
         upload = reply.sealed.upload
         stated = verify_upload(
@@ -174,106 +207,110 @@ class SealedModel:
             upload,
             session=self._session,
             round=self._round,
-            parameters=hashlib.sha256(self._cipher.digest).digest(),
+            parameters=upload_parameters(adverts, self._cipher.digest),
         )
         # Signed by a silo of the roster, but by the one that the transport says it came from?
         if stated.name != silo:
             raise ValueError(f"it is signed by silo {stated.name!r}")
-        self._sum_for(upload).add(upload, client=silo)
+        if self._sum is None:
+            terms = Terms(run=sum_label(adverts), round=self._round, size=self._size, clamp=1.0)
+            self._sum = self._cipher.adder(terms)
+        self._sum.add(upload, client=silo)
         self._upload_bytes = max(self._upload_bytes, len(upload))
 
     @_timed
     def close(self, round_: int, *, silos: int, failures: list[Failure]) -> str | None:  # noqa: ARG002
-        """The sum becomes the model, unless silos could not open the last one or too few are in."""
-        # One silo's word is enough: a server cannot open the model to see who is right.
-        if any(failure.stage == DECRYPT_STAGE for failure in failures):
-            self._spoilt, self._state = True, replace(self._fallback, age=self._state.age)
-            return "silos could not open the model: the round is void, and the key is changed"
-        # Sums of different clamps cannot be joined; that of most silos is the round's.
-        total = max(self._sums.values(), key=lambda each: len(each.clients), default=None)
-        if total is None or len(total.clients) < self._encryption.smallest_sum:
-            found, least = len(total.clients) if total else 0, self._encryption.smallest_sum
-            return f"updates came: {found}; encryption.smallest_sum = {least}"
-        if self._masked and (reason := self._masked.unmask(total, failures)):
+        """Silos open the sum and move the model, unless too few are in it or can open it."""
+        total, self._sum = self._sum, None
+        if total is None or self._masked is None:
+            return (self._masked and self._masked.reason) or "no update came"
+        if reason := self._masked.unmask(total, failures):
             return reason
-        # Until silos have opened the new sum, nobody knows that it can be opened.
-        self._fallback = self._state
-        before = self._state.now if self._two else None
-        self._state = replace(self._state, now=paged_join([total.to_bytes()]), before=before)
-        self._sums = {}  # they take memory
-        self._public = self._first_model()
-        return None
+        return self._confirm(self._masked, total, failures)
 
     def admits(self, silo: str) -> bool:
-        """Whether the silo was given the key in use."""
-        return self._state.age is not None and silo in self._state.age.members
+        """Whether the silo has the key in use."""
+        age = self._state.age
+        return age is not None and silo in age.members and not self._out(silo, self._round + 1)
 
     @property
     def weights(self) -> Vector | None:
-        """The first model, which is public; None once neither it nor what came of it needs it."""
-        return self._public if self._begins_with(self._state) else None
+        """None: the model comes before a round is agreed on, and silos keep it."""
+        return None
 
-    @property
-    def sealed(self) -> Sealed | None:
-        """The last sum, and how answers to it are sealed."""
-        state = self._state
-        epoch = state.age.epoch if state.age else 0
-        now, before = _sent(state.now), _sent(state.before)
-        return Sealed(state.run, epoch, self._unit, now, before)
+    def evaluation(self, round_: int, silo: str) -> RecordDict:
+        """The message that has this silo measure the model; it may have to be sent it."""
+        public = None if self._state.confirmations else self._first
+        return EvaluateRequest(round_, public, self._sealed_for(silo)).to_records()
+
+    def traffic(self) -> tuple[int, int]:
+        """Bytes of models and sums down and up since it was last asked."""
+        passed = self._relay.down, self._relay.up
+        self._relay.down = self._relay.up = 0
+        return passed
 
     @_timed
     def readable(self) -> Vector | None:
         """The model where this process may open it: the first one, or as a key holder."""
-        if self._state.now is None:
-            return self._public
-        sealed = self.sealed
-        return self._open_model(sealed) if self._open_model and sealed else None
+        if not self._state.confirmations:
+            return self._first
+        return self._open_model(self._state.digest) if self._open_model else None
 
     def finish(self, cohort: Cohort) -> list[Failure]:
-        """Have the silos write the final model down; those that could not are named."""
-        sealed = self.sealed
-        if sealed is None or sealed.now is None:
+        """Have the silos write the final model down, and forget their keys."""
+        if not self._state.confirmations or self._state.age is None:
             return []
-        request = KeyRequest(sealed.run, sealed.epoch, self._round, carried=sealed)
         holders = [node for node in cohort.nodes if self.admits(cohort.name(node))]
-        return self._ask(holders, dict.fromkeys(holders, request), KEEP, cohort)[1]
+        requests = {
+            node: KeyRequest(
+                self._state.age.epoch, self._round, carried=self._sealed_for(cohort.name(node))
+            )
+            for node in holders
+        }
+        return self._ask(holders, requests, KEEP)[1]
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """The sums, as bytes, and what is public about the key."""
+        """The sealed model, and what is public about it and the key."""
         state = self._state
-        facts = {"run": state.run, "round": self._round}
+        facts: dict[str, Any] = {
+            "run": self._run,
+            "keeping": sorted(self._keeping),
+            "round": self._round,
+            "made": state.round,
+            "confirmed_in": state.confirmed_in,
+            "digest": state.digest.hex(),
+            "confirmations": [each.hex() for each in state.confirmations],
+        }
         if state.age:
             facts |= {"epoch": state.age.epoch, "since": state.age.since}
             facts["members"] = list(state.age.members)
-        kept = {"sealed.facts": json.dumps(facts).encode(), "sealed.now": state.now or b""}
-        kept["sealed.before"] = state.before or b""
+        kept = {"sealed.facts": json.dumps(facts).encode(), "sealed.model": state.model or b""}
         tensors = {name: np.frombuffer(value, np.uint8) for name, value in kept.items()}
-        public = self._first_model()
-        return tensors | ({} if public is None else {"weights": public})
-
-    def _first_model(self) -> Vector | None:
-        """The public model, as long as this round or the one that it may fall back to needs it."""
-        needed = any(self._begins_with(each) for each in (self._state, self._fallback))
-        return self._public if needed else None
-
-    def _begins_with(self, state: _State) -> bool:
-        """Whether the first model is the state's own or the one before it."""
-        return state.now is None or (self._two and state.before is None)
+        return tensors if state.confirmations else tensors | {"weights": self._first}
 
     def restore(self, tensors: Tensors) -> None:
         """Go on from what `tensors` gave."""
         facts: Mapping[str, Any] = json.loads(tensors["sealed.facts"].tobytes())
+        if "confirmations" not in facts:
+            raise ExperimentError(
+                "the run was begun by a version of privet that encrypted otherwise: begin it anew"
+            )
         age = None
         if "epoch" in facts:
             age = KeyAge(
                 epoch=facts["epoch"], since=facts["since"], members=tuple(facts["members"])
             )
-        now, before = (_kept(tensors[f"sealed.{name}"].tobytes()) for name in ("now", "before"))
-        self._state = _State(facts["run"], age, now, before)
-        self._fallback, self._round = self._state, facts["round"]
-        # Silos mask a round of an epoch once, and the round after the last one may have begun.
-        self._spoilt = self._encryption.pairwise_masks
-        self._public = tensors.get("weights")
+        self._state = _State(
+            age=age,
+            round=facts["made"],
+            confirmed_in=facts["confirmed_in"],
+            confirmations=tuple(map(bytes.fromhex, facts["confirmations"])),
+            digest=bytes.fromhex(facts["digest"]),
+            model=_kept(tensors["sealed.model"].tobytes()),
+        )
+        self._round, self._keeping = facts["round"], set(facts["keeping"])
+        # Silos upload once in a round of an epoch, and the round after the last one may have begun.
+        self._spoilt = age is not None
 
     def describe(self) -> EncryptionFacts | None:
         """What a reader should know: parameters, size, and who can read the model."""
@@ -281,14 +318,13 @@ class SealedModel:
         return EncryptionFacts(
             scheme=facts.scheme,
             profile=facts.profile,
-            layout=facts.layout,
             ring_degree=facts.degree,
             modulus_bits=facts.modulus_bits,
             security_bits=facts.security_bits,
             most_silos=facts.max_clients,
             upload_bytes_per_parameter=self._upload_bytes / self._size,
             smallest_sum=self._encryption.smallest_sum,
-            pairwise_masks=self._encryption.pairwise_masks,
+            pairwise_masks=self._encryption.masked,
             epochs=self._state.age.epoch if self._state.age else 0,
             model_held_by="every silo that holds the key"
             + (", and the host of this simulation" if self._open_model else ""),
@@ -297,83 +333,138 @@ class SealedModel:
     @property
     def _session(self) -> Session:
         epoch = self._state.age.epoch if self._state.age else 0
-        return Session(run=self._state.run, epoch=epoch, roster=self._identities)
+        return Session(run=self._run, epoch=epoch, roster=self._identities)
 
-    def _sum_for(self, upload: bytes) -> Adder:
-        """The sum of the upload's scale: a silo cannot make the others' uploads unusable."""
-        terms = read_header(upload)[0].terms
-        expected = (f"{self._state.run}/{self._session.epoch}/update", self._round, self._size)
-        if (terms.run, terms.round, terms.size) != expected:
-            raise ValueError(f"it is for {terms.run}, round {terms.round}, {terms.size} values")
-        if terms.clamp not in self._sums:
-            if len(self._sums) >= MOST_CLAMPS:
-                raise ValueError("too many different scales in one round")
-            self._sums[terms.clamp] = self._cipher.adder(terms)
-        return self._sums[terms.clamp]
+    def _digest(self) -> bytes:
+        """Of the model, as the silos that confirmed it signed; of the first one by ourselves."""
+        if self._state.confirmations:
+            return self._state.digest
+        return ModelState.first(self._first, self._sizes, momentum=self._two).digest
+
+    def _sealed_for(self, silo: str) -> Sealed:
+        state = self._state
+        epoch = state.age.epoch if state.age else 0
+        if not state.confirmations:
+            return Sealed(epoch, sizes=self._sizes)
+        # A copy for every sending: Flower's arrays hold `bytes` and nothing else.
+        model = None if silo in self._keeping or state.model is None else bytes(state.model)
+        return Sealed(epoch, state.confirmed_in, state.confirmations, model=model)
+
+    def _model_for(self, silo: str) -> RecordDict:
+        """What tells a silo the model that a round begins with."""
+        records = RecordDict()
+        if not self._state.confirmations:
+            put_model(records, self._first, {})
+        self._sealed_for(silo).put(records)
+        return records
+
+    def _confirm(self, masked: MaskedRound, total: Adder, failures: list[Failure]) -> str | None:
+        """Have the silos of the sum open it; the model is what enough of them sign for."""
+        data, survivors, before = total.to_bytes(), total.clients, len(failures)
+        # Two, since one may not do its part; only where a silo will have to be sent the model.
+        carriers = () if set(self._relay.cohort.willing) <= {*survivors} else survivors[:2]
+
+        def sum_for(silo: str) -> RecordDict:
+            records = RecordDict()
+            SumToOpen(data, carry=silo in carriers).put(records)
+            return records
+
+        request = MaskRequest(self._session.epoch, self._round)
+        answers = masked.ask(CONFIRM, request, survivors, failures, sum_for)
+        signed, digest = self._agreed(answers)
+        least = self._encryption.least_confirmations
+        if len(signed) < least:
+            self._spoilt = True
+            return (
+                f"{len(signed)} silos opened the sum to one model, and {least} must: the round is "
+                "void, and the key is changed"
+            )
+        for failure in failures[before:]:
+            self._failed.setdefault(failure.silo, []).append(self._round)
+        # Who has another model, or none, is sent this one; if nobody sealed it, with the next key.
+        self._keeping = set(signed)
+        models = [answers[name].model for name in signed]
+        model = next((each for each in models if each is not None), None)
+        self._spoilt = model is None and not set(self._relay.cohort.willing) <= self._keeping
+        self._state = replace(
+            self._state,
+            round=self._round,
+            confirmed_in=self._session.epoch,
+            confirmations=tuple(signed.values()),
+            digest=digest,
+            model=_kept(model),
+        )
+        return None
+
+    def _agreed(self, answers: Answers) -> tuple[dict[str, bytes], bytes]:
+        """By silo the confirmations of the model that most have, and its digest."""
+        found: dict[bytes, dict[str, bytes]] = {}
+        for silo, answer in answers.items():
+            with suppress(PrivetError):
+                name, (round_, digest) = read_confirmation(
+                    answer.message or b"", session=self._session
+                )
+                if (name, round_) == (silo, self._round):
+                    found.setdefault(digest, {})[silo] = answer.message or b""
+        digest = max(found, key=lambda each: len(found[each]), default=b"")
+        return found.get(digest, {}), digest
 
     def _distribute(self, epoch: int, round_: int, cohort: Cohort) -> list[Failure]:
         """Relay offers to the elected silo and its wrapped keys to the others."""
-        request = KeyRequest(self._state.run, epoch, round_)
+        request = KeyRequest(epoch, round_)
         nodes = {
-            name: node for node in cohort.nodes if (name := cohort.name(node)) in cohort.willing
+            name: node
+            for node in cohort.nodes
+            if (name := cohort.name(node)) in cohort.willing and not self._out(name, round_)
         }
         asked = dict.fromkeys(nodes.values(), request)
-        offers, failures = self._ask(list(asked), asked, OFFER, cohort)
-        carried = None if self._state.now is None else self.sealed
-        # Only who holds the old key can carry the model over to the new one.
-        holders = self._state.age.members if carried and self._state.age else tuple(offers)
+        offers, failures = self._ask(list(asked), asked, OFFER)
         offers = {name: answer for name, answer in offers.items() if answer.offer}
-        elected = elect(self._identities, [name for name in offers if name in holders])
-        # Silos elect for themselves, among all offers: only holders of the old model may precede.
+        carried = bool(self._state.confirmations)
+        # Only who has the model, or the key that it is sealed under, can carry it over.
+        old = self._state.age.members if self._state.age and self._state.model else ()
+        holders = {*self._keeping, *old} if carried else set(offers)
+        able = [name for name in offers if name in holders]
+        if not able:
+            raise ExperimentError("no silo is there that could make a key and has the model")
+        elected = elect(self._identities, able)
+        # Silos elect for themselves, among all offers: only holders of the model may precede.
         gathered = [o.offer for n, o in offers.items() if self._may_offer(n, elected) and o.offer]
         request = replace(request, offers=tuple(gathered))
-        made, refused = self._ask(
-            [nodes[elected]], {nodes[elected]: replace(request, carried=carried)}, MAKE, cohort
-        )
+        asks = replace(request, carried=self._sealed_for(elected) if carried else None)
+        made, refused = self._ask([nodes[elected]], {nodes[elected]: asks}, MAKE)
         if elected not in made:
             raise ExperimentError(f"no key could be made: {refused[0].reason}")
         wraps = {n: w for n, w in made[elected].wraps.items() if n in nodes}
         requests = {nodes[name]: replace(request, wrapped=wrap) for name, wrap in wraps.items()}
-        not_taken = self._ask(list(requests), requests, TAKE, cohort)[1]
+        not_taken = self._ask(list(requests), requests, TAKE)[1]
         lost = {failure.silo for failure in not_taken}
         members = self._identities.ordered([elected, *(name for name in wraps if name not in lost)])
         # Else the rule would find other silos than have the key, and ask for a new one in every
         # round.
         self._without_key = set(nodes) - set(members)
-        now, before = _kept(made[elected].now), _kept(made[elected].before)
-        now = now or self._state.now
         age = KeyAge(epoch=epoch, since=round_, members=members)
-        self._state = replace(self._state, age=age, now=now, before=before)
-        # Also what is fallen back on must open under the key in use.
-        self._fallback = self._state
+        model = _kept(made[elected].model) or self._state.model
+        self._state = replace(self._state, age=age, model=model)
         return [*failures, *not_taken]
 
     def _may_offer(self, name: str, elected: str) -> bool:
         return self._identities.place(name) >= self._identities.place(elected)
 
+    def _out(self, name: str, round_: int) -> bool:
+        """Whether the silo sits out: it could not open the last round's sum, or too many."""
+        failed = self._failed.get(name, ())
+        return len(failed) >= MOST_FAILED or (round_ - 1) in failed
+
     def _ask(
-        self, nodes: list[int], requests: Mapping[int, KeyRequest], kind: str, cohort: Cohort
+        self, nodes: list[int], requests: Mapping[int, KeyRequest], kind: str
     ) -> tuple[dict[str, KeyAnswer], list[Failure]]:
         """Answers by silo, and who failed."""
         messages = [Message(requests[node].to_records(), node, kind) for node in nodes]
         failures: list[Failure] = []
-        replies = self._relay(cohort).replies(messages, failures)
+        replies = self._relay.replies(messages, failures)
         return dict(read_all(replies, KeyAnswer.from_records, failures)), failures
 
-    def _relay(self, cohort: Cohort) -> Relay:
-        return Relay(self._grid, cohort, self._experiment.round_timeout)
 
-
-def _kept(sum_: bytes | None) -> _Sum:
-    return paged_join([sum_]) if sum_ else None
-
-
-def _sent(sum_: _Sum) -> bytes | None:
-    # A copy for every sending: Flower's arrays hold `bytes` and nothing else.
-    return None if sum_ is None else bytes(sum_)
-
-
-def _weight_unit(cohort: Cohort) -> float:
-    """One over the records of the largest silo; 1 where silos all count the same."""
-    counts = [silo.records for silo in cohort if silo.records]
-    return 1.0 / max(counts) if counts else 1.0
+def _kept(model: bytes | None) -> _Blob:
+    return paged_join([model]) if model else None

@@ -16,17 +16,16 @@ from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import ErrorCode
 
 from privet.client.app import ResumableRound, client_app, resumable_train_round
-from privet.client.keyring import Keyring
-from privet.client.sealed import KeyHolder
-from privet.errors import ExperimentError
-from privet.experiment import EncryptionSettings, Experiment
+from privet.client.keyring import SIMULATED_RUN, Keyring
+from privet.client.sealed import ModelStore
+from privet.experiment import Experiment
 from privet.files import write_whole
 from privet.privacy.encryption.keys import Member, Roster, load_roster
 from privet.privacy.ledger import SiloKey
 from privet.randomness import numpy_generator, stream
 from privet.server.tally import DROPOUT_STAGE
 from privet.vectors import Vector
-from privet.wire import ErrorReply, Sealed
+from privet.wire import ErrorReply
 
 KEYS = "keys"
 
@@ -53,17 +52,17 @@ class SimulatedKeys:
             "keys": str(self.folder / name),
         }
 
-    def opener(self, encryption: EncryptionSettings) -> Callable[[Sealed], Vector]:
-        """Reads a sealed model with the keys of whichever silo holds the epoch's."""
+    def opener(self) -> Callable[[bytes], Vector | None]:
+        """Reads the model with a digest, as the silos keep it."""
 
-        def opened(sealed: Sealed) -> Vector:
-            for name in self.names:
-                keyring = Keyring(
-                    name, load_roster(self.roster), self._identity(name), self.folder / name
-                )
-                if keyring.holds(sealed.run, sealed.epoch):
-                    return KeyHolder.of(keyring, encryption, sealed).models(sealed, None)[0]
-            raise ExperimentError(f"no silo holds the key of epoch {sealed.epoch}")
+        def opened(digest: bytes) -> Vector | None:
+            name = self.names[0]
+            roster, folder = load_roster(self.roster), self.folder / name
+            keyring = Keyring(
+                name, SIMULATED_RUN, roster, self._identity(name), folder, simulated=True
+            )
+            state = ModelStore(keyring).find(digest)
+            return None if state is None else state.weights.copy()
 
         return opened
 

@@ -16,6 +16,7 @@ import torch
 from flwr.app import Context, RecordDict
 from torch import Tensor
 
+from privet.client.keyring import SIMULATED_RUN
 from privet.client.silo import LocalData
 from privet.client.training import LocalPlan
 from privet.experiment import Experiment
@@ -151,9 +152,8 @@ def run_prepared(
         folder=out, data_dir=prepared.data_dir, simulated=True, resume=resume, watch=watch
     )
     keys = _keys(prepared, out)
-    if keys is not None and prepared.experiment.encryption is not None:
-        opener = keys.opener(prepared.experiment.encryption)
-        hosting = replace(hosting, roster=keys.roster, open_model=opener)
+    if keys is not None:
+        hosting = replace(hosting, roster=keys.roster, open_model=keys.opener(), run=SIMULATED_RUN)
     with one_thread(), simulated_ledger(out) as files:
         simulated = SimulatedSilos(
             names=prepared.place.names,

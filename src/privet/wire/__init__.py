@@ -7,11 +7,12 @@
     evaluate, up    "metrics": what the silo's policy lets out           "released": how each left
     query.enrol     a silo says its name, the noise multiplier it needs, and rounds it can afford
 
-With encryption, "sealed" takes the place of "model" and "update": bytes that only silos can open.
-The keys for that travel as `query.offer` (a silo's fresh public key), `query.make` (the elected
-silo gets all offers and answers with the key, wrapped for each other silo) and `query.take`.
-Masked rounds have `query.advert` and `query.share` before training, `query.consent` and
-`query.reveal` after it.
+With encryption silos keep the model, and "sealed" takes the place of "update": bytes that only
+their sum can be opened of. The keys for that travel as `query.offer` (a silo's fresh public key),
+`query.make` (the elected silo gets all offers and answers with the key, wrapped for each other
+silo) and `query.take`. A round begins with `query.advert` (which model, which silos: all sign for
+it) and `query.share`; after the training come `query.consent` and `query.reveal`, which unmask the
+sum, and `query.confirm`, with which silos open it and sign for the model that it makes.
 
 Both ends are here, so that they cannot disagree.
 """
@@ -19,6 +20,7 @@ Both ends are here, so that they cannot disagree.
 from privet.wire.errors import REFUSED, UNUSABLE, WAITING, ErrorReply, Failure
 from privet.wire.records import (
     ADVERT,
+    CONFIRM,
     CONSENT,
     KEEP,
     MAKE,
@@ -33,6 +35,7 @@ from privet.wire.records import (
     MaskRequest,
     Sealed,
     SealedUpdate,
+    SumToOpen,
     payload_bytes,
 )
 from privet.wire.rounds import (
@@ -42,10 +45,14 @@ from privet.wire.rounds import (
     EvaluateRequest,
     TrainReply,
     TrainRequest,
+    model_of,
+    put_model,
 )
+from privet.wire.states import ModelState, job_digest, noise_text
 
 __all__ = [
     "ADVERT",
+    "CONFIRM",
     "CONSENT",
     "ENROL",
     "KEEP",
@@ -67,9 +74,15 @@ __all__ = [
     "KeyRequest",
     "MaskAnswer",
     "MaskRequest",
+    "ModelState",
     "Sealed",
     "SealedUpdate",
+    "SumToOpen",
     "TrainReply",
     "TrainRequest",
+    "job_digest",
+    "model_of",
+    "noise_text",
     "payload_bytes",
+    "put_model",
 ]

@@ -15,11 +15,12 @@ from flwr.app import Array, MessageType, RecordDict
 
 from privet.wire.records import (
     ADVERT,
+    CONFIRM,
     CONSENT,
     KEEP,
     MAKE,
     MASKS,
-    MODELS,
+    MODEL,
     OFFER,
     REVEAL,
     SEALED,
@@ -71,7 +72,7 @@ def _free(kind: str, place: str, holds: type, says: str) -> AnswerField:
 _TRAIN, _EVALUATE = MessageType.TRAIN, MessageType.EVALUATE
 _SIZE = (RECORDS_PUBLIC,)
 _KEY_STEPS = (OFFER, MAKE, TAKE, KEEP)
-_MASK_STEPS = (ADVERT, SHARE, CONSENT, REVEAL)
+_MASK_STEPS = (ADVERT, SHARE, CONSENT, REVEAL, CONFIRM)
 
 ANSWERS: tuple[AnswerField, ...] = (
     _free(ENROL, "enrolment.silo", str, "the silo's name, by its own files"),
@@ -80,7 +81,6 @@ ANSWERS: tuple[AnswerField, ...] = (
         ENROL, "enrolment.noise-multiplier", float, _SIZE, "exact", "the noise that it needs"
     ),
     AnswerField(ENROL, "enrolment.rounds", int, _SIZE, "exact", "the rounds that fit its budget"),
-    AnswerField(ENROL, "enrolment.records", int, _SIZE, "exact", "its number of records"),
     AnswerField(_TRAIN, "update.*", Array, (PRIVACY,), "noised", "the update, under [privacy]"),
     AnswerField(_TRAIN, "update.*", Array, (PLAIN,), "exact", "the update, without [privacy]"),
     AnswerField(
@@ -106,15 +106,24 @@ ANSWERS: tuple[AnswerField, ...] = (
     *(
         AnswerField(
             step,
-            f"{MODELS}.*",
+            f"{MODEL}.model",
             Array,
             (ENCRYPTION,),
             "encrypted",
-            "the global model, encrypted anew",
+            "the global model, encrypted for other silos",
         )
-        for step in _KEY_STEPS
+        for step in (*_KEY_STEPS, *_MASK_STEPS)
     ),
-    *(_free(s, f"{MASKS}.message", bytes, "a signed message to the others") for s in _MASK_STEPS),
+    *(
+        _free(
+            s,
+            f"{MASKS}.message",
+            bytes,
+            "a signed message to the others; in an advert with the "
+            "number of records where silos count by it, which needs `sending.records_public`",
+        )
+        for s in _MASK_STEPS
+    ),
     *(
         _free(s, f"{MASKS}.for:*", bytes, "a share of a mask's seed, for another silo")
         for s in _MASK_STEPS

@@ -2,8 +2,8 @@
 
 When the server may see sums only, encrypted models, keys and masks travel:
 
-sealed    beside or in place of a model, and of an update      keys    query.offer, make, take
-masks     query.advert, share, consent, reveal, and encrypted shares beside a train message
+sealed    which model a message is about; a sealed update    keys    query.offer, make, take, keep
+masks     query.advert, share, consent, reveal, confirm, and shares beside a train message
 """
 
 from __future__ import annotations
@@ -106,35 +106,41 @@ def _float32_header(shape: tuple[int, ...]) -> bytes:
 
 
 OFFER, MAKE, TAKE, KEEP = (f"query.{verb}" for verb in ("offer", "make", "take", "keep"))
-ADVERT, SHARE, CONSENT, REVEAL = (
-    f"query.{verb}" for verb in ("advert", "share", "consent", "reveal")
+ADVERT, SHARE, CONSENT, REVEAL, CONFIRM = (
+    f"query.{verb}" for verb in ("advert", "share", "consent", "reveal", "confirm")
 )
 MASKS = "masks"
-"""The record of masked rounds: a MaskRequest or MaskAnswer, also beside a TrainRequest."""
+"""The record of encrypted rounds: a MaskRequest or MaskAnswer, also beside a TrainRequest."""
 SEALED = "sealed"
 """The record of what is stated about a sealed vector; the vector itself is in one of its own."""
-MODELS, UPDATE = "sealed-models", "sealed-update"
+MODEL, UPDATE, SUM = "sealed-model", "sealed-update", "sealed-sum"
 
 
 @dataclass(frozen=True)
 class Sealed:
-    """The global model as only key holders can open it, and how they seal what they answer."""
+    """Which global model a message is about, where the server does not see it."""
 
-    run: str
     epoch: int
     """Which key: see privet.privacy.encryption.keys.Session."""
-    weight_unit: float = 1.0
-    """Silos count as many times this as they have records; at most 1."""
-    now: bytes | None = None
-    """An encrypted sum whose mean is the model; None while the model is public, in round 1."""
-    before: bytes | None = None
-    """The model before that, for rules that need it."""
+    confirmed_in: int = 0
+    """The epoch of the confirmations."""
+    confirmations: tuple[bytes, ...] = ()
+    """Signed by silos that opened the sum; none while the model is the public first one."""
+    sizes: tuple[int, ...] = ()
+    """Of the tensors of a public model."""
+    model: bytes | None = None
+    """The model, for who does not keep it; only holders of the epoch's key can open it."""
 
     def put(self, records: RecordDict) -> None:
         records[SEALED] = ConfigRecord(
-            {"run": self.run, "epoch": self.epoch, "weight-unit": self.weight_unit}
+            {
+                "epoch": self.epoch,
+                "confirmed-in": self.confirmed_in,
+                "confirmations": list(self.confirmations),
+                "sizes": list(self.sizes),
+            }
         )
-        _put_models(records, self.now, self.before)
+        _put_model(records, self.model)
 
     @classmethod
     def of(cls, records: RecordDict) -> Sealed | None:
@@ -143,16 +149,17 @@ class Sealed:
             return None
         record = record_of(records, SEALED, ConfigRecord)
         return cls(
-            run=cast(str, record["run"]),
             epoch=cast(int, record["epoch"]),
-            weight_unit=float(cast(float, record["weight-unit"])),
-            **_models(records),
+            confirmed_in=cast(int, record["confirmed-in"]),
+            confirmations=tuple(cast(list[bytes], record["confirmations"])),
+            sizes=tuple(cast(list[int], record["sizes"])),
+            model=_model(records),
         )
 
 
 @dataclass(frozen=True)
 class SealedUpdate:
-    """A silo's proposal for the next global model, encrypted, and what the silo states about it."""
+    """A silo's update, encrypted, and what the silo states about it."""
 
     upload: bytes
     statement: bytes
@@ -176,20 +183,38 @@ class SealedUpdate:
 
 
 @dataclass(frozen=True)
+class SumToOpen:
+    """The encrypted sum of a round, for those whose updates are in it."""
+
+    total: bytes
+    carry: bool = False
+    """Whether the silo is asked for the model that it makes, sealed for the others."""
+
+    def put(self, records: RecordDict) -> None:
+        records[SUM] = ArrayRecord({"total": blob(self.total)})
+        records[SEALED] = ConfigRecord({"carry": self.carry})
+
+    @classmethod
+    def of(cls, records: RecordDict) -> SumToOpen:
+        """What `put` put there."""
+        total = blobs(record_of(records, SUM, ArrayRecord))["total"]
+        return cls(total, cast(bool, record_of(records, SEALED, ConfigRecord)["carry"]))
+
+
+@dataclass(frozen=True)
 class KeyRequest:
     """One step of bringing an epoch's key to all silos; what the server relays for the others."""
 
-    run: str
     epoch: int
     since: int
     """The first round that uses the key."""
     offers: tuple[bytes, ...] = ()
     wrapped: bytes | None = None
     carried: Sealed | None = None
-    """The model under the key before, to be sealed under the new one."""
+    """The model: under the key before, to be sealed under the new one; to be kept, at the end."""
 
     def to_records(self) -> RecordDict:
-        record = ConfigRecord({"run": self.run, "epoch": self.epoch, "since": self.since})
+        record = ConfigRecord({"epoch": self.epoch, "since": self.since})
         record["offers"] = list(self.offers)
         if self.wrapped is not None:
             record["wrapped"] = self.wrapped
@@ -202,7 +227,6 @@ class KeyRequest:
     def from_records(cls, records: RecordDict) -> KeyRequest:
         record = record_of(records, "keys", ConfigRecord)
         return cls(
-            run=cast(str, record["run"]),
             epoch=cast(int, record["epoch"]),
             since=cast(int, record["since"]),
             offers=tuple(cast(list[bytes], record["offers"])),
@@ -218,8 +242,8 @@ class KeyAnswer:
     offer: bytes | None = None
     wraps: Mapping[str, bytes] = field(default_factory=dict)
     """The new key for each other silo, by name; unreadable to everyone else."""
-    now: bytes | None = None
-    before: bytes | None = None
+    model: bytes | None = None
+    """The model, sealed under the new key."""
 
     def to_records(self) -> RecordDict:
         # A prefix, so that no silo's name can be taken for another field.
@@ -227,47 +251,41 @@ class KeyAnswer:
         if self.offer is not None:
             record["offer"] = self.offer
         records = RecordDict({"keys": record})
-        _put_models(records, self.now, self.before)
+        _put_model(records, self.model)
         return records
 
     @classmethod
     def from_records(cls, records: RecordDict) -> KeyAnswer:
         record = record_of(records, "keys", ConfigRecord)
         offer = optional_bytes(record.get("offer"))
-        return cls(offer, named("for:", record), **_models(records))
+        return cls(offer, named("for:", record), _model(records))
 
 
 @dataclass(frozen=True)
 class MaskRequest:
-    """One step of a masked round; what the server relays for the others."""
+    """One step of an encrypted round; what the server relays for the others."""
 
-    run: str
     epoch: int
     round: int
-    threshold: int
-    count: int
-    bits: int
-    colluding: int
     messages: tuple[bytes, ...] = ()
     """Adverts, or consents."""
     encrypted_shares: Mapping[str, bytes] = field(default_factory=dict)
     """From each other silo to this one."""
     survivors: tuple[str, ...] = ()
+    noise_multiplier: float | None = None
+    """With an advert: what all are asked for, as in a TrainRequest."""
 
     def record(self) -> ConfigRecord:
         record = ConfigRecord(
             {
-                "run": self.run,
                 "epoch": self.epoch,
                 "round": self.round,
-                "threshold": self.threshold,
-                "count": self.count,
-                "bits": self.bits,
-                "colluding": self.colluding,
                 "messages": list(self.messages),
                 "survivors": list(self.survivors),
             }
         )
+        if self.noise_multiplier is not None:
+            record["noise-multiplier"] = self.noise_multiplier
         return ConfigRecord(
             # A prefix, as in KeyAnswer.
             {**record, **{f"from:{n}": text for n, text in self.encrypted_shares.items()}}
@@ -276,41 +294,47 @@ class MaskRequest:
     @classmethod
     def from_records(cls, records: RecordDict) -> MaskRequest:
         record = record_of(records, MASKS, ConfigRecord)
-        numbers = ("epoch", "round", "threshold", "count", "bits", "colluding")
+        noise = record.get("noise-multiplier")
         return cls(
-            run=cast(str, record["run"]),
-            **{name: cast(int, record[name]) for name in numbers},
+            epoch=cast(int, record["epoch"]),
+            round=cast(int, record["round"]),
             messages=tuple(cast(list[bytes], record["messages"])),
             survivors=tuple(cast(list[str], record["survivors"])),
             encrypted_shares=named("from:", record),
+            noise_multiplier=None if noise is None else cast(float, noise),
         )
 
 
 @dataclass(frozen=True)
 class MaskAnswer:
-    """What a silo answers a MaskRequest: a message for everyone, or encrypted shares."""
+    """What a silo answers a MaskRequest: a message for everyone, or encrypted shares.
+
+    After a sum was opened, the model that it makes may come along, sealed.
+    """
 
     message: bytes | None = None
     encrypted_shares: Mapping[str, bytes] = field(default_factory=dict)
+    model: bytes | None = None
 
-    def record(self) -> ConfigRecord:
+    def to_records(self) -> RecordDict:
         record = ConfigRecord({f"for:{name}": text for name, text in self.encrypted_shares.items()})
         if self.message is not None:
             record["message"] = self.message
-        return record
+        records = RecordDict({MASKS: record})
+        _put_model(records, self.model)
+        return records
 
     @classmethod
     def from_records(cls, records: RecordDict) -> MaskAnswer:
         record = record_of(records, MASKS, ConfigRecord)
-        return cls(optional_bytes(record.get("message")), named("for:", record))
+        message = optional_bytes(record.get("message"))
+        return cls(message, named("for:", record), _model(records))
 
 
-def _put_models(records: RecordDict, now: bytes | None, before: bytes | None) -> None:
-    here = {"now": now, "before": before}
-    if now is not None or before is not None:
-        records[MODELS] = ArrayRecord({k: blob(v) for k, v in here.items() if v is not None})
+def _put_model(records: RecordDict, model: bytes | None) -> None:
+    if model is not None:
+        records[MODEL] = ArrayRecord({"model": blob(model)})
 
 
-def _models(records: RecordDict) -> dict[str, bytes | None]:
-    found = blobs(record_of(records, MODELS, ArrayRecord)) if MODELS in records else {}
-    return {name: found.get(name) for name in ("now", "before")}
+def _model(records: RecordDict) -> bytes | None:
+    return blobs(record_of(records, MODEL, ArrayRecord))["model"] if MODEL in records else None

@@ -30,35 +30,30 @@ class TrainRequest:
     """The server's side of a round, the same for every silo that is asked."""
 
     round: int
-    lr: float
     weights: Vector | None
-    """Global model, shape (d,); None when it comes sealed."""
+    """Global model, shape (d,); None with encryption, where the round was agreed on before."""
     extras: Mapping[str, Vector] = field(default_factory=dict)
     noise_multiplier: float | None = None
     """A floor under the silo's own noise multiplier (`calibrate = "shared"`)."""
-    sealed: Sealed | None = None
-    """With encryption: how the answer is sealed, and the model from the second round on."""
 
     def to_records(self) -> RecordDict:
-        task = ConfigRecord({"round": self.round, "lr": self.lr})
+        task = ConfigRecord({"round": self.round})
         if self.noise_multiplier is not None:
             task["noise-multiplier"] = self.noise_multiplier
         records = RecordDict({"task": task})
-        _put_model(records, self.weights, self.extras, self.sealed)
+        put_model(records, self.weights, self.extras)
         return records
 
     @classmethod
     def from_records(cls, records: RecordDict) -> TrainRequest:
         task = record_of(records, "task", ConfigRecord)
-        weights, extras, sealed = _get_model(records)
+        weights, extras = model_of(records)
         floor = task.get("noise-multiplier")
         return cls(
             round=cast(int, task["round"]),
-            lr=cast(float, task["lr"]),
             weights=weights,
             extras=extras,
             noise_multiplier=None if floor is None else cast(float, floor),
-            sealed=sealed,
         )
 
 
@@ -121,14 +116,15 @@ class EvaluateRequest:
 
     def to_records(self) -> RecordDict:
         records = RecordDict({"task": ConfigRecord({"round": self.round})})
-        _put_model(records, self.weights, {}, self.sealed)
+        put_model(records, self.weights, {})
+        if self.sealed is not None:
+            self.sealed.put(records)
         return records
 
     @classmethod
     def from_records(cls, records: RecordDict) -> EvaluateRequest:
         round_ = cast(int, record_of(records, "task", ConfigRecord)["round"])
-        weights, _, sealed = _get_model(records)
-        return cls(round_, weights, sealed)
+        return cls(round_, model_of(records)[0], Sealed.of(records))
 
 
 @dataclass(frozen=True)
@@ -188,34 +184,28 @@ class Enrolment:
     """What the silo needs to reach the target epsilon over the whole run."""
     rounds: int | None = None
     """How many of the job's rounds fit the silo's budget; None where that is not revealed."""
-    records: int | None = None
-    """With encryption and weights by records: how many it has, so that weights get a unit."""
 
     def to_records(self) -> RecordDict:
         record = ConfigRecord({"silo": self.silo, "index": self.index})
         if self.noise_multiplier is not None:
             record["noise-multiplier"] = self.noise_multiplier
-        for key, value in (("rounds", self.rounds), ("records", self.records)):
-            if value is not None:
-                record[key] = value
+        if self.rounds is not None:
+            record["rounds"] = self.rounds
         return RecordDict({"enrolment": record})
 
     @classmethod
     def from_records(cls, records: RecordDict) -> Enrolment:
         record = record_of(records, "enrolment", ConfigRecord)
         noise, rounds = record.get("noise-multiplier"), record.get("rounds")
-        count = record.get("records")
         _check_names([record["silo"]])
         _check(_is_count(record["index"]), "no index")
         _check(noise is None or _is_noise(noise), "no noise multiplier")
         _check(rounds is None or _is_count(rounds), "no number of rounds")
-        _check(count is None or (_is_count(count) and count != 0), "no number of records")
         return cls(
             silo=cast(str, record["silo"]),
             index=cast(int, record["index"]),
             noise_multiplier=None if noise is None else cast(float, noise),
             rounds=None if rounds is None else cast(int, rounds),
-            records=None if count is None else cast(int, count),
         )
 
 
@@ -241,20 +231,14 @@ def _is_noise(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value) and value >= 0
 
 
-def _put_model(
-    records: RecordDict, weights: Vector | None, extras: Mapping[str, Vector], sealed: Sealed | None
-) -> None:
+def put_model(records: RecordDict, weights: Vector | None, extras: Mapping[str, Vector]) -> None:
+    """Put a model in the clear there, unless there is none."""
     if weights is not None:
         records["model"] = arrays(_WEIGHTS, weights, extras)
-    if sealed is not None:
-        sealed.put(records)
 
 
-def _get_model(
-    records: RecordDict,
-) -> tuple[Vector | None, dict[str, Vector], Sealed | None]:
-    sealed = Sealed.of(records)
-    if sealed is not None and sealed.now is not None and "model" not in records:
-        return None, {}, sealed
-    # A public model may come with a sealed one: in round 2, momentum needs the first.
-    return *vectors(_WEIGHTS, record_of(records, "model", ArrayRecord)), sealed
+def model_of(records: RecordDict) -> tuple[Vector | None, dict[str, Vector]]:
+    """What `put_model` put there."""
+    if "model" not in records:
+        return None, {}
+    return vectors(_WEIGHTS, record_of(records, "model", ArrayRecord))

@@ -14,17 +14,13 @@ import numpy as np
 import pytest
 
 from privet.privacy.encryption import Cipher, OpenedSum, SecretKey, Terms, make_cipher
-from privet.privacy.encryption.backend import DEFAULT
-from privet.privacy.encryption.cipher import documented_bfv
 
 MAKERS: Mapping[str, Callable[[], Cipher]] = {
     "default": lambda: make_cipher("bfv"),
     "compact": lambda: make_cipher("bfv", profile="compact"),
     "precise": lambda: make_cipher("bfv", profile="precise"),
-    "documented": lambda: documented_bfv(DEFAULT),
     "ckks": lambda: make_cipher("ckks"),
 }
-EXACT = ["default", "compact", "precise", "documented"]
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import tenseal as ts
 import tenseal.sealapi as sealapi
-import zstandard
 
 from privet.privacy.encryption.ckks import GRID, Words, _rounded
 from privet.privacy.encryption.documented import fields
-from privet.privacy.encryption.seal import Scratch
+from seal_reference import saved, uncompressed
 
 DEGREE, PRIMES, SCALE = 8192, [60, 40, 40], 2.0**40
 
@@ -48,8 +47,9 @@ class Eavesdropper:
 
     def _polynomials(self, vector: bytes) -> tuple[np.ndarray, np.ndarray]:
         ciphertext = dict(fields(vector))[2]
-        body = zstandard.ZstdDecompressor().decompressobj().decompress(ciphertext[16:])
-        words = np.frombuffer(body[-4 * 8 * DEGREE :], dtype="<u8").reshape(2, 2, DEGREE)
+        words = np.frombuffer(uncompressed(ciphertext)[-4 * 8 * DEGREE :], dtype="<u8").reshape(
+            2, 2, DEGREE
+        )
         return words[0, 0].astype(object), words[1, 0].astype(object)
 
     def _both(self, real: np.ndarray) -> np.ndarray:
@@ -59,10 +59,7 @@ class Eavesdropper:
 
 
 def _last_words(thing, count: int) -> np.ndarray:
-    with Scratch() as file:
-        thing.save(file.path)
-        body = zstandard.ZstdDecompressor().decompressobj().decompress(file.read()[16:])
-    return np.frombuffer(body[-8 * count :], dtype="<u8")
+    return np.frombuffer(saved(thing)[-8 * count :], dtype="<u8")
 
 
 @pytest.fixture(scope="module")
@@ -129,10 +126,8 @@ def test_the_noise_is_as_far_below_the_grid_as_stated(rounds):
     round_ = rounds("ckks", size=2000)
     x = np.random.default_rng(0).uniform(-0.5, 0.5, 2000).astype(np.float32)
     data = round_.add({f"{i:03}": round_.encrypt(x, client=f"{i:03}") for i in range(128)})
-    _, body = round_.cipher._sum(data)
-    (slots,) = round_.cipher._backend.decrypt(
-        body, secret=round_.key.lattice, chunks=1, clients=128
-    )
+    header, body = round_.cipher._sum(data)
+    (slots,) = round_.cipher._backend.decrypt(body, key=round_.key, header=header, chunks=1)
     noise = np.abs(slots[:2000] - 128 * (x / 0.5)).max()
     assert 2**-45 < noise < 2**-36
 

@@ -25,7 +25,7 @@ from privet.privacy.encryption.documented import fields
 
 MANY = int(os.environ.get("PRIVET_FUZZ", "3000"))
 CASES = pytest.mark.parametrize("cases", [1500, pytest.param(MANY, marks=pytest.mark.slow)])
-CIPHERS = pytest.mark.parametrize("name", ["default", "compact", "documented", "ckks"])
+CIPHERS = pytest.mark.parametrize("name", ["default", "compact", "ckks"])
 SECONDS = 900
 
 
@@ -165,7 +165,7 @@ def test_keys(honest, rounds, forked, name, cases):
             )
         except EncryptionError as error:
             shown = str(error).encode()
-            return "refused" if good[60:70] not in shown and len(shown) < 100 else "SHOWN"
+            return "refused" if good[30:50] not in shown and len(shown) < 100 else "SHOWN"
         return "some key"
 
     answers = forked(lambda: survey(cases, good, others, look), seconds=SECONDS)
@@ -189,7 +189,6 @@ def test_protocol_buffers(forked, cases):
     assert min(answers["refused"], answers["read"]) > 0
 
 
-@pytest.mark.parametrize("name", ["documented", "ckks"])
 @pytest.mark.parametrize(
     "craft",
     [
@@ -205,14 +204,13 @@ def test_protocol_buffers(forked, cases):
         lambda sizes, ciphertext, scale: b"\x08\x80\x10" + ciphertext + scale,
     ],
 )
-def test_messages_that_crash_tenseal_do_not_reach_it(honest, forked, name, craft):
+def test_messages_that_crash_tenseal_do_not_reach_it(honest, forked, craft):
     """No sizes, too large ones, two; no ciphertext, two; an unknown field, another scale."""
-    round_, uploads, _ = honest(name)
+    round_, uploads, _ = honest("ckks")
     header, body = read_header(uploads["a"])
     message = bytes(body[4:])
-    found = list(fields(message))
     sizes = message[:4]
-    scale = message[-9:] if len(found) == 3 else b""
+    scale = message[-9:]
     ciphertext = message[4 : len(message) - len(scale)]
     crafted = craft(sizes, ciphertext, scale)
     data = header.to_bytes() + len(crafted).to_bytes(4, "little") + crafted

@@ -8,7 +8,7 @@ import pytest
 
 from privet.privacy.encryption import EncryptionError, make_cipher
 from privet.privacy.encryption.backend import (
-    BATCHING_PRIMES,
+    COINS,
     COMPACT,
     DEFAULT,
     DEGREE,
@@ -16,6 +16,7 @@ from privet.privacy.encryption.backend import (
     MODULUS,
     PRECISE,
     PROFILES,
+    noise_bound,
     security_bits,
 )
 
@@ -23,7 +24,9 @@ from privet.privacy.encryption.backend import (
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
 def test_the_worst_case_of_every_profile_fits(profile):
     assert profile.max_clients * 2 * profile.levels < 2**profile.digit_bits
-    assert MODULUS // (2 * profile.plain_modulus) > 22 * profile.max_clients + 2
+    assert MODULUS // (2 * profile.plain_modulus) > noise_bound(profile.max_clients) + 2
+    # Sums of secrets are numbers of 16 bits, whatever the coins.
+    assert COINS // 2 * profile.max_clients < 2**15
 
 
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
@@ -36,7 +39,14 @@ def test_one_client_more_overflows_a_digit(profile):
 @pytest.mark.parametrize(
     ("profile", "changes", "complaint"),
     [
-        (DEFAULT, {"plain_modulus": 2**48}, "at most 92: more overflow the noise"),
+        (
+            COMPACT,
+            {"value_bits": 10, "max_clients": 64},
+            "max_clients = 64, allowed is fewer: the noise has room for 508",
+        ),
+        (DEFAULT, {"plain_modulus": 2**47 + 1}, "allowed is a power of two"),
+        # Lifting a coefficient takes 14 bits more than it has, in 64.
+        (COMPACT, {"plain_modulus": 2**51, "max_clients": 9}, f"2814.* to {2**50}"),
         (DEFAULT, {"digit_bits": 26}, "digit_bits = 26, allowed is 1 to 25"),
         (DEFAULT, {"digits": 3}, "plain_modulus = 140737488355328, allowed is room"),
         (DEFAULT, {"plain_modulus": 2**49}, "allowed is room for the digits"),
@@ -66,14 +76,6 @@ def test_the_modulus_is_the_one_that_seal_would_choose():
     import tenseal.sealapi as seal
 
     assert [each.value() for each in seal.CoeffModulus.Create(DEGREE, [60])] == [MODULUS]
-
-
-def test_batching_primes_are_the_first_above_their_power_of_two():
-    import tenseal.sealapi as seal
-
-    for bits, prime in BATCHING_PRIMES.items():
-        fitting = range(2**bits + 1, prime + 1, 2 * DEGREE)
-        assert [each for each in fitting if seal.Modulus(each).is_prime()] == [prime]
 
 
 @pytest.mark.parametrize(

@@ -13,14 +13,15 @@ from privet.privacy.encryption.residues import add, pack, read_frames, unpack
 
 
 def together(one: bytes, other: bytes) -> bytes:
-    """Two sums of one chunk, added: residues modulo q, and the seeds of both."""
+    """Two sums of one chunk, added: residues modulo q, secrets modulo 2^16, nonces of both."""
     (first, body), (second, more) = read_header(one), read_header(other)
-    left, its = read_frames(body, chunks=1, seeds=len(first.clients))
-    right, others = read_frames(more, chunks=1, seeds=len(second.clients))
-    total = add(unpack(left[0]), unpack(right[0]), modulus=MODULUS)
-    seeds = np.concatenate([its[0], others[0]])
+    left = read_frames(body, chunks=1, clients=len(first.clients))
+    right = read_frames(more, chunks=1, clients=len(second.clients))
+    total = add(unpack(left.packed[0]), unpack(right.packed[0]), modulus=MODULUS)
+    secret = (left.secret + right.secret).tobytes()
     clients = tuple(sorted(first.clients + second.clients))
-    return assembled(replace(first, clients=clients), [pack(total), seeds.tobytes()])
+    parts = [pack(total), *left.nonces, *right.nonces, secret]
+    return assembled(replace(first, clients=clients), parts)
 
 
 @pytest.mark.parametrize("profile", ["default", "compact", "precise"])

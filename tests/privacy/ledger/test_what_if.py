@@ -56,7 +56,7 @@ def rounds_in_fact(node: dict[str, Any]) -> int:
         }
     ).to_run_config()
     for round_ in range(1, 9):
-        content = TrainRequest(round=round_, lr=0.1, weights=weights).to_records()
+        content = TrainRequest(round=round_, weights=weights).to_records()
         context = Context(3, 2, node, RecordDict(), dict(config))
         if app(Message(content, 2, "train"), context).has_error():
             return round_ - 1

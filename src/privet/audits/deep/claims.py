@@ -39,7 +39,6 @@ from privet.privacy.accounting.events import Segment
 from privet.privacy.mechanisms import DpSgd
 from privet.privacy.mechanisms.batched import NotBatchable, OptimizerSettings
 from privet.server.app import initial_model
-from privet.server.rounds import learning_rate
 from privet.simulations.vectorised import chain_for
 from privet.strategies import load_strategy
 from privet.strategies.strategy import Strategy
@@ -116,7 +115,7 @@ def _rounds(
             )
             if not (math.isfinite(plan.noise_multiplier) and plan.noise_multiplier > 0):
                 raise DataError(f"round {line.round} was charged without noise")
-            found.append(TrainingRound(line.round, plan, learning_rate(experiment, line.round)))
+            found.append(TrainingRound(line.round, plan, experiment.learning_rate(line.round)))
     return found
 
 

@@ -123,7 +123,7 @@ def _pieces(body: bytes) -> Iterator[bytes]:
         yield bytes(view[start : start + _PIECE])
 
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Rises when a party of an older version could not be understood any more."""
 _LONGEST = 64
 

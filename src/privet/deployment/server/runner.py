@@ -168,6 +168,7 @@ class Runner:
                 self._watch(job, experiment, entry, new=entry.round > known)
 
             hosting = app.Hosting(
+                run=job.id,
                 folder=job.run,
                 resume=True,
                 watch=watch,
@@ -195,7 +196,7 @@ class Runner:
         least = experiment.federation.min_silos
         if experiment.encryption is not None:
             # With fewer, silos would refuse to open any sum.
-            least = max(least, experiment.encryption.smallest_sum)
+            least = max(least, experiment.encryption.least_sum)
         begin, said = time.monotonic(), ""
         while True:
             nodes = self.members.nodes

@@ -8,16 +8,22 @@ bits above it hold the carry of the sum over clients.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from privet.privacy.encryption.errors import EncryptionError
+from privet.privacy.encryption.header import Header, Terms
+from privet.privacy.encryption.keys.secret import SecretKey
 
 Plaintext = NDArray[Any]
 """A chunk: uint64 coefficients below t for BFV, float64 slots for CKKS."""
+Mask = NDArray[np.uint16]
+"""Numbers modulo 2^16, shape (4096,), that hide the secret of one upload."""
 
 
 class Accumulator(Protocol):
@@ -38,8 +44,8 @@ class Backend(Protocol):
         """Everything two ends must agree on, as text; part of the cipher's digest."""
 
     @property
-    def layout(self) -> str:
-        """ "seeded" or "documented"."""
+    def takes_masks(self) -> bool:
+        """Whether an upload opens to noise without what all masks add up to."""
 
     @property
     def modulus_bits(self) -> int:
@@ -50,15 +56,22 @@ class Backend(Protocol):
         """Bytes of one encrypted chunk in an upload."""
 
     def generate(self) -> bytes:
-        """A fresh secret key."""
+        """A fresh secret key of the lattice; empty where none outlives an upload."""
 
-    def encrypt(self, plaintexts: Iterable[Plaintext], *, secret: bytes) -> Iterator[bytes]:
+    def encrypt(
+        self,
+        plaintexts: Iterable[Plaintext],
+        *,
+        key: SecretKey,
+        terms: Terms,
+        mask: Mask | None = None,
+    ) -> Iterator[bytes]:
         """The body of an upload, in parts, one chunk at a time."""
 
     def decrypt(
-        self, body: memoryview, *, secret: bytes, chunks: int, clients: int
+        self, body: memoryview, *, key: SecretKey, header: Header, chunks: int
     ) -> Iterator[Plaintext]:
-        """The chunks of a sum of `clients` uploads; nothing says yet that they are right.
+        """The chunks of a sum; nothing says yet that they are right.
 
         Raises Malformed, before the first chunk, when the body has another length or form.
         """
@@ -69,7 +82,8 @@ class Backend(Protocol):
 
 DEGREE = 4096
 MODULUS = 2**60 - 2**14 + 1
-"""The largest prime of 60 bits that is 1 modulo 2N: what SEAL chooses for one prime of 60 bits."""
+"""The largest prime of 60 bits that is 1 modulo 2N: what SEAL chooses for one prime of 60 bits, so
+that SEAL can open the same sums."""
 
 MAX_MODULUS_BITS = {128: 109, 192: 75, 256: 58}
 """Security in bits -> largest log2 q for N = 4096, ternary secret, error of deviation 3.2.
@@ -77,8 +91,17 @@ MAX_MODULUS_BITS = {128: 109, 192: 75, 256: 58}
 HomomorphicEncryption.org standard (ePrint 2019/939), table 1; SEAL enforces the first column.
 """
 
-NOISE_PER_CLIENT = 22
-"""Bound on one ciphertext's error: 21 from SEAL's centred binomial, 1 from rounding q/t."""
+COINS = 128
+"""Of the centred binomials that secrets and errors are drawn from: -64 to 64, deviation 5.66."""
+
+
+def noise_bound(clients: int) -> int:
+    """What the error of a sum stays below, but with probability 2^-128 a coefficient (Hoeffding).
+
+    `clients` honest errors of 128 coins, and one of rounding q/t for each.
+    """
+    return clients + math.isqrt(COINS * clients * 90 // 2) + 1
+
 
 TAG_MODULUS = 2**31 - 1
 TAGS = 2
@@ -88,8 +111,8 @@ TAGS = 2
 class Profile:
     """How values lie in the plaintext of one ciphertext; immutable, every field is public.
 
-    Raises EncryptionError when `max_clients` honest clients could overflow a digit, a tag or the
-    noise, whatever they send: the inequalities are worst cases, not probabilities.
+    Raises EncryptionError when `max_clients` honest clients could overflow a digit or a tag,
+    whatever they send, or the noise with a probability above that of `noise_bound`.
     """
 
     name: str
@@ -99,7 +122,7 @@ class Profile:
     """Digits in a coefficient."""
     digit_bits: int
     plain_modulus: int
-    """t; masks are uniform below it."""
+    """t, a power of two."""
     max_clients: int
     """K_max, the most clients in one sum."""
 
@@ -117,9 +140,11 @@ class Profile:
         yield "digits", self.digits >= 1, "at least 1"
         yield "digit_bits", 1 <= self.digit_bits <= 25, "1 to 25"
         room = 2 ** (self.digits * self.digit_bits)
-        # Tags add up 128 digits times words of 32 bits below 2^64, whatever a coefficient holds.
-        most = 2 ** ((self.digits - 1) * self.digit_bits + 25) + 2**25 - 1
+        # Tags add up 128 digits times words of 32 bits below 2^64, whatever a coefficient holds;
+        # `lift` multiplies it by 14 bits in 64.
+        most = min(2 ** ((self.digits - 1) * self.digit_bits + 25) + 2**25 - 1, 2**50)
         yield "plain_modulus", room <= t <= most, f"room for the digits, {room} to {most}"
+        yield "plain_modulus", t.bit_count() == 1, "a power of two"
         # A client's digit is below 2^value_bits; sums must not carry into the next digit.
         most = (2**self.digit_bits - 1) // (2**self.value_bits - 1)
         yield "max_clients", clients <= most, f"at most {most}: more overflow a digit"
@@ -127,8 +152,8 @@ class Profile:
         most = (t - 1) // (TAG_MODULUS - 1)
         yield "max_clients", clients <= most, f"at most {most}: more overflow a tag"
         # Decryption is exact while the noise is below q / 2t; 3 of that is kept for rounding.
-        most = (MODULUS // (2 * t) - 3) // NOISE_PER_CLIENT
-        yield "max_clients", clients <= most, f"at most {most}: more overflow the noise"
+        room = MODULUS // (2 * t) - 3
+        yield "max_clients", noise_bound(clients) <= room, f"fewer: the noise has room for {room}"
 
     @property
     def levels(self) -> int:
@@ -146,9 +171,6 @@ PRECISE = Profile(
     name="precise", value_bits=21, digits=2, digit_bits=25, plain_modulus=2**50, max_clients=16
 )
 PROFILES = {profile.name: profile for profile in (DEFAULT, COMPACT, PRECISE)}
-
-BATCHING_PRIMES = {46: 2**46 + 32769, 48: 2**48 + 57345, 50: 2**50 + 106497}
-"""k -> smallest prime above 2^k that is 1 modulo 2N: moduli for TenSEAL's vectors of integers."""
 
 
 def security_bits(modulus_bits: int) -> int:

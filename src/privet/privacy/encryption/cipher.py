@@ -11,19 +11,18 @@ The server's side is `Adder`: it adds uploads that belong together, and does not
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from privet.errors import nearest
 from privet.privacy.encryption.backend import (
-    BATCHING_PRIMES,
     DEGREE,
     PROFILES,
     Accumulator,
     Backend,
+    Mask,
     Profile,
     security_bits,
 )
@@ -50,7 +49,7 @@ from privet.privacy.encryption.header import (
     read_header,
 )
 from privet.privacy.encryption.keys.secret import SecretKey
-from privet.privacy.encryption.residues import Integers, Reals, ResidueSum, count_clipped
+from privet.privacy.encryption.residues import Reals, ResidueSum, count_clipped
 
 
 class Adder:
@@ -83,14 +82,11 @@ class Adder:
         self._accumulator.add(body)
         self._clients.add(client)
 
-    def correct(self, coefficients: Integers, *, plain_modulus: int) -> None:
-        """Add a known plaintext, shape (cipher.coefficients(d),), such as one that takes out masks.
-
-        Only in the seeded layout of BFV, whose sums the server keeps itself; else EncryptionError.
-        """
+    def unmask(self, correction: Mask) -> None:
+        """Take the masks out, shape (4096,), modulo 2^16; EncryptionError for a scheme without."""
         if not isinstance(self._accumulator, ResidueSum):
-            raise EncryptionError("masks need the seeded layout of BFV")
-        self._accumulator.add_plain(coefficients, plain_modulus=plain_modulus)
+            raise EncryptionError("this scheme takes no masks")
+        self._accumulator.unmask(correction)
 
     def to_bytes(self) -> bytes:
         """The encrypted sum as it stands; EncryptionError while it is empty."""
@@ -125,8 +121,6 @@ class CipherFacts:
 
     scheme: str
     profile: str
-    layout: str
-    """"seeded", or "documented" when only TenSEAL's documented vectors can be used."""
     degree: int
     """N."""
     modulus_bits: int
@@ -157,7 +151,14 @@ class Cipher:
     """
 
     def __init__(
-        self, codec: Codec, backend: Backend, *, scheme: str, profile: str, max_clients: int
+        self,
+        codec: Codec,
+        backend: Backend,
+        *,
+        scheme: str,
+        profile: str,
+        max_clients: int,
+        plain_modulus: int | None = None,
     ) -> None:
         self._codec, self._backend = codec, backend
         parameters = f"{codec.name}; {backend.name}".encode()
@@ -166,23 +167,18 @@ class Cipher:
         self.facts = CipherFacts(
             scheme=scheme,
             profile=profile,
-            layout=backend.layout,
             degree=DEGREE,
             modulus_bits=backend.modulus_bits,
-            plain_modulus=codec.mask_modulus,
+            plain_modulus=plain_modulus,
             security_bits=security_bits(backend.modulus_bits),
             max_clients=max_clients,
             bytes_per_parameter=backend.chunk_bytes / codec.values,
         )
 
     @property
-    def mask_modulus(self) -> int | None:
-        """t, below which masks are uniform; None when this scheme takes no masks."""
-        return self._codec.mask_modulus
-
-    def coefficients(self, size: int) -> int:
-        """Length of the mask for a vector of shape (size,)."""
-        return self._chunks(size) * self._codec.mask_length
+    def takes_masks(self) -> bool:
+        """Whether uploads can be masked."""
+        return self._backend.takes_masks
 
     def generate(self) -> SecretKey:
         """A fresh key for the clients to share; the server never sees it."""
@@ -197,22 +193,21 @@ class Cipher:
         weight: float,
         client: str,
         rng: np.random.Generator,
-        mask: Integers | None = None,
+        mask: Mask | None = None,
     ) -> Upload:
         """Encrypt weight * x and weight, for `x` of shape (d,), float32 or float64.
 
         `weight` is in (0, 1]. Values of `x` beyond +-clamp are cut off and counted. Rounding is
         stochastic and draws from `rng`: from the operating system's entropy on a real silo, named
-        by round and client in a simulation. `mask`, shape (coefficients(d),), uint64 below
-        `mask_modulus`, is added to every coefficient; masks of a sum that add to zero modulo t
-        leave the sum as it is. Raises EncryptionError for values that are not finite and for
-        arguments that do not fit.
+        by round and client in a simulation. `mask`, shape (4096,), uint16, hides the secret that
+        opens the upload; masks of a sum that add to zero modulo 2^16 leave it as it is. Raises
+        EncryptionError for values that are not finite and for arguments that do not fit.
         """
         self._require_key(key)
         self._require_vector(x, terms)
-        self._require_mask(mask, terms)
+        self._require_mask(mask)
         clipped = count_clipped(x, clamp=terms.clamp)
-        own = Contribution(x=x, weight=weight, client=client, rng=rng, mask=mask)
+        own = Contribution(x=x, weight=weight, client=client, rng=rng)
         header = Header(
             kind="upload",
             digest=self.digest,
@@ -220,7 +215,7 @@ class Cipher:
             clients=(checked_name("client", client),),
         )
         chunks = self._codec.encode(own, terms=terms, secret=key)
-        body = self._backend.encrypt(chunks, secret=key.lattice)
+        body = self._backend.encrypt(chunks, key=key, terms=terms, mask=mask)
         return Upload(assembled(header, body), clipped)
 
     def adder(self, terms: Terms) -> Adder:
@@ -253,10 +248,7 @@ class Cipher:
         if len(header.clients) < at_least:
             raise TooFewClients(f"a sum of {len(header.clients)} clients: at_least = {at_least}")
         chunks = self._backend.decrypt(
-            body,
-            secret=key.lattice,
-            chunks=self._chunks(terms.size),
-            clients=len(header.clients),
+            body, key=key, header=header, chunks=self._chunks(terms.size)
         )
         return self._codec.decode(chunks, of=SealedSum(header, body), secret=key)
 
@@ -285,74 +277,48 @@ class Cipher:
                 f"the vector is {x.dtype} of shape {x.shape}: expected are {terms.size} floats"
             )
 
-    def _require_mask(self, mask: Integers | None, terms: Terms) -> None:
+    def _require_mask(self, mask: Mask | None) -> None:
         if mask is None:
             return
-        if self.mask_modulus is None:
+        if not self.takes_masks:
             raise EncryptionError(f"{self.facts.scheme} takes no masks: use bfv")
-        expected = self.coefficients(terms.size)
-        if mask.shape != (expected,) or mask.dtype != np.uint64:
+        if mask.shape != (DEGREE,) or mask.dtype != np.uint16:
             raise EncryptionError(
-                f"the mask is {mask.dtype} of shape {mask.shape}: expected are {expected} uint64"
+                f"the mask is {mask.dtype} of shape {mask.shape}: expected are {DEGREE} uint16"
             )
-        if int(mask.max()) >= self.mask_modulus:
-            raise EncryptionError(f"a number of the mask is not below {self.mask_modulus}")
 
 
 def make_cipher(scheme: str = "bfv", *, profile: str = "default") -> Cipher:
     """The cipher of `[encryption] scheme`; `profile` names one of `PROFILES`, for BFV.
 
-    BFV's way of talking to SEAL is tried on a known sum first. Where that fails a warning says so,
-    and TenSEAL's documented `bfv_vector` takes its place at more than twice the bytes; clients and
-    server must then agree on it. Raises EncryptionError for an unknown scheme or profile.
+    Raises EncryptionError for an unknown scheme or profile.
 
     >>> make_cipher("bfv").facts.security_bits
     192
     """
     _require_known("scheme", scheme, SCHEMES)
     _require_known("profile", profile, PROFILES if scheme == "bfv" else ["default"])
-    if scheme == "ckks":
-        return _ckks()
-    from privet.privacy.encryption.seal import SealChanged
-
-    try:
-        return _seeded_bfv(PROFILES[profile])
-    except SealChanged as change:
-        warnings.warn(
-            f"{change}; uploads fall back to TenSEAL's bfv_vector, twice as long", stacklevel=2
-        )
-        return documented_bfv(PROFILES[profile])
+    return _ckks() if scheme == "ckks" else _bfv(PROFILES[profile])
 
 
-def documented_bfv(profile: Profile) -> Cipher:
-    """The same plaintexts in TenSEAL's documented vectors, modulo a prime just above."""
-    from privet.privacy.encryption.documented import DocumentedBackend, bfv_vectors
+def _bfv(profile: Profile) -> Cipher:
+    from privet.privacy.encryption.lattice import LatticeBackend
 
-    prime = BATCHING_PRIMES[profile.digits * profile.digit_bits]
-    return _bfv(replace(profile, plain_modulus=prime), DocumentedBackend(bfv_vectors(prime)))
-
-
-def _seeded_bfv(profile: Profile) -> Cipher:
-    from privet.privacy.encryption.seal import SeededBackend
-
-    return _bfv(profile, SeededBackend(profile.plain_modulus))
-
-
-def _bfv(profile: Profile, backend: Backend) -> Cipher:
     return Cipher(
         FixedPointCodec(profile),
-        backend,
+        LatticeBackend(profile.plain_modulus),
         scheme="bfv",
         profile=profile.name,
         max_clients=profile.max_clients,
+        plain_modulus=profile.plain_modulus,
     )
 
 
 def _ckks() -> Cipher:
     from privet.privacy.encryption.ckks import MAX_CLIENTS, SCALE_BITS, RealCodec
-    from privet.privacy.encryption.documented import DocumentedBackend, ckks_vectors
+    from privet.privacy.encryption.documented import DocumentedBackend
 
-    backend = DocumentedBackend(ckks_vectors(SCALE_BITS))
+    backend = DocumentedBackend(SCALE_BITS)
     return Cipher(RealCodec(), backend, scheme="ckks", profile="default", max_clients=MAX_CLIENTS)
 
 

@@ -55,8 +55,6 @@ Slots = NDArray[np.float64]
 class RealCodec:
     """Vectors as real numbers; every slot of a client, tags included, lies in [-1, 1]."""
 
-    mask_modulus: int | None = None
-    mask_length = 0
     values = SLOTS - _FIELDS - TAGS
     name = f"reals, clients {MAX_CLIENTS}, tags {TAGS} within 2^-30"
 
@@ -104,13 +102,14 @@ class RealCodec:
 
 
 def _is_of(trailer: Slots, header: Header, secret: SecretKey) -> bool:
-    """Whether a trailer is that of these clients, with a weight above zero."""
+    """Whether a trailer is that of these clients, with a weight of one or more: a smaller one would
+    leave more of the noise in the mean than is rounded away."""
     identities = [
         identity(client, terms=header.terms, secret=secret, bits=FIELD_BITS)
         for client in header.clients
     ]
     expected = np.array([len(identities), sum(identities) / 2**FIELD_BITS])
-    return _near(trailer[[0, 2]], expected) and bool(trailer[1] > _TOLERANCE)
+    return _near(trailer[[0, 2]], expected) and bool(trailer[1] > 1 - _TOLERANCE)
 
 
 def _as_reals(trailer: Trailer) -> Slots:

@@ -36,7 +36,6 @@ from privet.privacy.encryption.keys.secret import SecretKey
 from privet.privacy.encryption.residues import (
     Integers,
     Reals,
-    add,
     coefficients_to_digits,
     digits_to_coefficients,
     from_digits,
@@ -86,8 +85,6 @@ class Contribution:
     client: str
     rng: np.random.Generator
     """For stochastic rounding."""
-    mask: Integers | None = None
-    """One number below t for each coefficient, added modulo t; the masks of a sum add to zero."""
 
 
 class Codec(Protocol):
@@ -100,14 +97,6 @@ class Codec(Protocol):
     @property
     def values(self) -> int:
         """Values of the vector in one chunk."""
-
-    @property
-    def mask_modulus(self) -> int | None:
-        """t, or None where masks cannot be added."""
-
-    @property
-    def mask_length(self) -> int:
-        """Numbers of a mask in one chunk."""
 
     def encode(self, own: Contribution, *, terms: Terms, secret: SecretKey) -> Iterator[Plaintext]:
         """The chunks of one upload."""
@@ -239,8 +228,6 @@ class FixedPointCodec:
     def __init__(self, profile: Profile) -> None:
         self._profile, self._levels = profile, profile.levels
         self.values = profile.digits * (DEGREE - TAGS) - trailer_length(profile.value_bits)
-        self.mask_modulus: int | None = profile.plain_modulus
-        self.mask_length = DEGREE
         self.name = (
             f"fixed-point {profile.digits}x{profile.digit_bits} bits, values {profile.value_bits},"
             f" fields {FIELD_BITS}, tags {TAGS} mod {TAG_MODULUS}, clients {profile.max_clients}"
@@ -258,8 +245,7 @@ class FixedPointCodec:
                 part, weight=own.weight, clamp=terms.clamp, levels=self._levels, rng=own.rng
             )
             digits[len(part) : self.values] = 0  # the last chunk, after a full one
-            coefficients = self._coefficients(digits, tagger.tags(chunk, digits))
-            yield self._masked(coefficients, own.mask, chunk)
+            yield self._coefficients(digits, tagger.tags(chunk, digits))
 
     def decode(self, chunks: Iterable[Integers], *, of: SealedSum, secret: SecretKey) -> OpenedSum:
         """See `Codec.decode`."""
@@ -299,9 +285,3 @@ class FixedPointCodec:
         return coefficients_to_digits(
             coefficients[:-TAGS], per_coefficient=profile.digits, bits=profile.digit_bits
         )
-
-    def _masked(self, coefficients: Integers, mask: Integers | None, chunk: int) -> Integers:
-        if mask is None:
-            return coefficients
-        part = mask[chunk * DEGREE : (chunk + 1) * DEGREE]
-        return add(coefficients, part, modulus=self._profile.plain_modulus)

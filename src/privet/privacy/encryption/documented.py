@@ -1,6 +1,6 @@
-"""TenSEAL's documented vectors as a backend: one `ckks_vector` or `bfv_vector` for each chunk.
+"""TenSEAL's documented `ckks_vector` as a backend, one for each chunk.
 
-Ciphertexts are not seeded here, and the server adds with TenSEAL, whose parser is native code: a
+All clients share one secret key, and the server adds with TenSEAL, whose parser is native code: a
 message without its `sizes` crashes it, too large ones make it read memory that is not its own. So
 every message is held against the one form that an honest client sends before TenSEAL sees it. What
 is left is SEAL's own parsing of a ciphertext: an upload belongs here only after the caller has
@@ -10,16 +10,17 @@ authenticated who sent it. `fields` reads enough of protocol buffers for that.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import tenseal as ts
 
-from privet.privacy.encryption.backend import DEGREE, Plaintext
+from privet.privacy.encryption.backend import DEGREE, Mask, Plaintext
 from privet.privacy.encryption.errors import EncryptionError, Malformed
+from privet.privacy.encryption.header import Header, Terms
+from privet.privacy.encryption.keys.secret import SecretKey
 
 _VARINT, _FIXED64, _LENGTH_DELIMITED = 0, 1, 2
 
@@ -75,130 +76,97 @@ _WRONG_KEY = "the secret key does not belong to this cipher"
 _NATIVE_ERRORS = (ValueError, RuntimeError, IndexError, TypeError)
 
 
-@dataclass(frozen=True)
-class Vectors:
-    """One of TenSEAL's two kinds of vector, with its parameters."""
-
-    name: str
-    slots: int
-    """Numbers in one ciphertext."""
-    scale: float | None
-    """What the message of a vector states."""
-    context: Callable[[], Any]
-    """Makes a context with fresh keys."""
-    encrypt: Callable[[Any, list[Any]], Any]
-    parse: Callable[[Any, bytes], Any]
-    read: Callable[[list[Any]], Plaintext]
-    """What TenSEAL decrypts to the form in which it was encrypted."""
-
-
-def bfv_vectors(plain_modulus: int) -> Vectors:
-    """Integers below the prime `plain_modulus`, 4096 in a ciphertext."""
-    return Vectors(
-        name=f"bfv_vector N={DEGREE} primes {PRIMES} t={plain_modulus}",
-        slots=DEGREE,
-        scale=None,
-        context=lambda: _context(ts.SCHEME_TYPE.BFV, plain_modulus=plain_modulus),
-        encrypt=ts.bfv_vector,
-        parse=ts.bfv_vector_from,
-        # TenSEAL gives what is above half the modulus as a negative number.
-        read=lambda found: (np.array(found, dtype=np.int64) % plain_modulus).view(np.uint64),
-    )
-
-
-def ckks_vectors(scale_bits: int) -> Vectors:
-    """Real numbers in units of 2^-scale_bits, 2048 in a ciphertext."""
-    scale = 2.0**scale_bits
-
-    def context() -> Any:
-        made = _context(ts.SCHEME_TYPE.CKKS)
-        made.global_scale = scale
-        return made
-
-    return Vectors(
-        name=f"ckks_vector N={DEGREE} primes {PRIMES} scale=2^{scale_bits}",
-        slots=DEGREE // 2,
-        scale=scale,
-        context=context,
-        encrypt=ts.ckks_vector,
-        parse=ts.ckks_vector_from,
-        read=lambda found: np.array(found, dtype=np.float64),
-    )
+SLOTS = DEGREE // 2
+"""Numbers in one ciphertext."""
 
 
 class DocumentedBackend:
-    """Vectors at N = 4096 and SEAL's level TC128, encrypted symmetrically."""
+    """Real numbers in units of 2^-scale_bits, encrypted symmetrically at N = 4096 and SEAL's level
+    TC128."""
 
-    layout = "documented"
+    takes_masks = False
     modulus_bits = sum(PRIMES)
 
-    def __init__(self, vectors: Vectors) -> None:
-        self._vectors = vectors
-        self.name = f"documented {vectors.name}"
+    def __init__(self, scale_bits: int) -> None:
+        self._scale = 2.0**scale_bits
+        self.name = f"ckks_vector N={DEGREE} primes {PRIMES} scale=2^{scale_bits}"
 
     @cached_property
     def chunk_bytes(self) -> float:
         """Measured on one chunk: TenSEAL compresses, so lengths vary a little."""
-        zeros = np.zeros(self._vectors.slots, dtype=np.int64)
-        return float(sum(map(len, self.encrypt([zeros], secret=self.generate()))))
+        vector = _encrypted(_context(self._scale), np.zeros(SLOTS))
+        return float(sum(map(len, _framed([vector]))))
 
     def generate(self) -> bytes:
         """A context with a fresh secret key and no public ones."""
-        return _serialized(self._vectors.context(), secret=True)
+        return _serialized(_context(self._scale), secret=True)
 
-    def encrypt(self, plaintexts: Iterable[Plaintext], *, secret: bytes) -> Iterator[bytes]:
+    def encrypt(
+        self,
+        plaintexts: Iterable[Plaintext],
+        *,
+        key: SecretKey,
+        terms: Terms,  # noqa: ARG002 - the plaintexts are bound to them
+        mask: Mask | None = None,  # noqa: ARG002
+    ) -> Iterator[bytes]:
         """Length and message of every vector in turn."""
-        context = _private(secret)
-        return _framed(self._encrypted(context, chunk) for chunk in plaintexts)
+        context = _private(key.lattice)
+        return _framed(_encrypted(context, chunk) for chunk in plaintexts)
 
     def decrypt(
-        self, body: memoryview, *, secret: bytes, chunks: int, clients: int
+        self,
+        body: memoryview,
+        *,
+        key: SecretKey,
+        header: Header,  # noqa: ARG002
+        chunks: int,
     ) -> Iterator[Plaintext]:
         """See `Backend.decrypt`."""
-        del clients
-        context = _private(secret)
-        messages = _messages(body, chunks=chunks, vectors=self._vectors)
-        return (self._opened(context, message) for message in messages)
+        context = _private(key.lattice)
+        messages = _messages(body, chunks=chunks, scale=self._scale)
+        return (_opened(context, message) for message in messages)
 
     def accumulator(self, chunks: int) -> VectorSum:
         """An empty sum; TenSEAL adds, with parameters and no key."""
-        return VectorSum(self._vectors, chunks, fits=self._fits)
+        return VectorSum(chunks, scale=self._scale, fits=self._fits)
 
     @cached_property
     def _fits(self) -> Any:
         """A vector without its key: what can be added to it can be added to any honest one."""
-        own = self._vectors.context()
-        message = self._vectors.encrypt(own, [0] * self._vectors.slots).serialize()
-        return self._vectors.parse(ts.context_from(_serialized(own, secret=False)), message)
+        own = _context(self._scale)
+        message = ts.ckks_vector(own, [0] * SLOTS).serialize()
+        return ts.ckks_vector_from(ts.context_from(_serialized(own, secret=False)), message)
 
-    def _encrypted(self, context: Any, chunk: Plaintext) -> Any:
-        try:
-            return self._vectors.encrypt(context, chunk.tolist())
-        except _NATIVE_ERRORS:
-            raise EncryptionError(_WRONG_KEY) from None
 
-    def _opened(self, context: Any, message: bytes) -> Plaintext:
-        try:
-            found = self._vectors.parse(context, message).decrypt()
-        except _NATIVE_ERRORS:
-            # Nobody learns which chunk it was: the codec finds that it is not genuine.
-            found = [0] * self._vectors.slots
-        return self._vectors.read(found)
+def _encrypted(context: Any, chunk: Plaintext) -> Any:
+    try:
+        return ts.ckks_vector(context, chunk.tolist())
+    except _NATIVE_ERRORS:
+        raise EncryptionError(_WRONG_KEY) from None
+
+
+def _opened(context: Any, message: bytes) -> Plaintext:
+    try:
+        found = ts.ckks_vector_from(context, message).decrypt()
+    except _NATIVE_ERRORS:
+        # Nobody learns which chunk it was: the codec finds that it is not genuine.
+        found = [0] * SLOTS
+    return np.array(found, dtype=np.float64)
 
 
 class VectorSum:
     """A running sum of uploads of `chunks` vectors, 65 kB each."""
 
-    def __init__(self, vectors: Vectors, chunks: int, *, fits: Any) -> None:
-        self._vectors, self._chunks, self._fits = vectors, chunks, fits
+    def __init__(self, chunks: int, *, scale: float, fits: Any) -> None:
+        self._chunks, self._scale, self._fits = chunks, scale, fits
         self._total: list[Any] = []
 
     def add(self, body: memoryview) -> None:
         """Add an upload; Malformed, when our own look or TenSEAL's finds fault, adds nothing."""
-        messages = _messages(body, chunks=self._chunks, vectors=self._vectors)
+        messages = _messages(body, chunks=self._chunks, scale=self._scale)
         try:
             context = self._fits.context()
-            parsed = [self._vectors.parse(context, message) for message in messages]
+            parsed = [ts.ckks_vector_from(context, message) for message in messages]
             # The first upload too is added to what fits: that it can be parsed proves too little.
             before = self._total or [self._fits] * self._chunks
             after = [total + vector for total, vector in zip(before, parsed, strict=True)]
@@ -211,14 +179,16 @@ class VectorSum:
         return _framed(self._total)
 
 
-def _context(scheme: Any, *, plain_modulus: int | None = None) -> Any:
-    return ts.context(
-        scheme,
+def _context(scale: float) -> Any:
+    """With fresh keys."""
+    made = ts.context(
+        ts.SCHEME_TYPE.CKKS,
         DEGREE,
-        plain_modulus=plain_modulus,
         coeff_mod_bit_sizes=list(PRIMES),
         encryption_type=ts.ENCRYPTION_TYPE.SYMMETRIC,  # whoever encrypts holds the key anyway
     )
+    made.global_scale = scale
+    return made
 
 
 def _serialized(context: Any, *, secret: bool) -> bytes:
@@ -246,7 +216,7 @@ def _framed(vectors: Iterable[Any]) -> Iterator[bytes]:
         yield message
 
 
-def _messages(body: memoryview, *, chunks: int, vectors: Vectors) -> list[bytes]:
+def _messages(body: memoryview, *, chunks: int, scale: float) -> list[bytes]:
     """The messages in a body, each of them held against the form that it must have."""
     messages, place = [], 0
     for _ in range(chunks):
@@ -259,18 +229,18 @@ def _messages(body: memoryview, *, chunks: int, vectors: Vectors) -> list[bytes]
         raise Malformed(f"the body has {len(body)} bytes, its frames are {place} long")
     # All of them before the first reaches native code.
     for message in messages:
-        _check(message, vectors)
+        _check(message, scale)
     return messages
 
 
-def _check(message: bytes, vectors: Vectors) -> None:
-    """Exactly: all slots in one ciphertext and our scale if there is one, each field once."""
+def _check(message: bytes, scale: float) -> None:
+    """Exactly: all slots in one ciphertext and our scale, each field once."""
     found = list(fields(message))
-    scale = [] if vectors.scale is None else [(_SCALE, struct.pack("<d", vectors.scale))]
-    if [number for number, _ in found[:2]] != [_SIZES, _CIPHERTEXT] or found[2:] != scale:
+    expected = (_SCALE, struct.pack("<d", scale))
+    if [number for number, _ in found[:2]] != [_SIZES, _CIPHERTEXT] or found[2:] != [expected]:
         raise Malformed("a vector has other fields or another scale")
     (_, sizes), (_, ciphertext) = found[:2]
-    if not isinstance(sizes, bytes) or varint(sizes, 0) != (vectors.slots, len(sizes)):
-        raise Malformed(f"a vector has not {vectors.slots} slots in one ciphertext")
+    if not isinstance(sizes, bytes) or varint(sizes, 0) != (SLOTS, len(sizes)):
+        raise Malformed(f"a vector has not {SLOTS} slots in one ciphertext")
     if not isinstance(ciphertext, bytes) or not 0 < len(ciphertext) <= _LONGEST:
         raise Malformed("a ciphertext has an impossible length")

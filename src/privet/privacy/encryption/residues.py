@@ -1,20 +1,20 @@
 """The arithmetic of encrypted sums, in numpy alone: no native parser sees what a client sent.
 
 Real numbers become integers of a few bits (digits), digits lie in coefficients, and coefficients
-and residues add up modulo t and q. The server adds the residues of the seeded layout and collects
-the seeds; a frame is one chunk of it: 4096 residues of 60 bits, packed in 7.5 bytes each, then
-seeds.
+and residues add up modulo t and q. The server adds residues and masked secrets. In a body stand the
+chunks, 4096 residues of 60 bits each, packed in 7.5 bytes, then a nonce, then the secret.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from privet.paged import paged_zeros
-from privet.privacy.encryption.backend import DEGREE, MODULUS
+from privet.privacy.encryption.backend import DEGREE, MODULUS, Mask
 from privet.privacy.encryption.errors import EncryptionError, Malformed, UploadRefused
 
 Integers = NDArray[np.uint64]
@@ -170,62 +170,68 @@ def coefficients_to_digits(coefficients: Integers, *, per_coefficient: int, bits
     return planes.reshape(-1)
 
 
-SEED_BYTES = 64
 C0_BYTES = int(PACKED_PER_COEFFICIENT * DEGREE)
+NONCE_BYTES = 16
+SECRET_BYTES = 2 * DEGREE
+"""Of a masked secret: numbers of 16 bits, least byte first."""
 
 Bytes = NDArray[np.uint8]
 
 
+@dataclass(frozen=True)
+class Frames:
+    """The body of an upload or a sum, as views of its bytes."""
+
+    packed: Bytes
+    """Residues, shape (chunks, 30720)."""
+    nonces: tuple[bytes, ...]
+    """One for each upload, 16 bytes that no other has."""
+    secret: Mask
+    """The masked secret, or the sum of such."""
+
+
+def read_frames(body: memoryview, *, chunks: int, clients: int) -> Frames:
+    """Raises Malformed for another length or a residue that is not below q."""
+    expected = chunks * C0_BYTES + clients * NONCE_BYTES + SECRET_BYTES
+    if len(body) != expected:
+        raise Malformed(f"the body has {len(body)} bytes, expected are {expected}")
+    content = np.frombuffer(body, dtype=np.uint8)
+    packed = content[: chunks * C0_BYTES].reshape(chunks, C0_BYTES)
+    # Before anything is added: `add` needs summands below q, and an upload counts whole or not.
+    if any(unpack(chunk).max() >= MODULUS for chunk in packed):
+        raise Malformed("a residue is not below the modulus")
+    nonces = content[chunks * C0_BYTES : -SECRET_BYTES].reshape(clients, NONCE_BYTES)
+    secret = content[-SECRET_BYTES:].view("<u2")
+    return Frames(packed, tuple(each.tobytes() for each in nonces), secret)
+
+
 class ResidueSum:
-    """A running sum of uploads: 32 kB a chunk, and 64 bytes a chunk and client."""
+    """A running sum of uploads: 32 kB a chunk, and 8 kB."""
 
     def __init__(self, chunks: int) -> None:
         self._total = paged_zeros((chunks, DEGREE), np.uint64)
-        self._seeds: list[Bytes] = []
+        self._secret: Mask = np.zeros(DEGREE, dtype=np.uint16)
+        self._nonces: list[bytes] = []
 
     def add(self, body: memoryview) -> None:
         """Add an upload; Malformed or UploadRefused leaves the sum as it was.
 
         Raises UploadRefused for an upload that was added before, under whatever name.
         """
-        packed, seeds = read_frames(body, chunks=len(self._total), seeds=1)
-        # Its ciphertexts once more, under another name, would count one silo's update twice. The
-        # seed is copied: a view would keep the whole upload in memory.
-        own = seeds[:, 0].copy()
-        if any((own == earlier).all(axis=1).any() for earlier in self._seeds):
-            raise UploadRefused("the upload repeats a ciphertext that is in the sum already")
-        for total, chunk in zip(self._total, packed, strict=True):
+        frames = read_frames(body, chunks=len(self._total), clients=1)
+        if frames.nonces[0] in self._nonces:
+            raise UploadRefused("the upload repeats one that is in the sum already")
+        for total, chunk in zip(self._total, frames.packed, strict=True):
             add(total, unpack(chunk), modulus=MODULUS, out=total)
-        self._seeds.append(own)
+        self._secret += frames.secret
+        self._nonces += frames.nonces
 
-    def add_plain(self, coefficients: Integers, *, plain_modulus: int) -> None:
-        """Add a plaintext that is known, shape (chunks * 4096,), each below t = `plain_modulus`.
-
-        As BFV encodes it: every coefficient m as q * m / t to the nearest integer, which takes as
-        much of the room for noise as the rounding in one more upload would.
-        """
-        for total, chunk in zip(self._total, coefficients.reshape(-1, DEGREE), strict=True):
-            add(total, lift(chunk, plain_modulus), modulus=MODULUS, out=total)
+    def unmask(self, correction: Mask) -> None:
+        """Add what takes the masks out of the sum of secrets, shape (4096,)."""
+        self._secret += correction
 
     def body(self) -> Iterator[bytes]:
-        """All frames: the sum of the residues, then the seeds of all summands."""
-        seeds = np.stack(self._seeds, axis=1)
-        for total, of in zip(self._total, seeds, strict=True):
-            yield pack(total)
-            yield of.tobytes()
-
-
-def read_frames(body: memoryview, *, chunks: int, seeds: int) -> tuple[Bytes, Bytes]:
-    """Packed residues, shape (chunks, 30720), and seeds, shape (chunks, seeds, 64), as views.
-
-    Raises Malformed for another length or a residue that is not below q.
-    """
-    frame = C0_BYTES + SEED_BYTES * seeds
-    if len(body) != chunks * frame:
-        raise Malformed(f"the body has {len(body)} bytes, expected are {chunks * frame}")
-    frames = np.frombuffer(body, dtype=np.uint8).reshape(chunks, frame)
-    packed = frames[:, :C0_BYTES]
-    # Before anything is added: `add` needs summands below q, and an upload counts whole or not.
-    if any(unpack(chunk).max() >= MODULUS for chunk in packed):
-        raise Malformed("a residue is not below the modulus")
-    return packed, frames[:, C0_BYTES:].reshape(chunks, seeds, SEED_BYTES)
+        """All frames: the sums of the residues, the nonces of all summands, the sum of secrets."""
+        yield from map(pack, self._total)
+        yield from self._nonces
+        yield self._secret.astype("<u2", copy=False).tobytes()

@@ -232,7 +232,7 @@ def _sealed_server(run: Run) -> Observer:
 
 def _colluders(run: Run, sealing: Sealing) -> Observer:
     """The server and silos that tell it all they know, the key included."""
-    if sealing.masks:
+    if sealing.masks and sealing.colluding:
         return _colluders_against_masks(run, sealing)
     name, sees = "The server together with one silo", "Every update of the epochs that the silo"
     sees = f"{sees} takes part in, one by one: {_updates(run)}s."

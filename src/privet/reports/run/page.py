@@ -156,12 +156,12 @@ def _keys(sealing: Sealing, outcome: EncryptionFacts | None) -> EncryptionFact:
 
 
 def _masks(sealing: Sealing) -> EncryptionFact:
-    if not sealing.masks:
+    if not (sealing.masks and sealing.colluding):
         return EncryptionFact(
             "Pairwise masks",
-            "no",
-            "A single silo that sides with the server lets it read every update of the epochs that "
-            "the silo takes part in: all silos hold the same key.",
+            "yes, withstand no silo" if sealing.masks else "no",
+            "A single silo that sides with the server lets it read every update of the rounds that "
+            "the silo takes part in.",
             caution=True,
         )
     many = counted(sealing.colluding, "silo")

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from privet.privacy.encryption.backend import DEGREE
 from privet.privacy.encryption.keys import Member, Roster, Session
-from privet.privacy.encryption.masks import MaskPlan, MaskRound, correction, least_threshold
+from privet.privacy.encryption.masks import MaskRound, RoundPlan, correction
 from privet.privacy.encryption.masks.rounds import Masked
-from privet.privacy.encryption.masks.shares import reduced
 from privet.privacy.ledger import SiloKey
 
 
 @dataclass
 class Group:
     identities: dict[str, SiloKey]
-    plan: MaskPlan
+    plan: RoundPlan
     rounds: dict[str, MaskRound]
     adverts: list[bytes]
     encrypted_shares: dict[str, dict[str, bytes]]
@@ -42,7 +42,7 @@ class Group:
         return {
             peer: encrypted_shares[name]
             for peer, encrypted_shares in self.encrypted_shares.items()
-            if peer != name
+            if peer != name and name in encrypted_shares
         }
 
     def reveals(self, survivors: Iterable[str]) -> list[bytes]:
@@ -58,43 +58,52 @@ class Group:
         assert who == tuple(survivors)
         return self.without(vector, self.added(self.masked, survivors))
 
+    @property
+    def threshold(self) -> int:
+        return self.plan.least(len(self.identities))
+
     def without(self, masks: np.ndarray, total: np.ndarray) -> np.ndarray:
-        return reduced(total + masks.reshape(total.shape), bits=self.plan.bits)
+        return total + masks
 
     def expected(self, survivors: Iterable[str]) -> np.ndarray:
         return self.added(self.values, survivors)
 
     def added(self, vectors: dict[str, np.ndarray], names: Iterable[str]) -> np.ndarray:
         """By Python's own numbers, one after the other."""
-        sums = [sum(map(int, column)) for column in zip(*(vectors[n] for n in names), strict=True)]
-        return np.array([value % 2**self.plan.bits for value in sums], dtype=np.uint64)
+        columns = zip(*(vectors[name].tolist() for name in names), strict=True)
+        return np.array([sum(column) % 2**16 for column in columns], dtype=np.uint16)
 
 
 def group_of(
     silos: int = 4,
     *,
-    count: int = 5,
-    bits: int = 47,
     round: int = 1,
     epoch: int = 1,
     colluding: int = 1,
-    threshold: int | None = None,
+    threshold: int = 2,
+    job: bytes = bytes(32),
+    model: bytes = bytes(32),
+    noise: str = "",
+    masked: bool = True,
+    records: int = 0,
     identities: dict[str, SiloKey] | None = None,
     values: dict[str, np.ndarray] | None = None,
 ) -> Group:
     names = [f"silo-{chr(ord('a') + i)}" for i in range(silos)]
     identities = identities or {name: SiloKey(Ed25519PrivateKey.generate()) for name in names}
     roster = Roster(tuple(Member(name, key.public) for name, key in identities.items()))
-    plan = MaskPlan(
+    plan = RoundPlan(
         session=Session(run="run-1", epoch=epoch, roster=roster),
         round=round,
-        threshold=threshold or least_threshold(silos, colluding=colluding),
-        count=count,
-        bits=bits,
+        job=job,
+        model=model,
+        noise=noise,
+        threshold=threshold,
         colluding=colluding,
+        masked=masked,
     )
     rounds = {
-        name: MaskRound.begin(plan=plan, name=name, identity=key)
+        name: MaskRound.begin(plan=plan, name=name, identity=key, records=records)
         for name, key in identities.items()
     }
     adverts = [each.advert() for each in rounds.values()]
@@ -106,13 +115,15 @@ def group_of(
         adverts=adverts,
         encrypted_shares={name: each.share(adverts) for name, each in rounds.items()},
         values=values
-        or {name: rng.integers(0, 2**bits, count, dtype=np.uint64) for name in identities},
+        or {name: rng.integers(0, 2**16, DEGREE, dtype=np.uint16) for name in identities},
         masked={},
         phases={},
     )
     for name, each in rounds.items():
-        group.masked[name] = each.mask(group.values[name], encrypted_shares=group.shares_for(name))
-        group.phases[name] = each._at(Masked)
+        mask = each.mask(group.shares_for(name))
+        if mask is not None:
+            group.masked[name] = group.values[name] + mask
+            group.phases[name] = each._at(Masked)
     return group
 
 

@@ -144,9 +144,9 @@ def test_rounds_on_disk(group, others, cases, tmp_path):
 
     def resume(message):
         path.write_bytes(message)
-        return MaskRound.resume(plan=group.plan, keep=path, **who)
+        return MaskRound.resume(session=group.plan.session, keep=path, **who)
 
-    elsewhere = [content(other) for other in others[:2]]
+    elsewhere = [content(others[1])]
     reject_all(content(group), elsewhere, resume, cases=cases // 2, error=KeyFileError)
 
 

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from privet.privacy.encryption.keys import KeysError
-from privet.privacy.encryption.masks import MaskError, MaskPlan, TooFewSilos, least_threshold
+from privet.privacy.encryption.masks import MaskError, RoundPlan, TooFewSilos, least_threshold
 
 
 def server_can_cheat(silos: int, threshold: int, colluding: int) -> bool:
@@ -41,8 +41,9 @@ def test_the_least_threshold_is_the_smallest_at_which_no_server_can_cheat(silos,
 @pytest.fixture
 def plan(group):
     def _plan(**changes):
-        return MaskPlan(
-            **{"session": group.plan.session, "round": 1, "threshold": 3, "count": 5} | changes
+        return RoundPlan(
+            **{"session": group.plan.session, "round": 1, "job": bytes(32), "model": bytes(32)}
+            | changes
         )
 
     return _plan
@@ -51,9 +52,6 @@ def plan(group):
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"bits": 0}, "bits = 0 is outside 1 to 64"),
-        ({"bits": 65}, "bits = 65 is outside 1 to 64"),
-        ({"count": 0}, "no coefficients"),
         ({"round": -1}, "round = -1 is outside"),
         ({"colluding": -1}, "colluding = -1 is outside"),
     ],
@@ -63,12 +61,15 @@ def test_a_plan_without_a_meaning_is_refused(plan, changes, problem):
         plan(**changes)
 
 
-def test_a_threshold_fits_the_silos_that_are_there(plan):
-    plan(threshold=3).check_silos(4)
-    with pytest.raises(MaskError, match="it must be 4 or more"):
-        plan(threshold=3).check_silos(5)
-    with pytest.raises(TooFewSilos, match="2 silos are fewer than the threshold of 3"):
-        plan(threshold=3).check_silos(2)
-    with pytest.raises(MaskError, match="cannot withstand"):
-        plan(threshold=2).check_silos(2)
-    plan(threshold=2, colluding=0).check_silos(2)
+def test_the_threshold_follows_from_who_is_there_and_is_raised_by_the_settings(plan):
+    assert [plan().least(silos) for silos in (3, 4, 5, 6, 16)] == [3, 3, 4, 4, 9]
+    assert plan(threshold=5).least(6) == 5
+    assert plan(colluding=0).least(2) == 2
+    assert plan(masked=False).least(2) == 2
+    with pytest.raises(TooFewSilos, match="6 silos are fewer than the threshold of 7"):
+        plan(threshold=7).least(6)
+    for few in (1, 2):
+        with pytest.raises(MaskError, match="cannot withstand"):
+            plan().least(few)
+    with pytest.raises(TooFewSilos, match="1 silos are fewer than the threshold of 2"):
+        plan(masked=False).least(1)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import pickle
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from privet.privacy.encryption.keys import KeyFileError, MessageError, RosterError
-from privet.privacy.encryption.masks import MaskError, MaskPlan, MaskRound, correction
+from privet.privacy.encryption.masks import MaskError, MaskRound, correction
 
 
 class Restarting:
@@ -19,10 +20,20 @@ class Restarting:
     def __init__(self, group, folder):
         self.group, self.folder = group, folder
         for name in group.identities:
-            MaskRound.begin(keep=self.path(name), **self.who(name))
+            self.begin(name)
+
+    def begin(self, name, **changes):
+        plan = replace(self.group.plan, **changes)
+        return MaskRound.begin(
+            plan=plan, name=name, identity=self.group.identities[name], keep=self.path(name)
+        )
 
     def who(self, name):
-        return {"plan": self.group.plan, "name": name, "identity": self.group.identities[name]}
+        return {
+            "session": self.group.plan.session,
+            "name": name,
+            "identity": self.group.identities[name],
+        }
 
     def path(self, name):
         return self.folder / f"{name}.masks"
@@ -37,11 +48,9 @@ class Restarting:
         adverts = list(self.all(MaskRound.advert).values())
         encrypted_shares = self.all(MaskRound.share, adverts)
         return adverts, {
-            name: self.silo(name).mask(
-                self.group.values[name],
-                encrypted_shares={
-                    peer: each[name] for peer, each in encrypted_shares.items() if peer != name
-                },
+            name: self.group.values[name]
+            + self.silo(name).mask(
+                {peer: each[name] for peer, each in encrypted_shares.items() if peer != name}
             )
             for name in self.group.identities
         }
@@ -85,32 +94,37 @@ def test_nothing_is_masked_twice(restarting):
     for step in (
         lambda silo: silo.advert(),
         lambda silo: silo.share([]),
-        lambda silo: silo.mask(restarting.group.values["silo-a"], encrypted_shares={}),
+        lambda silo: silo.mask({}),
         lambda silo: silo.reveal([]),
     ):
         with pytest.raises(MaskError, match="round 1 of masks is masked; this step is for one"):
             step(restarting.silo("silo-a"))
     with pytest.raises(MaskError, match="round 1 was masked already"):
-        MaskRound.begin(keep=restarting.path("silo-a"), **restarting.who("silo-a"))
+        restarting.begin("silo-a")
+    restarting.silo("silo-a").consent(restarting.group.identities)
     restarting.silo("silo-a").close()
     with pytest.raises(MaskError, match="round 1 was masked already"):
-        MaskRound.begin(keep=restarting.path("silo-a"), **restarting.who("silo-a"))
+        restarting.begin("silo-a")
 
 
 def test_before_that_a_round_can_begin_again_with_other_keys_and_another_plan(restarting, build):
     first = restarting.silo("silo-a")
     advert = first.advert()
-    first.share([restarting.silo(name).advert() for name in restarting.group.identities])
-    group = restarting.group
-    wider = MaskPlan(session=group.plan.session, round=1, threshold=3, count=7)
-    who = restarting.who("silo-a") | {"plan": wider}
-    again = MaskRound.begin(keep=restarting.path("silo-a"), **who)
+    adverts = [restarting.silo(name).advert() for name in restarting.group.identities]
+    first.share(adverts)
+    shares = {
+        name: restarting.silo(name).share(adverts)["silo-a"]
+        for name in restarting.group.identities
+        if name != "silo-a"
+    }
+    again = restarting.begin("silo-a", model=bytes([1]) * 32)
     assert again.advert() != advert
-    resumed = MaskRound.resume(keep=restarting.path("silo-a"), **who)
+    resumed = restarting.silo("silo-a")
     assert resumed.advert() == again.advert()
+    assert resumed.plan == again.plan != restarting.group.plan
     # The first attempt's process is still alive, and finds that it was overtaken.
     with pytest.raises(KeyFileError, match="changed meanwhile"):
-        first.close()
+        first.mask(shares)
 
 
 def test_a_server_that_asks_twice_at_once_gets_one_answer(restarting):
@@ -161,15 +175,14 @@ def test_a_step_that_fails_changes_nothing(restarting):
     silo.share([restarting.silo(name).advert() for name in restarting.group.identities])
 
 
-def test_the_round_of_another_silo_plan_or_session_is_not_resumed(restarting, build):
+def test_the_round_of_another_silo_or_session_is_not_resumed(restarting, build):
     group = restarting.group
-    other_plan = MaskPlan(session=group.plan.session, round=2, threshold=3, count=5)
-    other_epoch = build(3, identities=group.identities, epoch=2).plan
-    path = restarting.path("silo-a")
+    other = build(3, identities=group.identities, epoch=2).plan
+    path, session = restarting.path("silo-a"), group.plan.session
     for who in (
         restarting.who("silo-b"),
-        restarting.who("silo-a") | {"plan": other_plan},
-        restarting.who("silo-a") | {"plan": other_epoch},
+        restarting.who("silo-a") | {"session": other.session},
+        restarting.who("silo-a") | {"session": replace(session, run="run-2")},
     ):
         with pytest.raises(KeyFileError, match="refused"):
             MaskRound.resume(keep=path, **who)

@@ -65,7 +65,8 @@ def name_like(text: str) -> bool:
 def check_numbers(**named: int) -> None:
     """KeysError for a number that a message cannot carry."""
     for name, value in named.items():
-        if not 0 <= value <= LARGEST_NUMBER:
+        # To Python True == 1 == 1.0: a second name for what is possible once.
+        if type(value) is not int or not 0 <= value <= LARGEST_NUMBER:
             raise KeysError(f"{name} = {value} is outside 0 to {LARGEST_NUMBER}")
 
 

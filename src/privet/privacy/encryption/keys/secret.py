@@ -68,7 +68,7 @@ class SecretKey:
         self.digest = digest
         """Of the cipher's parameters, public."""
         self.lattice = lattice
-        """The library's own serialisation."""
+        """The library's own serialisation; empty for BFV."""
         self.tag = tag
 
     @classmethod

@@ -1,14 +1,14 @@
 """Pairwise masks: updates of which only the sum over enough silos can ever be seen.
 
-Secure aggregation with double masks (Bonawitz et al., CCS 2017, arXiv 1611.04482), inside the
-plaintext of the encryption. Every two silos share a mask that one adds and the other subtracts, and
-each silo adds one of its own. Both secrets are shared out among the silos beforehand, so that the
-masks can be taken out of the sum when silos have dropped out.
+Secure aggregation with double masks (Bonawitz et al., CCS 2017, arXiv 1611.04482), of the short
+secrets that uploads are encrypted under. Every two silos share a mask that one adds and the other
+subtracts, and each silo adds one of its own. What masks grow from is shared out among the silos
+beforehand, so that they can be taken out of the sum when silos have dropped out.
 
     statements  the plan that all agree on, with its bound on silos that side with the server;
                 adverts: fresh public keys and commitments; consents: one list of survivors
     shares      both secrets of each silo, shared and encrypted to the others; seeds and masks
-    unmasking   one share of one secret of each silo; the vector that takes the masks out of the sum
+    unmasking   one share of one secret of each silo; what takes the masks out of the sum
     rounds      a silo's steps in order, with its phases on disk
 
 Who learns what. The server works out the correction from the reveals and takes the masks out of a
@@ -27,16 +27,38 @@ in time.
 """
 
 from privet.privacy.encryption.errors import MaskError, TooFewSilos
-from privet.privacy.encryption.masks.rounds import MaskRound
-from privet.privacy.encryption.masks.statements import DEFAULT_BITS, MaskPlan, least_threshold
-from privet.privacy.encryption.masks.unmasking import correction
+from privet.privacy.encryption.masks.rounds import Closed, MaskRound
+from privet.privacy.encryption.masks.statements import (
+    Adverts,
+    RoundPlan,
+    check_confirmations,
+    gather_adverts,
+    least_threshold,
+    read_advert,
+    read_confirmation,
+    read_consent,
+    sum_label,
+    upload_parameters,
+    write_confirmation,
+)
+from privet.privacy.encryption.masks.unmasking import correction, read_reveal
 
 __all__ = [
-    "DEFAULT_BITS",
+    "Adverts",
+    "Closed",
     "MaskError",
-    "MaskPlan",
     "MaskRound",
+    "RoundPlan",
     "TooFewSilos",
+    "check_confirmations",
     "correction",
+    "gather_adverts",
     "least_threshold",
+    "read_advert",
+    "read_confirmation",
+    "read_consent",
+    "read_reveal",
+    "sum_label",
+    "upload_parameters",
+    "write_confirmation",
 ]

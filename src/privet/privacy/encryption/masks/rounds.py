@@ -23,32 +23,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-
+from privet.privacy.encryption.backend import Mask
 from privet.privacy.encryption.errors import KeyFileError, MaskError, MessageError, TooFewSilos
 from privet.privacy.encryption.keys.agreement import AgreementKey
-from privet.privacy.encryption.keys.roster import Field, Fields, counted, pack
+from privet.privacy.encryption.keys.roster import Field, Fields, Session, counted, pack
 from privet.privacy.encryption.keys.runkey import find_key, read_key, swap_key
 from privet.privacy.encryption.keys.secret import Secret
 from privet.privacy.encryption.masks.shares import (
     SECRET,
     SHARE,
-    Coefficients,
     HeldShares,
     add_stream,
+    no_mask,
     pair_sign,
     pair_stream,
     personal_commitment,
     personal_stream,
     read_share,
-    reduced,
     split,
     write_share,
 )
 from privet.privacy.encryption.masks.statements import (
     Advert,
     Adverts,
-    MaskPlan,
+    RoundPlan,
     check_consents,
     gather_adverts,
     write_advert,
@@ -62,18 +60,20 @@ from privet.privacy.ledger.keys import SiloKey
 class Advertised:
     """Keys and seed of one round, freshly made."""
 
-    plan: MaskPlan
+    plan: RoundPlan
     name: str
     cipher: AgreementKey
     """Encrypts shares to the others."""
     mask: AgreementKey
     personal: Secret
+    records: int = 0
 
     @classmethod
-    def fresh(cls, plan: MaskPlan, name: str) -> Advertised:
+    def fresh(cls, plan: RoundPlan, name: str, records: int) -> Advertised:
         return cls(
             plan=plan,
             name=name,
+            records=records,
             cipher=AgreementKey.generate(),
             mask=AgreementKey.generate(),
             personal=Secret.random(SECRET),
@@ -83,7 +83,8 @@ class Advertised:
     def advert(self) -> Advert:
         """What is said about them in public."""
         commitment = personal_commitment(self.plan, self.name, self.personal)
-        return Advert(self.name, self.cipher.public, self.mask.public, commitment)
+        keys = self.cipher.public, self.mask.public
+        return Advert(self.name, *keys, commitment, self.records)
 
     def share(self, messages: Iterable[bytes]) -> tuple[Shared, dict[str, bytes]]:
         """Deal both secrets to all silos that adverted in `messages`; encrypted, by recipient."""
@@ -92,10 +93,12 @@ class Advertised:
         if adverts.of(self.name) != self.advert:
             raise MessageError(f"the adverts hold another one of silo {self.name!r} than it made")
         places = {name: adverts.place(name) for name in adverts.members}
-        threshold = self.plan.threshold
+        threshold = adverts.threshold
         personal = split(self.personal, threshold=threshold, places=places.values())
         pair = split(self.mask.secret(), threshold=threshold, places=places.values())
         own = personal[places.pop(self.name)]
+        if not self.plan.masked:
+            return Shared(made=self, adverts=adverts, own=own), {}
         encrypted_shares = {
             name: write_share(
                 HeldShares(personal[place], pair[place]),
@@ -109,10 +112,11 @@ class Advertised:
         return Shared(made=self, adverts=adverts, own=own), encrypted_shares
 
     def fields(self) -> tuple[Field, ...]:
-        return self.cipher.secret().reveal(), self.mask.secret().reveal(), self.personal.reveal()
+        secrets = self.cipher.secret(), self.mask.secret(), self.personal
+        return *(secret.reveal() for secret in secrets), self.records
 
     @classmethod
-    def read(cls, fields: Fields, plan: MaskPlan, name: str) -> Advertised:
+    def read(cls, fields: Fields, plan: RoundPlan, name: str) -> Advertised:
         cipher, mask, personal = (Secret(fields.blob(size=SECRET)) for _ in range(3))
         return cls(
             plan=plan,
@@ -120,34 +124,33 @@ class Advertised:
             cipher=AgreementKey.from_secret(cipher),
             mask=AgreementKey.from_secret(mask),
             personal=personal,
+            records=fields.number(),
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shared:
-    """Ready to mask, once the others' encrypted shares are here."""
+    """Ready to upload, once the others' encrypted shares are here."""
 
     made: Advertised
     adverts: Adverts
     own: Secret
     """Its own share of its own personal seed; of its mask key it keeps none, being no dropout."""
 
-    def mask(
-        self, coefficients: Coefficients, encrypted_shares: Mapping[str, bytes]
-    ) -> tuple[Masked, Coefficients]:
-        """The coefficients under masks, given every other silo's encrypted share, by name."""
-        plan, name = self.made.plan, self.made.name
-        _check_coefficients(coefficients, plan)
+    def mask(self, encrypted_shares: Mapping[str, bytes]) -> tuple[Masked | Closed, Mask | None]:
+        """The silo's mask, given every other silo's encrypted share, by name."""
+        name = self.made.name
+        if not self.adverts.plan.masked:
+            return Closed(adverts=self.adverts, name=name, survivors=()), None
         # Everyone's shares must be here before anything is masked: a secret that too few silos hold
         # could never be rebuilt.
         held = {peer: self._opened(encrypted_shares, peer) for peer in self._peers}
-        masked = coefficients.flatten()  # a copy
-        add_stream(masked, personal_stream(self.adverts, name, self.made.personal), sign=1)
+        mask = no_mask()
+        add_stream(mask, personal_stream(self.adverts, name, self.made.personal), sign=1)
         for peer in self._peers:
             seed = pair_stream(self.adverts, name, self.made.mask, peer)
-            add_stream(masked, seed, sign=pair_sign(name, peer))
-        result = reduced(masked, bits=plan.bits).reshape(coefficients.shape)
-        return Masked(adverts=self.adverts, name=name, own=self.own, held=held), result
+            add_stream(mask, seed, sign=pair_sign(name, peer))
+        return Masked(adverts=self.adverts, name=name, own=self.own, held=held), mask
 
     @property
     def _peers(self) -> list[str]:
@@ -169,7 +172,7 @@ class Shared:
         return *self.made.fields(), *_written(self.adverts), self.own.reveal()
 
     @classmethod
-    def read(cls, fields: Fields, plan: MaskPlan, name: str) -> Shared:
+    def read(cls, fields: Fields, plan: RoundPlan, name: str) -> Shared:
         made = Advertised.read(fields, plan, name)
         adverts = _read_adverts(fields, plan)
         return cls(made=made, adverts=adverts, own=Secret(fields.blob(size=SHARE)))
@@ -177,7 +180,7 @@ class Shared:
 
 @dataclass(frozen=True, kw_only=True)
 class Masked:
-    """The masked coefficients have left; the shares of the others are kept."""
+    """The mask is used; the shares of the others are kept."""
 
     adverts: Adverts
     name: str
@@ -192,7 +195,7 @@ class Masked:
         below the threshold.
         """
         survivors = self.adverts.survivors(names)
-        threshold = self.adverts.plan.threshold
+        threshold = self.adverts.threshold
         if len(survivors) < threshold:
             raise TooFewSilos(
                 f"{len(survivors)} survivors are fewer than the threshold of {threshold}"
@@ -220,7 +223,7 @@ class Masked:
         return *_written(self.adverts), self.own.reveal(), *both
 
     @classmethod
-    def read(cls, fields: Fields, plan: MaskPlan, name: str) -> Masked:
+    def read(cls, fields: Fields, plan: RoundPlan, name: str) -> Masked:
         adverts, own = _read_adverts(fields, plan), Secret(fields.blob(size=SHARE))
         held = {
             member: HeldShares(Secret(fields.blob(size=SHARE)), Secret(fields.blob(size=SHARE)))
@@ -245,26 +248,29 @@ class Consented:
         return *_written(self.adverts), *counted(self.survivors), *shares
 
     @classmethod
-    def read(cls, fields: Fields, plan: MaskPlan, name: str) -> Consented:
+    def read(cls, fields: Fields, plan: RoundPlan, name: str) -> Consented:
         adverts = _read_adverts(fields, plan)
         survivors = adverts.survivors(fields.names())
         shares = {member: Secret(fields.blob(size=SHARE)) for member in adverts.members}
         return cls(adverts=adverts, name=name, survivors=survivors, shares=shares)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Closed:
-    """The round is over for this silo."""
+    """The silo has done its part; no secret of the round is left."""
 
-    plan: MaskPlan
+    adverts: Adverts
     name: str
+    survivors: tuple[str, ...]
+    """Whose sum was unmasked; empty where nothing is masked."""
 
     def fields(self) -> tuple[Field, ...]:
-        return ()
+        return *_written(self.adverts), *counted(self.survivors)
 
     @classmethod
-    def read(cls, _: Fields, plan: MaskPlan, name: str) -> Closed:
-        return cls(plan, name)
+    def read(cls, fields: Fields, plan: RoundPlan, name: str) -> Closed:
+        adverts = _read_adverts(fields, plan)
+        return cls(adverts=adverts, name=name, survivors=adverts.survivors(fields.names()))
 
 
 Phase = Advertised | Shared | Masked | Consented | Closed
@@ -272,28 +278,18 @@ PHASES: tuple[type[Phase], ...] = (Advertised, Shared, Masked, Consented, Closed
 """In the order in which they follow each other."""
 
 
-def _check_coefficients(coefficients: Coefficients, plan: MaskPlan) -> None:
-    if coefficients.dtype != np.uint64 or coefficients.size != plan.count:
-        raise MaskError(
-            f"masks are for {plan.count} numbers of type uint64, not for "
-            f"{coefficients.size} of type {coefficients.dtype}"
-        )
-    if plan.bits < 64 and int(coefficients.max()) >> plan.bits:
-        raise MaskError(f"a coefficient is not below 2^{plan.bits}")
-
-
 def _written(adverts: Adverts) -> tuple[Field, ...]:
     return len(adverts.messages), *adverts.messages
 
 
-def _read_adverts(fields: Fields, plan: MaskPlan) -> Adverts:
+def _read_adverts(fields: Fields, plan: RoundPlan) -> Adverts:
     return gather_adverts([fields.blob() for _ in range(fields.number())], plan=plan)
 
 
-_TITLE = "privet mask phase 1"
+_TITLE = "privet mask phase 2"
 _KIND = "masks"
 
-_Phase = TypeVar("_Phase", Advertised, Shared, Masked, Consented)
+_Phase = TypeVar("_Phase", Advertised, Shared, Masked, Consented, Closed)
 
 
 class MaskRound:
@@ -304,22 +300,28 @@ class MaskRound:
     KeyFileError when another process was quicker.
 
     `keep` is the file in which the round outlives the process (mode 0600); without it everything is
-    in memory, as a simulation needs it. It has a name of its own for every epoch and round, and
-    stays until the run is over: it is what remembers that something was masked already.
+    in memory. It has a name of its own for every epoch and round, and stays until the epoch is
+    over: it is what remembers that something was masked already.
     """
 
     def __init__(
-        self, phase: Phase, *, plan: MaskPlan, name: str, identity: SiloKey, keep: Path | None
+        self, phase: Phase, *, plan: RoundPlan, name: str, identity: SiloKey, keep: Path | None
     ) -> None:
         self._phase = phase
-        self._plan = plan
+        self.plan = plan
         self._name = name
         self._identity = identity
         self._keep = keep
 
     @classmethod
     def begin(
-        cls, *, plan: MaskPlan, name: str, identity: SiloKey, keep: Path | None = None
+        cls,
+        *,
+        plan: RoundPlan,
+        name: str,
+        identity: SiloKey,
+        records: int = 0,
+        keep: Path | None = None,
     ) -> MaskRound:
         """A round with fresh keys, in place of an attempt that has not masked anything yet.
 
@@ -327,7 +329,7 @@ class MaskRound:
         silos, could be told apart.
         """
         plan.session.check_identity(name, identity)
-        phase = Advertised.fresh(plan, name)
+        phase = Advertised.fresh(plan, name, records)
         if keep is not None:
             old = find_key(keep, kind=_KIND, session=plan.session)
             # While only shares are on their way nothing was masked, and the round may begin anew.
@@ -337,17 +339,30 @@ class MaskRound:
         return cls(phase, plan=plan, name=name, identity=identity, keep=keep)
 
     @classmethod
-    def resume(cls, *, plan: MaskPlan, name: str, identity: SiloKey, keep: Path) -> MaskRound:
+    def resume(cls, *, session: Session, name: str, identity: SiloKey, keep: Path) -> MaskRound:
         """The round as it was left; KeyFileError when there is none, or it is another one."""
-        plan.session.check_identity(name, identity)
-        secret = read_key(keep, kind=_KIND, session=plan.session)
-        phase = _phase(secret, plan, name, keep)
+        session.check_identity(name, identity)
+        secret = read_key(keep, kind=_KIND, session=session)
+        plan, phase = _left(secret, session, name, keep)
         return cls(phase, plan=plan, name=name, identity=identity, keep=keep)
+
+    @property
+    def adverts(self) -> Adverts:
+        """Everyone's adverts; MaskError before this silo has dealt its shares."""
+        if isinstance(self._phase, Advertised):
+            self._at(Shared)
+        assert not isinstance(self._phase, Advertised)
+        return self._phase.adverts
+
+    @property
+    def closed(self) -> Closed:
+        """The end of the round; MaskError before it."""
+        return self._at(Closed)
 
     def advert(self) -> bytes:
         """What the silo says in public, for everyone."""
         advert = self._at(Advertised).advert
-        return write_advert(advert, plan=self._plan, identity=self._identity)
+        return write_advert(advert, plan=self.plan, identity=self._identity)
 
     def share(self, adverts: Iterable[bytes]) -> dict[str, bytes]:
         """Encrypted shares for all other silos, by name, given everyone's adverts (and its own)."""
@@ -355,16 +370,14 @@ class MaskRound:
         self._move(phase)
         return encrypted_shares
 
-    def mask(
-        self, coefficients: Coefficients, *, encrypted_shares: Mapping[str, bytes]
-    ) -> Coefficients:
-        """`coefficients` plus masks modulo 2^bits, given the others' encrypted shares, by name.
+    def mask(self, encrypted_shares: Mapping[str, bytes]) -> Mask | None:
+        """What hides this silo's secret modulo 2^16, given the others' encrypted shares, by name.
 
-        By itself each masked number is uniform, whatever the coefficient is.
+        By itself each number is uniform. None, and the round is closed, where nothing is masked.
         """
-        phase, masked = self._at(Shared).mask(coefficients, encrypted_shares)
+        phase, mask = self._at(Shared).mask(encrypted_shares)
         self._move(phase)
-        return masked
+        return mask
 
     def consent(self, survivors: Iterable[str]) -> bytes:
         """The promise to unmask the sum of these silos and no other, for everyone.
@@ -390,10 +403,11 @@ class MaskRound:
 
     def close(self) -> None:
         """Forget all secrets of the round; that it took place is remembered."""
-        self._move(Closed(self._plan, self._name))
+        last = self._at(Consented)
+        self._move(Closed(adverts=last.adverts, name=self._name, survivors=last.survivors))
 
     def __repr__(self) -> str:
-        return f"MaskRound(round={self._plan.round}, name={self._name!r}, {_label(self._phase)})"
+        return f"MaskRound(round={self.plan.round}, name={self._name!r}, {_label(self._phase)})"
 
     def __reduce__(self) -> tuple[object, ...]:
         raise TypeError("a MaskRound is not copied or pickled; keep it in a file and resume it")
@@ -401,16 +415,16 @@ class MaskRound:
     def _at(self, kind: type[_Phase]) -> _Phase:
         if not isinstance(self._phase, kind):
             raise MaskError(
-                f"round {self._plan.round} of masks is {_label(self._phase)}; "
+                f"round {self.plan.round} of masks is {_label(self._phase)}; "
                 f"this step is for one that is {kind.__name__.lower()}"
             )
         return self._phase
 
     def _move(self, phase: Phase) -> None:
         if self._keep is not None:
-            old, new = (_secret(each, self._plan, self._name) for each in (self._phase, phase))
+            old, new = (_secret(each, self.plan, self._name) for each in (self._phase, phase))
             # Compare and swap: of two processes that were asked at once, one takes the step.
-            swap_key(self._keep, new, old=old, kind=_KIND, session=self._plan.session)
+            swap_key(self._keep, new, old=old, kind=_KIND, session=self.plan.session)
         self._phase = phase
 
 
@@ -418,7 +432,7 @@ def _label(phase: Phase) -> str:
     return type(phase).__name__.lower()
 
 
-def _secret(phase: Phase, plan: MaskPlan, name: str) -> Secret:
+def _secret(phase: Phase, plan: RoundPlan, name: str) -> Secret:
     return Secret(pack(_TITLE, _label(phase), name, *plan.facts, *phase.fields()))
 
 
@@ -430,16 +444,16 @@ def _kind(secret: Secret, keep: Path) -> type[Phase]:
     raise KeyFileError(f"{keep} holds no round of masks")
 
 
-def _phase(secret: Secret, plan: MaskPlan, name: str, keep: Path) -> Phase:
+def _left(secret: Secret, session: Session, name: str, keep: Path) -> tuple[RoundPlan, Phase]:
     kind = _kind(secret, keep)
     try:
         fields = Fields(secret.reveal(), _TITLE)
         fields.name()
         if fields.name() != name:
             raise fields.fault("it is another silo's")
-        plan.check(fields)
+        plan = RoundPlan.read(fields, session)
         phase = kind.read(fields, plan, name)
         fields.end()
     except MessageError as error:
         raise KeyFileError(f"{keep}: {error}") from None
-    return phase
+    return plan, phase

@@ -10,10 +10,10 @@ so a share has 33 bytes whatever the secret is. The shares of fewer than `thresh
 same distribution for every secret. A wrong share gives a wrong secret, or MessageError; whoever
 joins shares needs another way to know (here: a public key, or a commitment).
 
-A mask as long as an update is grown from a seed of 32 bytes that is bound to the round, the silos
-and all adverts: the keystream of ChaCha20 (RFC 8439), read as numbers of 64 bits, least byte first.
-Each number is uniform below 2^64, hence uniform modulo any 2^bits, and sums modulo 2^64 may be
-reduced at the end. A seed is used for one stream only, so the nonce is zero.
+A mask is grown from a seed of 32 bytes that is bound to the round, the silos and all adverts: the
+keystream of ChaCha20 (RFC 8439), read as 4096 numbers of 16 bits, least byte first. It hides the
+secret of an upload, whatever the length of the update. A seed is used for one stream only, so the
+nonce is zero.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from dataclasses import dataclass
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
-from numpy.typing import NDArray
 
+from privet.privacy.encryption.backend import DEGREE, Mask
 from privet.privacy.encryption.errors import MaskError, MessageError, TooFewSilos
 from privet.privacy.encryption.keys.agreement import AgreementKey, decrypt, derive, encrypt
 from privet.privacy.encryption.keys.roster import Fields, pack
 from privet.privacy.encryption.keys.secret import Secret
-from privet.privacy.encryption.masks.statements import Adverts, MaskPlan
+from privet.privacy.encryption.masks.statements import Adverts, RoundPlan
 
 PRIME = 2**256 + 297
 SECRET = 32
@@ -138,7 +138,7 @@ def _facts(adverts: Adverts, sender: str, recipient: str) -> bytes:
     return pack("privet mask share facts 1", sender, recipient, adverts.digest)
 
 
-def personal_commitment(plan: MaskPlan, name: str, personal: Secret) -> bytes:
+def personal_commitment(plan: RoundPlan, name: str, personal: Secret) -> bytes:
     """32 bytes that fix the personal seed of silo `name` and, it being random, do not show it."""
     facts = *plan.session.facts, *plan.facts, name
     return derive(personal, info=pack("privet personal commitment 1", *facts)).reveal()
@@ -161,24 +161,15 @@ def pair_sign(name: str, peer: str) -> int:
     return 1 if name < peer else -1
 
 
-Coefficients = NDArray[np.uint64]
-
-_BLOCK = 1 << 14
-"""Numbers at a time: what is added is still in the cache."""
-_ZEROS = bytes(8 * _BLOCK)
+def no_mask() -> Mask:
+    """Zeros, to which streams are added."""
+    return np.zeros(DEGREE, dtype=np.uint16)
 
 
-def add_stream(total: Coefficients, seed: Secret, *, sign: int) -> None:
-    """Add `sign` (1 or -1) times the stream of `seed` to `total`, shape (n,), modulo 2^64."""
+def add_stream(total: Mask, seed: Secret, *, sign: int) -> None:
+    """Add `sign` (1 or -1) times the stream of `seed` to `total`, modulo 2^16."""
     # 16 bytes of zeros: block counter and nonce, both from zero, as each seed has one stream.
     keystream = Cipher(ChaCha20(seed.reveal(), bytes(16)), mode=None).encryptor()
+    numbers = np.frombuffer(keystream.update(bytes(total.nbytes)), dtype="<u2")
     combine = np.add if sign > 0 else np.subtract
-    for start in range(0, total.size, _BLOCK):
-        block = total[start : start + _BLOCK]
-        numbers = np.frombuffer(keystream.update(_ZEROS[: block.nbytes]), dtype="<u8")
-        combine(block, numbers, out=block)
-
-
-def reduced(total: Coefficients, *, bits: int) -> Coefficients:
-    """`total` modulo 2^bits."""
-    return total & np.uint64(2**bits - 1)
+    combine(total, numbers, out=total)

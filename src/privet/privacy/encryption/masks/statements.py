@@ -1,9 +1,12 @@
-"""What the silos of a masked sum state in public, signed: the plan, their adverts, their consents.
+"""What the silos of a sum state in public, signed: adverts of a plan, consents, confirmations.
 
-An advert comes before the shares are dealt: two fresh public keys (one to encrypt shares, one for
-the masks) and a commitment to the personal seed, by which everyone can check later whether the seed
-was rebuilt rightly. All of it is for one round: a mask key that was rebuilt after a dropout must
-not have a second use.
+An advert comes before anything is trained: two fresh public keys (one to encrypt shares, one for
+the masks), a commitment to the personal seed, by which everyone can check later whether the seed
+was rebuilt rightly, and how many records the silo counts by. It is signed over the plan of the
+round: settings, round and global model as this silo has them. Whoever gathers the adverts refuses
+those of other plans, and all that follows (shares, upload, consent) is bound to the digest of all
+adverts. So the silos of a sum have the same model, settings and members, or part before they train.
+All of it is for one round: a mask key that was rebuilt after a dropout must not have a second use.
 
 A consent names the survivors: enough silos must have signed the same list before any of them
 reveals. Without it, a server could claim to some silos that a silo dropped out and to others that
@@ -24,6 +27,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 from privet.privacy.encryption.errors import MaskError, MessageError, TooFewSilos
 from privet.privacy.encryption.keys.agreement import read_public
@@ -38,8 +42,6 @@ from privet.privacy.encryption.keys.roster import (
     write_signed,
 )
 from privet.privacy.ledger.keys import SiloKey
-
-DEFAULT_BITS = 47
 
 
 def least_threshold(silos: int, *, colluding: int = 1) -> int:
@@ -59,53 +61,73 @@ def least_threshold(silos: int, *, colluding: int = 1) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskPlan:
-    """One masked sum; every message about it carries this, so that silos with other plans part."""
+class RoundPlan:
+    """What the silos of a round agree on before they train, and each finds by itself."""
 
     session: Session
     round: int
-    threshold: int
-    """Survivors without whom nothing is unmasked; dropouts beyond it lose the round."""
-    count: int
-    """Coefficients that are masked."""
-    bits: int = DEFAULT_BITS
-    """Coefficients are numbers modulo 2^bits, and so is their sum."""
+    job: bytes
+    """32 bytes, equal for silos that were given the same settings."""
+    model: bytes
+    """32 bytes, equal for silos that train from the same global model."""
+    noise: str = ""
+    """The noise multiplier that the server asks of all, as text; empty when it asks for none."""
+    threshold: int = 2
+    """Survivors without whom there is no sum; raised to what `colluding` needs."""
     colluding: int = 1
     """Silos that may side with the server without learning more than the sum."""
+    masked: bool = True
 
     def __post_init__(self) -> None:
-        check_numbers(
-            round=self.round, threshold=self.threshold, count=self.count, colluding=self.colluding
-        )
-        if not 1 <= self.bits <= 64:
-            raise MaskError(f"bits = {self.bits} is outside 1 to 64")
-        if self.count == 0:
-            raise MaskError("there are no coefficients to mask")
+        check_numbers(round=self.round, threshold=self.threshold, colluding=self.colluding)
 
     @property
     def facts(self) -> tuple[Field, ...]:
         """The fields with which a message says what it is about, besides the session."""
-        return self.round, self.threshold, self.count, self.bits, self.colluding
+        settings = self.threshold, self.colluding, int(self.masked)
+        return self.round, self.job, self.model, self.noise, *settings
 
     def check(self, fields: Fields) -> None:
         """Read `facts` and insist that they are these; MessageError otherwise."""
-        named = {"round": self.round, "threshold": self.threshold, "count": self.count}
-        for name, mine in (named | {"bits": self.bits, "colluding": self.colluding}).items():
-            theirs = fields.number()
-            if theirs != mine:
-                raise fields.fault(f"its maker masks with {name} = {theirs}, not {mine}")
+        for what, mine in zip(_FACTS, self.facts, strict=True):
+            theirs = fields.number() if isinstance(mine, int) else fields.blob()
+            if theirs != (mine.encode() if isinstance(mine, str) else mine):
+                raise fields.fault(f"its maker has another {what}")
 
-    def check_silos(self, silos: int) -> None:
-        """MaskError unless the threshold protects `silos` silos and can be reached by them."""
-        if silos < self.threshold:
-            raise TooFewSilos(f"{silos} silos are fewer than the threshold of {self.threshold}")
-        least = least_threshold(silos, colluding=self.colluding)
-        if self.threshold < least:
-            raise MaskError(
-                f"threshold = {self.threshold} does not protect {silos} silos of which "
-                f"{self.colluding} collude; it must be {least} or more"
-            )
+    @classmethod
+    def read(cls, fields: Fields, session: Session) -> Self:
+        """The plan whose `facts` follow, as this silo wrote them itself."""
+        round_, job, model = fields.number(), fields.blob(size=32), fields.blob(size=32)
+        noise, threshold, colluding = fields.blob().decode(), fields.number(), fields.number()
+        return cls(
+            session=session,
+            round=round_,
+            job=job,
+            model=model,
+            noise=noise,
+            threshold=threshold,
+            colluding=colluding,
+            masked=bool(fields.number()),
+        )
 
+    def least(self, silos: int) -> int:
+        """How many of `silos` must survive; MaskError when they are too few for any sum."""
+        least = least_threshold(silos, colluding=self.colluding) if self.masked else 2
+        least = max(least, self.threshold)
+        if silos < least:
+            raise TooFewSilos(f"{silos} silos are fewer than the threshold of {least}")
+        return least
+
+
+_FACTS = (
+    "round",
+    "job",
+    "global model",
+    "noise multiplier",
+    "threshold",
+    "number of colluding silos",
+    "word on masks",
+)
 
 ADVERT_TITLE = "privet mask advert 1"
 LARGEST_ADVERT = 1000
@@ -120,13 +142,15 @@ class Advert:
     cipher: bytes
     mask: bytes
     commitment: bytes
+    records: int = 0
+    """How many it has, where silos count by them; else 0."""
 
 
 @dataclass(frozen=True)
 class Adverts:
-    """The verified adverts of all silos that mask together; made by `gather_adverts`."""
+    """The verified adverts of all silos of a round; made by `gather_adverts`."""
 
-    plan: MaskPlan
+    plan: RoundPlan
     adverts: tuple[Advert, ...]
     """In the order of the roster."""
     messages: tuple[bytes, ...]
@@ -134,12 +158,35 @@ class Adverts:
 
     @cached_property
     def members(self) -> tuple[str, ...]:
-        """The silos that mask together."""
+        """The silos of the round."""
         return tuple(advert.name for advert in self.adverts)
 
     @cached_property
+    def threshold(self) -> int:
+        """Survivors without whom nothing is unmasked; dropouts beyond it lose the round."""
+        return self.plan.least(len(self.adverts))
+
+    def weight(self, name: str) -> float:
+        """How much silo `name` counts, in (0, 1]: 1 for the one with the most records, and for who
+        does not say how many it has. No silo counts more than all others together."""
+        most = self._most
+        return min(self.of(name).records or most, most) / most if most else 1.0
+
+    @cached_property
+    def _most(self) -> int:
+        """Records that one silo may count with: its number is its own word."""
+        records = sorted(advert.records for advert in self.adverts)
+        # Of two silos the other one's number would be the bound; they trust each other as it is.
+        return (
+            min(records[-1], sum(records[:-1]) or records[-1]) if len(records) > 2 else records[-1]
+        )
+
+    @cached_property
     def digest(self) -> bytes:
-        """32 bytes, equal for silos that saw the same adverts and have the same plan."""
+        """32 bytes, equal for silos that saw the same adverts: the transcript of the round so far.
+
+        Each advert was signed over the plan, which `gather_adverts` has compared.
+        """
         # Without the signatures: a silo can sign the same advert in more than one valid way.
         content = (hashlib.sha256(message[:-64]).digest() for message in self.messages)
         return hashlib.sha256(pack("privet mask adverts 1", *content)).digest()
@@ -163,25 +210,25 @@ class Adverts:
         return self.plan.session.roster.ordered(chosen)
 
 
-def write_advert(advert: Advert, *, plan: MaskPlan, identity: SiloKey) -> bytes:
+def write_advert(advert: Advert, *, plan: RoundPlan, identity: SiloKey) -> bytes:
     """The signed advert; RosterError when `identity` is not the silo's."""
-    values = *plan.facts, advert.cipher, advert.mask, advert.commitment
+    values = *plan.facts, advert.cipher, advert.mask, advert.commitment, advert.records
     return write_signed(
         ADVERT_TITLE, *values, session=plan.session, name=advert.name, identity=identity
     )
 
 
-def read_advert(message: bytes, *, plan: MaskPlan) -> Advert:
+def read_advert(message: bytes, *, plan: RoundPlan) -> Advert:
     """The advert in `message`; MessageError unless a silo made it for this plan."""
     name, fields = read_signed(message, ADVERT_TITLE, session=plan.session, most=LARGEST_ADVERT)
     plan.check(fields)
     cipher, mask = read_public(fields, name), read_public(fields, name)
-    advert = Advert(name, cipher, mask, fields.blob(size=32))
+    advert = Advert(name, cipher, mask, fields.blob(size=32), fields.number())
     fields.end()
     return advert
 
 
-def gather_adverts(messages: Iterable[bytes], *, plan: MaskPlan) -> Adverts:
+def gather_adverts(messages: Iterable[bytes], *, plan: RoundPlan) -> Adverts:
     """All adverts of a round.
 
     MessageError for a refused one or a silo's second one; MaskError when the plan does not protect
@@ -193,7 +240,7 @@ def gather_adverts(messages: Iterable[bytes], *, plan: MaskPlan) -> Adverts:
         if advert.name in found:
             raise MessageError(f"silo {advert.name!r} appears with two mask adverts")
         found[advert.name] = advert, message
-    plan.check_silos(len(found))
+    plan.least(len(found))
     ordered = [found[name] for name in plan.session.roster.ordered(found)]
     return Adverts(plan, tuple(each[0] for each in ordered), tuple(each[1] for each in ordered))
 
@@ -248,7 +295,64 @@ def check_consents(
         if name in names:
             raise MessageError(f"silo {name!r} appears with two consents")
         names.add(name)
-    if len(names) < adverts.plan.threshold:
+    if len(names) < adverts.threshold:
         raise TooFewSilos(
-            f"{len(names)} consents are fewer than the threshold of {adverts.plan.threshold}"
+            f"{len(names)} consents are fewer than the threshold of {adverts.threshold}"
         )
+
+
+def sum_label(adverts: Adverts) -> str:
+    """What uploads of the round are labelled with, and their tags are bound to: its transcript."""
+    session = adverts.plan.session
+    return f"{session.run}/{session.epoch}/{adverts.digest.hex()}"
+
+
+def upload_parameters(adverts: Adverts, cipher_digest: bytes) -> bytes:
+    """32 bytes that are equal where uploads can be added: of one cipher and one transcript."""
+    return hashlib.sha256(cipher_digest + adverts.digest).digest()
+
+
+CONFIRMATION_TITLE = "privet model confirmation 1"
+LARGEST_CONFIRMATION = 1000
+"""Bytes of a confirmation."""
+
+
+def write_confirmation(
+    round: int, model: bytes, *, session: Session, name: str, identity: SiloKey
+) -> bytes:
+    """The statement of silo `name` that it opened the sum of a round, and has this model of it."""
+    return write_signed(
+        CONFIRMATION_TITLE, round, model, session=session, name=name, identity=identity
+    )
+
+
+def check_confirmations(
+    messages: Iterable[bytes], *, session: Session, least: int
+) -> tuple[int, bytes]:
+    """The round and the model that at least `least` different silos confirmed, all the same.
+
+    With more of them than side with the server, one is honest: it had the model before from others
+    that were, and opened the sum itself. MessageError for a refused one, a second one of a silo,
+    different ones; TooFewSilos.
+    """
+    found: dict[str, tuple[int, bytes]] = {}
+    for message in messages:
+        name, stated = read_confirmation(message, session=session)
+        if name in found:
+            raise MessageError(f"silo {name!r} appears with two confirmations")
+        found[name] = stated
+    if len(found) < least:
+        raise TooFewSilos(f"{len(found)} silos confirmed the model: at least {least} must")
+    if len(set(found.values())) > 1:
+        raise MessageError("confirmations refused: they are of different models")
+    return next(iter(found.values()))
+
+
+def read_confirmation(message: bytes, *, session: Session) -> tuple[str, tuple[int, bytes]]:
+    """Who confirmed, and the round and the model; MessageError unless it is of this session."""
+    name, fields = read_signed(
+        message, CONFIRMATION_TITLE, session=session, most=LARGEST_CONFIRMATION
+    )
+    stated = fields.number(), fields.blob(size=32)
+    fields.end()
+    return name, stated

@@ -1,4 +1,4 @@
-"""From the reveals of enough survivors to the vector that takes the masks out of the sum.
+"""From the reveals of enough survivors to what takes the masks out of the sum.
 
 A reveal holds, for each silo, one share of ONE of its two secrets: of a survivor the share of its
 personal seed, of a dropped silo the share of its mask key. The format has no room for a second
@@ -12,24 +12,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from privet.privacy.encryption.backend import Mask
 from privet.privacy.encryption.errors import MessageError, TooFewSilos
 from privet.privacy.encryption.keys.agreement import AgreementKey
 from privet.privacy.encryption.keys.roster import Field, counted, read_signed, write_signed
 from privet.privacy.encryption.keys.secret import Secret
 from privet.privacy.encryption.masks.shares import (
     SHARE,
-    Coefficients,
     add_stream,
     join,
+    no_mask,
     pair_sign,
     pair_stream,
     personal_commitment,
     personal_stream,
-    reduced,
 )
 from privet.privacy.encryption.masks.statements import (
     Adverts,
-    MaskPlan,
+    RoundPlan,
     gather_adverts,
     read_survivors,
 )
@@ -74,11 +74,11 @@ def read_reveal(message: bytes, *, adverts: Adverts) -> Reveal:
 
 
 def correction(
-    *, plan: MaskPlan, adverts: Iterable[bytes], reveals: Iterable[bytes]
-) -> tuple[tuple[str, ...], Coefficients]:
-    """The survivors, and what is added to their masked sum modulo 2^bits to have the sum itself.
+    *, plan: RoundPlan, adverts: Iterable[bytes], reveals: Iterable[bytes]
+) -> tuple[tuple[str, ...], Mask]:
+    """The survivors, and what is added to their masked sum modulo 2^16 to have the sum itself.
 
-    Shape (count,), uint64 below 2^bits. TooFewSilos for fewer reveals than the threshold;
+    TooFewSilos for fewer reveals than the threshold;
     MessageError for a refused one, a silo's second one, ones that disagree about the survivors, and
     when a rebuilt secret is not the one that its silo adverted (some silo gave a wrong share, and
     it cannot be known which).
@@ -86,15 +86,15 @@ def correction(
     gathered = gather_adverts(adverts, plan=plan)
     found = _gather_reveals(reveals, gathered)
     survivors = found[0].survivors
-    total = np.zeros(plan.count, dtype=np.uint64)
+    total = no_mask()
     for name in gathered.members:
         shares = {gathered.place(each.name): each.shares[name] for each in found}
-        secret = _joined(shares, plan.threshold, name)
+        secret = _joined(shares, gathered.threshold, name)
         if name in survivors:
             _add_personal(total, gathered, name, secret)
         else:
             _add_pairs(total, gathered, name, secret, survivors)
-    return survivors, reduced(np.negative(total, out=total), bits=plan.bits)
+    return survivors, np.negative(total)
 
 
 def _gather_reveals(messages: Iterable[bytes], adverts: Adverts) -> list[Reveal]:
@@ -104,9 +104,9 @@ def _gather_reveals(messages: Iterable[bytes], adverts: Adverts) -> list[Reveal]
         if reveal.name in found:
             raise MessageError(f"silo {reveal.name!r} appears with two reveals")
         found[reveal.name] = reveal
-    if len(found) < adverts.plan.threshold:
+    if len(found) < adverts.threshold:
         raise TooFewSilos(
-            f"{len(found)} reveals are fewer than the threshold of {adverts.plan.threshold}"
+            f"{len(found)} reveals are fewer than the threshold of {adverts.threshold}"
         )
     # Shares of different lists would be of different secrets.
     if len({reveal.survivors for reveal in found.values()}) > 1:
@@ -121,7 +121,7 @@ def _joined(shares: dict[int, Secret], threshold: int, name: str) -> Secret:
         raise _wrong(name) from None
 
 
-def _add_personal(total: Coefficients, adverts: Adverts, name: str, personal: Secret) -> None:
+def _add_personal(total: Mask, adverts: Adverts, name: str, personal: Secret) -> None:
     """What survivor `name` added by itself."""
     # Found here, wrong shares cost the round; found by the tags, they would look like a forged sum
     # and cost the key as well.
@@ -131,7 +131,7 @@ def _add_personal(total: Coefficients, adverts: Adverts, name: str, personal: Se
 
 
 def _add_pairs(
-    total: Coefficients, adverts: Adverts, name: str, secret: Secret, survivors: tuple[str, ...]
+    total: Mask, adverts: Adverts, name: str, secret: Secret, survivors: tuple[str, ...]
 ) -> None:
     """What the survivors added on account of `name`, whose own update never came."""
     key = AgreementKey.from_secret(secret)

@@ -1,0 +1,198 @@
+"""A silo's part in one encrypted round, from the agreement before it to the unmasking after it.
+
+    advert    the signed plan of the round as this silo has it, with fresh public keys
+    share     shares of this silo's two secrets, encrypted to each of the others
+    (train    the update, masked and encrypted: see `SealedRound`)
+    consent   the promise to unmask the sum of these survivors and no other
+    reveal    its shares of what the survivors' sum needs
+
+Settings come from the job that the silo was given, never from the message: the server names an
+epoch, a round, a model that enough silos have confirmed, and who takes part, and every silo signs
+for what it was told before anything is trained.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from flwr.app import Context, Message, RecordDict
+
+from privet.client.keyring import Keyring, OutOfOrder, cipher_of, secret_of
+from privet.client.sealed import ModelHolder
+from privet.client.silo import Silo
+from privet.errors import ExperimentError
+from privet.experiment import Experiment
+from privet.privacy.encryption import Terms
+from privet.privacy.encryption.backend import Mask
+from privet.privacy.encryption.keys import sign_upload
+from privet.privacy.encryption.keys.roster import check_numbers
+from privet.privacy.encryption.masks import MaskRound, RoundPlan, sum_label, upload_parameters
+from privet.randomness import numpy_generator
+from privet.vectors import Vector
+from privet.wire import (
+    MASKS,
+    MaskAnswer,
+    MaskRequest,
+    ModelState,
+    Sealed,
+    SealedUpdate,
+    TrainRequest,
+    job_digest,
+    model_of,
+    noise_text,
+)
+
+log = logging.getLogger("privet.silo")
+
+
+def advert(
+    message: Message, context: Context, experiment: Experiment, records: int | None
+) -> RecordDict:
+    """Begin the round: the plan as this silo has it, with fresh keys, signed.
+
+    `records`: how many the silo counts by, where silos do.
+    """
+    holder, request = ModelHolder.of(context, experiment), MaskRequest.from_records(message.content)
+    keyring, (public, _) = holder.keyring, model_of(message.content)
+    if request.round <= keyring.memory().unmasked and not keyring.simulated:
+        raise OutOfOrder(f"this silo has unmasked the sum of round {request.round} already")
+    session = keyring.key(request.epoch).session
+    state = holder.receive(Sealed.of(message.content), public)
+    if state.round >= request.round:
+        raise OutOfOrder(f"round {request.round} of a model of round {state.round}")
+    settings = holder.encryption
+    plan = RoundPlan(
+        session=session,
+        round=request.round,
+        job=job_digest(experiment),
+        model=state.digest,
+        noise=noise_text(request.noise_multiplier),
+        threshold=settings.least_sum,
+        colluding=settings.colluding,
+        masked=settings.masked,
+    )
+    begun = MaskRound.begin(
+        plan=plan,
+        name=keyring.name,
+        identity=keyring.signer(),
+        records=records or 0,
+        keep=keyring.mask_file(request.epoch, request.round),
+    )
+    return MaskAnswer(begun.advert()).to_records()
+
+
+def share(message: Message, context: Context, experiment: Experiment) -> RecordDict:
+    """Deal shares to everyone who adverted the same plan."""
+    request, _, round_ = _resumed(message, context, experiment)
+    encrypted_shares = round_.share(request.messages)
+    return MaskAnswer(encrypted_shares=encrypted_shares).to_records()
+
+
+def consent(message: Message, context: Context, experiment: Experiment) -> RecordDict:
+    """Promise the survivors' sum, and no other of this round in any epoch."""
+    request, keyring, round_ = _resumed(message, context, experiment)
+    memory, base = keyring.memory(), round_.plan.model.hex()
+    survivors = tuple(sorted(request.survivors))
+    # Without noise two rounds from one model may have the same updates, and the sums of different
+    # silos differ by single ones. A round that silos could not open may be tried again.
+    if experiment.privacy is None and memory.summed == base and memory.survivors != survivors:
+        raise OutOfOrder("a sum of other silos' updates of this model was unmasked before")
+    promised = round_.consent(survivors)
+    # Before it leaves: an update of this round may be in one unmasked sum, whatever the epoch.
+    keyring.remember(unmasked=round_.plan.round, summed=base, survivors=survivors)
+    return MaskAnswer(promised).to_records()
+
+
+def reveal(message: Message, context: Context, experiment: Experiment) -> RecordDict:
+    """Give the shares that the promised sum needs, and forget the round's secrets."""
+    request, _, round_ = _resumed(message, context, experiment)
+    revealed = round_.reveal(request.messages)
+    # Before the answer is sent: secrets that were used must not wait for a server that asks again.
+    round_.close()
+    return MaskAnswer(revealed).to_records()
+
+
+@dataclass(frozen=True)
+class SealedRound:
+    """An encrypted round that this silo trains in: the model to begin with, and how to answer."""
+
+    holder: ModelHolder
+    state: ModelState
+    round: MaskRound
+    encrypted_shares: Mapping[str, bytes]
+    mask: Mask | None = None
+
+    @classmethod
+    def of(
+        cls, message: Message, context: Context, experiment: Experiment, request: TrainRequest
+    ) -> SealedRound:
+        """The round that a train message goes on with; OutOfOrder unless it is the one agreed on.
+
+        ExperimentError when the message has not gone through the agreement.
+        """
+        if MASKS not in message.content:
+            raise ExperimentError("the job has [encryption], and the round was not agreed on")
+        masks, _, round_ = _resumed(message, context, experiment)
+        plan, holder = round_.plan, ModelHolder.of(context, experiment)
+        if (plan.round, plan.job) != (request.round, job_digest(experiment)) or request.extras:
+            raise OutOfOrder(f"round {request.round} is not the one that was agreed on")
+        if plan.noise != noise_text(request.noise_multiplier):
+            raise OutOfOrder("another noise multiplier than was agreed on")
+        state = holder.models.find(plan.model)
+        if state is None:
+            raise OutOfOrder("the model that was agreed on is not kept here")
+        return cls(holder, state, round_, masks.encrypted_shares)
+
+    def joined(self) -> SealedRound:
+        """The same, with this silo's mask: from here on it uploads once, or drops out."""
+        mask = self.round.mask(self.encrypted_shares)
+        return SealedRound(self.holder, self.state, self.round, self.encrypted_shares, mask)
+
+    def seal(self, update: Vector, *, silo: Silo) -> SealedUpdate:
+        """The silo's update, encrypted and signed.
+
+        Rounding draws from the system, and repeatably in a simulation.
+        """
+        keyring, adverts = self.holder.keyring, self.round.adverts
+        cipher, plan = cipher_of(self.holder.encryption), adverts.plan
+        upload = cipher.encrypt(
+            update / self.state.scale,
+            key=secret_of(keyring.key(plan.session.epoch)),
+            terms=Terms(run=sum_label(adverts), round=plan.round, size=update.size, clamp=1.0),
+            weight=adverts.weight(keyring.name),
+            client=keyring.name,
+            rng=numpy_generator(silo.entropy(plan.round, use="rounding")),
+            mask=self.mask,
+        )
+        if upload.clipped:
+            # For the silo's own log alone: it says something of this one update.
+            log.warning("%d values have no room in the encoding and are cut off", upload.clipped)
+        statement = sign_upload(
+            upload.data,
+            session=plan.session,
+            name=keyring.name,
+            identity=keyring.signer(),
+            round=plan.round,
+            parameters=upload_parameters(adverts, cipher.digest),
+        )
+        return SealedUpdate(upload.data, statement)
+
+
+def _resumed(
+    message: Message, context: Context, experiment: Experiment
+) -> tuple[MaskRequest, Keyring, MaskRound]:
+    request, keyring = (
+        MaskRequest.from_records(message.content),
+        ModelHolder.of(context, experiment).keyring,
+    )
+    # Before a file is named by it: "1" would find the round 1 as well.
+    check_numbers(round=request.round)
+    round_ = MaskRound.resume(
+        session=keyring.key(request.epoch).session,
+        name=keyring.name,
+        identity=keyring.signer(),
+        keep=keyring.mask_file(request.epoch, request.round),
+    )
+    return request, keyring, round_

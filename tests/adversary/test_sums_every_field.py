@@ -1,0 +1,341 @@
+"""Every field of every message of an encrypted round, changed by a server, or by one silo.
+
+Fields and values are those of an honest run, so a new field joins by itself. Whatever is changed:
+what silos open and go on with is the mean of what they have trained, from one model, of one list of
+silos for each round; no silo uploads twice, consents twice, or goes on with a key that failed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+
+from privet.wire import CONFIRM
+from privet.wire.records import blob
+from sums_under_attack import Score, job, kind_of, name_of, run
+
+SHORT = job(rounds=2, encryption__rotate_every=1)
+"""Two rounds and two keys; one silo misses the first sum, so the model is carried to it."""
+PARTS = 100
+"""Of which one is looked at in every run of the suite, and all when there is time."""
+
+Values = dict[str, Any]
+"""Of the fields of one message, by record and key."""
+
+
+@dataclass
+class Mail:
+    """Messages of a run in order: numbered by kind and silo, with what each field was."""
+
+    reply: bool = False
+    seen: dict[tuple[str, str, int], Values] = field(default_factory=dict)
+
+    def number(self, kind: str, silo: str) -> int:
+        return sum(key[:2] == (kind, silo) for key in self.seen)
+
+    def note(self, message: Message) -> tuple[str, str, int]:
+        kind, silo = kind_of(message), name_of(message, reply=self.reply)
+        place = kind, silo, self.number(kind, silo)
+        self.seen[place] = dict(fields(message.content))
+        return place
+
+
+def fields(content: RecordDict) -> Iterator[tuple[str, Any]]:
+    for name, record in content.items():
+        for key, value in record.items():
+            yield f"{name}.{key}", value
+
+
+def absent(messages: list[Message]) -> list[list[Message]]:
+    """Silo d is not asked to train in the first round."""
+    first = {"kind": MessageType.TRAIN, "round": "1", "silo": "d"}
+    return [[each for each in messages if about(each) != first]]
+
+
+def about(message: Message) -> dict[str, str]:
+    """As the transport has it, whatever is inside."""
+    round_ = str(message.metadata.group_id)
+    return {"kind": kind_of(message), "round": round_, "silo": name_of(message)}
+
+
+@lru_cache(maxsize=2)
+def honest(*, reply: bool) -> Mail:
+    mail = Mail(reply)
+    with TemporaryDirectory() as out:
+        note = {"up" if reply else "down": lambda message: mail.note(message) and None}
+        score = run(Path(out), deliver=absent, experiment=SHORT, **note)  # type: ignore[arg-type]
+    assert score.wrong() == []
+    assert [each["skipped"] for each in score.entries] == [None, None, None]
+    assert not score.refused
+    return mail
+
+
+def other_values(value: Any) -> dict[str, Any]:
+    """The same type, another value."""
+    if isinstance(value, bool):
+        return {"not": not value}
+    if isinstance(value, int):
+        return {"more": value + 1, "less": value - 1, "huge": 2**62}
+    if isinstance(value, float):
+        return {"doubled": 2 * value, "nan": float("nan")}
+    if isinstance(value, bytes):
+        middle = len(value) // 2
+        flipped = value[:middle] + bytes([value[middle] ^ 1]) + value[middle + 1 :]
+        # A bit alone can be lost in the noise of an encryption; headers would hide the rest.
+        start = middle // 4
+        rest = bytes(byte ^ 0xFF if place % 5 == 0 else byte for place, byte in enumerate(value))
+        stirred = value[:start] + rest[start:]
+        return {"flipped": flipped, "stirred": stirred, "cut": value[:-1], "empty": b""}
+    if isinstance(value, str):
+        return {"other": value + "x"}
+    if isinstance(value, list):
+        if not value:
+            return {}
+        more = {"fewer": value[:-1], "first": value[:1], "twice": [*value, value[0]]}
+        element = next(iter(other_values(value[0]).values()))
+        return {**more, "turned": value[::-1], "altered": [element, *value[1:]], "none": []}
+    assert isinstance(value, Array)
+    return _other_arrays(value)
+
+
+def _other_arrays(value: Array) -> dict[str, Any]:
+    if value.stype == "bytes":
+        return {how: blob(each) for how, each in other_values(bytes(value.data)).items()}
+    vector = value.numpy()
+    changed = {"more": vector + 1, "nan": np.full_like(vector, np.nan), "cut": vector[:-1]}
+    return {how: Array(each) for how, each in changed.items()}
+
+
+def other_types(value: Any) -> dict[str, Any]:
+    if isinstance(value, bool):
+        return {"as a number": int(value), "as text": str(value)}
+    if isinstance(value, int):
+        return {
+            "as text": str(value),
+            "as float": float(value),
+            "as bool": True,
+            "as list": [value],
+        }
+    if isinstance(value, Array):
+        raw = bytes(value.data) if value.stype == "bytes" else value.numpy().tobytes()
+        kind = Array(np.frombuffer(raw, np.uint8)) if value.stype == "bytes" else blob(raw)
+        return {"as another array": kind}
+    if isinstance(value, list):
+        return {"as text": str(value), "of numbers": [1, 2]}
+    return {"as number": 3, "as list": [value]}
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is done to one field of one message, of one silo or of all."""
+
+    kind: str
+    silo: str
+    number: int
+    """Of the message, among those of its kind to this silo."""
+    field: str
+    how: str
+    all: bool = False
+    """The same lie to all silos, instead of to one."""
+
+    def __str__(self) -> str:
+        told = "all" if self.all else self.silo
+        return f"{self.kind.removeprefix('query.')}-{self.number}-{told}-{self.field}-{self.how}"
+
+    def about(self, place: tuple[str, str, int]) -> bool:
+        kind, silo, number = place
+        return (kind, number) == (self.kind, self.number) and (self.all or silo == self.silo)
+
+
+SEQUENCES = ("repeated", "late", "early again")
+FROM_OTHERS = ("another's", "swapped", "another round's")
+
+
+def changes(mail: Mail) -> list[Change]:
+    """All of them: at the last message of each kind that has the field, or the one of a silo."""
+    places: dict[tuple[str, str], tuple[str, int]] = {}
+    for (kind, silo, number), values in mail.seen.items():
+        for name in values:
+            name = "masks.from:*" if name.startswith("masks.from:") else name
+            name = f"{name.partition(':')[0]}:*" if ".for:" in name else name
+            best = places.get((kind, name), ("", -1))
+            # Not to silo a alone, which is the one that makes keys.
+            if (number, silo == "b") >= (best[1], best[0] == "b"):
+                places[kind, name] = silo, number
+    found = []
+    for (kind, name), (silo, number) in places.items():
+        value = pick(mail.seen[kind, silo, number], name)[1]
+        hows = [*other_values(value), *other_types(value), "missing", "record missing"]
+        for how, everyone in itertools.product(hows, (False, True)):
+            found.append(Change(kind, silo, number, name, how, everyone))
+        found += [Change(kind, silo, number, name, how) for how in FROM_OTHERS]
+    return found
+
+
+def sequences(mail: Mail) -> list[Change]:
+    kinds = {kind: (silo, number) for kind, silo, number in mail.seen if silo == "b"}
+    return [
+        Change(kind, silo, number, "", how)
+        for kind, (silo, number) in kinds.items()
+        for how in SEQUENCES
+    ]
+
+
+def pick(values: Values, name: str) -> tuple[str, Any]:
+    start, star, _ = name.partition("*")
+    for key, value in values.items():
+        if key == name or (star and key.startswith(start)):
+            return key, value
+    return "", None
+
+
+def put(content: RecordDict, name: str, value: Any) -> None:
+    record, _, key = name.partition(".")
+    if value is None:
+        if record in content and key in content[record]:
+            del content[record][key]
+        return
+    if record not in content:
+        content[record] = ArrayRecord() if isinstance(value, Array) else ConfigRecord()
+    try:
+        content[record][key] = value
+    except TypeError:  # a kind of value that this record cannot have
+        content[record] = ConfigRecord({key: "another kind of record"})
+
+
+class Changing:
+    """Applies a change to the traffic of a run, in one direction."""
+
+    def __init__(self, change: Change, *, reply: bool) -> None:
+        self.change, self.mail, self.reply = change, Mail(reply), reply
+        self._late: list[Message] = []
+
+    def __call__(self, message: Message) -> None:
+        place = self.mail.note(message)
+        if self.change.field and self.change.about(place):
+            self._change(message.content, self.mail.seen[place], place)
+
+    def _change(self, content: RecordDict, values: Values, place: tuple[str, str, int]) -> None:
+        how, (name, value) = self.change.how, pick(values, self.change.field)
+        if how == "record missing":
+            content.pop(self.change.field.partition(".")[0], None)
+        elif how == "missing":
+            put(content, name, None)
+        elif how in FROM_OTHERS:
+            other = self._of_another(place, name)
+            if other is not None:
+                put(content, name, other)
+        elif name:
+            made = {**other_values(value), **other_types(value)}
+            if how in made:
+                put(content, name, made[how])
+
+    def _of_another(self, place: tuple[str, str, int], name: str) -> Any:
+        kind, silo, number = place
+        if self.change.how == "another round's":
+            return pick(self.mail.seen.get((kind, silo, number - 1), {}), self.change.field)[1]
+        for (k, other, n), values in self.mail.seen.items():
+            if (k, n) == (kind, number) and other != silo:
+                return pick(values, self.change.field)[1] or values.get(name)
+        return None
+
+    def deliver(self, messages: list[Message]) -> list[list[Message]]:
+        """For changes of whole messages: again, late, or once more after the next one."""
+        (messages,) = absent(messages)
+        if self.change.how == "swapped" and not self.reply:
+            self._swap(messages)
+        late, self._late = self._late, []
+        found = [each for each in messages if self._is(each)] if not self.change.field else []
+        if self.change.how == "repeated" and found:
+            return [messages, found]
+        if self.change.how == "late" and found:
+            self._late = found
+            messages = [each for each in messages if each not in found]
+        if self.change.how == "early again" and found:
+            self._late = found
+        return [messages, late] if late else [messages]
+
+    def _is(self, message: Message) -> bool:
+        kind, silo = kind_of(message), name_of(message)
+        return self.change.about((kind, silo, self.mail.number(kind, silo) - 1))
+
+    def _swap(self, messages: list[Message]) -> None:
+        mine = [each for each in messages if self._is(each)]
+        others = [
+            each
+            for each in messages
+            if each not in mine and kind_of(each) in {kind_of(m) for m in mine}
+        ]
+        if not (mine and others):
+            return
+        one, two = mine[0].content, others[0].content
+        (a, first), (b, second) = (
+            pick(dict(fields(each)), self.change.field) for each in (one, two)
+        )
+        if a and b:
+            put(one, a, second)
+            put(two, b, first)
+
+
+def attacked(out: Path, change: Change, *, reply: bool) -> Score:
+    changing = Changing(change, reply=reply)
+    direction: dict[str, Callable[[Message], None]] = {"up" if reply else "down": changing}
+    if not reply:
+        return run(out, deliver=changing.deliver, experiment=SHORT, **direction)  # type: ignore[arg-type]
+    return run(out, deliver=absent, experiment=SHORT, **direction)  # type: ignore[arg-type]
+
+
+def part_of(found: list[Change], part: int) -> list[Change]:
+    """Some of each kind, in an order that does not change."""
+    shuffled = random.Random(17).sample(found, len(found))
+    return shuffled[part::PARTS]
+
+
+def wrong_after(found: list[Change], out: Path, *, reply: bool) -> dict[str, list[str]]:
+    """By change what went wrong; a promise that breaks is said with all that it breaks for."""
+    wrong = {}
+    for place, change in enumerate(found):
+        score = attacked(out / str(place), change, reply=reply)
+        again = [each for each in set(score.spoilt) if score.spoilt.count(each) > 1]
+        wrong[str(change)] = [*score.wrong(), *(f"{each} asked again" for each in again)]
+    return {change: each for change, each in wrong.items() if each}
+
+
+some = pytest.mark.parametrize(
+    "part", [0, *(pytest.param(each, marks=pytest.mark.slow) for each in range(1, PARTS))]
+)
+
+
+@some
+def test_whatever_a_server_changes_only_right_sums_are_gone_on_with(
+    tmp_path: Path, part: int
+) -> None:
+    mail = honest(reply=False)
+    found = part_of([*changes(mail), *sequences(mail)], part)
+    assert wrong_after(found, tmp_path, reply=False) == {}
+
+
+@some
+def test_whatever_one_silo_says_the_others_are_not_misled(tmp_path: Path, part: int) -> None:
+    """The round is void or goes on without it, and nobody trains twice in it."""
+    found = part_of([each for each in changes(honest(reply=True)) if not each.all], part)
+    assert wrong_after(found, tmp_path, reply=True) == {}
+
+
+def test_the_walk_meets_every_kind_of_message() -> None:
+    """Else it would be silent about one that it does not meet."""
+    from privet.client.app import _STEPS
+
+    kinds = {each.kind for each in changes(honest(reply=False))}
+    assert kinds >= {f"query.{step.__name__}" for step in _STEPS} | {"query.advert", CONFIRM}
+    assert kinds >= {MessageType.TRAIN, MessageType.EVALUATE}
