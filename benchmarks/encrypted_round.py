@@ -23,9 +23,9 @@ from torch import Tensor, nn
 SILOS, EXAMPLES = 10, 600
 WAYS = {
     "clear": {},
-    "sealed": {"encryption.scheme": "bfv"},
+    "sealed": {"encryption.scheme": "bfv", "encryption.pairwise_masks": False},
+    "masked": {"encryption.scheme": "bfv"},
     "compact": {"encryption.scheme": "bfv", "encryption.profile": "compact"},
-    "masked": {"encryption.scheme": "bfv", "encryption.pairwise_masks": True},
     "ckks": {"encryption.scheme": "ckks"},
 }
 

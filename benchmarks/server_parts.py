@@ -89,7 +89,7 @@ def answer_to(
 
 def exchange(link: Link, run: LiveRun, nodes: list[int], clock: Clock) -> None:
     """One message for each node and back."""
-    request = TrainRequest(round=1, lr=0.1, weights=np.zeros(PARAMETERS, np.float32)).to_records()
+    request = TrainRequest(round=1, weights=np.zeros(PARAMETERS, np.float32)).to_records()
     messages = [Message(request, node, "train", ttl=600.0) for node in nodes]
     many = len(nodes)
     clock.restart()
@@ -117,7 +117,7 @@ def exchange(link: Link, run: LiveRun, nodes: list[int], clock: Clock) -> None:
 
 def sweep(link: Link, run: LiveRun, nodes: list[int], clock: Clock) -> None:
     """What a coordinator asks every two seconds while it waits for everybody."""
-    request = TrainRequest(round=1, lr=0.1, weights=np.zeros(PARAMETERS, np.float32)).to_records()
+    request = TrainRequest(round=1, weights=np.zeros(PARAMETERS, np.float32)).to_records()
     sent = run.send([Message(request, node, "train", ttl=600.0) for node in nodes])
     clock.restart()
     for _ in range(10):

@@ -30,6 +30,8 @@ from privet.errors import ExperimentError
 from privet.simulations.grid import assume_identity
 from privet.tasks import load_task
 from privet.tasks.files import read_inside
+from privet.tasks.table import Table
+from privet.tasks.table_layout import TableOptions
 from privet.vectors import FlatModel
 from privet.wire import ENROL, TrainReply, TrainRequest
 from silo_holder import describing, holder
@@ -44,6 +46,7 @@ STAYS = {
     "ranges": {"age": [0, 110]},
     "categories": {"ward": ["north", "south"]},
 }
+OPTIONS = {key: value for key, value in STAYS.items() if key != "task"}
 SCHEMA = {key: value for key, value in STAYS.items() if key not in ("task", "file")}
 JOB = {"dataset": "records", **SCHEMA}
 WIDTH = 2 + 3  # age and whether it is missing; two wards and a missing one
@@ -245,6 +248,36 @@ def test_what_is_not_covered_counts_as_missing_and_a_strange_class_leaves_the_re
     dropping = {**node(folder / "dropping", {**STAYS, "missing": "drop"})}
     dropping["data-dir"] = str(folder / "data")
     assert inputs(dropping, {**JOB, "missing": "drop"}) == [[0, 1, 0, 0], [1, 1, 0, 0]]
+
+
+def test_of_each_person_one_row_is_used_and_nobody_elses_rows_decide_which(folder: Path) -> None:
+    described = {**STAYS, "person": "patient"}
+    rows = [f"{20 + i},{'north' if i % 2 else 'south'},home,{i // 3}" for i in range(30)]
+    rows += ["50,north,died,", "51,north,died,7.0", "52,north,died,Ann", "53,south,died, Ann "]
+
+    def used(lines: list[str], name: str) -> list[list[float]]:
+        header = "age,ward,outcome,patient"
+        (folder / "data" / "stays.csv").write_text("\n".join([header, *lines]) + "\n")
+        (folder / name).mkdir()
+        silo = {**node(folder / name, described), "data-dir": str(folder / "data")}
+        return sorted(inputs(silo))
+
+    whole = used(rows, "whole")
+    assert len(whole) == 11  # 0 to 9, and Ann; a row of nobody is left out
+    for number, patient in enumerate(["0", "5", "Ann"]):
+        left = [row for row in rows if row.split(",")[3].strip() not in (patient, f"{patient}.0")]
+        fewer = used(left, f"without {number}")
+        assert len(fewer) == 10
+        assert all(row in whole for row in fewer)
+    assert used(rows[::-1], "turned") == whole
+
+
+def test_a_column_of_persons_is_the_holders_alone(folder: Path) -> None:
+    with pytest.raises(ExperimentError, match="cannot be a feature"):
+        TableOptions.of({**OPTIONS, "person": "age"})
+    with pytest.raises(ExperimentError, match="only the description of a holder's table has it"):
+        Table(**{**OPTIONS, "person": "patient"})
+    assert "data.person" in refused(node(folder), {**JOB, "person": "patient"})
 
 
 def test_numbers_and_truth_values_are_words_however_a_file_writes_them(folder: Path) -> None:

@@ -76,6 +76,8 @@ def _private(coverage: Coverage) -> Iterator[str]:
     yield f"{coverage.records:,} records to train on"
     if coverage.left_out:
         yield f"{coverage.left_out:,} records are left out: no class that is listed, or a gap"
+    if coverage.repeated:
+        yield f"{coverage.repeated:,} records are left out: the person has another, or is nobody"
     if coverage.broken:
         yield f"{coverage.broken:,} lines are left out: not as many cells as the header has"
     for column, words in coverage.uncovered.items():

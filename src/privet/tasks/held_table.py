@@ -7,11 +7,12 @@ from whole columns: one odd cell would change how others are read, and its error
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,6 +46,8 @@ class Coverage:
     """Rows without a class, or with a gap where `missing` is "drop"."""
     broken: int
     """Lines with another number of cells than the header, or with a quote too many."""
+    repeated: int = 0
+    """Rows that could be trained on, of persons of whom another one is, or of nobody."""
     uncovered: Mapping[str, Counter[str]] = field(default_factory=dict)
     """By column: values that are no number or no listed word, with how often they are there."""
 
@@ -55,11 +58,14 @@ class HeldTable(Table):
     What the description does not cover counts as missing: text among numbers, infinite numbers,
     words that are no category, and absent cells. `missing` says what becomes of that record. A
     record whose class is none of `classes` is left out, as is a line with another number of cells
-    than the header. All rows of `file` or `files` train; rows of `test_file` test.
+    than the header. With `person`, of each person one row is used, found from their rows alone; a
+    row of nobody is left out. All rows of `file` or `files` train; rows of `test_file` test.
 
     Files lie in the data folder, links out of it are not followed. Raises ExperimentError for
     options that leave something open to the records, DataError for a file that is no table at all.
     """
+
+    held = True
 
     def __init__(
         self, *, model: str | None = None, data_dir: Path | None = None, **options: object
@@ -69,7 +75,7 @@ class HeldTable(Table):
             raise ExperimentError("a table on real silos is described in full")
 
     def train_data(self) -> Examples:
-        rows = self._all_rows(self.file_names())
+        rows = self._one_of_each(self._all_rows(self.file_names()))
         own = scale_of(rows.numbers, self._layout.numeric, self._options.ranges)
         return self._encoded(rows, {None: own}, ())
 
@@ -87,21 +93,22 @@ class HeldTable(Table):
 
     def coverage(self) -> Coverage:
         """What the description leaves out of the files to train on."""
-        records = rows = broken = 0
+        rows = broken = 0
         found = {name: Counter[str]() for name in self._readers}
         for name in self.file_names():
             columns, lost = self._columns(name)
             broken += lost
             values = self._values(columns)
-            records += len(self._rows(values))
             rows += len(values[self._options.target])
-            for column, cells in columns.items():
-                pairs = zip(cells, values[column], strict=True)
+            for column in self._readers:
+                pairs = zip(columns[column], values[column], strict=True)
                 found[column].update(
                     str(cell) for cell, value in pairs if cell is not None and value is None
                 )
         seen = {name: words for name, words in found.items() if words}
-        return Coverage(records, rows - records, broken, seen)
+        usable = self._all_rows(self.file_names())
+        records = len(self._one_of_each(usable))
+        return Coverage(records, rows - len(usable), broken, len(usable) - records, seen)
 
     @cached_property
     def _readers(self) -> dict[str, Callable[[object], float | str | None]]:
@@ -121,7 +128,20 @@ class HeldTable(Table):
         return list(options.files or ())
 
     def _all_rows(self, names: Sequence[str]) -> Rows:
-        return Rows.joined([self._rows(self._values(self._columns(name)[0])) for name in names])
+        return Rows.joined([self._rows(self._columns(name)[0]) for name in names])
+
+    def _one_of_each(self, rows: Rows) -> Rows:
+        """One row a person, whichever of them hashes lowest: no other person's rows decide that."""
+        if self._options.person is None:
+            return rows
+        chosen: dict[str, tuple[bytes, int]] = {}
+        for place, whose in enumerate(rows.silo):
+            if whose is not None:
+                row = rows.numbers[place].tobytes(), *rows.labels[place], rows.targets[place]
+                drawn = hashlib.sha256(repr(row).encode()).digest(), place
+                chosen[whose] = min(chosen.get(whose, drawn), drawn)
+        found = rows.at(np.array(sorted(place for _, place in chosen.values()), dtype=np.int64))
+        return replace(found, silo=np.full(len(found), None, dtype=object))
 
     def _columns(self, name: str) -> tuple[dict[str, Column], int]:
         """The columns of a file that are in use, and how many of its lines are broken.
@@ -129,10 +149,12 @@ class HeldTable(Table):
         DataError when one of the columns is not there.
         """
         columns, broken = read_columns(read_inside(self._data_dir, name), name)
-        for column in self._readers:
+        person = self._options.person
+        used = [*self._readers, *([person] if person else [])]
+        for column in used:
             if column not in columns:
                 raise DataError(f"{name} has no column {column!r}")
-        return {column: columns[column] for column in self._readers}, broken
+        return {column: columns[column] for column in used}, broken
 
     def _values(self, columns: Mapping[str, Column]) -> dict[str, list[float | str | None]]:
         return {
@@ -140,7 +162,9 @@ class HeldTable(Table):
             for name, read in self._readers.items()
         }
 
-    def _rows(self, values: Mapping[str, list[float | str | None]]) -> Rows:
+    def _rows(self, columns: Mapping[str, Column]) -> Rows:
+        """Those that can be trained on; of the persons, where the description has a column."""
+        values = self._values(columns)
         layout, target = self._layout, values[self._options.target]
         numbers = np.empty((len(target), len(layout.numeric)))
         labels = np.empty((len(target), len(layout.vocabularies)), dtype=object)
@@ -156,7 +180,19 @@ class HeldTable(Table):
         if self._options.missing == "drop":
             gaps = labels == None  # noqa: E711 - `is` would not go element by element
             kept &= ~np.isnan(numbers).any(axis=1) & ~gaps.any(axis=1)
-        return Rows(numbers, labels, targets, np.full(len(target), None, dtype=object)).at(kept)
+        whose = np.full(len(target), None, dtype=object)
+        if self._options.person:
+            whose[:] = [
+                cell if cell is None else _name(cell) for cell in columns[self._options.person]
+            ]
+        return Rows(numbers, labels, targets, whose).at(kept)
+
+
+def _name(cell: object) -> str:
+    """Whose a row is, by the text of a cell; "7.0" is 7, as whole numbers are written at times."""
+    text = label_text(cell)
+    whole, point, zeros = text.partition(".")
+    return whole if point and whole.isdigit() and not zeros.strip("0") else text
 
 
 def reader_of(words: Sequence[str]) -> Callable[[object], str | None]:

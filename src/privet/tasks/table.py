@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from privet.errors import DataError
+from privet.errors import DataError, ExperimentError
 from privet.tasks.columns import Frame, Standardiser, in_order, read_frame, scale_of
 from privet.tasks.table_layout import Layout, Rows, TableOptions
 from privet.tasks.task import (
@@ -63,6 +63,9 @@ class Table(Classification):
     Raises ExperimentError for settings, DataError (file, column, row count) for what files hold.
     """
 
+    held = False
+    """Whether a data holder describes it."""
+
     def __init__(
         self, *, model: str | None = None, data_dir: Path | None = None, **options: object
     ) -> None:
@@ -70,6 +73,8 @@ class Table(Classification):
         named_model("table", self._model, _MODELS)
         self._options = TableOptions.of(options)
         self._data_dir = data_dir
+        if self._options.person and not self.held:
+            raise ExperimentError("data.person: only the description of a holder's table has it")
 
     def model(self) -> nn.Module:
         width, classes = self._layout.width, len(self._layout.classes)

@@ -49,6 +49,9 @@ class TableOptions(BaseModel):
     numeric: list[str] | None = None
     """Columns to use as numbers. With `numeric` or `categorical` no other column is used."""
     categorical: list[str] | None = None
+    person: str | None = None
+    """At a silo: the column that says whose each row is. One row a person is used, so that epsilon
+    is a person's."""
     missing: Literal["impute", "drop", "refuse"] = "impute"
     ranges: dict[str, tuple[float, float]] = {}
     """Public [lowest, highest] value of numeric columns."""
@@ -74,9 +77,11 @@ class TableOptions(BaseModel):
             raise ValueError("data.silo and data.files exclude each other: each file is a silo")
         if self.test_file and "test_fraction" in self.model_fields_set:
             raise ValueError("data.test_file and data.test_fraction exclude each other")
-        for name in (self.target, self.silo):
+        for name in (self.target, self.silo, self.person):
             if name in (self.numeric or []) + (self.categorical or []):
-                raise ValueError(f"column {name!r} cannot be a feature and the target or silo")
+                raise ValueError(
+                    f"column {name!r} cannot be a feature and the target, silo or person"
+                )
         both = set(self.numeric or []) & set(self.categorical or [])
         if both:
             raise ValueError(f"column {min(both)!r} is in data.numeric and in data.categorical")
