@@ -395,10 +395,10 @@ def test_an_encrypted_sum_of_other_silos_than_the_ledgers_say(sealed_run: Path) 
 
 def test_the_last_sum_says_itself_whose_it_is(sealed_run: Path) -> None:
     told = next(c for c in audited(sealed_run).claims if c.id == "encryption.sums")
-    assert told.evidence[0].startswith("the sum in the checkpoint names the same")
+    assert told.evidence[0] == "2 silos of round 3 signed for the model in the checkpoint"
     history(sealed_run, lambda lines: lines[-1]["participants"].pop())
     told = next(c for c in audited(sealed_run).claims if c.id == "encryption.sums")
-    assert any("the sum in the checkpoint is of" in line for line in told.evidence)
+    assert any("the model in the checkpoint was confirmed by" in each for each in told.evidence)
 
 
 def test_an_encrypted_sum_of_fewer_silos_than_were_asked_for(sealed_run: Path) -> None:

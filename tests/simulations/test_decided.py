@@ -84,7 +84,7 @@ def test_the_same_settings_share_it(reference: Path, tmp_path: Path) -> None:
         {"training__class_weights": [1.0] * 9 + [2.0]},
         {"rounds": 3},
         {"federation__dropout": 1e-9},
-        {"encryption__scheme": "bfv"},
+        {"encryption__scheme": "bfv", "encryption__colluding": 0},
     ],
     ids=str,
 )

@@ -7,6 +7,7 @@ every fall, and at the end: between two of these no moment was worse.
 
 from __future__ import annotations
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -15,15 +16,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from privet.audits.claims import Claim, judged, unknown
 from privet.audits.evidence import Evidence, JobLedger
 from privet.audits.ledgers import Account
 from privet.audits.record import Findings, by_ledgers
+from privet.errors import PrivetError
 from privet.files import demand_file
 from privet.privacy.accounting.events import Segment
-from privet.privacy.encryption.header import read_header
+from privet.privacy.encryption.keys import Session, load_roster
+from privet.privacy.encryption.masks import read_confirmation
 from privet.privacy.ledger import Charge, Entry, Limit
 from privet.privacy.ledger.costs import epsilon_of, parts_of
 from privet.privacy.ledger.history import moment
@@ -350,7 +353,8 @@ def _part_faults(parts: tuple[Segment, ...], plan: Mapping[str, Any]) -> Iterato
             yield f"noise multiplier {part.noise_multiplier:g}, below the plan's {noise}"
 
 
-_SUM = "sealed.now"
+_FACTS = "sealed.facts"
+_ROSTER = "keys/roster.toml"
 
 
 def claims_of_sums(run: Evidence) -> Iterator[Claim]:
@@ -395,28 +399,34 @@ def _sum_faults(run: Evidence, line: RoundRecord, *, least: int) -> Iterator[str
 
 
 def _last_sum(run: Evidence) -> tuple[str | None, str | None]:
-    """What the last sum in the checkpoint says of itself: a fault, or a remark."""
-    clients = _clients(run.folder / CHECKPOINT)
+    """Who confirmed the model in the checkpoint, by their signatures: a fault, or a remark."""
+    found = _confirmed(run.folder)
     summed = [line for line in run.lines[1:] if not line.skipped]
-    if clients is None or not summed:
+    if found is None or not summed:
         return None, None
-    last = summed[-1]
-    if clients != tuple(sorted(last.participants)):
+    (round_, names), last = found, summed[-1]
+    if round_ != last.round or not set(names) <= set(last.participants):
         return (
-            f"round {last.round}: the sum in the checkpoint is of {', '.join(clients)}, and the "
-            f"history names {', '.join(sorted(last.participants))}",
+            f"round {last.round}: the model in the checkpoint was confirmed by {', '.join(names)} "
+            f"in round {round_}, and the history names {', '.join(sorted(last.participants))}",
             None,
         )
-    return None, f"the sum in the checkpoint names the same {len(clients)} silos as the history"
+    return None, f"{len(names)} silos of round {round_} signed for the model in the checkpoint"
 
 
-def _clients(checkpoint: Path) -> tuple[str, ...] | None:
-    """Whose uploads the last sum is of; None where it is not there or cannot be read."""
+def _confirmed(folder: Path) -> tuple[int, tuple[str, ...]] | None:
+    """Round and signers of the checkpoint's model; None where they cannot be checked here."""
     try:
-        with safe_open(demand_file(checkpoint), framework="np") as file:
-            if _SUM not in file.keys():  # noqa: SIM118
-                return None
-            content = file.get_tensor(_SUM).tobytes()
-        return read_header(content)[0].clients if content else None
-    except Exception:  # a damaged checkpoint is not part of the record
+        with safe_open(demand_file(folder / CHECKPOINT), framework="np") as file:
+            facts = json.loads(file.get_tensor(_FACTS).tobytes())
+        roster = load_roster(folder / _ROSTER)
+        session = Session(run=facts["run"], epoch=facts["confirmed_in"], roster=roster)
+        stated = [
+            read_confirmation(bytes.fromhex(each), session=session)
+            for each in facts["confirmations"]
+        ]
+        rounds = {round_ for _, (round_, _) in stated}
+        return (rounds.pop(), tuple(name for name, _ in stated)) if len(rounds) == 1 else None
+    # A damaged checkpoint is not part of the record.
+    except (PrivetError, SafetensorError, OSError, ValueError, KeyError, TypeError):
         return None

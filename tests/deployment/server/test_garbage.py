@@ -120,8 +120,6 @@ ENROLMENTS: list[dict[str, Any]] = [
     {"silo": "silo-0", "index": 0, "rounds": b"\x00"},
     {"silo": "silo-0", "index": 0, "rounds": -5},
     {"silo": "silo-0", "index": 0, "rounds": float("nan")},
-    {"silo": "silo-0", "index": 0, "records": "many"},
-    {"silo": "silo-0", "index": 0, "records": 0},
     {"silo": "silo-0", "index": "0"},
     {"silo": [1, 2], "index": 0},
     {"silo": b"silo-0", "index": 0},

@@ -29,6 +29,7 @@ silos = 2
 [training]
 lr = 0.5
 [encryption]
+colluding = 0
 [sweep]
 seeds = 2
 baselines = ["pooled"]
