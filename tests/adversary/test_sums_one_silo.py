@@ -95,11 +95,11 @@ def test_the_clamp_stays_within_what_a_model_may_have() -> None:
     state = ModelState.first(np.zeros(3, np.float32), (2, 1), momentum=False)
     for round_ in range(1, 40):
         mean = np.repeat(state.clamps, state.sizes).astype(np.float32)
-        state = state_after(state, round_, mean, strategy=strategy, salt=bytes(32))
+        state = state_after(state, round_, mean, silos=4, strategy=strategy, salt=bytes(32))
     assert state.clamps.max() == 2.0**30
     for round_ in range(40, 120):
         mean = np.zeros(3, np.float32)
-        state = state_after(state, round_, mean, strategy=strategy, salt=bytes(32))
+        state = state_after(state, round_, mean, silos=4, strategy=strategy, salt=bytes(32))
     assert state.clamps.min() == 2.0**-30
 
 
@@ -347,7 +347,7 @@ def test_the_error_is_below_a_hundredth_of_the_update_once_clamps_follow(largest
         mean = (opened.mean * state.scale).astype(np.float32)
         true = np.mean(updates, axis=0)
         errors.append(float(np.linalg.norm(mean - true) / np.linalg.norm(true)))
-        state = state_after(state, round_, mean, strategy=strategy, salt=bytes(32))
+        state = state_after(state, round_, mean, silos=4, strategy=strategy, salt=bytes(32))
     print(f"largest {largest}:", " ".join(f"{100 * error:.2f}%" for error in errors))
     assert errors[0] < 0.02
     assert max(errors[2:]) < 0.01

@@ -168,7 +168,7 @@ class SealedRound:
         )
         if upload.clipped:
             # For the silo's own log alone: it says something of this one update.
-            log.warning("%d values have no room in the encoding and are cut off", upload.clipped)
+            log.info("%d values have no room in the encoding and are cut off", upload.clipped)
         statement = sign_upload(
             upload.data,
             session=plan.session,

@@ -61,16 +61,23 @@ log = logging.getLogger("privet.silo")
 _BLOB_TITLE = "privet sealed model 1"
 
 
-CLAMP_OVER_LARGEST = 6.0
-"""Room for a silo's update, over the largest value of the last mean."""
+_ROOM, _ROOM_FOR_NOISE = 6.0, 4.0
+"""What an update has room for, over the largest value of the last mean; noise of one silo is larger
+than that of the mean by the root of their number."""
 _MOST_GROWTH = 4.0
 _SMALLEST_CLAMP, _LARGEST_CLAMP = 2.0**-30, 2.0**30
 
 
 def state_after(
-    state: ModelState, round_: int, mean: Vector, *, strategy: Strategy, salt: bytes
+    state: ModelState,
+    round_: int,
+    mean: Vector,
+    *,
+    silos: int,
+    strategy: Strategy,
+    salt: bytes,
 ) -> ModelState:
-    """The model that the mean of a round's updates makes."""
+    """The model that the mean of a round's updates makes, of so many silos."""
     before = state.before if state.before.size else state.weights
     moved = strategy.proposal(state.weights + mean, now=state.weights, before=before)
     return replace(
@@ -78,18 +85,17 @@ def state_after(
         round=round_,
         weights=moved,
         before=state.weights if state.before.size else state.before,
-        clamps=_next_clamps(state, mean),
+        clamps=_next_clamps(state, mean, silos),
         salt=salt,
     )
 
 
-def _next_clamps(state: ModelState, mean: Vector) -> NDArray[np.float64]:
+def _next_clamps(state: ModelState, mean: Vector, silos: int) -> NDArray[np.float64]:
     """By what the mean was, within what one round may change: one silo could inflate it."""
+    room = max(_ROOM, _ROOM_FOR_NOISE * math.sqrt(silos))
     parts = np.split(mean, np.cumsum(state.sizes)[:-1])
     largest = (float(np.abs(part).max(initial=0.0)) for part in parts)
-    wanted = [
-        2.0 ** math.ceil(math.log2(CLAMP_OVER_LARGEST * each)) if each else 0.0 for each in largest
-    ]
+    wanted = [2.0 ** math.ceil(math.log2(room * each)) if each else 0.0 for each in largest]
     low, high = state.clamps / _MOST_GROWTH, state.clamps * _MOST_GROWTH
     clamps: NDArray[np.float64] = np.clip(wanted, low, high)
     return clamps.clip(_SMALLEST_CLAMP, _LARGEST_CLAMP)
@@ -319,7 +325,14 @@ def _opened_state(
     _check(opened, adverts, ended.survivors)
     salt = derive(key.transport, info=pack("privet model salt 1", adverts.digest)).reveal()
     mean = (opened.mean * before.scale).astype(np.float32)
-    state = state_after(before, adverts.plan.round, mean, strategy=holder.strategy, salt=salt)
+    state = state_after(
+        before,
+        adverts.plan.round,
+        mean,
+        silos=len(opened.clients),
+        strategy=holder.strategy,
+        salt=salt,
+    )
     if not np.isfinite(state.weights).all():
         raise Tampered
     return state

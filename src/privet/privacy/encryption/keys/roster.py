@@ -32,7 +32,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -381,10 +381,15 @@ def read_signed(message: bytes, title: str, *, session: Session, most: int) -> t
     # Session and name come first: they say whose signature it must be. All else waits for it.
     session.check(fields)
     name = fields.name()
-    body, signature = message[:-SIGNATURE], message[-SIGNATURE:]
-    if not signed_by(_identity(session, name, fields), body, signature.hex()):
+    if not _signed(_identity(session, name, fields), message):
         raise fields.fault(f"the signature is not that of silo {name!r}")
     return name, fields
+
+
+# Everybody reads everybody's messages, at several steps of a round.
+@lru_cache(maxsize=1024)
+def _signed(identity: str, message: bytes) -> bool:
+    return signed_by(identity, message[:-SIGNATURE], message[-SIGNATURE:].hex())
 
 
 def _identity(session: Session, name: str, fields: Fields) -> str:

@@ -26,7 +26,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Self
 
 from privet.privacy.encryption.errors import MaskError, MessageError, TooFewSilos
@@ -234,6 +234,12 @@ def gather_adverts(messages: Iterable[bytes], *, plan: RoundPlan) -> Adverts:
     MessageError for a refused one or a silo's second one; MaskError when the plan does not protect
     this many silos, TooFewSilos when they are fewer than its threshold.
     """
+    return _gathered(tuple(messages), plan)
+
+
+# A silo reads them anew at every step of a round, and hundreds of signatures take their time.
+@lru_cache(maxsize=8)
+def _gathered(messages: tuple[bytes, ...], plan: RoundPlan) -> Adverts:
     found: dict[str, tuple[Advert, bytes]] = {}
     for message in messages:
         advert = read_advert(message, plan=plan)
