@@ -133,6 +133,13 @@ def test_a_model_in_the_train_message_is_not_trained_from(server: MaliciousServe
     assert np.array_equal(seal["state"].weights, server.first)
 
 
+def test_tensors_of_another_model_than_the_tasks_are_not_trained(server: MaliciousServer) -> None:
+    """Where the tensors of the public first model end, every silo knows by its own task."""
+    agreed = server.agree(1, sealed=Sealed(1, sizes=(sum(server.flat.sizes),)))
+    assert set(refusals(server.train(agreed))) == set(server.names)
+    assert server.score.seals == []
+
+
 def test_extras_for_the_rule_are_refused_with_encryption(server: MaliciousServer) -> None:
     """A control variate is added to every gradient: as good as a model of one's own."""
     from privet.wire import MaskRequest, TrainRequest

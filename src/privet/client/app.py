@@ -147,7 +147,7 @@ def _train_round(message: Message, context: Context) -> Generator[LocalTraining,
         )
     # Before anything is charged: a round that was not agreed on costs nothing.
     with _stage("keys"):
-        weights, sealed = _model(message, context, experiment, request)
+        weights, sealed = _model(message, context, experiment, request, silo)
     # Not a plain `with`: to be refused belongs to the stage "guard", and the permit outlives that.
     with ExitStack() as stack:
         with _stage(REFUSED):
@@ -254,12 +254,12 @@ def _train(
 
 
 def _model(
-    message: Message, context: Context, experiment: Experiment, request: TrainRequest
+    message: Message, context: Context, experiment: Experiment, request: TrainRequest, silo: Silo
 ) -> tuple[Vector, SealedRound | None]:
     """What is trained from; with encryption the round that the silos have agreed on."""
     if experiment.encryption is None:
         return _in_the_clear(request.weights), None
-    sealed = SealedRound.of(message, context, experiment, request)
+    sealed = SealedRound.of(message, context, experiment, request, sizes=silo.model().sizes)
     return sealed.state.weights, sealed
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flwr.app import Context, Message, RecordDict
 
@@ -126,11 +126,18 @@ class SealedRound:
 
     @classmethod
     def of(
-        cls, message: Message, context: Context, experiment: Experiment, request: TrainRequest
+        cls,
+        message: Message,
+        context: Context,
+        experiment: Experiment,
+        request: TrainRequest,
+        *,
+        sizes: tuple[int, ...],
     ) -> SealedRound:
         """The round that a train message goes on with; OutOfOrder unless it is the one agreed on.
 
-        ExperimentError when the message has not gone through the agreement.
+        `sizes` are those of the tensors of the task's model. ExperimentError when the message has
+        not gone through the agreement.
         """
         if MASKS not in message.content:
             raise ExperimentError("the job has [encryption], and the round was not agreed on")
@@ -143,12 +150,15 @@ class SealedRound:
         state = holder.models.find(plan.model)
         if state is None:
             raise OutOfOrder("the model that was agreed on is not kept here")
+        # Of the first model the server says them; this silo knows them by its own task.
+        if state.sizes != sizes:
+            raise OutOfOrder("the model that was agreed on has other tensors than the task's")
         return cls(holder, state, round_, masks.encrypted_shares)
 
     def joined(self) -> SealedRound:
         """The same, with this silo's mask: from here on it uploads once, or drops out."""
         mask = self.round.mask(self.encrypted_shares)
-        return SealedRound(self.holder, self.state, self.round, self.encrypted_shares, mask)
+        return replace(self, mask=mask)
 
     def seal(self, update: Vector, *, silo: Silo) -> SealedUpdate:
         """The silo's update, encrypted and signed.
