@@ -409,3 +409,21 @@ def test_a_server_cannot_have_two_sums_of_one_round_unmasked(tmp_path: Path) -> 
     assert asked
     assert "could not be taken out" in entries[1]["skipped"]
     assert entries[1]["accuracy"] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("masks", [None, False])
+def test_two_silos_are_encrypted_only_with_a_word_that_says_it(
+    tmp_path: Path, masks: bool | None
+) -> None:
+    """Each can work out the other's update from the sum, masked or not."""
+
+    def lose_the_third(reply: Message) -> None:
+        if "enrolment" in reply.content and reply.metadata.src_node_id == 4:
+            reply.content["enrolment"]["index"] = "none"
+
+    job = SETTINGS.with_settings({"encryption.pairwise_masks": masks, "rounds": 1})
+    with pytest.raises(PrivetError, match=r"encryption\.colluding = 1 with 2 silos"):
+        run(tmp_path / "refused", up=lose_the_third, experiment=job)
+    trusted = job.with_settings({"encryption.colluding": 0})
+    entries = run(tmp_path / "trusted", up=lose_the_third, experiment=trusted)
+    assert entries[1]["participants"] == ["north", "south"]

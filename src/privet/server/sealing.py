@@ -144,8 +144,14 @@ class SealedModel:
     def prepare(self, round_: int, cohort: Cohort) -> list[Failure]:
         """A new key where one is due; silos that could not be given it are named.
 
-        Raises ExperimentError for more silos than one sum can hold, before any of them trains.
+        Raises ExperimentError for more silos than one sum can hold, and for so few that one could
+        work out another's update, before any of them trains.
         """
+        if len(cohort) < self._encryption.colluding + 2:
+            raise ExperimentError(
+                f"encryption.colluding = {self._encryption.colluding} with {len(cohort)} silos: "
+                "one could work out another's update from the sum; 0 says that all are trusted"
+            )
         most = self._cipher.facts.max_clients
         if len(cohort) > most:
             raise ExperimentError(
