@@ -20,14 +20,13 @@ from dataclasses import dataclass, replace
 from flwr.app import Context, Message, RecordDict
 
 from privet.client.keyring import Keyring, OutOfOrder, cipher_of, secret_of
-from privet.client.sealed import ModelHolder
+from privet.client.sealed import ModelHolder, resumed
 from privet.client.silo import Silo
 from privet.errors import ExperimentError
 from privet.experiment import Experiment
 from privet.privacy.encryption import Terms
 from privet.privacy.encryption.backend import Mask
 from privet.privacy.encryption.keys import sign_upload
-from privet.privacy.encryption.keys.roster import check_numbers
 from privet.privacy.encryption.masks import MaskRound, RoundPlan, sum_label, upload_parameters
 from privet.randomness import numpy_generator
 from privet.vectors import Vector
@@ -193,16 +192,6 @@ class SealedRound:
 def _resumed(
     message: Message, context: Context, experiment: Experiment
 ) -> tuple[MaskRequest, Keyring, MaskRound]:
-    request, keyring = (
-        MaskRequest.from_records(message.content),
-        ModelHolder.of(context, experiment).keyring,
-    )
-    # Before a file is named by it: "1" would find the round 1 as well.
-    check_numbers(round=request.round)
-    round_ = MaskRound.resume(
-        session=keyring.key(request.epoch).session,
-        name=keyring.name,
-        identity=keyring.signer(),
-        keep=keyring.mask_file(request.epoch, request.round),
-    )
-    return request, keyring, round_
+    request = MaskRequest.from_records(message.content)
+    keyring = ModelHolder.of(context, experiment).keyring
+    return request, keyring, resumed(keyring, request)

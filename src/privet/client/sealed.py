@@ -34,7 +34,7 @@ from privet.privacy.encryption import Malformed, OpenedSum, Tampered
 from privet.privacy.encryption.errors import MessageError
 from privet.privacy.encryption.keys import Secret
 from privet.privacy.encryption.keys.agreement import decrypt, derive, encrypt
-from privet.privacy.encryption.keys.roster import Fields, pack
+from privet.privacy.encryption.keys.roster import Fields, check_numbers, pack
 from privet.privacy.encryption.keys.runkey import RunKey
 from privet.privacy.encryption.masks import (
     Adverts,
@@ -269,13 +269,7 @@ def confirm(message: Message, context: Context, experiment: Experiment) -> Recor
     holder = ModelHolder.of(context, experiment)
     request, asked = MaskRequest.from_records(message.content), SumToOpen.of(message.content)
     keyring = holder.keyring
-    key = keyring.key(request.epoch)
-    round_ = MaskRound.resume(
-        session=key.session,
-        name=keyring.name,
-        identity=keyring.signer(),
-        keep=keyring.mask_file(request.epoch, request.round),
-    )
+    key, round_ = keyring.key(request.epoch), resumed(keyring, request)
     ended = round_.closed
     before = holder.models.find(round_.plan.model)
     if before is None:
@@ -293,6 +287,18 @@ def confirm(message: Message, context: Context, experiment: Experiment) -> Recor
     )
     model = holder.carry(state, key) if asked.carry else None
     return MaskAnswer(confirmation, model=model).to_records()
+
+
+def resumed(keyring: Keyring, request: MaskRequest) -> MaskRound:
+    """The round that a message is about, as this silo left it."""
+    # Before a file is named by it: "1" would find the round 1 as well.
+    check_numbers(round=request.round)
+    return MaskRound.resume(
+        session=keyring.key(request.epoch).session,
+        name=keyring.name,
+        identity=keyring.signer(),
+        keep=keyring.mask_file(request.epoch, request.round),
+    )
 
 
 _last: dict[tuple[str, bytes, bytes, bytes], ModelState] = {}
