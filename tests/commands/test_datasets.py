@@ -154,6 +154,7 @@ def test_a_first_description_marks_what_it_learned_from_records(
     assert made["ranges"] == {"body mass": [20.5, 49.5], "sex": [0, 1]}
     assert 'Left out: "patient", every value is another whole number' in out
     assert 'Left out: "site", one value only.' in out
+    assert '# person = "..."' in out
     learned = [line.split(".")[0].split(" ")[0] for before, line in _pairs(out) if _marks(before)]
     assert learned == ["classes", "ranges", "ranges", "categories"]
     told = [line for before, line in _pairs(out) if not _marks(before) and line[:1] != "#"]

@@ -62,6 +62,7 @@ def _lines(
     for column, kind in kinds.items():
         if kind not in ("numeric", "categorical"):
             yield f"# Left out: {_value(column)}, {kind}."
+    yield '# person = "..."  # a column that says whose each row is: one row a person is used'
     yield 'missing = "impute"  # or "drop": leave out a record that lacks a value'
     yield _LEARNED
     yield f"classes = {_value(classes)}"
