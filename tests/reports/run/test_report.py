@@ -1073,7 +1073,7 @@ def test_the_number_of_records_is_told_for_weights_or_by_the_account(tmp_path: P
         return rows(page_of(sample, tmp_path / name))[SERVER]
 
     plain = samples.Sample(private=False, rounds=4, faults=0)
-    by_records = "how many records each silo holds (told at enrolment, for weights)"
+    by_records = "how many records each silo holds (told before each round, for weights)"
     assert by_records in told("examples", samples.seal(plain))
     plain = samples.Sample(private=False, rounds=4, faults=0)
     uniform = told("uniform", samples.seal(plain, uniform=True))

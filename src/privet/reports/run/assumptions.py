@@ -198,7 +198,7 @@ def _sent(run: Run) -> str:
     if run.sealing is None:
         return "It is sent to the server as the silo’s weight"
     if run.sealing.by_records:
-        return "It is told to the server at enrolment, as a unit for encrypted weights,"
+        return "It is told through the server before each round, for encrypted weights,"
     return "All silos weigh the same, but the number follows from the account that they send"
 
 

@@ -164,7 +164,7 @@ def uncovered(run: Run) -> list[str]:
 def _where_counts_come_from(run: Run) -> str:
     if run.sealing is None:
         return ""
-    by_weight = "told at enrolment, for weights" if run.sealing.by_records else ""
+    by_weight = "told before each round, for weights" if run.sealing.by_records else ""
     return f" ({by_weight or 'by its sampling rate'})"
 
 
@@ -221,9 +221,8 @@ def _sealed_server(run: Run) -> Observer:
     figures = uncovered(run)
     return Observer(
         "The server",
-        f"Who takes part in each round{counts(run)}, when, and who fails at what; the scale of the "
-        "model (a power of two); and ciphertexts that it can add up but not read."
-        f"{besides(run)}",
+        f"Who takes part in each round{counts(run)}, when, and who fails at what; and ciphertexts "
+        f"that it can add up but not read.{besides(run)}",
         "in part" if figures else "yes",
         "It holds no key: it reads no update and no model. Not protected: "
         f"{_and([*figures, 'participation'])}.",

@@ -69,9 +69,9 @@ def encryption(run: Run) -> Section | None:
         return None
     limit = "epsilon does that" if run.section("privacy") else "that needs noise, and here is none"
     return Section(
-        "Silos encrypt their updates under a key that only silos hold; the server adds the "
-        "ciphertexts up, and silos open the sum. That hides each update from the server. It does "
-        f"not bound what a sum or the model tells about records: {limit}.",
+        "Silos encrypt their updates; the server adds the ciphertexts up, and silos open the sum. "
+        "That hides each update from the server, which holds no key. It does not bound what a sum "
+        f"or the model tells about records: {limit}.",
         tuple(_facts(run.sealing, simulated=run.job is None)),
     )
 
