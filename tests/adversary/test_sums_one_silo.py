@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Message, MessageType
+from flwr.app import Error, Message, MessageType
+from hypothesis import given
+from hypothesis import strategies as st
 
 from privet.client import masked, sealed
 from privet.client.keyring import MOST_FAILED_OPENINGS
@@ -18,9 +21,20 @@ from privet.privacy.encryption import Terms, make_cipher
 from privet.privacy.encryption.keys.secret import Secret
 from privet.privacy.encryption.masks import MaskRound, rounds
 from privet.privacy.ledger import Ledger, SiloKey
+from privet.server.sealing import disputed
 from privet.simulations.ledger import KEY, LEDGER
 from privet.strategies import load_strategy
-from privet.wire import ADVERT, CONFIRM, CONSENT, MAKE, REVEAL, SHARE, ModelState
+from privet.wire import (
+    ADVERT,
+    CONFIRM,
+    CONSENT,
+    MAKE,
+    REVEAL,
+    SHARE,
+    ErrorReply,
+    Failure,
+    ModelState,
+)
 from privet.wire.states import FIRST_CLAMP
 from sums_under_attack import NAMES, Score, job, kind_of, name_of, run
 
@@ -290,13 +304,55 @@ def test_an_elected_silo_that_carries_garbage_is_not_elected_for_ever(tmp_path: 
 
 
 def test_shares_that_nobody_can_open_charge_nobody_else(tmp_path: Path) -> None:
-    """The charge is let go, as no record was used; who dealt them cannot be told by the server."""
+    """The charge is let go, as no record was used; the next round goes on without the dealer."""
     private = ROUNDS.with_settings({"privacy.noise_multiplier": 1.0, "training.steps": 1})
     score = run(tmp_path, up=replying(SHARE, wrong_shares), experiment=private)
-    assert {each["silo"] for each in score.seals} <= {LIAR}
+    assert [each["round"] for each in score.seals if each["silo"] != LIAR] == 3 * [2] + 3 * [4]
+    assert {each["survivors"] for each in score.opened} == {("a", "b", "d")}
     key = SiloKey.load(tmp_path / KEY)
     with closing(Ledger.open(tmp_path / LEDGER, key)) as ledger:
-        assert [silo for silo in "abd" if ledger.events(silo)] == []
+        assert [len(ledger.events(silo)) for silo in "abd"] == [2, 2, 2]
+
+
+def test_who_deals_garbage_in_three_rounds_is_asked_no_more(tmp_path: Path) -> None:
+    score = run(
+        tmp_path, up=replying(SHARE, wrong_shares), experiment=ROUNDS.with_settings({"rounds": 9})
+    )
+    assert [entry["round"] for entry in score.entries if entry["skipped"]] == [1, 3, 5]
+
+
+def test_who_accuses_others_falsely_is_asked_no_more_after_three_times(tmp_path: Path) -> None:
+    """Of two either may lie: the one that it accused sits out one round with it."""
+
+    def accuse(reply: Message) -> None:
+        if kind_of(reply) == MessageType.TRAIN and name_of(reply, reply=True) == LIAR:
+            lies = ErrorReply("keys", "encryption", silo=next(others))
+            reply.__dict__["_error"] = Error(code=0, reason=str(lies))
+
+    others = cycle("abd")
+    score = run(tmp_path, up=accuse, experiment=ROUNDS.with_settings({"rounds": 9}))
+    assert [entry["round"] for entry in score.entries if entry["skipped"]] == [2, 4, 6]
+    assert {each["survivors"] for each in score.opened} == {("a", "b", "d")}
+    assert trained_once(score)
+    assert score.wrong() == []
+
+
+@given(
+    honest=st.integers(3, 7),
+    garbled=st.sets(st.integers(0, 6), min_size=2),
+    accused=st.sets(st.integers(0, 6), min_size=2),
+)
+def test_no_dispute_is_left_and_no_honest_silo_goes_before_a_liar_with_more(
+    honest: int, garbled: set[int], accused: set[int]
+) -> None:
+    """A dealer of garbage, and one that accuses others, each to two silos or more."""
+    names = [f"silo-{each}" for each in range(honest)]
+    told = [Failure(names[each], "keys", "", about="dealer") for each in garbled if each < honest]
+    told += [Failure("accuser", "keys", "", about=names[each]) for each in accused if each < honest]
+    out = disputed(told)
+    assert not [each for each in told if not {each.silo, each.about} & set(out)]
+    if len(garbled & {*range(honest)}) > 2 < len(accused & {*range(honest)}):
+        assert set(out) == {"dealer", "accuser"}
 
 
 def test_one_silos_wrong_share_is_found_where_enough_others_are_there(

@@ -32,7 +32,7 @@ from privet.errors import DataError, ExperimentError, ModelError, PrivacyError, 
 from privet.experiment import RUN_CONFIG_KEY, Experiment
 from privet.privacy.accounting import encode_event
 from privet.privacy.encryption import EncryptionError
-from privet.privacy.encryption.errors import KeysError
+from privet.privacy.encryption.errors import KeysError, SharesRefused
 from privet.privacy.ledger import LedgerError, LedgerRefusal
 from privet.privacy.policy import PolicyError
 from privet.randomness import numpy_generator
@@ -384,10 +384,13 @@ def _refuse(message: Message, context: Context, error: Exception) -> Message:
     if isinstance(error, _StageFailed):
         stage, cause = error.stage, error.cause
     code, names = _code(stage, cause)
+    reply = ErrorReply(
+        stage, code, names, silo=cause.dealer if isinstance(cause, SharesRefused) else ""
+    )
     if is_simulated(context):
         text = str(cause) if isinstance(cause, PrivetError) else f"{type(cause).__name__}: {cause}"
-        return _error(message, ErrorReply(stage, code, names, text=text))
-    reply = ErrorReply(stage, code, names, reference=secrets.token_hex(4))
+        return _error(message, replace(reply, text=text))
+    reply = replace(reply, reference=secrets.token_hex(4))
     kind = message.metadata.message_type
     # Of ours the words are enough, unless they hide what they came from.
     foreign = None if isinstance(cause, PrivetError) and not cause.__cause__ else cause

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import wraps
@@ -51,7 +52,7 @@ from privet.wire import (
 )
 
 MOST_FAILED = 3
-"""Sums that a silo may fail to open before it is asked no more."""
+"""Rounds in which a silo may fail the others before it is asked no more."""
 
 _Blob = bytes | memoryview | None
 OpenModel = Callable[[bytes], Vector | None]
@@ -131,7 +132,7 @@ class SealedModel:
         self._spoilt = False
         self._without_key: set[str] = set()
         self._failed: dict[str, list[int]] = {}
-        """By silo the rounds whose sum it could not open."""
+        """By silo the rounds whose sum it could not open, or in which its shares did not."""
         self._keeping: set[str] = set()
         """Silos that confirmed the model, and need not be sent it."""
         self._masked: MaskedRound | None = None
@@ -227,6 +228,7 @@ class SealedModel:
     @_timed
     def close(self, round_: int, *, silos: int, failures: list[Failure]) -> str | None:  # noqa: ARG002
         """Silos open the sum and move the model, unless too few are in it or can open it."""
+        self._leave_out(disputed(failures))
         total, self._sum = self._sum, None
         if total is None or self._masked is None:
             return (self._masked and self._masked.reason) or "no update came"
@@ -385,8 +387,7 @@ class SealedModel:
                 f"{len(signed)} silos opened the sum to one model, and {least} must: the round is "
                 "void, and the key is changed"
             )
-        for failure in failures[before:]:
-            self._failed.setdefault(failure.silo, []).append(self._round)
+        self._leave_out(failure.silo for failure in failures[before:])
         # Who has another model, or none, is sent this one; if nobody sealed it, with the next key.
         self._keeping = set(signed)
         models = [answers[name].model for name in signed]
@@ -457,8 +458,12 @@ class SealedModel:
     def _may_offer(self, name: str, elected: str) -> bool:
         return self._identities.place(name) >= self._identities.place(elected)
 
+    def _leave_out(self, silos: Iterable[str]) -> None:
+        for silo in silos:
+            self._failed.setdefault(silo, []).append(self._round)
+
     def _out(self, name: str, round_: int) -> bool:
-        """Whether the silo sits out: it could not open the last round's sum, or too many."""
+        """Whether the silo sits out: it failed the others in the last round, or in too many."""
         failed = self._failed.get(name, ())
         return len(failed) >= MOST_FAILED or (round_ - 1) in failed
 
@@ -470,6 +475,23 @@ class SealedModel:
         failures: list[Failure] = []
         replies = self._relay.replies(messages, failures)
         return dict(read_all(replies, KeyAnswer.from_records, failures)), failures
+
+
+def disputed(failures: Iterable[Failure]) -> list[str]:
+    """Who is taken out so that nobody is left who says that another one's shares do not open.
+
+    The server cannot open them: it takes whoever is in the most disputes first. Of two that differ
+    with nobody else either may lie, and both go.
+    """
+    pairs = {frozenset((each.silo, each.about)) for each in failures if each.about}
+    out: list[str] = []
+    while pairs:
+        disputes = Counter(name for pair in pairs for name in pair)
+        most = max(disputes.values())
+        worst = {name for name in disputes if disputes[name] == most}
+        out += sorted(worst)
+        pairs = {pair for pair in pairs if not pair & worst}
+    return out
 
 
 def _kept(model: bytes | None) -> _Blob:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Self
 
+from privet.privacy.encryption.keys.roster import name_like
+
 REFUSED = "guard"
 """The stage at which a silo fails when its holder's rules do not allow what was asked."""
 WAITING = "approval"
@@ -89,6 +91,8 @@ class ErrorReply:
     """Eight random hexadecimal digits, beside which the silo's log says what happened."""
     text: str | None = None
     """The error's own words. Leaves simulated silos only: whoever runs them has the records."""
+    silo: str = ""
+    """The other silo whose message it is about: shares of a mask that do not open."""
 
     def __post_init__(self) -> None:
         if self.stage not in STAGES or self.code not in CODES:
@@ -97,10 +101,14 @@ class ErrorReply:
             raise ValueError("names that are no settings")
         if self.reference and not _REFERENCE.fullmatch(self.reference):
             raise ValueError("a reference that is none")
+        if self.silo and not name_like(self.silo):
+            raise ValueError("a silo's name that is none")
 
     def __str__(self) -> str:
         told: dict[str, Any] = {"stage": self.stage, "code": self.code, "names": list(self.names)}
         told["reference"] = self.reference
+        if self.silo:
+            told["silo"] = self.silo
         if self.text is not None:
             told["text"] = self.text
         return json.dumps(told)
@@ -111,10 +119,12 @@ class ErrorReply:
         try:
             told = json.loads(text)
             names, words = told["names"], told.get("text")
-            strings = [told["stage"], told["code"], told["reference"], *names]
+            silo = told.get("silo", "")
+            strings = [told["stage"], told["code"], told["reference"], silo, *names]
             if isinstance(names, list) and all(isinstance(each, str) for each in strings):
                 words = words if isinstance(words, str) else None
-                return cls(told["stage"], told["code"], tuple(names), told["reference"], words)
+                stage, code, reference = strings[:3]
+                return cls(stage, code, tuple(names), reference, words, silo)
         except (KeyError, TypeError, AttributeError, RecursionError):
             pass
         raise ValueError("no error reply of a silo")
@@ -140,6 +150,8 @@ class Failure:
     reason: str
     reference: str = ""
     """What the silo's own log says more is found by it; empty where it is the server that says."""
+    about: str = ""
+    """Another silo, whose message this one could not use."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stage", _line(self.stage))
@@ -161,7 +173,7 @@ class Failure:
             told = ErrorReply.parse(text or "")
         except ValueError:
             return cls(silo, "transport", text or "no reason given")
-        return cls(silo, told.stage, told.words, told.reference)
+        return cls(silo, told.stage, told.words, told.reference, told.silo)
 
 
 def is_setting(name: str) -> bool:

@@ -8,6 +8,7 @@
     KeysError            a setting or a call that would not be safe
       RosterError        the list of silos, or a silo that is not on it
       MessageError       a message that is not exactly what its maker sent, here and now
+        SharesRefused    shares of a mask's seeds that do not open at who they are for
       KeyFileError       a file that holds no key, or holds it badly
       MaskError          a plan or a step that would not be safe
         TooFewSilos      fewer silos than the threshold: the sum stays masked, nothing was revealed
@@ -63,6 +64,14 @@ class MessageError(KeysError):
     Texts do not depend on a secret, so that a refusal reveals nothing but that
     the message came.
     """
+
+
+class SharesRefused(MessageError):  # noqa: N818 - says what was done with them
+    """Shares that silo `dealer` encrypted for this one, or the server in its name, do not open."""
+
+    def __init__(self, text: str, *, dealer: str) -> None:
+        super().__init__(text)
+        self.dealer = dealer
 
 
 class KeyFileError(KeysError):

@@ -24,7 +24,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from privet.privacy.encryption.backend import Mask
-from privet.privacy.encryption.errors import KeyFileError, MaskError, MessageError, TooFewSilos
+from privet.privacy.encryption.errors import (
+    KeyFileError,
+    MaskError,
+    MessageError,
+    SharesRefused,
+    TooFewSilos,
+)
 from privet.privacy.encryption.keys.agreement import AgreementKey
 from privet.privacy.encryption.keys.roster import Field, Fields, Session, counted, pack
 from privet.privacy.encryption.keys.runkey import find_key, read_key, swap_key
@@ -159,14 +165,12 @@ class Shared:
     def _opened(self, encrypted_shares: Mapping[str, bytes], peer: str) -> HeldShares:
         if peer not in encrypted_shares:
             raise MaskError(f"silo {peer!r} has dealt no shares: begin the round again without it")
-        made = self.made
-        return read_share(
-            encrypted_shares[peer],
-            adverts=self.adverts,
-            sender=peer,
-            recipient=made.name,
-            cipher=made.cipher,
-        )
+        made, message = self.made, encrypted_shares[peer]
+        between = {"sender": peer, "recipient": made.name}
+        try:
+            return read_share(message, adverts=self.adverts, cipher=made.cipher, **between)
+        except MessageError as error:
+            raise SharesRefused(str(error), dealer=peer) from None
 
     def fields(self) -> tuple[Field, ...]:
         return *self.made.fields(), *_written(self.adverts), self.own.reveal()
