@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from privet.errors import PrivacyError
 from privet.privacy.accounting import (
     CrossChecks,
     Spending,
@@ -48,8 +49,18 @@ class Accounts:
             self._spending[after] = self._spending[before].after(decode_event(event))
 
     def epsilon(self, silo: str) -> float | None:
-        """The silo's epsilon so far, 0 before its first event; None where it keeps its account."""
-        return None if silo in self._unknown else self._epsilon(silo)
+        """The silo's epsilon so far, 0 before its first event; None where it is not known.
+
+        Because the silo keeps its account, or because no accountant can add up what it says.
+        """
+        if silo in self._unknown:
+            return None
+        try:
+            return self._epsilon(silo)
+        except PrivacyError:
+            # A silo may say what it likes of itself, and the others go on.
+            self._unknown.add(silo)
+            return None
 
     def spent(self, silos: Iterable[str]) -> EpsilonSpent:
         """Epsilon of each silo, and the largest; that is None unless every silo's is known."""
@@ -60,9 +71,10 @@ class Accounts:
 
     def cross_checks(self) -> CrossChecks | None:
         """The other accountants' word on the silo that spent most; None when nobody spent."""
-        if not self._charged:
+        known = [silo for silo in self._charged if self.epsilon(silo) is not None]
+        if not known:
             return None
-        worst = max(self._charged, key=self._epsilon)
+        worst = max(known, key=self._epsilon)
         return cross_check(list(self._of(self._charges(worst)).events), delta=self.delta)
 
     def _epsilon(self, silo: str) -> float:

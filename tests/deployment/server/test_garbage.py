@@ -193,6 +193,10 @@ REPLIES = [
     trained(encode_event(dp_sgd_event(noise_multiplier=1e-9, sampling_rate=0.5, steps=3))),
     trained(encode_event(dp_sgd_event(noise_multiplier=1e300, sampling_rate=0.5, steps=3))),
     trained(encode_event(dp_sgd_event(noise_multiplier=1.0, sampling_rate=0.5, steps=10**9))),
+    # No accountant reaches the run's delta with so many steps.
+    trained(encode_event(dp_sgd_event(noise_multiplier=1.0, sampling_rate=1e-12, steps=10**12))),
+    trained({**EVENT, "times": 10**400}),
+    trained({"version": 1, "type": "poisson", "sampling_rate": 0.1, "event": {"type": "no-op"}}),
     says(RecordDict({"metrics": MetricRecord({"num-examples": 1.0, "seconds": 0.0})})),
 ]
 

@@ -17,7 +17,7 @@ leaves = st.one_of(
 events = st.recursive(
     leaves,
     lambda inner: st.one_of(
-        st.builds(dpa.SelfComposedDpEvent, inner, st.integers(1, 10**9)),
+        st.builds(dpa.SelfComposedDpEvent, inner, st.integers(1, 100)),
         st.builds(dpa.ComposedDpEvent, st.lists(inner, max_size=4)),
     ),
     max_leaves=8,
@@ -52,6 +52,8 @@ def test_the_encoding_is_a_contract():
 
 
 GAUSSIAN = {"version": 1, "type": "gaussian", "noise_multiplier": 1.0}
+STEP = {"type": "gaussian", "noise_multiplier": 1.0}
+TWICE = {"type": "repeated", "times": 4, "event": STEP}
 DEEP = {"type": "no-op"}
 for _ in range(40):
     DEEP = {"type": "repeated", "times": 1, "event": DEEP}
@@ -79,6 +81,9 @@ for _ in range(40):
         ({"version": 1, "type": "poisson", "sampling_rate": 0.5, "event": 3}, "object"),
         ({"version": 1, "type": "composed", "events": {}}, "list"),
         ({"version": 1, **DEEP}, "deeper"),
+        ({"version": 1, "type": "repeated", "times": 10**400, "event": STEP}, "2\\^53"),
+        ({"version": 1, "type": "repeated", "times": 2**52, "event": TWICE}, "2\\^53"),
+        ({"version": 1, "type": "poisson", "sampling_rate": 0.1, "event": {"type": "no-op"}}, "Po"),
     ],
 )
 def test_what_cannot_be_read_is_not_counted_as_nothing(encoded, message):
@@ -99,6 +104,7 @@ def test_an_event_of_another_kind_has_no_encoding():
         ({"sampling_rate": 0.0}, "sampling_rate = 0.0"),
         ({"sampling_rate": 1.01}, "sampling_rate = 1.01"),
         ({"steps": -1}, "steps = -1"),
+        ({"steps": 10**400}, "2\\^53"),
     ],
 )
 def test_impossible_parameters_are_named(changed, message):

@@ -9,7 +9,7 @@ from functools import partial
 import scipy
 
 from privet.errors import PrivacyError
-from privet.privacy.accounting.events import Segment
+from privet.privacy.accounting.events import Segment, check_steps
 from privet.privacy.accounting.gaussian import folded, gaussian_delta
 from privet.privacy.accounting.losses import composed_epsilon, losses_of
 from privet.privacy.accounting.spending import check_delta
@@ -76,6 +76,7 @@ def _check(epsilon: float, delta: float, sampling_rate: float, steps: int) -> No
         raise PrivacyError(f"sampling_rate = {sampling_rate} must lie in (0, 1]")
     if steps < 1:
         raise PrivacyError(f"steps = {steps}: calibration needs at least one step")
+    check_steps(steps)
 
 
 def _multiplier(units: int) -> float:

@@ -24,6 +24,7 @@ from privet.privacy.dp_events import DpEvent, dpa
 VERSION = 1
 # Far above what is ever written: an event of a peer must not exhaust the stack.
 _DEEPEST = 16
+_MOST_STEPS = 2**53
 
 
 def dp_sgd_event(*, noise_multiplier: float, sampling_rate: float, steps: int) -> DpEvent:
@@ -33,13 +34,15 @@ def dp_sgd_event(*, noise_multiplier: float, sampling_rate: float, steps: int) -
     sampling), and noise of `noise_multiplier` times the clip norm is added to the sum of the
     clipped gradients. Adjacency: add or remove one record. No steps make a NoOpDpEvent.
 
-    Raises PrivacyError for a noise multiplier below 0, a rate outside (0, 1] or negative steps.
+    Raises PrivacyError for a noise multiplier below 0, a rate outside (0, 1], negative steps and
+    more than 2^53 of them.
     """
     gaussian = gaussian_event(noise_multiplier)
     if not 0 < sampling_rate <= 1:
         raise PrivacyError(f"sampling_rate = {sampling_rate} must lie in (0, 1]")
     if steps < 0:
         raise PrivacyError(f"steps = {steps} must not be negative")
+    check_steps(steps)
     if steps == 0:
         return dpa.NoOpDpEvent()
     step = dpa.PoissonSampledDpEvent(float(sampling_rate), gaussian)
@@ -75,7 +78,8 @@ def decode_event(encoded: Mapping[str, Any]) -> DpEvent:
     """The event that `encode_event` wrote.
 
     Raises PrivacyError for an unknown version or type, missing or additional keys, values out of
-    range and nesting deeper than 16: what cannot be read must not be counted as nothing.
+    range, nesting deeper than 16 and mechanisms that cannot be accounted: what cannot be read must
+    not be counted as nothing.
     """
     if not isinstance(encoded, Mapping) or "version" not in encoded:
         raise PrivacyError("not an encoded privacy event: it has no version")
@@ -84,7 +88,16 @@ def decode_event(encoded: Mapping[str, Any]) -> DpEvent:
     # True == 1 in Python, and JSON knows the difference.
     if version != VERSION or isinstance(version, bool):
         raise PrivacyError(f"privacy event of version {version!r}; this privet reads {VERSION}")
-    return _decode(fields, depth=0)
+    event = _decode(fields, depth=0)
+    for part in segments(event):
+        check_steps(part.steps)
+    return event
+
+
+def check_steps(steps: int) -> None:
+    """PrivacyError for more than 2^53 steps: up to there every whole number is a float."""
+    if steps > _MOST_STEPS:
+        raise PrivacyError("steps of one mechanism must be at most 2^53")
 
 
 def _encode(event: DpEvent) -> dict[str, object]:
