@@ -23,7 +23,7 @@ from privet import Experiment, PrivetError
 from privet.client import app, keyring, masked, sealed, task_code
 from privet.client.keyring import Keyring
 from privet.client.training import LocalTraining, Trained
-from privet.privacy.encryption import Tampered, Terms, make_cipher, read_header
+from privet.privacy.encryption import Tampered, Terms, read_header
 from privet.privacy.encryption.masks import (
     MaskRound,
     RoundPlan,
@@ -155,9 +155,15 @@ class Score:
             yield f"round {opened['round']}: not the mean of what was trained"
 
     def _wrong_sums(self, liars: frozenset[str], threshold: int) -> Iterator[str]:
+        sums: dict[tuple[str, int], set[bytes]] = {}
         for each in self.opened:
             if len(each["survivors"]) < threshold:
                 yield f"a sum of {each['survivors']}"
+            if each["silo"] not in each["survivors"]:
+                yield f"{each['silo']} opened a sum that it is not in"
+            if each["silo"] not in liars:
+                sums.setdefault((each["silo"], each["round"]), set()).add(each["total"])
+        yield from (f"{each} opened twice" for each in sums if len(sums[each]) > 1)
         consented = [(silo, round_) for silo, _, round_, _ in self.consents if silo not in liars]
         if len(set(consented)) < len(consented):
             yield "a silo consented twice to a round"
@@ -302,7 +308,8 @@ def keep_score(score: Score, patch: pytest.MonkeyPatch) -> None:
                 "silo": holder.keyring.name,
                 "round": ended.adverts.plan.round,
                 "digest": ended.adverts.digest,
-                "survivors": ended.survivors,
+                "survivors": read_header(total)[0].clients,
+                "total": total,
                 "before": before,
                 "state": state,
             }
@@ -354,6 +361,9 @@ class MaliciousServer:
             executor, len(names), down=nothing, up=nothing, deliver=at_once, score=self.score
         )
         self.keys, self.experiment, self.names = keys, experiment, names
+        assert experiment.encryption is not None
+        self.masked = experiment.encryption.masked
+        self.cipher = keyring.cipher_of(experiment.encryption)
         self.flat = FlatModel(initial_model(load_task(experiment.task), experiment))
         self.first = self.flat.vector()
         self.epoch = 0
@@ -462,11 +472,8 @@ class MaliciousServer:
 
     def total(self, agreed: Agreed, uploads: Answers, reveals: Answers | None = None) -> bytes:
         """The sum of uploads; unmasked with the reveals."""
-        plan, cipher = self.plan(agreed), make_cipher("bfv")
-        adverts = gather_adverts(agreed.adverts, plan=plan)
-        size = self.first.size
-        terms = Terms(run=sum_label(adverts), round=agreed.round, size=size, clamp=1.0)
-        adder = cipher.adder(terms)
+        plan = self.plan(agreed)
+        adder = self.cipher.adder(self.terms(agreed))
         for name, content in uploads.items():
             reply = TrainReply.from_records(content)
             assert reply.sealed is not None
@@ -476,6 +483,11 @@ class MaliciousServer:
             _, masks = correction(plan=plan, adverts=agreed.adverts, reveals=told)
             adder.unmask(masks)
         return adder.to_bytes()
+
+    def terms(self, agreed: Agreed) -> Terms:
+        """What uploads of the round are made under."""
+        adverts = gather_adverts(agreed.adverts, plan=self.plan(agreed))
+        return Terms(run=sum_label(adverts), round=agreed.round, size=self.first.size, clamp=1.0)
 
     def plan(self, agreed: Agreed) -> RoundPlan:
         """As the silo's own file of the round has it: nothing in it is secret."""
@@ -503,7 +515,7 @@ class MaliciousServer:
         """An honest one; the model that it makes is told from then on."""
         agreed = self.agree(round_, members)
         uploads = self.train(agreed)
-        _, reveals = self.unmask(agreed, agreed.members)
+        reveals = self.unmask(agreed, agreed.members)[1] if self.masked else None
         total = self.total(agreed, uploads, reveals)
         answers = self.confirm(agreed, total, agreed.members, carry=True)
         assert not any(isinstance(each, str) for each in answers.values()), answers
@@ -524,17 +536,9 @@ class MaliciousServer:
         header, _ = read_header(total)
         key = keyring.secret_of(self.ring(name).key(self.epoch))
         try:
-            return (
-                make_cipher("bfv")
-                .decrypt(
-                    total,
-                    key=key,
-                    run=header.terms.run,
-                    round=header.terms.round,
-                    at_least=at_least,
-                )
-                .mean
-            )
+            return self.cipher.decrypt(
+                total, key=key, run=header.terms.run, round=header.terms.round, at_least=at_least
+            ).mean
         except Tampered:
             return None
 

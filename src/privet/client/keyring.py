@@ -41,6 +41,7 @@ from privet.privacy.encryption.keys import (
     read_agreement,
     write_agreement,
 )
+from privet.privacy.encryption.masks import RoundPlan
 from privet.privacy.ledger import SiloKey
 
 _SETTINGS = ("roster", "identity", "keys")
@@ -66,11 +67,11 @@ class RunMemory:
     model: int = 0
     """The round whose model it last trained from, measured or confirmed."""
     unmasked: int = 0
-    """The last round whose sum it helped to unmask."""
+    """The last round whose sum it helped to unmask, or opened where nothing is masked."""
     failed: int = 0
     """Openings that failed."""
     summed: str = ""
-    """Digest of the model whose updates were last in an unmasked sum, hexadecimal; and whose."""
+    """Digest of the model whose updates were last in such a sum, hexadecimal; and whose."""
     survivors: tuple[str, ...] = ()
 
 
@@ -145,6 +146,24 @@ class Keyring:
             self.forget(lambda of, _: of <= epoch)
             self.remember(failed=self.memory().failed + 1)
             raise
+
+    @contextmanager
+    def promising(
+        self, plan: RoundPlan, survivors: tuple[str, ...], *, exact: bool
+    ) -> Iterator[None]:
+        """Around the step after which a sum can be seen: no other one of the round, in any epoch.
+
+        `exact`: updates have no noise. OutOfOrder where the sum would tell what another one hides.
+        """
+        memory, base = self.memory(), plan.model.hex()
+        survivors = tuple(sorted(survivors))
+        # Without noise two rounds from one model may have the same updates, and the sums of other
+        # silos differ by single ones. A round that could not be opened may be tried again.
+        if exact and memory.summed == base and memory.survivors != survivors:
+            raise OutOfOrder("a sum of other silos' updates of this model was seen before")
+        yield
+        # Before an answer leaves: an update of this round may be in one sum, whatever the epoch.
+        self.remember(unmasked=plan.round, summed=base, survivors=survivors)
 
     def forget(self, which: Callable[[int, str], bool] = lambda *_: True) -> None:
         """Remove the run's files of which this is true, by epoch and kind; all but its memory."""

@@ -92,15 +92,9 @@ def share(message: Message, context: Context, experiment: Experiment) -> RecordD
 def consent(message: Message, context: Context, experiment: Experiment) -> RecordDict:
     """Promise the survivors' sum, and no other of this round in any epoch."""
     request, keyring, round_ = _resumed(message, context, experiment)
-    memory, base = keyring.memory(), round_.plan.model.hex()
-    survivors = tuple(sorted(request.survivors))
-    # Without noise two rounds from one model may have the same updates, and the sums of different
-    # silos differ by single ones. A round that silos could not open may be tried again.
-    if experiment.privacy is None and memory.summed == base and memory.survivors != survivors:
-        raise OutOfOrder("a sum of other silos' updates of this model was unmasked before")
-    promised = round_.consent(survivors)
-    # Before it leaves: an update of this round may be in one unmasked sum, whatever the epoch.
-    keyring.remember(unmasked=round_.plan.round, summed=base, survivors=survivors)
+    survivors, exact = request.survivors, experiment.privacy is None
+    with keyring.promising(round_.plan, survivors, exact=exact):
+        promised = round_.consent(survivors)
     return MaskAnswer(promised).to_records()
 
 

@@ -30,14 +30,13 @@ from privet.client.keyring import Keyring, OutOfOrder, cipher_of, open_keyring, 
 from privet.errors import ExperimentError
 from privet.experiment import EncryptionSettings, Experiment
 from privet.files import replacing
-from privet.privacy.encryption import Malformed, OpenedSum, Tampered
+from privet.privacy.encryption import Malformed, OpenedSum, Tampered, read_header
 from privet.privacy.encryption.errors import MessageError
 from privet.privacy.encryption.keys import Secret
 from privet.privacy.encryption.keys.agreement import decrypt, derive, encrypt
 from privet.privacy.encryption.keys.roster import Fields, check_numbers, pack
 from privet.privacy.encryption.keys.runkey import RunKey
 from privet.privacy.encryption.masks import (
-    Adverts,
     Closed,
     MaskRound,
     check_confirmations,
@@ -270,11 +269,11 @@ def confirm(message: Message, context: Context, experiment: Experiment) -> Recor
     request, asked = MaskRequest.from_records(message.content), SumToOpen.of(message.content)
     keyring = holder.keyring
     key, round_ = keyring.key(request.epoch), resumed(keyring, request)
-    ended = round_.closed
     before = holder.models.find(round_.plan.model)
     if before is None:
         raise OutOfOrder("the model that this round began with is not kept here")
     with keyring.opening(request.epoch):
+        ended = _ended(round_, asked.total, keyring, exact=experiment.privacy is None)
         state = _state_after(asked.total, key, ended, before, holder)
     # Beside the one before it, which is gone on with if too few silos open this sum.
     holder.models.put(state, before)
@@ -287,6 +286,15 @@ def confirm(message: Message, context: Context, experiment: Experiment) -> Recor
     )
     model = holder.carry(state, key) if asked.carry else None
     return MaskAnswer(confirmation, model=model).to_records()
+
+
+def _ended(round_: MaskRound, total: bytes, keyring: Keyring, *, exact: bool) -> Closed:
+    """The round, bound to this sum before anything of it is opened."""
+    names, digest = read_header(total)[0].clients, hashlib.sha256(total).digest()
+    if round_.plan.masked:  # promised when this silo consented
+        return round_.open(digest, names)
+    with keyring.promising(round_.plan, names, exact=exact):
+        return round_.open(digest, names)
 
 
 def resumed(keyring: Keyring, request: MaskRequest) -> MaskRound:
@@ -328,7 +336,7 @@ def _opened_state(
         round=adverts.plan.round,
         at_least=adverts.threshold,
     )
-    _check(opened, adverts, ended.survivors)
+    _check(opened, ended)
     salt = derive(key.transport, info=pack("privet model salt 1", adverts.digest)).reveal()
     mean = (opened.mean * before.scale).astype(np.float32)
     state = state_after(
@@ -349,12 +357,13 @@ _ROUNDING = 2.0**-10
 """More than one upload's rounding in any profile, over the clamp."""
 
 
-def _check(opened: OpenedSum, adverts: Adverts, survivors: tuple[str, ...]) -> None:
+def _check(opened: OpenedSum, ended: Closed) -> None:
     """What one silo may do to the mean: its weight as it said before, values within the clamp."""
-    weight = math.fsum(adverts.weight(client) for client in opened.clients)
+    weight = math.fsum(ended.adverts.weight(client) for client in opened.clients)
     most = 1.0 + _ROUNDING * len(opened.clients) / weight
     if (
-        (survivors and opened.clients != tuple(sorted(survivors)))
+        opened.clients != tuple(sorted(ended.survivors))
+        or ended.name not in opened.clients
         or abs(opened.weight - weight) > _SAME_WEIGHT * weight
         or not np.abs(opened.mean).max(initial=0.0) <= most  # false for NaN as well
     ):

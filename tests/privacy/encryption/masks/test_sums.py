@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from privet.privacy.encryption.backend import DEGREE
+from privet.privacy.encryption.errors import Tampered
 from privet.privacy.encryption.masks import MaskError, TooFewSilos, correction
 
 
@@ -88,10 +89,30 @@ def test_a_round_without_masks_is_agreed_on_and_over_once_it_is_joined(build):
     assert group.masked == {}
     assert all(not shares for shares in group.encrypted_shares.values())
     for each in group.rounds.values():
-        assert each.closed.survivors == ()
         assert each.adverts.threshold == 2
         with pytest.raises(MaskError, match="is closed; this step is for one that is shared"):
             each.mask({})
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_silo_opens_one_sum_of_a_round(build, masked):
+    group = build(3, masked=masked, colluding=0)
+    rounds = group.again() if masked else group.rounds
+    if masked:
+        with pytest.raises(MaskError, match="is masked; this step is for one that is closed"):
+            rounds["silo-a"].open(bytes(32), rounds)
+        consents = [each.consent(rounds) for each in rounds.values()]
+        for each in rounds.values():
+            each.reveal(consents)
+            each.close()
+    for name, each in rounds.items():
+        bound = each.open(bytes(32), rounds)
+        assert (set(bound.survivors), bound.total) == (set(rounds), bytes(32))
+        assert each.open(bytes(32), rounds) == bound
+        others = [other for other in rounds if other != name]
+        for total, names in ((b"x" * 32, rounds), (bytes(32), others), (bytes(32), ["d"])):
+            with pytest.raises(Tampered):
+                each.open(total, names)
 
 
 def test_silos_count_by_what_they_adverted(build):

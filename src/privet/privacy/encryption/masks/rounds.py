@@ -10,7 +10,7 @@ behind what must not be kept:
     Masked       the others' shares, two of each silo; its own keys and seed are gone, so nothing
                  can be masked twice
     Consented    one share of each silo; the other one is gone, so it can never be shown
-    Closed       nothing; the round is over
+    Closed       no secret; the round is over, but for one sum that the silo opens
 
 A step either fails and changes nothing, or gives the next phase and what it has to say. Phases are
 written as fields, to be kept between the messages.
@@ -19,7 +19,7 @@ written as fields, to be kept between the messages.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,6 +29,7 @@ from privet.privacy.encryption.errors import (
     MaskError,
     MessageError,
     SharesRefused,
+    Tampered,
     TooFewSilos,
 )
 from privet.privacy.encryption.keys.agreement import AgreementKey
@@ -266,15 +267,28 @@ class Closed:
     adverts: Adverts
     name: str
     survivors: tuple[str, ...]
-    """Whose sum was unmasked; empty where nothing is masked."""
+    """Whose sum was unmasked; empty where nothing is masked and no sum was opened yet."""
+    total: bytes = b""
+    """SHA-256 of the sum that this silo opens; empty before it was asked to."""
+
+    def bound(self, total: bytes, names: Iterable[str]) -> Closed:
+        """For this sum alone."""
+        try:
+            survivors = self.adverts.survivors(names)
+        except MessageError:
+            raise Tampered from None
+        if (self.survivors or survivors, self.total or total) != (survivors, total):
+            raise Tampered
+        return replace(self, survivors=survivors, total=total)
 
     def fields(self) -> tuple[Field, ...]:
-        return *_written(self.adverts), *counted(self.survivors)
+        return *_written(self.adverts), *counted(self.survivors), self.total
 
     @classmethod
     def read(cls, fields: Fields, plan: RoundPlan, name: str) -> Closed:
         adverts = _read_adverts(fields, plan)
-        return cls(adverts=adverts, name=name, survivors=adverts.survivors(fields.names()))
+        survivors = adverts.survivors(fields.names())
+        return cls(adverts=adverts, name=name, survivors=survivors, total=fields.blob())
 
 
 Phase = Advertised | Shared | Masked | Consented | Closed
@@ -290,18 +304,18 @@ def _read_adverts(fields: Fields, plan: RoundPlan) -> Adverts:
     return gather_adverts([fields.blob() for _ in range(fields.number())], plan=plan)
 
 
-_TITLE = "privet mask phase 2"
+_TITLE = "privet mask phase 3"
 _KIND = "masks"
 
 _Phase = TypeVar("_Phase", Advertised, Shared, Masked, Consented, Closed)
 
 
 class MaskRound:
-    """Steps in order: `advert`, `share`, `mask`, `consent`, `reveal`, `close`.
+    """Steps in order: `advert`, `share`, `mask`, `consent`, `reveal`, `close`, `open`.
 
-    Each is possible once (`advert` and `reveal` again, with the same outcome). A step that raises
-    has changed nothing and can be tried with better messages. MaskError for a step out of order,
-    KeyFileError when another process was quicker.
+    Each is possible once (`advert`, `reveal` and `open` again, with the same outcome). A step that
+    raises has changed nothing and can be tried with better messages. MaskError for a step out of
+    order, KeyFileError when another process was quicker.
 
     `keep` is the file in which the round outlives the process (mode 0600); without it everything is
     in memory. It has a name of its own for every epoch and round, and stays until the epoch is
@@ -358,10 +372,16 @@ class MaskRound:
         assert not isinstance(self._phase, Advertised)
         return self._phase.adverts
 
-    @property
-    def closed(self) -> Closed:
-        """The end of the round; MaskError before it."""
-        return self._at(Closed)
+    def open(self, total: bytes, names: Iterable[str]) -> Closed:
+        """The end of the round, from now on bound to one sum: its SHA-256, and whose it says it is.
+
+        MaskError before the end; Tampered for another sum than the first, or than was consented to.
+        """
+        phase = self._at(Closed)
+        bound = phase.bound(total, names)
+        if bound != phase:
+            self._move(bound)
+        return bound
 
     def advert(self) -> bytes:
         """What the silo says in public, for everyone."""
