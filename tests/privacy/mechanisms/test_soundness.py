@@ -454,6 +454,17 @@ def test_a_loss_that_keeps_something_is_refused(loss):
         check(nn.Linear(12, 3), loss=loss)
 
 
+def test_a_loss_with_a_penalty_on_parameters_is_refused():
+    """Only what comes through the outputs is taken: the penalty would be left out in silence."""
+    model = nn.Linear(12, 3)
+
+    def penalised(outputs, targets):
+        return F.cross_entropy(outputs, targets) + 0.01 * model.weight.square().sum()
+
+    with pytest.raises(ModelError, match=r"training\.weight_decay"):
+        check(model, loss=penalised)
+
+
 def test_evaluation_in_which_rows_depend_on_each_other_is_refused():
     class Aligned(nn.Linear):
         def forward(self, x):

@@ -116,6 +116,7 @@ def _is_mean(loss: Loss, outputs: Tensor, like: ExampleType) -> bool:
     """Whether the loss takes these numbers; ModelError where examples weigh on each other."""
     targets = like.made_up_targets(outputs)
     try:
+        _demand_outputs_alone(loss(outputs.detach(), targets))
         batch, gradient = _value_and_gradient(loss, outputs, targets)
         pairs = zip(torch.split(outputs, 1), torch.split(targets, 1), strict=True)
         alone = [_value_and_gradient(loss, *pair) for pair in pairs]
@@ -139,6 +140,16 @@ def _is_mean(loss: Loss, outputs: Tensor, like: ExampleType) -> bool:
             "training.class_weights"
         )
     return True
+
+
+def _demand_outputs_alone(value: Tensor) -> None:
+    """`value` is the loss of outputs that have no history: what it can still move is no output."""
+    if value.requires_grad:
+        raise ModelError(
+            "the loss has a gradient that does not come through the model's outputs (a penalty on "
+            "parameters): with differential privacy it would be left out; decay of weights is "
+            "training.weight_decay"
+        )
 
 
 def _value_and_gradient(loss: Loss, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
