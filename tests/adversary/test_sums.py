@@ -7,6 +7,7 @@ known to nobody here but to silos that side with it, and to the score that a tes
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -591,6 +592,36 @@ def test_what_a_forged_sum_moves_stays_within_the_clamp(server: MaliciousServer)
     server.confirm(agreed, total, ("a",))
     moved = [np.abs(each["state"].weights - each["before"].weights) for each in server.score.opened]
     assert all(each.max() <= 0.5 * 1.01 for each in moved)
+
+
+def test_two_models_of_one_round_are_not_both_confirmed(server: MaliciousServer) -> None:
+    """Silo d makes two sums that open; from each model a sum over other silos was unmasked."""
+    agreed = server.agree(1)
+    server.train(agreed)
+    server.unmask(agreed, agreed.members)
+    weights = dict.fromkeys(server.names, 1.0)
+    one, two = (
+        forged_total(server, agreed, np.full(server.first.size, value), weights=weights)
+        for value in (0.0, 1e-4)
+    )
+    honest = ("a", "b", "c")
+    assert not refusals(server.confirm(agreed, one, honest))
+    assert set(refusals(server.confirm(agreed, two, honest))) == set(honest)
+
+
+def test_shares_leave_only_for_a_promise_that_is_remembered(server: MaliciousServer) -> None:
+    """A process that ends between the two would help to unmask the round twice."""
+    agreed = server.agree(1)
+    server.train(agreed)
+    consents = server.step(CONSENT, 1, server.names, survivors=server.names)
+    memory = server.ring("a").memory()
+    path = server.keys.folder / "a" / f"run-{RUN_ID}.memory"
+    kept = json.loads(path.read_bytes()) | {"unmasked": 0, "summed": ""}
+    path.write_text(json.dumps(kept))
+    told = messages_of(consents)
+    reveals = server.step(REVEAL, 1, server.names, messages=told)
+    assert set(refusals(reveals)) == {"a"}
+    assert memory.unmasked == 1
 
 
 def test_nothing_leaves_beside_a_sealed_update(server: MaliciousServer) -> None:

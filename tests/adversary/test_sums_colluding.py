@@ -24,7 +24,7 @@ from privet.privacy.encryption.keys import Member, Roster, Session
 from privet.privacy.encryption.masks import MaskRound, RoundPlan, least_threshold
 from privet.privacy.encryption.masks.unmasking import read_reveal
 from privet.privacy.ledger import SiloKey
-from sums_under_attack import job, malicious_server, refusals
+from sums_under_attack import MaliciousServer, job, malicious_server, refusals
 
 Silos = frozenset[int]
 
@@ -257,3 +257,30 @@ def test_two_sums_from_one_model_are_not_over_different_silos(tmp_path: Path) ->
             assert opened is not None
             sums.append(len(members))
         pytest.fail(f"sums of {sums} silos from one model")
+
+
+def sum_from(server: MaliciousServer, round_: int, members: tuple[str, ...], change: float) -> bool:
+    """Whether the server has a sum of these silos from the first model, moved by `change`."""
+    told = dict.fromkeys(members, server.first + np.float32(change))
+    if refusals(server.advert(round_, members, weights=told)):
+        return False
+    agreed = server.agree(round_, members, weights=told)
+    uploads = server.train(agreed)
+    consents, reveals = server.unmask(agreed, members)
+    if refusals(consents) or refusals(reveals):
+        return False
+    return server.opened("d", server.total(agreed, uploads, reveals)) is not None
+
+
+@pytest.mark.parametrize("changes", [(0.0, 1e-6), (0.0, 1e-6, 0.0)], ids=str)
+def test_two_sums_are_not_from_public_models_that_are_as_good_as_the_same(
+    tmp_path: Path, changes: tuple[float, ...]
+) -> None:
+    """Another digest was another model: what differed was one silo's update."""
+    with malicious_server(tmp_path, experiment=job(rounds=9)) as server:
+        server.distribute(1)
+        assert sum_from(server, 1, server.names, 0.0)
+        for round_, change in enumerate(changes[1:], start=2):
+            assert not sum_from(server, round_, ("b", "c", "d"), change)
+        # The same silos from the same model, in a round that was void: nothing new is said.
+        assert sum_from(server, 9, server.names, 0.0)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -34,6 +34,7 @@ from privet.privacy.encryption.keys import (
     RunKey,
     Secret,
     Session,
+    alone_in,
     forget_key,
     gather,
     load_roster,
@@ -43,6 +44,7 @@ from privet.privacy.encryption.keys import (
 )
 from privet.privacy.encryption.masks import RoundPlan
 from privet.privacy.ledger import SiloKey
+from privet.wire import ModelState
 
 _SETTINGS = ("roster", "identity", "keys")
 SIMULATED_RUN = "simulation"
@@ -71,8 +73,20 @@ class RunMemory:
     failed: int = 0
     """Openings that failed."""
     summed: str = ""
-    """Digest of the model whose updates were last in such a sum, hexadecimal; and whose."""
+    """Digest of the model whose updates were last in such a sum, hexadecimal."""
+    base: int = 0
+    """The round that made it."""
     survivors: tuple[str, ...] = ()
+    """Whose updates they were."""
+
+    def demand_newest(self, model: ModelState) -> None:
+        """OutOfOrder for a model that updates may not be summed from any more.
+
+        That is an older one than was gone on with, or a second one of its round: else a server
+        could have the sums of two rounds from models that are as good as the same.
+        """
+        if self.summed and model.digest.hex() != self.summed and model.round <= self.base:
+            raise OutOfOrder(f"a sum of updates of another model of round {self.base} was unmasked")
 
 
 @dataclass(frozen=True)
@@ -149,21 +163,35 @@ class Keyring:
 
     @contextmanager
     def promising(
-        self, plan: RoundPlan, survivors: tuple[str, ...], *, exact: bool
+        self, plan: RoundPlan, model: ModelState, survivors: tuple[str, ...], *, exact: bool
     ) -> Iterator[None]:
         """Around the step after which a sum can be seen: no other one of the round, in any epoch.
 
-        `exact`: updates have no noise. OutOfOrder where the sum would tell what another one hides.
+        `model` is the one that the round began with. `exact`: updates have no noise. OutOfOrder
+        where the sum would tell what another one hides.
         """
-        memory, base = self.memory(), plan.model.hex()
         survivors = tuple(sorted(survivors))
-        # Without noise two rounds from one model may have the same updates, and the sums of other
-        # silos differ by single ones. A round that could not be opened may be tried again.
-        if exact and memory.summed == base and memory.survivors != survivors:
-            raise OutOfOrder("a sum of other silos' updates of this model was seen before")
+        self._check_promise(plan, model, survivors, exact)
         yield
         # Before an answer leaves: an update of this round may be in one sum, whatever the epoch.
-        self.remember(unmasked=plan.round, summed=base, survivors=survivors)
+        with self._alone():
+            # Again, since another process may have been quicker.
+            self._check_promise(plan, model, survivors, exact)
+            kept = {"summed": plan.model.hex(), "base": model.round, "survivors": survivors}
+            self._write(self.memory(), unmasked=plan.round, **kept)
+
+    def _check_promise(
+        self, plan: RoundPlan, model: ModelState, survivors: tuple[str, ...], exact: bool
+    ) -> None:
+        memory = self.memory()
+        memory.demand_newest(model)
+        same_model = memory.summed == plan.model.hex()
+        again = same_model and memory.survivors == survivors
+        once = memory.unmasked == plan.round and not self.simulated
+        # Without noise two rounds from one model may have the same updates, and the sums of other
+        # silos differ by single ones. A round that could not be opened may be tried again.
+        if not again and (once or (exact and same_model)):
+            raise OutOfOrder("a sum of other silos' updates was seen before")
 
     def forget(self, which: Callable[[int, str], bool] = lambda *_: True) -> None:
         """Remove the run's files of which this is true, by epoch and kind; all but its memory."""
@@ -197,15 +225,21 @@ class Keyring:
 
     def remember(self, **changes: Any) -> None:
         """Write down, durably, what is new; OutOfOrder for a number that would fall."""
-        old = self.memory()
+        if replace(old := self.memory(), **changes) == old:
+            return
+        with self._alone():
+            self._write(self.memory(), **changes)
+
+    def _write(self, old: RunMemory, **changes: Any) -> None:
         new = replace(old, **changes)
         for name, before in vars(old).items():
             if isinstance(before, int) and getattr(new, name) < before:
                 raise OutOfOrder(f"{name} {getattr(new, name)} is over: the last one is {before}")
-        if new != old:
-            write_whole(
-                self._memory_file, json.dumps(asdict(new)).encode(), mode=0o600, durable=True
-            )
+        write_whole(self._memory_file, json.dumps(asdict(new)).encode(), mode=0o600, durable=True)
+
+    def _alone(self) -> AbstractContextManager[int]:
+        """Keep other processes out, which would write over what this one adds to its memory."""
+        return alone_in(self.folder)
 
     def _demand_later(self, epoch: int) -> None:
         if epoch <= (last := self.memory().epoch):

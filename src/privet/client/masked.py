@@ -61,6 +61,8 @@ def advert(
     state = holder.receive(Sealed.of(message.content), public)
     if state.round >= request.round:
         raise OutOfOrder(f"round {request.round} of a model of round {state.round}")
+    if not keyring.simulated:
+        keyring.memory().demand_newest(state)
     settings = holder.encryption
     plan = RoundPlan(
         session=session,
@@ -92,16 +94,20 @@ def share(message: Message, context: Context, experiment: Experiment) -> RecordD
 def consent(message: Message, context: Context, experiment: Experiment) -> RecordDict:
     """Promise the survivors' sum, and no other of this round in any epoch."""
     request, keyring, round_ = _resumed(message, context, experiment)
+    model = ModelHolder.of(context, experiment).base_of(round_.plan)
     survivors, exact = request.survivors, experiment.privacy is None
-    with keyring.promising(round_.plan, survivors, exact=exact):
+    with keyring.promising(round_.plan, model, survivors, exact=exact):
         promised = round_.consent(survivors)
     return MaskAnswer(promised).to_records()
 
 
 def reveal(message: Message, context: Context, experiment: Experiment) -> RecordDict:
     """Give the shares that the promised sum needs, and forget the round's secrets."""
-    request, _, round_ = _resumed(message, context, experiment)
-    revealed = round_.reveal(request.messages)
+    request, keyring, round_ = _resumed(message, context, experiment)
+    revealed, memory, plan = round_.reveal(request.messages), keyring.memory(), round_.plan
+    # A process that ended between the step and its memory has promised nothing.
+    if (memory.unmasked, memory.summed) != (plan.round, plan.model.hex()):
+        raise OutOfOrder(f"this silo remembers no promise to unmask round {plan.round}")
     # Before the answer is sent: secrets that were used must not wait for a server that asks again.
     round_.close()
     return MaskAnswer(revealed).to_records()
@@ -140,9 +146,7 @@ class SealedRound:
             raise OutOfOrder(f"round {request.round} is not the one that was agreed on")
         if plan.noise != noise_text(request.noise_multiplier):
             raise OutOfOrder("another noise multiplier than was agreed on")
-        state = holder.models.find(plan.model)
-        if state is None:
-            raise OutOfOrder("the model that was agreed on is not kept here")
+        state = holder.base_of(plan)
         # Of the first model the server says them; this silo knows them by its own task.
         if state.sizes != sizes:
             raise OutOfOrder("the model that was agreed on has other tensors than the task's")

@@ -39,6 +39,7 @@ from privet.privacy.encryption.keys.runkey import RunKey
 from privet.privacy.encryption.masks import (
     Closed,
     MaskRound,
+    RoundPlan,
     check_confirmations,
     sum_label,
     write_confirmation,
@@ -174,6 +175,13 @@ class ModelHolder:
         """The models that it keeps."""
         return ModelStore(self.keyring)
 
+    def base_of(self, plan: RoundPlan) -> ModelState:
+        """The model that a round began with; OutOfOrder when it is not kept here any more."""
+        found = self.models.find(plan.model)
+        if found is None:
+            raise OutOfOrder("the model that this round began with is not kept here")
+        return found
+
     def receive(self, sealed: Sealed | None, public: Vector | None = None) -> ModelState:
         """The global model that a message is about.
 
@@ -269,11 +277,9 @@ def confirm(message: Message, context: Context, experiment: Experiment) -> Recor
     request, asked = MaskRequest.from_records(message.content), SumToOpen.of(message.content)
     keyring = holder.keyring
     key, round_ = keyring.key(request.epoch), resumed(keyring, request)
-    before = holder.models.find(round_.plan.model)
-    if before is None:
-        raise OutOfOrder("the model that this round began with is not kept here")
+    before, exact = holder.base_of(round_.plan), experiment.privacy is None
     with keyring.opening(request.epoch):
-        ended = _ended(round_, asked.total, keyring, exact=experiment.privacy is None)
+        ended = _ended(round_, asked.total, keyring, before, exact=exact)
         state = _state_after(asked.total, key, ended, before, holder)
     # Beside the one before it, which is gone on with if too few silos open this sum.
     holder.models.put(state, before)
@@ -288,12 +294,14 @@ def confirm(message: Message, context: Context, experiment: Experiment) -> Recor
     return MaskAnswer(confirmation, model=model).to_records()
 
 
-def _ended(round_: MaskRound, total: bytes, keyring: Keyring, *, exact: bool) -> Closed:
+def _ended(
+    round_: MaskRound, total: bytes, keyring: Keyring, model: ModelState, *, exact: bool
+) -> Closed:
     """The round, bound to this sum before anything of it is opened."""
     names, digest = read_header(total)[0].clients, hashlib.sha256(total).digest()
     if round_.plan.masked:  # promised when this silo consented
         return round_.open(digest, names)
-    with keyring.promising(round_.plan, names, exact=exact):
+    with keyring.promising(round_.plan, model, names, exact=exact):
         return round_.open(digest, names)
 
 

@@ -62,7 +62,7 @@ def swap_key(
 
     Of several processes that start from the same file, one succeeds.
     """
-    with _alone_in(path.parent):
+    with alone_in(path.parent):
         if find_key(path, kind=kind, session=session) != old:
             raise KeyFileError(f"{path} was changed meanwhile by another process")
         write_key(path, secret, kind=kind, session=session)
@@ -129,8 +129,8 @@ def _secret(content: bytes, kind: str, session: Session) -> Secret:
     return secret
 
 
-def _alone_in(folder: Path) -> AbstractContextManager[int]:
-    """Keep other processes that ask for the same out."""
+def alone_in(folder: Path) -> AbstractContextManager[int]:
+    """Keep other processes that ask for the same out; KeyFileError where there is no folder."""
     try:
         # The folder: a lock on a key file would go with the file that is replaced.
         return locked(folder, seconds=math.inf, flags=os.O_DIRECTORY)
