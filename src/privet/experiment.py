@@ -91,15 +91,49 @@ class TrainingSettings(_Settings):
     steps: Count | None = None
     """Local steps in a round, instead of `epochs`."""
     batch_size: Count = 64
-    optimizer: Literal["sgd", "adam"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    """As torch.optim has them; in each round a silo begins with a new one."""
     lr: Positive = 0.1
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    schedule: Literal["constant", "cosine"] = "constant"
-    """Learning rate over the rounds; `cosine` falls from `lr` to nearly zero."""
+    """Of adamw decoupled from the gradient, else added to it."""
+    schedule: Literal["constant", "cosine", "linear", "step"] = "constant"
+    """Learning rate over the rounds: `cosine` and `linear` fall from `lr` to nearly zero, `step` by
+    `decay_factor` after every `decay_every` rounds."""
+    decay_every: Count | None = None
+    decay_factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    warmup: Annotated[int, Field(ge=0)] = 0
+    """Rounds in which the learning rate rises linearly; the schedule begins behind them."""
     class_weights: tuple[Positive, ...] | None = None
     """A factor for the loss of each class's records, declared and not learned from them. It is
     applied record by record, so that clipping bounds a heavy class like any other."""
+
+    @model_validator(mode="after")
+    def _decays_by_steps_alone(self) -> Self:
+        if self.schedule == "step" and self.decay_every is None:
+            raise ValueError('schedule = "step" needs training.decay_every, a number of rounds')
+        for key in ("decay_every", "decay_factor"):
+            value, unset = getattr(self, key), type(self).model_fields[key].default
+            if self.schedule != "step" and value != unset:
+                raise ValueError(
+                    f'{key} = {value} does nothing with schedule = "{self.schedule}"; allowed with '
+                    '"step"'
+                )
+        return self
+
+    def share_of_rate(self, round_: int, rounds: int) -> float:
+        """The part of `lr` that a round trains with, in (0, 1]; rounds are counted from 1."""
+        if round_ <= self.warmup:
+            return round_ / (self.warmup + 1)
+        gone, left = round_ - 1 - self.warmup, rounds - self.warmup
+        if self.schedule == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * gone / left))
+        if self.schedule == "linear":
+            return 1 - gone / left
+        if self.schedule == "step":
+            assert self.decay_every is not None  # `_decays_by_steps_alone` looked
+            return float(self.decay_factor ** (gone // self.decay_every))
+        return 1.0
 
 
 class StrategySettings(BaseModel):
@@ -245,6 +279,11 @@ class Experiment(_Settings):
             raise ValueError("training.epochs and training.steps exclude each other; keep one")
         if self.encryption and self.encryption.scheme == "ckks" and self.encryption.pairwise_masks:
             raise ValueError('encryption.pairwise_masks needs scheme = "bfv"')
+        if self.training.warmup >= self.rounds:
+            raise ValueError(
+                f"training.warmup = {self.training.warmup} with rounds = {self.rounds}: allowed "
+                "are fewer rounds of warmup than there are rounds"
+            )
         _check_few_silos(self.encryption, self.federation.silos)
         if self.federation.partition == "natural" and self.federation.silos is not None:
             raise ValueError(
@@ -254,10 +293,7 @@ class Experiment(_Settings):
 
     def learning_rate(self, round_: int) -> float:
         """The silos' learning rate in a round, rounds counted from 1."""
-        training = self.training
-        if training.schedule == "constant":
-            return training.lr
-        return training.lr * 0.5 * (1 + math.cos(math.pi * (round_ - 1) / self.rounds))
+        return self.training.lr * self.training.share_of_rate(round_, self.rounds)
 
     @classmethod
     def from_mapping(cls, raw: Mapping[str, Any]) -> Experiment:

@@ -57,6 +57,16 @@ def test_an_honest_run_passes_and_its_report_can_be_verified(honest: Path, tmp_p
     seen.write_bytes(before)
 
 
+def test_the_steps_of_adamw_are_followed_and_told_from_those_of_adam(tmp_path: Path) -> None:
+    settings = {"training.optimizer": "adamw", "training.weight_decay": 1.0, "training.lr": 0.05}
+    experiment = Experiment.from_mapping(SETTINGS).with_settings(settings)
+    simulate(experiment, out=tmp_path / "run", execution=Execution(canaries=64))
+    assert "mechanism.steps" in of(audit([tmp_path / "run"], base=tmp_path), "PASS")
+    written = tmp_path / "run/experiment.toml"
+    written.write_text(written.read_text().replace('"adamw"', '"adam"'))
+    assert "mechanism.steps" in of(audit([tmp_path / "run"], base=tmp_path), "FAIL")
+
+
 def test_half_the_noise_fails_what_looks_at_what_ran_and_nothing_else(tmp_path: Path) -> None:
     report = audit([made(tmp_path / "run", "noise / 2")], base=tmp_path)
     ran = {f"mechanism.{name}" for name in ("conformance", "steps", "dry-run")}

@@ -73,16 +73,28 @@ def test_a_loss_that_a_task_sets_is_not_taken_for_the_one_of_its_class() -> None
     torch.testing.assert_close(first[:2], second[:2])
 
 
-@pytest.mark.parametrize("drag", [{}, {"momentum": 0.9}, {"momentum": 0.9, "weight_decay": 0.1}])
-def test_plain_training_is_to_the_bit_a_loop_with_torchs_sgd(drag: dict[str, float]) -> None:
-    settings = {"batch_size": 4, "epochs": 2, **drag}
+@pytest.mark.parametrize(
+    ("name", "drag"),
+    [
+        ("sgd", {}),
+        ("sgd", {"momentum": 0.9}),
+        ("sgd", {"momentum": 0.9, "weight_decay": 0.1}),
+        ("adamw", {"weight_decay": 0.0}),
+        ("adamw", {"weight_decay": 0.1}),
+    ],
+)
+def test_plain_training_is_to_the_bit_a_loop_with_torchs_optimizer(
+    name: str, drag: dict[str, float]
+) -> None:
+    settings = {"batch_size": 4, "epochs": 2, "optimizer": name, **drag}
     setup = experiment(**{f"training.{name}": value for name, value in settings.items()})
     examples = points(10)
     weights, result = trained(setup, examples)
     flat = FlatModel(Line().model())
     flat.load(weights)
     model = flat.module
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, **drag)  # type: ignore[arg-type]
+    of_torch = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[name]
+    optimizer = of_torch(model.parameters(), lr=0.1, **drag)
     rng = numpy_generator(stream(1, "batches"))
     for _ in range(2):
         order = torch.from_numpy(rng.permutation(10))
@@ -169,6 +181,32 @@ def test_private_training_equals_clipping_one_example_at_a_time() -> None:
     np.testing.assert_allclose(weights + result.update, flat.vector(), atol=1e-5)
     assert result.steps == 3
     assert result.loss is None
+
+
+def test_private_adamw_decays_beside_the_noisy_gradient_and_not_within_it() -> None:
+    """Behind a step whose gradient is known, torch's own AdamW is where the silo is."""
+    privacy = {"noise_multiplier": 0.8, "clip": 0.3}
+    setup = experiment(
+        privacy=privacy,
+        **{"training.batch_size": 4, "training.steps": 3, "training.weight_decay": 0.5},
+    )
+    weights, plain = trained(setup.with_settings({"training.optimizer": "adam"}), points(12))
+    _, decoupled = trained(setup.with_settings({"training.optimizer": "adamw"}), points(12))
+    flat = FlatModel(Line().model())
+    flat.load(weights)
+    plan = plan_round(setup, n_records=12)
+    assert plan.mechanism
+    optimizer = torch.optim.AdamW(flat.module.parameters(), lr=0.1, weight_decay=0.5)
+    noise, draws = SeededNoise(stream(1, "noise")), numpy_generator(stream(1, "batches"))
+    examples, loss = points(12), ExampleLoss(Line().loss)
+    with privatise(flat.module, optimizer, plan=plan.mechanism, noise=noise) as private:
+        for batch in map(torch.from_numpy, plan.mechanism.batches(12, draws)):
+            private.optimizer.zero_grad()
+            outputs = private.model(examples.inputs[batch])
+            private.backward(loss, outputs, examples.targets[batch])
+            private.optimizer.step()
+    np.testing.assert_array_equal(decoupled.update, flat.vector() - weights)
+    assert np.abs(decoupled.update - plain.update).max() > 0.01
 
 
 def test_a_correction_acts_after_the_noise_and_is_not_clipped() -> None:

@@ -84,6 +84,13 @@ def together(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         {"privacy": None},
         {"privacy": None, "training__momentum": 0.9, "training__weight_decay": 0.01},
         {"training__optimizer": "adam", "training__lr": 0.01},
+        {
+            "training__optimizer": "adamw",
+            "training__lr": 0.01,
+            "training__weight_decay": 0.1,
+            "training__schedule": "linear",
+            "training__warmup": 1,
+        },
         {"training__steps": 3, "model": "linear"},
         {"strategy__name": "fedprox", "strategy__proximal_mu": 0.5},
         {"strategy__name": "scaffold"},

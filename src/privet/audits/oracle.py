@@ -116,16 +116,18 @@ def unexplained(trace: StepTrace, settings: TrainingSettings, lr: float) -> Iter
 
 
 def _moves(trace: StepTrace, settings: TrainingSettings, lr: float) -> Iterator[Floats]:
-    """What torch documents of SGD with momentum and of Adam, shape (k,) each."""
+    """What torch documents of SGD with momentum, of Adam and of AdamW, shape (k,) each."""
+    decoupled = settings.optimizer == "adamw"
     first = second = np.zeros(trace.gradients.shape[1])
     pairs = zip(trace.gradients.astype(np.float64), trace.weights.astype(np.float64), strict=True)
     for number, (raw, weights) in enumerate(pairs, start=1):
-        gradient = raw + settings.weight_decay * weights
-        if settings.optimizer == "adam":
+        decay = settings.weight_decay * weights
+        gradient = raw if decoupled else raw + decay
+        if settings.optimizer in ("adam", "adamw"):
             first = 0.9 * first + 0.1 * gradient
             second = 0.999 * second + 0.001 * np.square(gradient)
             spread = np.sqrt(second / (1 - 0.999**number)) + 1e-8
-            yield -lr * first / (1 - 0.9**number) / spread
+            yield -lr * (first / (1 - 0.9**number) / spread + decoupled * decay)
         else:
             first = settings.momentum * first + gradient
             yield -lr * first

@@ -244,18 +244,22 @@ def _epochs(n_records: int, plan: LocalPlan, rng: np.random.Generator) -> Iterat
 
 
 def _optimizer(model: nn.Module, work: LocalTraining) -> torch.optim.Optimizer:
-    parameters, training = list(model.parameters()), work.training
-    optimizer = (
-        torch.optim.Adam(parameters, lr=work.lr, weight_decay=training.weight_decay)
-        if training.optimizer == "adam"
-        else torch.optim.SGD(
-            parameters, lr=work.lr, momentum=training.momentum, weight_decay=training.weight_decay
-        )
-    )
+    parameters = list(model.parameters())
+    optimizer = _of_torch(parameters, work)
     if (correct := work.correction) is not None:
         # A hook, since `privatise` wraps this optimizer: it runs behind the noise, before the step.
         optimizer.register_step_pre_hook(lambda *_: correct(parameters))
     return optimizer
+
+
+def _of_torch(parameters: list[nn.Parameter], work: LocalTraining) -> torch.optim.Optimizer:
+    training, decay = work.training, work.training.weight_decay
+    if training.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=work.lr, weight_decay=decay)
+    if training.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=work.lr, weight_decay=decay)
+    momentum = training.momentum
+    return torch.optim.SGD(parameters, lr=work.lr, momentum=momentum, weight_decay=decay)
 
 
 class _Sgd:

@@ -88,8 +88,13 @@ def together(*works: LocalTraining) -> list[Trained]:
 
 @pytest.mark.parametrize(
     "training",
-    [{}, {"momentum": 0.9, "weight_decay": 0.1}, {"optimizer": "adam"}],
-    ids=["sgd", "momentum", "adam"],
+    [
+        {},
+        {"momentum": 0.9, "weight_decay": 0.1},
+        {"optimizer": "adam"},
+        {"optimizer": "adamw", "weight_decay": 0.1},
+    ],
+    ids=["sgd", "momentum", "adam", "adamw"],
 )
 def test_both_engines_see_the_same_of_canaries(training: dict[str, Any]) -> None:
     """Some steps have no record, some neither a record nor a canary."""

@@ -81,6 +81,8 @@ def noise_of(silo: int) -> SeededNoise:
 def optimizer_of(descent: OptimizerSettings, model: nn.Module, lr: float) -> torch.optim.Optimizer:
     if descent.optimizer == "adam":
         return torch.optim.Adam(model.parameters(), lr=lr, weight_decay=descent.weight_decay)
+    if descent.optimizer == "adamw":
+        return torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=descent.weight_decay)
     return torch.optim.SGD(
         model.parameters(), lr=lr, momentum=descent.momentum, weight_decay=descent.weight_decay
     )
@@ -199,12 +201,13 @@ def test_twelve_steps_with_an_empty_batch_and_uneven_silos(name: str) -> None:
     compare(name, [replace(row, batches=[nobody] * 3) for row in rows[:1]], OptimizerSettings())
 
 
-def test_adam_is_torchs_adam() -> None:
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_adam_and_adamw_are_torchs(optimizer: Any) -> None:
     """Without noise its first steps divide by what may be zero; with it, they agree."""
     weights = FlatModel(built("mlp")).vector()
     plan = DpSgd.over(60, batch_size=6, epochs=1, noise_multiplier=1.0, clip=0.5)
     rows = [private_row(weights, silo, 60, plan, lr=0.01) for silo in range(3)]
-    compare("mlp", rows, OptimizerSettings("adam", weight_decay=0.1))
+    compare("mlp", rows, OptimizerSettings(optimizer, weight_decay=0.1))
 
 
 @pytest.mark.parametrize("rate", [0.9, 1.0])

@@ -30,15 +30,16 @@ _EPS = 1e-8
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """SGD or Adam exactly as torch.optim has them, with their defaults for what is not named."""
+    """SGD, Adam and AdamW exactly as torch.optim has them, with their defaults for what is not
+    named, but for a weight decay of zero."""
 
-    optimizer: Literal["sgd", "adam"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     momentum: float = 0.0
     weight_decay: float = 0.0
 
     def begin(self, weights: Tensor) -> BatchedOptimizer:
         """An optimizer of `weights`, shape (K, d), that has not stepped yet."""
-        kept = {"adam": 2, "sgd": 1 if self.momentum else 0}[self.optimizer]
+        kept = 2 if self.optimizer != "sgd" else 1 if self.momentum else 0
         return BatchedOptimizer(self, [torch.zeros_like(weights) for _ in range(kept)])
 
 
@@ -56,9 +57,12 @@ class BatchedOptimizer:
         In place, and the gradient is used up.
         """
         self.taken += 1
-        if self.settings.weight_decay:
-            gradient.add_(weights, alpha=self.settings.weight_decay)
-        move = self._adam if self.settings.optimizer == "adam" else self._sgd
+        decay = self.settings.weight_decay
+        if decay and self.settings.optimizer == "adamw":
+            weights.mul_(1 - rates * decay)
+        elif decay:
+            gradient.add_(weights, alpha=decay)
+        move = self._sgd if self.settings.optimizer == "sgd" else self._adam
         move(weights, gradient, [each[: len(weights)] for each in self.kept], rates)
 
     def _sgd(self, weights: Tensor, gradient: Tensor, kept: list[Tensor], rates: Tensor) -> None:
