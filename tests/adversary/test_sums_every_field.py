@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -20,14 +20,21 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 
-from privet.wire import CONFIRM
+from privet.wire import CONFIRM, CONSENT, KEEP, REVEAL, SHARE, TAKE
 from privet.wire.records import blob
 from sums_under_attack import Score, job, kind_of, name_of, run
 
 SHORT = job(rounds=2, encryption__rotate_every=1)
 """Two rounds and two keys; one silo misses the first sum, so the model is carried to it."""
-PARTS = 100
-"""Of which one is looked at in every run of the suite, and all when there is time."""
+JOBS = {
+    "masked": SHORT,
+    "unmasked": SHORT.with_settings({"encryption.pairwise_masks": False}),
+    "ckks": SHORT.with_settings({"encryption.scheme": "ckks"}),
+}
+PARTS = {"masked": 100, "unmasked": 30, "ckks": 30}
+"""That are all looked at when there is time."""
+SAMPLES = {"masked": 100, "unmasked": 200, "ckks": 200}
+"""One of so many changes is looked at in every run of the suite."""
 
 Values = dict[str, Any]
 """Of the fields of one message, by record and key."""
@@ -68,13 +75,13 @@ def about(message: Message) -> dict[str, str]:
     return {"kind": kind_of(message), "round": round_, "silo": name_of(message)}
 
 
-@lru_cache(maxsize=2)
-def honest(*, reply: bool) -> Mail:
+@lru_cache(maxsize=2 * len(JOBS))
+def honest(scheme: str, *, reply: bool) -> Mail:
     mail = Mail(reply)
     with TemporaryDirectory() as out:
         note = {"up" if reply else "down": lambda message: mail.note(message) and None}
-        score = run(Path(out), deliver=absent, experiment=SHORT, **note)  # type: ignore[arg-type]
-    assert score.wrong() == []
+        score = run(Path(out), deliver=absent, experiment=JOBS[scheme], **note)  # type: ignore[arg-type]
+    assert score.wrong(threshold=least_sum(scheme)) == []
     assert [each["skipped"] for each in score.entries] == [None, None, None]
     assert not score.refused
     return mail
@@ -265,8 +272,20 @@ class Changing:
             self._late = found
         return [messages, late] if late else [messages]
 
+    def arrive(self, replies: list[Message]) -> list[Message]:
+        """As `deliver`, for the answers of a batch."""
+        late, self._late = self._late, []
+        if not self.change.field:
+            self._late = [each for each in replies if self._is(each)]
+        found = list(self._late)
+        if self.change.how == "late":
+            replies = [each for each in replies if each not in found]
+        if self.change.how == "repeated":
+            replies, self._late = replies + found, []
+        return late + replies
+
     def _is(self, message: Message) -> bool:
-        kind, silo = kind_of(message), name_of(message)
+        kind, silo = kind_of(message), name_of(message, reply=self.reply)
         return self.change.about((kind, silo, self.mail.number(kind, silo) - 1))
 
     def _swap(self, messages: list[Message]) -> None:
@@ -287,55 +306,81 @@ class Changing:
             put(two, b, first)
 
 
-def attacked(out: Path, change: Change, *, reply: bool) -> Score:
+def least_sum(scheme: str) -> int:
+    settings = JOBS[scheme].encryption
+    assert settings is not None
+    return settings.least_sum
+
+
+def attacked(out: Path, scheme: str, change: Change, *, reply: bool) -> Score:
     changing = Changing(change, reply=reply)
-    direction: dict[str, Callable[[Message], None]] = {"up" if reply else "down": changing}
-    if not reply:
-        return run(out, deliver=changing.deliver, experiment=SHORT, **direction)  # type: ignore[arg-type]
-    return run(out, deliver=absent, experiment=SHORT, **direction)  # type: ignore[arg-type]
+    hooks: dict[str, Any] = {"up" if reply else "down": changing, "deliver": changing.deliver}
+    if reply:
+        hooks = {"up": changing, "arrive": changing.arrive, "deliver": absent}
+    return run(out, experiment=JOBS[scheme], **hooks)
 
 
-def part_of(found: list[Change], part: int) -> list[Change]:
+def part_of(found: list[Change], part: slice) -> list[Change]:
     """Some of each kind, in an order that does not change."""
-    shuffled = random.Random(17).sample(found, len(found))
-    return shuffled[part::PARTS]
+    return random.Random(17).sample(found, len(found))[part]
 
 
-def wrong_after(found: list[Change], out: Path, *, reply: bool) -> dict[str, list[str]]:
+def wrong_after(
+    found: list[Change], out: Path, scheme: str, *, reply: bool
+) -> dict[str, list[str]]:
     """By change what went wrong; a promise that breaks is said with all that it breaks for."""
     wrong = {}
     for place, change in enumerate(found):
-        score = attacked(out / str(place), change, reply=reply)
+        score = attacked(out / str(place), scheme, change, reply=reply)
         again = [each for each in set(score.spoilt) if score.spoilt.count(each) > 1]
-        wrong[str(change)] = [*score.wrong(), *(f"{each} asked again" for each in again)]
+        found_wrong = score.wrong(threshold=least_sum(scheme))
+        wrong[str(change)] = [*found_wrong, *(f"{each} asked again" for each in again)]
     return {change: each for change, each in wrong.items() if each}
 
 
-some = pytest.mark.parametrize(
-    "part", [0, *(pytest.param(each, marks=pytest.mark.slow) for each in range(1, PARTS))]
-)
+def walks() -> Iterator[Any]:
+    """By scheme: a sample, and the whole walk in parts."""
+    for scheme, parts in PARTS.items():
+        yield pytest.param(scheme, slice(0, None, SAMPLES[scheme]), id=f"{scheme}-sample")
+        for each in range(parts):
+            part = slice(each, None, parts)
+            yield pytest.param(scheme, part, id=f"{scheme}-{each}", marks=pytest.mark.slow)
+
+
+some = pytest.mark.parametrize(("scheme", "part"), [*walks()])
 
 
 @some
 def test_whatever_a_server_changes_only_right_sums_are_gone_on_with(
-    tmp_path: Path, part: int
+    tmp_path: Path, scheme: str, part: slice
 ) -> None:
-    mail = honest(reply=False)
+    mail = honest(scheme, reply=False)
     found = part_of([*changes(mail), *sequences(mail)], part)
-    assert wrong_after(found, tmp_path, reply=False) == {}
+    assert wrong_after(found, tmp_path, scheme, reply=False) == {}
 
 
 @some
-def test_whatever_one_silo_says_the_others_are_not_misled(tmp_path: Path, part: int) -> None:
+def test_whatever_one_silo_says_the_others_are_not_misled(
+    tmp_path: Path, scheme: str, part: slice
+) -> None:
     """The round is void or goes on without it, and nobody trains twice in it."""
-    found = part_of([each for each in changes(honest(reply=True)) if not each.all], part)
-    assert wrong_after(found, tmp_path, reply=True) == {}
+    mail = honest(scheme, reply=True)
+    found = [each for each in changes(mail) if not each.all]
+    found = part_of([*found, *sequences(mail)], part)
+    assert wrong_after(found, tmp_path, scheme, reply=True) == {}
 
 
-def test_the_walk_meets_every_kind_of_message() -> None:
+@pytest.mark.parametrize("scheme", JOBS)
+def test_the_walk_meets_every_kind_of_message(scheme: str) -> None:
     """Else it would be silent about one that it does not meet."""
     from privet.client.app import _STEPS
 
-    kinds = {each.kind for each in changes(honest(reply=False))}
-    assert kinds >= {f"query.{step.__name__}" for step in _STEPS} | {"query.advert", CONFIRM}
-    assert kinds >= {MessageType.TRAIN, MessageType.EVALUATE}
+    asked = {f"query.{step.__name__}" for step in _STEPS} | {"query.advert", CONFIRM}
+    asked |= {MessageType.TRAIN, MessageType.EVALUATE}
+    # Answers that say only that it was done have no field.
+    answered = asked - {TAKE, KEEP}
+    if scheme != "masked":
+        asked -= {CONSENT, REVEAL}
+        answered -= {CONSENT, REVEAL, SHARE}
+    assert {each.kind for each in changes(honest(scheme, reply=False))} >= asked
+    assert {each.kind for each in changes(honest(scheme, reply=True))} >= answered

@@ -23,7 +23,7 @@ from privet import Experiment, PrivetError
 from privet.client import app, keyring, masked, sealed, task_code
 from privet.client.keyring import Keyring
 from privet.client.training import LocalTraining, Trained
-from privet.privacy.encryption import Tampered, Terms, read_header
+from privet.privacy.encryption import SecretKey, Tampered, Terms, read_header
 from privet.privacy.encryption.masks import (
     MaskRound,
     RoundPlan,
@@ -65,6 +65,8 @@ RUN_ID = 5
 Meddle = Callable[[Message], None]
 Deliver = Callable[[list[Message]], list[list[Message]]]
 """The messages of a batch as batches: only replies of the first one reach the server."""
+Arrive = Callable[[list[Message]], list[Message]]
+"""The replies of a batch as they reach the server."""
 
 TINY: dict[str, Any] = {
     "task": "toy_tasks:Tiny",
@@ -93,6 +95,11 @@ def nothing(message: Message) -> None:
 def at_once(messages: list[Message]) -> list[list[Message]]:
     """Everything in its order."""
     return [messages]
+
+
+def as_they_came(replies: list[Message]) -> list[Message]:
+    """All of them, once."""
+    return replies
 
 
 def kind_of(message: Message) -> str:
@@ -199,15 +206,17 @@ class Meddler(InProcessGrid):
         up: Meddle,
         deliver: Deliver,
         score: Score,
+        arrive: Arrive = as_they_came,
     ) -> None:
         super().__init__(executor, silos=silos, run_id=RUN_ID)
         self._down, self._up, self._deliver, self._score = down, up, deliver, score
+        self._arrive = arrive
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterator[Message]:
         first, *others = self._deliver([self._changed(each) for each in messages])
-        yield from self._replies(first, timeout)
+        yield from self._arrive([*self._replies(first, timeout)])
         for more in others:
             list(self._replies(more, timeout))
 
@@ -236,13 +245,22 @@ def run(
     down: Meddle = nothing,
     up: Meddle = nothing,
     deliver: Deliver = at_once,
+    arrive: Arrive = as_they_came,
     experiment: Experiment = JOB,
     names: tuple[str, ...] = NAMES,
 ) -> Score:
     """A whole run; a PrivetError that ends it is in the score."""
     score = Score()
     with silos_of(out, experiment=experiment, names=names, score=score) as (executor, keys):
-        grid = Meddler(executor, len(names), down=down, up=up, deliver=deliver, score=score)
+        grid = Meddler(
+            executor,
+            len(names),
+            down=down,
+            up=up,
+            deliver=deliver,
+            score=score,
+            arrive=arrive,
+        )
         hosting = Hosting(folder=out, watch=look_away, roster=keys.roster)
         context = Context(RUN_ID, SERVER_NODE, {}, RecordDict(), {**experiment.to_run_config()})
         try:
@@ -531,10 +549,12 @@ class MaliciousServer:
         context = Context(RUN_ID, place + 2, dict(node), RecordDict(), {})
         return keyring.open_keyring(context)
 
-    def opened(self, name: str, total: bytes, *, at_least: int = 1) -> np.ndarray | None:
+    def opened(
+        self, name: str, total: bytes, *, at_least: int = 1, key: SecretKey | None = None
+    ) -> np.ndarray | None:
         """What silo `name`, siding with the server, makes of a sum; None if it is noise."""
         header, _ = read_header(total)
-        key = keyring.secret_of(self.ring(name).key(self.epoch))
+        key = key or keyring.secret_of(self.ring(name).key(self.epoch))
         try:
             return self.cipher.decrypt(
                 total, key=key, run=header.terms.run, round=header.terms.round, at_least=at_least
