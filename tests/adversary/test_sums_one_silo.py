@@ -18,7 +18,8 @@ from privet.client import masked, sealed
 from privet.client.keyring import MOST_FAILED_OPENINGS
 from privet.client.sealed import state_after
 from privet.privacy.encryption import Terms, make_cipher
-from privet.privacy.encryption.keys.secret import Secret
+from privet.privacy.encryption.keys import RunKey
+from privet.privacy.encryption.keys.secret import Secret, SecretKey
 from privet.privacy.encryption.masks import MaskRound, rounds
 from privet.privacy.ledger import Ledger, SiloKey
 from privet.server.sealing import disputed
@@ -301,6 +302,67 @@ def test_an_elected_silo_that_carries_garbage_is_not_elected_for_ever(tmp_path: 
     assert score.wrong() == []
     assert len({each["round"] for each in score.opened}) == 4
     assert trained_once(score)
+
+
+def lying_about_keys(patch: pytest.MonkeyPatch, container: bytes | None) -> None:
+    """Silo a, which is elected, hands out a key around `container`; None: another one to each."""
+    create = RunKey.create.__func__  # type: ignore[attr-defined]
+    wrapped = RunKey.wrapped
+
+    def creates(cls: Any, *, offers: Any, **told: Any) -> RunKey:
+        if container is not None and offers.elected == "a":
+            told["container"] = Secret(container)
+        made: RunKey = create(cls, offers=offers, **told)
+        return made
+
+    def wraps(self: RunKey, *, name: str, **told: Any) -> Any:
+        if container is not None or name != "a":
+            return wrapped(self, name=name, **told)
+        fresh = {each: Secret(make_cipher("bfv").generate().to_bytes()) for each in self.members}
+        keys = {each: replace(self, container=fresh[each]) for each in self.members if each != "a"}
+        return {each: wrapped(key, name=name, **told)[each] for each, key in keys.items()}
+
+    patch.setattr(RunKey, "create", classmethod(creates))
+    patch.setattr(RunKey, "wrapped", wraps)
+
+
+@pytest.mark.parametrize(
+    "container",
+    [b"", b"garbage", SecretKey.fresh(digest=bytes(16), lattice=b"").to_bytes(), None],
+    ids=["empty", "garbage", "other-cipher", "one-each"],
+)
+def test_an_elected_silo_that_hands_out_bad_keys_charges_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, container: bytes | None
+) -> None:
+    """All trained, and were charged, in every round, and could encrypt or open nothing."""
+    lying_about_keys(monkeypatch, container)
+    private = ROUNDS.with_settings({"privacy.noise_multiplier": 1.0, "training.steps": 1})
+    score = run(tmp_path, experiment=private)
+    skipped = [entry["skipped"] for entry in score.entries]
+    assert skipped[2:] == 3 * [None], "another silo makes the next key"
+    key = SiloKey.load(tmp_path / KEY)
+    with closing(Ledger.open(tmp_path / LEDGER, key)) as ledger:
+        charged = {silo: len(ledger.events(silo)) for silo in NAMES}
+    rounds = len({each["round"] for each in score.opened})
+    assert charged == {"a": 0, "b": rounds, "c": rounds, "d": rounds}
+    assert score.spoilt == []
+
+
+def test_a_silo_with_another_key_than_all_others_sits_out_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The elected silo gave silo d a key of its own, whose upload would spoil the sum."""
+    wrapped = RunKey.wrapped
+
+    def wraps(self: RunKey, **told: Any) -> Any:
+        other = replace(self, container=Secret(make_cipher("bfv").generate().to_bytes()))
+        return {**wrapped(self, **told), "d": wrapped(other, **told)["d"]}
+
+    monkeypatch.setattr(RunKey, "wrapped", wraps)
+    score = run(tmp_path, experiment=ROUNDS)
+    assert [entry["skipped"] for entry in score.entries] == 5 * [None]
+    assert {each["survivors"] for each in score.opened} == {("a", "b", "c")}
+    assert score.wrong() == []
 
 
 def test_shares_that_nobody_can_open_charge_nobody_else(tmp_path: Path) -> None:

@@ -125,13 +125,18 @@ class Keyring:
         )
         return key, dict(wraps)
 
-    def take(self, epoch: int, offers: Sequence[bytes], wrapped: bytes) -> None:
-        """Unwrap the key that the elected silo made and keep it in the folder."""
+    def take(self, epoch: int, offers: Sequence[bytes], wrapped: bytes, *, cipher: Cipher) -> None:
+        """Unwrap the key that the elected silo made and keep it in the folder.
+
+        EncryptionError for one that nothing can be encrypted with: in a round it would be found
+        after the training, when it is charged.
+        """
         self._demand_later(epoch)
         session = self.session(epoch)
         agreement = read_agreement(self._file(epoch, "offer"), session=session)
         gathered = gather(offers, session=session)
         key = RunKey.unwrapped(wrapped, offers=gathered, name=self.name, agreement=agreement)
+        cipher.check_key(secret_of(key))
         self.keep(key)
 
     def keep(self, key: RunKey) -> None:

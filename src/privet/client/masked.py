@@ -57,7 +57,7 @@ def advert(
     keyring, (public, _) = holder.keyring, model_of(message.content)
     if request.round <= keyring.memory().unmasked and not keyring.simulated:
         raise OutOfOrder(f"this silo has unmasked the sum of round {request.round} already")
-    session = keyring.key(request.epoch).session
+    key = keyring.key(request.epoch)
     state = holder.receive(Sealed.of(message.content), public)
     if state.round >= request.round:
         raise OutOfOrder(f"round {request.round} of a model of round {state.round}")
@@ -65,7 +65,7 @@ def advert(
         keyring.memory().demand_newest(state)
     settings = holder.encryption
     plan = RoundPlan(
-        session=session,
+        session=key.session,
         round=request.round,
         job=job_digest(experiment),
         model=state.digest,
@@ -79,6 +79,7 @@ def advert(
         name=keyring.name,
         identity=keyring.signer(),
         records=records or 0,
+        key=bytes.fromhex(key.id),
         keep=keyring.mask_file(request.epoch, request.round),
     )
     return MaskAnswer(begun.advert()).to_records()

@@ -267,7 +267,8 @@ def take(message: Message, context: Context, experiment: Experiment) -> RecordDi
     request, holder = _opened(message, context, experiment)
     if request.wrapped is None:
         raise ExperimentError("no wrapped key came")
-    holder.keyring.take(request.epoch, request.offers, request.wrapped)
+    cipher = cipher_of(holder.encryption)
+    holder.keyring.take(request.epoch, request.offers, request.wrapped, cipher=cipher)
     return KeyAnswer().to_records()
 
 

@@ -6,6 +6,7 @@ same. What silos that side with it could see is in `privet.privacy.encryption.ma
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from privet.privacy.encryption import Adder
 from privet.privacy.encryption.backend import Mask
 from privet.privacy.encryption.errors import MessageError
 from privet.privacy.encryption.masks import (
+    Advert,
     Adverts,
     RoundPlan,
     correction,
@@ -104,6 +106,8 @@ class MaskedRound:
     adverts: Adverts | None = None
     reason: str | None = None
     """Why nobody trains."""
+    divided: bool = False
+    """Whether too few for a sum have the same key: it was not one that was made for all."""
     _nodes: dict[str, int] = field(default_factory=dict)
     _encrypted_shares: dict[str, Mapping[str, bytes]] = field(default_factory=dict)
 
@@ -202,9 +206,9 @@ class MaskedRound:
         request = self._request(noise_multiplier=self.noise)
         before = len(failures)
         adverts = self.ask(ADVERT, request, names, failures, self.model_for)
-        for name, answer in adverts.items():
-            # One by one: who adverts another plan can be named, and the others go on.
-            self._check_advert(name, answer, failures)
+        # One by one: who adverts another plan or key can be named, and the others go on.
+        read = {name: self._read_advert(name, each, failures) for name, each in adverts.items()}
+        self._demand_one_key([each for each in read.values() if each], failures)
         if len(failures) > before:
             return
         self.adverts = gather_adverts(_messages(adverts), plan=self.plan)
@@ -215,14 +219,25 @@ class MaskedRound:
             if self.plan.masked and {name, *shares} != set(names):
                 failures.append(Failure(name, "keys", "it dealt shares to others than there are"))
 
-    def _check_advert(self, name: str, answer: MaskAnswer, failures: list[Failure]) -> None:
+    def _demand_one_key(self, adverts: list[Advert], failures: list[Failure]) -> None:
+        """Go on with those whose key most have; the others are named."""
+        if not (counted := Counter(advert.key for advert in adverts)):
+            return
+        ((key, most),) = counted.most_common(1)
+        others = [advert.name for advert in adverts if advert.key != key]
+        self.divided |= bool(others) and most < self.plan.least(len(adverts))
+        failures += [Failure(name, "keys", "it has another key than most") for name in others]
+
+    def _read_advert(self, name: str, answer: MaskAnswer, failures: list[Failure]) -> Advert | None:
         try:
             stated = read_advert(answer.message or b"", plan=self.plan)
         except PrivetError as error:
             failures.append(Failure(name, "keys", str(error)))
         else:
-            if stated.name != name:
-                failures.append(Failure(name, "keys", f"it is signed by silo {stated.name!r}"))
+            if stated.name == name:
+                return stated
+            failures.append(Failure(name, "keys", f"it is signed by silo {stated.name!r}"))
+        return None
 
     def _request(self, **more: Any) -> MaskRequest:
         return MaskRequest(self.plan.session.epoch, self.plan.round, **more)

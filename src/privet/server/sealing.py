@@ -196,7 +196,12 @@ class SealedModel:
             masked=self._encryption.masked,
         )
         self._masked = MaskedRound(self._relay, plan, noise, self._model_for)
-        return self._masked.deal(asked, failures)
+        agreed = self._masked.deal(asked, failures)
+        if self._masked.divided and self._state.age:
+            self._spoilt = True
+            # The elected silo, which is the first of them.
+            self._leave_out(self._state.age.members[:1])
+        return agreed
 
     def record_for(self, silo: str) -> ConfigRecord | None:
         """The others' encrypted shares for this silo."""
@@ -445,6 +450,10 @@ class SealedModel:
         wraps = {n: w for n, w in made[elected].wraps.items() if n in nodes}
         requests = {nodes[name]: replace(request, wrapped=wrap) for name, wrap in wraps.items()}
         not_taken = self._ask(list(requests), requests, TAKE)[1]
+        # One of them may lie; of more, the elected silo does, and makes no key in this round.
+        if sum(each.stage == "keys" for each in not_taken) > self._encryption.colluding:
+            self._failed.setdefault(elected, []).append(round_ - 1)
+            return [*failures, *not_taken, *self._distribute(epoch + 1, round_, cohort)]
         lost = {failure.silo for failure in not_taken}
         members = self._identities.ordered([elected, *(name for name in wraps if name not in lost)])
         # Else the rule would find other silos than have the key, and ask for a new one in every

@@ -17,6 +17,7 @@ from privet.privacy.encryption import (
     read_header,
 )
 from privet.privacy.encryption.backend import DEGREE, PROFILES
+from privet.privacy.encryption.keys.secret import SecretKey
 from privet.privacy.encryption.residues import to_digits
 
 EXACT = ["default", "compact", "precise"]
@@ -317,3 +318,29 @@ def test_an_old_warning_of_tenseal_is_not_printed(rounds, capfd):
     round_ = rounds("ckks", size=9000)
     round_.open(round_.add({"a": round_.encrypt(np.zeros(9000))}))
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("scheme", ["bfv", "ckks"])
+@pytest.mark.parametrize(
+    "lattice", [b"", b"garbage", b"\x00" * 1000], ids=["empty", "text", "zeros"]
+)
+def test_a_key_of_somebody_elses_making_is_one_that_can_be_used(
+    scheme: str, lattice: bytes
+) -> None:
+    cipher = make_cipher(scheme)
+    cipher.check_key(cipher.generate())
+    with pytest.raises(EncryptionError):
+        cipher.check_key(SecretKey.fresh(digest=bytes(16), lattice=cipher.generate().lattice))
+    if lattice or scheme == "ckks":
+        with pytest.raises(EncryptionError):
+            cipher.check_key(SecretKey.fresh(digest=cipher.digest, lattice=lattice))
+
+
+def test_a_key_without_its_secret_part_is_no_key() -> None:
+    from privet.privacy.encryption import documented
+
+    cipher = make_cipher("ckks")
+    context = documented._private(cipher.generate().lattice)
+    public = documented._serialized(context, secret=False)
+    with pytest.raises(EncryptionError):
+        cipher.check_key(SecretKey.fresh(digest=cipher.digest, lattice=public))

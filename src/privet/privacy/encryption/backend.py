@@ -58,6 +58,9 @@ class Backend(Protocol):
     def generate(self) -> bytes:
         """A fresh secret key of the lattice; empty where none outlives an upload."""
 
+    def check(self, lattice: bytes) -> None:
+        """EncryptionError for what is no key that `generate` could have given."""
+
     def encrypt(
         self,
         plaintexts: Iterable[Plaintext],

@@ -184,6 +184,14 @@ class Cipher:
         """A fresh key for the clients to share; the server never sees it."""
         return SecretKey.fresh(digest=self.digest, lattice=self._backend.generate())
 
+    def check_key(self, key: SecretKey) -> None:
+        """EncryptionError for a key, maybe of somebody else's making, that this cipher cannot use.
+
+        What it holds for the lattice reaches a native parser, with CKKS.
+        """
+        self._require_key(key)
+        self._backend.check(key.lattice)
+
     def encrypt(
         self,
         x: Reals,

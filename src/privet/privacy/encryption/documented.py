@@ -101,6 +101,15 @@ class DocumentedBackend:
         """A context with a fresh secret key and no public ones."""
         return _serialized(_context(self._scale), secret=True)
 
+    def check(self, lattice: bytes) -> None:
+        """Encrypt with it, and add the result to what fits."""
+        vector = _encrypted(_private(lattice), np.zeros(SLOTS))
+        try:
+            self.accumulator(1).add(memoryview(b"".join(_framed([vector]))))
+            vector.decrypt()
+        except (Malformed, *_NATIVE_ERRORS):
+            raise EncryptionError(_WRONG_KEY) from None
+
     def encrypt(
         self,
         plaintexts: Iterable[Plaintext],

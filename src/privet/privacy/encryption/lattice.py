@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 
 from privet.privacy.encryption.backend import COINS, DEGREE, MODULUS, Mask, Plaintext
 from privet.privacy.encryption.codec import Words, bound_to
+from privet.privacy.encryption.errors import EncryptionError
 from privet.privacy.encryption.header import Header, Terms
 from privet.privacy.encryption.keys.secret import SecretKey
 from privet.privacy.encryption.residues import (
@@ -195,6 +196,11 @@ class LatticeBackend:
     def generate(self) -> bytes:
         """Nothing: no secret of the lattice outlives an upload."""
         return b""
+
+    def check(self, lattice: bytes) -> None:
+        """See `Backend.check`."""
+        if lattice:
+            raise EncryptionError("the key holds a secret of the lattice, which bfv has none of")
 
     def encrypt(
         self,

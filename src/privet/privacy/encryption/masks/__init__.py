@@ -29,6 +29,7 @@ in time.
 from privet.privacy.encryption.errors import MaskError, TooFewSilos
 from privet.privacy.encryption.masks.rounds import Closed, MaskRound
 from privet.privacy.encryption.masks.statements import (
+    Advert,
     Adverts,
     RoundPlan,
     check_confirmations,
@@ -44,6 +45,7 @@ from privet.privacy.encryption.masks.statements import (
 from privet.privacy.encryption.masks.unmasking import correction, read_reveal
 
 __all__ = [
+    "Advert",
     "Adverts",
     "Closed",
     "MaskError",

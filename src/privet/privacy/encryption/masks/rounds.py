@@ -74,13 +74,16 @@ class Advertised:
     mask: AgreementKey
     personal: Secret
     records: int = 0
+    key: bytes = b""
+    """The public id of the epoch's key."""
 
     @classmethod
-    def fresh(cls, plan: RoundPlan, name: str, records: int) -> Advertised:
+    def fresh(cls, plan: RoundPlan, name: str, *, records: int, key: bytes) -> Advertised:
         return cls(
             plan=plan,
             name=name,
             records=records,
+            key=key,
             cipher=AgreementKey.generate(),
             mask=AgreementKey.generate(),
             personal=Secret.random(SECRET),
@@ -91,7 +94,7 @@ class Advertised:
         """What is said about them in public."""
         commitment = personal_commitment(self.plan, self.name, self.personal)
         keys = self.cipher.public, self.mask.public
-        return Advert(self.name, *keys, commitment, self.records)
+        return Advert(self.name, *keys, commitment, self.records, self.key)
 
     def share(self, messages: Iterable[bytes]) -> tuple[Shared, dict[str, bytes]]:
         """Deal both secrets to all silos that adverted in `messages`; encrypted, by recipient."""
@@ -120,7 +123,7 @@ class Advertised:
 
     def fields(self) -> tuple[Field, ...]:
         secrets = self.cipher.secret(), self.mask.secret(), self.personal
-        return *(secret.reveal() for secret in secrets), self.records
+        return *(secret.reveal() for secret in secrets), self.records, self.key
 
     @classmethod
     def read(cls, fields: Fields, plan: RoundPlan, name: str) -> Advertised:
@@ -132,6 +135,7 @@ class Advertised:
             mask=AgreementKey.from_secret(mask),
             personal=personal,
             records=fields.number(),
+            key=fields.blob(),
         )
 
 
@@ -339,6 +343,7 @@ class MaskRound:
         name: str,
         identity: SiloKey,
         records: int = 0,
+        key: bytes = b"",
         keep: Path | None = None,
     ) -> MaskRound:
         """A round with fresh keys, in place of an attempt that has not masked anything yet.
@@ -347,7 +352,7 @@ class MaskRound:
         silos, could be told apart.
         """
         plan.session.check_identity(name, identity)
-        phase = Advertised.fresh(plan, name, records)
+        phase = Advertised.fresh(plan, name, records=records, key=key)
         if keep is not None:
             old = find_key(keep, kind=_KIND, session=plan.session)
             # While only shares are on their way nothing was masked, and the round may begin anew.

@@ -129,7 +129,7 @@ _FACTS = (
     "word on masks",
 )
 
-ADVERT_TITLE = "privet mask advert 1"
+ADVERT_TITLE = "privet mask advert 2"
 LARGEST_ADVERT = 1000
 """Bytes of an advert."""
 
@@ -144,6 +144,8 @@ class Advert:
     commitment: bytes
     records: int = 0
     """How many it has, where silos count by them; else 0."""
+    key: bytes = b""
+    """The public id of the epoch's key as it has it: who made the key may have made several."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +214,8 @@ class Adverts:
 
 def write_advert(advert: Advert, *, plan: RoundPlan, identity: SiloKey) -> bytes:
     """The signed advert; RosterError when `identity` is not the silo's."""
-    values = *plan.facts, advert.cipher, advert.mask, advert.commitment, advert.records
+    held = advert.cipher, advert.mask, advert.commitment
+    values = *plan.facts, *held, advert.records, advert.key
     return write_signed(
         ADVERT_TITLE, *values, session=plan.session, name=advert.name, identity=identity
     )
@@ -223,7 +226,7 @@ def read_advert(message: bytes, *, plan: RoundPlan) -> Advert:
     name, fields = read_signed(message, ADVERT_TITLE, session=plan.session, most=LARGEST_ADVERT)
     plan.check(fields)
     cipher, mask = read_public(fields, name), read_public(fields, name)
-    advert = Advert(name, cipher, mask, fields.blob(size=32), fields.number())
+    advert = Advert(name, cipher, mask, fields.blob(size=32), fields.number(), fields.blob())
     fields.end()
     return advert
 
@@ -231,8 +234,8 @@ def read_advert(message: bytes, *, plan: RoundPlan) -> Advert:
 def gather_adverts(messages: Iterable[bytes], *, plan: RoundPlan) -> Adverts:
     """All adverts of a round.
 
-    MessageError for a refused one or a silo's second one; MaskError when the plan does not protect
-    this many silos, TooFewSilos when they are fewer than its threshold.
+    MessageError for a refused one, a silo's second one, or different keys; MaskError when the plan
+    does not protect this many silos, TooFewSilos when they are fewer than its threshold.
     """
     return _gathered(tuple(messages), plan)
 
@@ -246,6 +249,8 @@ def _gathered(messages: tuple[bytes, ...], plan: RoundPlan) -> Adverts:
         if advert.name in found:
             raise MessageError(f"silo {advert.name!r} appears with two mask adverts")
         found[advert.name] = advert, message
+    if len({advert.key for advert, _ in found.values()}) > 1:
+        raise MessageError("adverts refused: their silos have different keys of the epoch")
     plan.least(len(found))
     ordered = [found[name] for name in plan.session.roster.ordered(found)]
     return Adverts(plan, tuple(each[0] for each in ordered), tuple(each[1] for each in ordered))
