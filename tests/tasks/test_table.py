@@ -195,11 +195,12 @@ def test_about_a_fraction_of_the_rows_is_kept_for_testing(tmp_path: Path) -> Non
     """1,000 coins of 0.2: between 150 and 250 heads but for one time in ten thousand."""
     lines = [f"{i},{'abc'[i % 3]},{i % 2}" for i in range(1000)]
     (tmp_path / "all.csv").write_text("x,who,ill\n" + "\n".join(lines) + "\n")
-    train, test = load(tmp_path, file="all.csv", silo="who", test_fraction=0.2)
+    options = {"file": "all.csv", "silo": "who", "numeric": ["x"]}
+    train, test = load(tmp_path, **options, test_fraction=0.2)
     assert test is not None
     assert 150 < len(test) < 250
     assert len(train) + len(test) == 1000
-    again, _ = load(tmp_path, file="all.csv", silo="who", test_fraction=0.2)
+    again, _ = load(tmp_path, **options, test_fraction=0.2)
     assert torch.equal(train.inputs, again.inputs)
 
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from privet.experiment import Experiment
     from privet.simulations.prepare import Prepared
 
+_MOST_COLUMNS = 40
+
 Out = Annotated[Path | None, typer.Option(help="Run folder. [default: runs/<name of the file>]")]
 Workers = Annotated[int, typer.Option(min=1, help="Processes that silos share.")]
 Policy = Annotated[
@@ -158,6 +160,8 @@ def _introduce(prepared: Prepared) -> None:
         f"{experiment.task}: {sum(sizes):,} records in {len(sizes)} silos, "
         f"{experiment.rounds} rounds of {experiment.strategy.name}"
     )
+    for line in _columns(getattr(prepared.place.task, "described", ())):
+        typer.echo(f"  {line}")
     if sealing := _sealing(experiment):
         typer.echo(sealing)
     noise = [plan.mechanism.noise_multiplier for plan in prepared.plans if plan.mechanism]
@@ -168,6 +172,11 @@ def _introduce(prepared: Prepared) -> None:
     low, high = min(noise), max(noise)
     spread = f"{low:.3f}" if low == high else f"{low:.3f} to {high:.3f}"
     typer.echo(f"DP-SGD in every silo: noise multiplier {spread}, clip norm {_clip(experiment)}")
+
+
+def _columns(lines: Sequence[str]) -> Sequence[str]:
+    more = len(lines) - _MOST_COLUMNS
+    return [*lines[:_MOST_COLUMNS], f"and {more} more"] if more > 0 else lines
 
 
 def _sealing(experiment: Experiment) -> str:

@@ -5,9 +5,8 @@ The width of the inputs does not depend on the values; errors say where in the f
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from privet.errors import DataError, nearest
-from privet.tasks.files import read_bytes
+from privet.tasks.doubtful import check_feature
+from privet.tasks.text_tables import TextFormat, read_text_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 Numbers = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.object_]
 
-MISSING_MARKS = ("", "?", "NA", "N/A", "NaN", "nan", "NULL", "null")
-_SEPARATORS = ",;\t|"
 _PARQUET = (".parquet", ".pq")
 
 
@@ -99,17 +97,19 @@ def finite(cell: object) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def read_frame(path: Path) -> Frame:
+def read_frame(path: Path, how: TextFormat) -> Frame:
     """Read a Parquet file (.parquet, .pq), or anything else as text with a header line.
 
-    The separator of a text file is the one of comma, semicolon, tab and bar that is most frequent
-    in its header; spaces after it are left out and `MISSING_MARKS` are missing values.
-    Raises DataError when the file is unreadable or has no rows.
+    Spaces around names and after separators are left out; marks of `how` are missing values.
+    Raises DataError when the file is unreadable, has no rows or, as text, is not what `how` says.
     """
     import pandas as pd
 
     try:
-        rows = pd.read_parquet(path) if path.suffix.lower() in _PARQUET else _read_text(path)
+        if path.suffix.lower() in _PARQUET:
+            rows = _marked(pd.read_parquet(path), how.marks)
+        else:
+            rows = read_text_table(path, how)
     except pd.errors.EmptyDataError:
         raise DataError(f"{path} is empty (0 rows)") from None
     except (OSError, EOFError, ValueError) as error:  # parse and decoding errors are ValueErrors
@@ -120,23 +120,10 @@ def read_frame(path: Path) -> Frame:
     return Frame(path, rows.rename(columns=lambda name: str(name).strip()))
 
 
-def _read_text(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    raw = read_bytes(path)
-    # utf-8-sig, here and below: spreadsheets put a byte order mark in front.
-    header = raw.partition(b"\n")[0].decode("utf-8-sig")
-    return pd.read_csv(
-        io.BytesIO(raw),
-        sep=max(_SEPARATORS, key=header.count),
-        encoding="utf-8-sig",
-        skipinitialspace=True,
-        # Only the marks that are documented: pandas' own list takes "None" and others too.
-        keep_default_na=False,
-        na_values=list(MISSING_MARKS),
-        # Else pandas guesses types piece by piece, and a column of a long file can have several.
-        low_memory=False,
-    )
+def _marked(rows: pd.DataFrame, marks: Collection[str]) -> pd.DataFrame:
+    """`rows` of a Parquet file without the texts that stand for no value."""
+    texts = [name for name in rows.columns if rows[name].dtype.kind == "O"]
+    return rows.assign(**{name: rows[name].mask(rows[name].isin(marks)) for name in texts})
 
 
 MOST_CATEGORIES = 100
@@ -207,8 +194,8 @@ def kinds(frames: Sequence[Frame], names: Sequence[str]) -> tuple[list[str], lis
     """Which of the columns `names` are numeric and which categorical, by what the files hold.
 
     Numbers are numeric; texts and truth values are categorical. Raises DataError for dates and the
-    like, for texts with over `MOST_CATEGORIES` values, and for columns that are mostly numbers
-    with some text among them.
+    like, for texts with over `MOST_CATEGORIES` values, for columns that are mostly numbers with
+    some text among them, and for those that number or name their rows.
     """
     import pandas as pd
 
@@ -217,8 +204,12 @@ def kinds(frames: Sequence[Frame], names: Sequence[str]) -> tuple[list[str], lis
     for name in names:
         # Of all files together: a column that is text in one file is text in all.
         column = pd.concat([frame.rows[name] for frame in frames], ignore_index=True)
-        is_numeric = _is_numeric(frames[0].path, name, column)
-        (numeric if is_numeric else categorical).append(name)
+        if _is_numeric(frames[0].path, name, column):
+            for frame in frames:
+                check_feature(frame.path, name, frame.numbers(name))
+            numeric.append(name)
+        else:
+            categorical.append(name)
     return numeric, categorical
 
 
@@ -229,14 +220,18 @@ def _is_numeric(path: Path, name: str, column: pd.Series) -> bool:
     if kind in "iuf":
         return True
     where = f"{path}, column {name!r}"
-    instead = "choose columns with data.numeric and data.categorical"
+    instead = "choose columns with data.numeric and data.categorical, or data.exclude"
     if kind not in "bOTSU":
         raise DataError(f"{where}: {len(column)} values are {column.dtype}; {instead}")
     present = column.dropna().astype(str)
     text = pd.to_numeric(present, errors="coerce").isna().to_numpy()
     # Mostly numbers: a mark for missing values, rather than categories of which many are numbers.
     if kind != "b" and 0 < text.sum() < len(present) / 2:
-        raise DataError(f"{where}: {text.sum()} of {len(column)} values are not numbers; {instead}")
+        raise DataError(
+            f"{where}: {text.sum()} of {len(column)} values are not numbers, such as "
+            f"{present.iloc[text.argmax()]!r}; a mark of missing values is said in "
+            f"data.missing_marks; or {instead}"
+        )
     if present.nunique() > MOST_CATEGORIES:
         raise DataError(
             f"{where}: {present.nunique()} different texts in {len(column)} rows, more than "

@@ -13,23 +13,23 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from privet.errors import DataError, ExperimentError
-from privet.tasks.columns import MISSING_MARKS, finite, label_text, scale_of
+from privet.tasks.columns import finite, label_text, scale_of
 from privet.tasks.files import names_inside, read_inside
 from privet.tasks.table import Table
 from privet.tasks.table_layout import Rows
 from privet.tasks.task import Examples
+from privet.tasks.text_tables import TextFormat
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_SEPARATORS = ",;\t|"
 _PARQUET = (".parquet", ".pq")
 _TRUTHS = {"true": "True", "TRUE": "True", "false": "False", "FALSE": "False"}
 
@@ -115,7 +115,7 @@ class HeldTable(Table):
         """What makes a value of a cell, by column in use; None where the cell is not covered."""
         layout = self._layout
         words = {**layout.vocabularies, self._options.target: layout.classes}
-        numbers = dict.fromkeys(layout.numeric, finite)
+        numbers = dict.fromkeys(layout.numeric, partial(_number, how=self._options.text_format))
         return {**numbers, **{name: reader_of(known) for name, known in words.items()}}
 
     def file_names(self) -> list[str]:
@@ -148,7 +148,8 @@ class HeldTable(Table):
 
         DataError when one of the columns is not there.
         """
-        columns, broken = read_columns(read_inside(self._data_dir, name), name)
+        how = self._options.text_format
+        columns, broken = read_columns(read_inside(self._data_dir, name), name, how)
         person = self._options.person
         used = [*self._readers, *([person] if person else [])]
         for column in used:
@@ -211,17 +212,25 @@ def reader_of(words: Sequence[str]) -> Callable[[object], str | None]:
     return read
 
 
-def read_columns(raw: bytes, name: str) -> tuple[dict[str, Column], int]:
+def _number(cell: object, *, how: TextFormat) -> float | None:
+    """The finite number that a cell holds, as the file writes numbers, if it holds one."""
+    return finite(how.number_text(cell) if isinstance(cell, str) else cell)
+
+
+def read_columns(
+    raw: bytes, name: str, how: TextFormat | None = None
+) -> tuple[dict[str, Column], int]:
     """The columns of a CSV or Parquet file, each cell a value or None, and its broken lines."""
-    return (_parquet(raw), 0) if name.lower().endswith(_PARQUET) else _text(raw)
+    how = how or TextFormat()
+    return (_parquet(raw, how), 0) if name.lower().endswith(_PARQUET) else _text(raw, how)
 
 
-def _text(raw: bytes) -> tuple[dict[str, Column], int]:
+def _text(raw: bytes, how: TextFormat) -> tuple[dict[str, Column], int]:
     # A cell may be long, and a byte may be of another encoding: neither is a reason to fail.
     csv.field_size_limit(sys.maxsize)
-    text = raw.decode("utf-8-sig", errors="replace")
+    text = raw.decode(how.encoding, errors="replace")
     first, *rest = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    separator = max(_SEPARATORS, key=first.count)
+    separator = how.separator_of(first)
     header = [name.strip() for name in _split(first, separator)]
     if not any(header):
         raise DataError("the file has no header")
@@ -229,7 +238,7 @@ def _text(raw: bytes) -> tuple[dict[str, Column], int]:
     split = (_split(line, separator) for line in lines)
     rows = [cells for cells in split if len(cells) == len(header)]
     cells = zip(*rows, strict=True) if rows else ([] for _ in header)
-    columns = _by_name(header, [[*map(_cell, column)] for column in cells])
+    columns = _by_name(header, [[_cell(cell, how) for cell in column] for column in cells])
     return columns, len(lines) - len(rows)
 
 
@@ -253,25 +262,25 @@ def _split(line: str, separator: str) -> list[str]:
         return []
 
 
-def _cell(text: str) -> str | None:
+def _cell(text: str, how: TextFormat) -> str | None:
     stripped = text.strip()
-    return None if stripped in MISSING_MARKS else stripped
+    return None if stripped in how.marks else stripped
 
 
-def _parquet(raw: bytes) -> dict[str, Column]:
+def _parquet(raw: bytes, how: TextFormat) -> dict[str, Column]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         table = pq.read_table(io.BytesIO(raw))
         names = [str(name).strip() for name in table.column_names]
-        columns = [_arrow_cells(column) for column in table.columns]
+        columns = [_arrow_cells(column, how) for column in table.columns]
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError("the file is no Parquet file that can be read") from error
     return _by_name(names, columns)
 
 
-def _arrow_cells(column: pa.ChunkedArray) -> Column:
+def _arrow_cells(column: pa.ChunkedArray, how: TextFormat) -> Column:
     """The cells of a column, texts where one odd value could keep all from being read."""
     import pyarrow as pa
 
@@ -285,8 +294,9 @@ def _arrow_cells(column: pa.ChunkedArray) -> Column:
         return [None if null else str(column.type) for null in column.is_null().to_pylist()]
     if pa.types.is_temporal(column.type):  # the year 10,000 is no date of Python's
         column = column.cast(pa.string())
-    texts = pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view
-    if any(are(column.type) for are in texts):
+    kinds = pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view
+    if any(are(column.type) for are in kinds):
         cells = column.cast(pa.large_binary()).to_pylist()  # whatever the encoding
-        return [cell if cell is None else _cell(cell.decode(errors="replace")) for cell in cells]
+        texts = [None if cell is None else cell.decode(errors="replace") for cell in cells]
+        return [None if text is None else _cell(text, how) for text in texts]
     return list(column.to_pylist())

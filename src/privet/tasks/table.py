@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ from privet.tasks.task import (
 )
 
 _HIDDEN = 32
+_MOST_SHOWN = 6
 # For their names: how wide they are is known with the layout only.
 _MODELS = {
     "linear": lambda: linear(1, 2),
@@ -53,7 +54,8 @@ class Table(Classification):
     - Missing values (empty, "?", NA, NaN, null): `missing = "impute"` puts 0, the middle, with
       a column that says so, and makes "missing" a category of its own; "drop" leaves the row out;
       "refuse" is an error. A row without target is left out by "drop" and an error otherwise.
-    - Infinite numbers, text among numbers and values outside `categories` are errors.
+    - Infinite numbers, text among numbers and values outside `categories` are errors, and so is
+      whatever could be meant in two ways (see `privet.tasks.doubtful`), unless options say which.
 
     Test rows: `test_file`, or about `test_fraction` of the rows, each by its own content.
     Inputs (n, width) float32. Models: linear (default), mlp.
@@ -89,6 +91,21 @@ class Table(Classification):
         return self._halves[1]
 
     @property
+    def described(self) -> tuple[str, ...]:
+        """A line for each column: how it is used, and the values that it has or may have."""
+        frames = [*self._train_frames, *self._test_frames]
+        layout, target = self._layout, self._options.target
+        used = [*layout.numeric, *layout.vocabularies, target]
+        known = {**layout.vocabularies, target: layout.classes}
+        width = max(map(len, used))
+        return tuple(
+            f"{name:<{width}}  {_words(known[name]) if name in known else _span(frames, name)}"
+            + _gaps(frames, name)
+            + (", the target" if name == target else "")
+            for name in used
+        )
+
+    @property
     def uncovered(self) -> tuple[str, ...]:
         found = () if Layout.declared(self._options) else (_OWN_LAYOUT,)
         names = [name for name in self._layout.numeric if name not in self._options.ranges]
@@ -108,12 +125,12 @@ class Table(Classification):
         if not (self._options.file or self._options.files):
             raise DataError("data.file or data.files is needed: the experiment names no records")
         paths = [self._path(self._options.file)] if self._options.file else self._many()
-        return [read_frame(path) for path in paths]
+        return [read_frame(path, self._options.text_format) for path in paths]
 
     @cached_property
     def _test_frames(self) -> list[Frame]:
         name = self._options.test_file
-        return [read_frame(self._path(name))] if name else []
+        return [read_frame(self._path(name), self._options.text_format)] if name else []
 
     def _many(self) -> list[Path]:
         """The files of `files`, sorted by name; each stem is a silo's name."""
@@ -185,6 +202,24 @@ class Table(Classification):
                 f"give data.ranges for {', '.join(without)}"
             )
         return scale_of(np.empty((0, len(layout.numeric))), layout.numeric, ranges)
+
+
+def _words(words: Sequence[str]) -> str:
+    shown = ", ".join(words[:_MOST_SHOWN])
+    more = len(words) - _MOST_SHOWN
+    return f"{len(words)} words: {shown}" + (f" and {more} more" if more > 0 else "")
+
+
+def _span(frames: Sequence[Frame], name: str) -> str:
+    values = np.concatenate([frame.numbers(name) for frame in frames])
+    if np.isnan(values).all():
+        return "number, without a value"
+    return f"number, {np.nanmin(values):g} to {np.nanmax(values):g}"
+
+
+def _gaps(frames: Sequence[Frame], name: str) -> str:
+    missing = sum(int(frame.rows[name].isna().sum()) for frame in frames)
+    return f", {missing} of {sum(map(len, frames))} missing" if missing else ""
 
 
 def _split(rows: Rows, fraction: float) -> tuple[Rows, Rows]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,8 @@ from privet.tasks.columns import (
     label_text,
     one_hot,
 )
+from privet.tasks.doubtful import check_same_coding, check_words
+from privet.tasks.text_tables import TextFormat, known_encoding
 
 
 class TableOptions(BaseModel):
@@ -52,6 +54,17 @@ class TableOptions(BaseModel):
     person: str | None = None
     """At a silo: the column that says whose each row is. One row a person is used, so that epsilon
     is a person's."""
+    exclude: list[str] = []
+    """Columns that no model gets, where the others are used by what they hold."""
+    encoding: str = "utf-8"
+    """Of text files, as Python calls it: utf-8, latin-1, cp1252."""
+    separator: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    """Of text files; unset: the one of comma, semicolon, tab and bar that the header has most."""
+    decimal: Literal[".", ","] = "."
+    thousands: Literal[",", ".", " ", "'"] | None = None
+    """What groups the digits of numbers, if anything does."""
+    missing_marks: list[str] = []
+    """Texts that stand for no value, besides nothing at all, "?", NA, N/A, NaN, nan, NULL, null."""
     missing: Literal["impute", "drop", "refuse"] = "impute"
     ranges: dict[str, tuple[float, float]] = {}
     """Public [lowest, highest] value of numeric columns."""
@@ -82,6 +95,13 @@ class TableOptions(BaseModel):
                 raise ValueError(
                     f"column {name!r} cannot be a feature and the target, silo or person"
                 )
+        if self.exclude and (self.numeric is not None or self.categorical is not None):
+            raise ValueError(
+                "data.exclude and a list of columns exclude each other: others are not used anyway"
+            )
+        if self.thousands == self.decimal:
+            raise ValueError(f"data.decimal and data.thousands are both {self.decimal!r}")
+        known_encoding(self.encoding)
         both = set(self.numeric or []) & set(self.categorical or [])
         if both:
             raise ValueError(f"column {min(both)!r} is in data.numeric and in data.categorical")
@@ -103,6 +123,17 @@ class TableOptions(BaseModel):
         columns = self.numeric is not None or self.categorical is not None
         words = all(name in self.categories for name in self.categorical or [])
         return columns and words and self.classes is not None
+
+    @property
+    def text_format(self) -> TextFormat:
+        """How text files are written."""
+        return TextFormat(
+            encoding=known_encoding(self.encoding),
+            separator=self.separator,
+            decimal=self.decimal,
+            thousands=self.thousands,
+            missing_marks=tuple(self.missing_marks),
+        )
 
     def vocabulary(self, column: str) -> tuple[str, ...] | None:
         """The public values of a categorical column, if they are given."""
@@ -190,7 +221,7 @@ class Layout:
         """
         numeric, categorical = _features(options, frames)
         words = {
-            name: options.vocabulary(name) or in_order(_values(frames, name))
+            name: options.vocabulary(name) or _words_found(frames, name, options)
             for name in categorical
         }
         classes = options.class_names() or _classes(frames, options.target)
@@ -235,7 +266,10 @@ def _features(options: TableOptions, frames: Sequence[Frame]) -> tuple[list[str]
     if options.numeric is not None or options.categorical is not None:
         names = (list(options.numeric or []), list(options.categorical or []))
     else:
-        rest = [c for c in frames[0].rows.columns if c not in (options.target, options.silo)]
+        for frame in frames:
+            frame.require(options.exclude)
+        unused = {options.target, options.silo, *options.exclude}
+        rest = [column for column in frames[0].rows.columns if column not in unused]
         for frame in frames:
             frame.require([options.target, *rest])
         names = kinds(frames, rest)
@@ -248,8 +282,30 @@ def _values(frames: Sequence[Frame], name: str) -> set[str]:
     return {label for frame in frames for label in frame.labels(name) if label is not None}
 
 
+def _words_found(frames: Sequence[Frame], name: str, options: TableOptions) -> tuple[str, ...]:
+    """The values of a categorical column, if they can be meant in one way only."""
+    words = _values(frames, name)
+    check_words(frames[0].path, name, words, listed=name in (options.categorical or []))
+    check_same_coding(name, _by_place(frames, name, options.silo))
+    return in_order(words)
+
+
+def _by_place(frames: Sequence[Frame], name: str, silo: str | None) -> dict[str, set[str]]:
+    """The values of a column in each file, or in each silo where a column says whose a row is."""
+    found: dict[str, set[str]] = {}
+    for frame in frames:
+        labels = frame.labels(name)
+        places = frame.labels(silo) if silo else [frame.path.name] * len(labels)
+        for place, label in zip(places, labels, strict=True):
+            if label is not None and place is not None:
+                found.setdefault(place, set()).add(label)
+    return found
+
+
 def _classes(frames: Sequence[Frame], target: str) -> tuple[str, ...]:
-    classes = in_order(_values(frames, target))
+    words = _values(frames, target)
+    check_words(frames[0].path, target, words, listed=True)
+    classes = in_order(words)
     rows = sum(len(frame) for frame in frames)
     where = f"{frames[0].path}, target {target!r}"
     if len(classes) < 2:

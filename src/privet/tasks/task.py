@@ -110,7 +110,9 @@ class Task(Protocol):
     A task may also have `uncovered: tuple[str, ...]`, sentences on preprocessing in which one
     record can move the inputs or the use of others, such as scaling by their own mean: no epsilon
     covers that. With [privacy] such a task is refused unless the experiment and the data holder's
-    policy say that they know. The sentences go into the report.
+    policy say that they know. The sentences go into the report. And it may have
+    `described: tuple[str, ...]`, lines that `privet simulate` shows before it trains, of what was
+    made of the files that it read.
     """
 
     def model(self) -> nn.Module:
