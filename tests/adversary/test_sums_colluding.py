@@ -21,10 +21,16 @@ import pytest
 
 from privet.privacy.encryption.errors import KeysError
 from privet.privacy.encryption.keys import Member, Roster, Session
-from privet.privacy.encryption.masks import MaskRound, RoundPlan, least_threshold
+from privet.privacy.encryption.masks import (
+    Advert,
+    Adverts,
+    MaskRound,
+    RoundPlan,
+    least_threshold,
+)
 from privet.privacy.encryption.masks.unmasking import read_reveal
 from privet.privacy.ledger import SiloKey
-from sums_under_attack import MaliciousServer, job, malicious_server, refusals
+from sums_under_attack import NAMES_LONG, MaliciousServer, job, malicious_server, refusals
 
 Silos = frozenset[int]
 
@@ -284,3 +290,32 @@ def test_two_sums_are_not_from_public_models_that_are_as_good_as_the_same(
             assert not sum_from(server, round_, ("b", "c", "d"), change)
         # The same silos from the same model, in a round that was void: nothing new is said.
         assert sum_from(server, 9, server.names, 0.0)
+
+
+@pytest.mark.parametrize("n", [3, 4, 5, 6, 7])
+@pytest.mark.parametrize("colluding", [1, 2])
+def test_no_honest_update_stands_alone_in_a_sum_by_its_weight(n: int, colluding: int) -> None:
+    """A silo on the server's side claimed as many records as the largest one: the bound was gone.
+
+    Others with few records count next to nothing then, and the sum was one silo's update.
+    """
+    if n < colluding + 2:
+        pytest.skip("no masks withstand that")
+    names = tuple(NAMES_LONG[:n])
+    roster = Roster(tuple(Member(name, f"{place:064x}") for place, name in enumerate(names, 9)))
+    session = Session(run="r", epoch=1, roster=roster)
+    plan = RoundPlan(session=session, round=1, job=bytes(32), model=bytes(32), colluding=colluding)
+    liars, honest = names[:colluding], names[colluding:]
+    for claimed in (0, 1, 10, 10**6, 2**60):
+        for few in range(len(honest)):
+            held = dict.fromkeys(liars, claimed) | dict.fromkeys(honest, 10**6)
+            held |= dict.fromkeys(honest[:few], 10)
+            adverts = Adverts(
+                plan,
+                tuple(Advert(name, b"", b"", b"", held[name]) for name in names),
+                (),
+            )
+            for left in itertools.combinations(honest, adverts.threshold - colluding):
+                weights = sorted(adverts.weight(name) for name in left)
+                assert weights[-1] <= 8 * sum(weights[:-1]) * (1 + 1e-9), (held, left)
+            assert all(0 < adverts.weight(name) <= 1 for name in names)

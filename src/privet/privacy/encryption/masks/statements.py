@@ -129,6 +129,8 @@ _FACTS = (
     "word on masks",
 )
 
+_MOST_TIMES_OTHERS = 8
+
 ADVERT_TITLE = "privet mask advert 2"
 LARGEST_ADVERT = 1000
 """Bytes of an advert."""
@@ -170,18 +172,25 @@ class Adverts:
 
     def weight(self, name: str) -> float:
         """How much silo `name` counts, in (0, 1]: 1 for the one with the most records, and for who
-        does not say how many it has. No silo counts more than all others together."""
+        does not say how many it has. No silo counts more than all others together, or more than
+        eight times what those of a sum must have that do not side with the server."""
         most = self._most
         return min(self.of(name).records or most, most) / most if most else 1.0
 
     @cached_property
     def _most(self) -> int:
         """Records that one silo may count with: its number is its own word."""
-        records = sorted(advert.records for advert in self.adverts)
+        records = sorted(advert.records for advert in self.adverts if advert.records)
+        most = max(records, default=0)
         # Of two silos the other one's number would be the bound; they trust each other as it is.
-        return (
-            min(records[-1], sum(records[:-1]) or records[-1]) if len(records) > 2 else records[-1]
-        )
+        if len(self.adverts) > 2:
+            most = min(most, sum(records[:-1]) or most)
+        if not (self.plan.masked and self.plan.colluding):
+            return most
+        # The least that the others of a sum can have, whoever drops out and sides with the server:
+        # beside next to nothing an update would stand there alone.
+        others = sum(records[: self.threshold - 1 - self.plan.colluding])
+        return min(most, _MOST_TIMES_OTHERS * others or most)
 
     @cached_property
     def digest(self) -> bytes:
