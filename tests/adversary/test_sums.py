@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -28,6 +29,7 @@ from privet.privacy.encryption.masks import gather_adverts, sum_label, write_con
 from privet.wire import (
     CONFIRM,
     CONSENT,
+    KEEP,
     MASKS,
     OFFER,
     REVEAL,
@@ -425,6 +427,48 @@ def test_a_round_is_not_replayed_in_another_run(server: MaliciousServer, tmp_pat
     assert not refusals(adverts)
     asked = server.step(SHARE, 1, server.names, messages=agreed.adverts)
     assert set(refusals(asked)) == set(server.names)
+
+
+def key_files(server: MaliciousServer, name: str) -> set[str]:
+    """All that a silo keeps of runs, but for its memory of them."""
+    found = {path.name for path in (server.keys.folder / name).iterdir()}
+    return {each for each in found if "run-" in each and not each.endswith(".memory")}
+
+
+def test_what_a_process_left_half_written_goes_with_the_keys(server: MaliciousServer) -> None:
+    """It died before the file had its name: whoever reads the folder later had the key."""
+    agreed = server.agree(1)
+    folder = server.keys.folder / "a"
+    masks = folder / f".run-{RUN_ID}-1.1.masks.0123abcd.part"
+    masks.write_bytes(b"both shares of everybody")
+    server.train(agreed)
+    assert not masks.exists(), "the step that it died at was taken since"
+    for left in ("1.key", "2.key", "1.offer", "1.3.masks", f"1-{64 * '0'}.model"):
+        (folder / f".run-{RUN_ID}-{left}.0123abcd.part").write_bytes(b"secret")
+    server.whole_round(2)
+    told = KeyRequest(1, 1, carried=server.sealed()).to_records()
+    assert not refusals(server.ask(KEEP, {"a": told}))
+    assert key_files(server, "a") == set()
+
+
+def test_keys_of_a_job_that_has_ended_go_without_the_servers_word(server: MaliciousServer) -> None:
+    """It told nobody that the job was over, and the last epoch's key stayed for good."""
+    contexts = list(server.grid._executor._contexts.values())  # type: ignore[attr-defined]
+    for context in contexts:
+        context.node_config["until"] = time.time() + 3600
+    server.distribute(2)
+    server.whole_round(1)
+    for context in contexts:
+        context.node_config |= {"job": "another", "until": time.time() + 7200}
+    asks = {name: KeyRequest(1, 1).to_records() for name in server.names}
+    assert not refusals(server.ask(OFFER, asks))
+    assert any(each.endswith("2.key") for each in key_files(server, "a")), "it may go on"
+    with pytest.MonkeyPatch.context() as patch:
+        later = time.time() + 3601
+        patch.setattr(time, "time", lambda: later)
+        assert not refusals(server.ask(OFFER, asks))
+    assert key_files(server, "a") == set()
+    assert server.ring("a").memory().epoch == 2, "nothing of it is turned back"
 
 
 # Certificates of models.

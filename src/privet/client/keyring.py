@@ -13,9 +13,10 @@ over.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -72,6 +73,8 @@ class RunMemory:
     """The last round whose sum it helped to unmask, or opened where nothing is masked."""
     failed: int = 0
     """Openings that failed."""
+    until: int = 0
+    """When the order of the job ends, in seconds since 1970; 0: nobody has said."""
     summed: str = ""
     """Digest of the model whose updates were last in such a sum, hexadecimal."""
     base: int = 0
@@ -99,6 +102,8 @@ class Keyring:
     identity: Path
     folder: Path
     simulated: bool = False
+    until: int = 0
+    """See `RunMemory.until`."""
 
     def offer(self, epoch: int) -> bytes:
         """A fresh public key for the epoch, signed; its private key waits in the folder."""
@@ -143,7 +148,7 @@ class Keyring:
         """Keep the key of an epoch, and none from before."""
         epoch = key.session.epoch
         key.save(self._file(epoch, "key"))
-        self.remember(epoch=epoch)
+        self.remember(epoch=epoch, until=max(self.until, self.memory().until))
         # The offer too, now that the key is kept: who finds it later could open the wrapped key.
         self.forget(lambda of, what: of < epoch or what == "offer")
 
@@ -200,11 +205,22 @@ class Keyring:
 
     def forget(self, which: Callable[[int, str], bool] = lambda *_: True) -> None:
         """Remove the run's files of which this is true, by epoch and kind; all but its memory."""
-        name = re.compile(rf"{re.escape(self.run)}-(\d+)\.(key|offer|[0-9]+\.masks)")
+        # With what a process that died has left half written, also where it never got a name.
+        name = re.compile(
+            rf"\.?{re.escape(self.run)}-(\d+)\.(key|offer|[0-9]+\.masks)(\.[0-9a-f]+\.part)?"
+        )
         for path in self.folder.iterdir() if self.folder.exists() else ():
             found = name.fullmatch(path.name)
             if found and which(int(found[1]), found[2]):
                 forget_key(path)
+
+    def ended(self, now: float) -> Iterator[Keyring]:
+        """Those of other runs in this folder whose jobs' orders ended before `now`."""
+        for path in self.folder.glob("*.memory"):
+            other = replace(self, run=path.stem)
+            with suppress(KeyFileError):
+                if other.run != self.run and 0 < other.memory().until < now:
+                    yield other
 
     def mask_file(self, epoch: int, round_: int) -> Path:
         """Where a round waits between its messages, and is remembered."""
@@ -282,7 +298,13 @@ def open_keyring(context: Context) -> Keyring:
     name = str(node.get("name", node.get("dataset", "")))
     roster, identity, folder = (Path(str(node[setting])) for setting in _SETTINGS)
     return Keyring(
-        name, run_of(context), roster_at(roster), identity, folder, simulated=is_simulated(context)
+        name,
+        run_of(context),
+        roster_at(roster),
+        identity,
+        folder,
+        simulated=is_simulated(context),
+        until=math.ceil(float(node.get("until", 0))),
     )
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import time
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -128,8 +129,9 @@ class ModelStore:
         return path
 
     def forget(self) -> None:
-        """Remove all of them."""
-        for each in self._kept():
+        """Remove all of them, and what a process that died has left half written."""
+        parts = self._folder.glob(f".{self.keyring.run}-*.model.*.part")
+        for each in (*self._kept(), *parts):
             each.unlink(missing_ok=True)
 
     @property
@@ -242,6 +244,11 @@ def _blob_facts(key: RunKey, digest: bytes) -> bytes:
 def offer(message: Message, context: Context, experiment: Experiment) -> RecordDict:
     """A fresh public key for the epoch that the server names."""
     request, holder = _opened(message, context, experiment)
+    if not holder.keyring.simulated:
+        # A server need not say that a job is over: at the next one, those whose time is past go.
+        for ended in holder.keyring.ended(time.time()):
+            ended.forget()
+            ModelStore(ended).forget()
     return KeyAnswer(offer=holder.keyring.offer(request.epoch)).to_records()
 
 

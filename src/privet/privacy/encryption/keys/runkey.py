@@ -66,6 +66,9 @@ def swap_key(
         if find_key(path, kind=kind, session=session) != old:
             raise KeyFileError(f"{path} was changed meanwhile by another process")
         write_key(path, secret, kind=kind, session=session)
+        # Of a process that died at it: secrets that this step may have to leave behind.
+        for each in leftovers(path):
+            each.unlink(missing_ok=True)
 
 
 def read_key(path: Path, *, kind: str, session: Session) -> Secret:
