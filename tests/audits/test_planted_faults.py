@@ -157,6 +157,13 @@ def test_runs_of_other_settings_have_other_noise_and_the_same_run_twice_has_its_
     assert {c.id: c.verdict for c in report.claims}["mechanism.across"] == "PASS"
 
 
+def test_a_deep_audit_runs_an_experiment_again_that_is_all_warmup(tmp_path: Path) -> None:
+    settings = {"rounds": 4, "training.warmup": 3}
+    simulate(Experiment.from_mapping(SETTINGS).with_settings(settings), out=tmp_path / "run")
+    found = evidence.read_run(tmp_path / "run", subject="run", others=(), own=None, policy=None)
+    assert claim_of_another_run(found).verdict == "PASS"
+
+
 def test_a_deep_audit_runs_the_experiment_again(golden: Path) -> None:
     """The run had no canaries: what happens on the way to the server its own record cannot say."""
     found = evidence.read_run(golden / "clear", subject="run", others=(), own=None, policy=None)

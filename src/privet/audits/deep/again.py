@@ -49,9 +49,10 @@ def _rounds(run: Evidence) -> int:
 
 
 def _claims(run: Evidence, out: Path, rounds: int) -> Iterator[Claim]:
-    policy = run.folder / POLICY
+    policy, warmup = run.folder / POLICY, run.settings.training.warmup
     simulate(
-        run.settings.with_settings({"rounds": rounds}),
+        # Rounds of warmup are fewer than rounds.
+        run.settings.with_settings({"rounds": rounds, "training.warmup": min(warmup, rounds - 1)}),
         out=out,
         policy=policy if policy.exists() else None,
         execution=Execution(canaries=_CANARIES),
