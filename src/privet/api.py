@@ -48,8 +48,9 @@ def simulate(
     The result of an engine is bit-identical for every number of workers; engines differ by the
     rounding of float32. `watch` is called with every entry of the history; `track` names a tracker
     that follows: mlflow, tensorboard or wandb, perhaps with a colon and a place (see
-    `privet.tracking`). `resume` goes on from the last whole round in `out`. KeyboardInterrupt
-    leaves a report of the rounds so far.
+    `privet.tracking`). `resume` goes on from the last whole round in `out`, and a finished run to
+    more rounds where its settings do not depend on how many there are
+    (`Experiment.bound_to_rounds`). KeyboardInterrupt leaves a report of the rounds so far.
 
     Raises:
         PrivetError: settings or data that cannot run, before `out` is touched.

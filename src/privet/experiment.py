@@ -295,6 +295,26 @@ class Experiment(_Settings):
         """The silos' learning rate in a round, rounds counted from 1."""
         return self.training.lr * self.training.share_of_rate(round_, self.rounds)
 
+    def bound_to_rounds(self) -> str | None:
+        """Why a run of these settings cannot be given more rounds; None where they only go on."""
+        privacy, schedule = self.privacy, self.training.schedule
+        if self.encryption is not None:
+            return "[encryption]: silos agreed on a job of so many rounds, and its keys end with it"
+        if schedule in ("cosine", "linear"):
+            return (
+                f'training.schedule = "{schedule}" falls to the last round that was planned; begin '
+                'another run, or one with "constant" or "step", which do not depend on the end'
+            )
+        if privacy is not None and privacy.epsilon is not None:
+            return (
+                f"privacy.epsilon = {privacy.epsilon:g} is what the noise was calibrated to spend "
+                "in so many rounds, and more would spend more; begin another run, calibrated for "
+                "all of them, or one with privacy.noise_multiplier, whose epsilon grows by rounds"
+            )
+        if privacy is not None and privacy.on_budget == "calibrate":
+            return 'privacy.on_budget = "calibrate" fits the noise to the rounds that were planned'
+        return None
+
     @classmethod
     def from_mapping(cls, raw: Mapping[str, Any]) -> Experiment:
         """Validate nested settings; raises ExperimentError naming the first wrong key."""

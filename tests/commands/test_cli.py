@@ -218,6 +218,22 @@ def test_ctrl_c_leaves_a_readable_folder_and_resume_ends_at_the_same_model(
     assert model == model_of(file, tmp_path / "whole", rounds=60)
 
 
+def test_a_finished_run_is_given_more_rounds_and_says_so(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["simulate", file, "--out", tmp_path / "run", "--resume", "--set"]
+    assert said_here(capsys, *command, "rounds=2")[0] == 0
+    code, out, _ = said_here(capsys, *command, "rounds=3")
+    assert code == 0
+    assert "The run here ended after round 2: rounds 3 to 3; epsilon grows with them." in out
+    assert "round 3/3" in out
+    assert (tmp_path / "run" / "model.safetensors").exists()
+    code, out, said = said_here(capsys, *command, "rounds=4", "--set", "privacy.clip=2")
+    assert code == 2
+    assert "was begun with rounds = 3, not with rounds = 4; --resume needs the same" in said
+    assert "it was also begun with privacy.clip = 1.0, not with privacy.clip = 2.0" in said
+
+
 def test_the_lists_name_everything() -> None:
     tasks, strategies = privet("tasks").stdout, privet("strategies").stdout
     for name in ("digits", "mnist", "fashion-mnist", "heart-disease", "adult", "table"):

@@ -67,6 +67,72 @@ def test_other_settings_cannot_be_resumed(tmp_path: Path) -> None:
         folder.reopen(experiment(rounds=11))
 
 
+def test_all_settings_that_differ_are_named_in_one_line(tmp_path: Path) -> None:
+    folder = filled(tmp_path)
+    with pytest.raises(ExperimentError) as refusal:
+        folder.reopen(experiment(rounds=11, seed=4, training={"lr": 0.5, "steps": 3}))
+    told = str(refusal.value)
+    for named in (
+        "rounds = 10, not with rounds = 11",
+        "seed = 0, not with seed = 4",
+        "training.lr = 0.1, not with training.lr = 0.5",
+        "training.epochs = 1, not with no training.epochs",
+        "no training.steps, not with training.steps = 3",
+    ):
+        assert named in told
+    assert "\n" not in told
+
+
+def finished(path: Path, **settings: object) -> RunFolder:
+    folder = RunFolder(path / "run")
+    folder.create(experiment(rounds=1, **settings))
+    for round_ in range(2):
+        folder.append(a_round(round_))
+        folder.save_checkpoint(round_, {"weights": np.zeros(3, dtype=np.float32)})
+    folder.save_model({"weights": np.zeros(3, dtype=np.float32)})
+    (folder.path / "summary.json").write_text("{}")
+    return folder
+
+
+def test_a_finished_run_that_is_given_more_rounds_is_unfinished_again(tmp_path: Path) -> None:
+    folder = finished(tmp_path)
+    checkpoint = folder.reopen(experiment(rounds=2))
+    assert checkpoint is not None
+    assert checkpoint.round == 1
+    names = {path.name for path in folder.path.iterdir()}
+    assert names == {"experiment.toml", "history.jsonl", "checkpoint.safetensors"}
+    assert not folder.check_settings(experiment(rounds=2))
+    with pytest.raises(ExperimentError, match="rounds = 2, not with rounds = 1; --resume needs"):
+        folder.reopen(experiment(rounds=1))
+    with pytest.raises(ExperimentError, match="more rounds at its end, and this one has 1 of 2"):
+        folder.reopen(experiment(rounds=3))
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"training": {"schedule": "cosine"}}, 'schedule = "cosine" falls to the last round'),
+        ({"training": {"schedule": "linear"}}, 'schedule = "linear" falls to the last round'),
+        ({"privacy": {"epsilon": 2.5}}, "privacy.epsilon = 2.5 is what the noise was calibrated"),
+        (
+            {"privacy": {"noise_multiplier": 1.0, "on_budget": "calibrate"}},
+            'privacy.on_budget = "calibrate" fits the noise',
+        ),
+        ({"encryption": {}}, "[encryption]: silos agreed on a job of so many rounds"),
+    ],
+)
+def test_what_hangs_on_the_number_of_rounds_gets_no_more_of_them(
+    tmp_path: Path, settings: dict[str, object], why: str
+) -> None:
+    folder = finished(tmp_path, **settings)
+    before = {path: path.read_bytes() for path in folder.path.iterdir()}
+    with pytest.raises(ExperimentError) as refusal:
+        folder.reopen(experiment(rounds=2, **settings))
+    assert why in str(refusal.value)
+    assert "begun with rounds = 1, not with rounds = 2; --resume needs" in str(refusal.value)
+    assert {path: path.read_bytes() for path in folder.path.iterdir()} == before
+
+
 def test_a_folder_that_holds_a_run_is_not_written_over(tmp_path: Path) -> None:
     folder = filled(tmp_path)
     with pytest.raises(ExperimentError, match="holds a run already"):

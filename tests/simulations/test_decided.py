@@ -7,6 +7,7 @@ thousandth, and those of independent noise are not correlated.
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,24 @@ def test_another_setting_has_other_noise(
 ) -> None:
     simulate(experiment(**settings), out=tmp_path / "run")
     assert abs(correlation(reference, tmp_path / "run")) < CORRELATED
+
+
+def test_rounds_that_a_run_is_given_later_have_noise_of_their_own(
+    reference: Path, tmp_path: Path
+) -> None:
+    """A run that had them from the start is elsewhere by then: shared noise would fall out."""
+    for rounds in (3, 4):
+        shutil.copytree(reference, tmp_path / f"{rounds}")
+        simulate(experiment(rounds=rounds), out=tmp_path / f"{rounds}", resume=True)
+        simulate(experiment(rounds=rounds), out=tmp_path / f"{rounds} at once")
+        both = tmp_path / f"{rounds}", tmp_path / f"{rounds} at once"
+        assert abs(correlation(*both)) < CORRELATED
+        assert abs(np.corrcoef(learned(both[0]) - learned(reference), learned(both[1]))[0, 1]) < (
+            CORRELATED
+        )
+    # The same rounds are the same release, whatever comes behind them.
+    simulate(experiment(rounds=4), out=tmp_path / "3", resume=True)
+    np.testing.assert_array_equal(learned(tmp_path / "3"), learned(tmp_path / "4"))
 
 
 def test_other_canaries_have_other_noise(reference: Path, tmp_path: Path) -> None:

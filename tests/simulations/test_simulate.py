@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ import torch
 from safetensors.numpy import load_file
 
 from privet import Execution, Experiment, PrivetError
+from privet.audits import audit
 from privet.privacy.accounting import decode_event, epsilon
+from privet.privacy.ledger import read_history
 from privet.record.history import RoundRecord
+from privet.reports.run import write_report
 from privet.simulations.prepare import prepare
 from privet.simulations.run import simulate
 from rounds_written import history
@@ -96,6 +100,64 @@ def test_a_run_that_was_stopped_goes_on_to_the_identical_model(
         json.loads((tmp_path / name / "summary.json").read_text()) for name in ("cut", "whole")
     ]
     assert summaries[0]["epsilon"] == summaries[1]["epsilon"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"training__schedule": "step", "training__decay_every": 2, "training__warmup": 1},
+        {"strategy__name": "fedadam", "federation__participation": 0.7},
+        {"strategy__name": "scaffold", "evaluation__every": 2},
+    ],
+    ids=["fedavg", "step", "fedadam", "scaffold"],
+)
+def test_a_run_that_is_given_more_rounds_is_one_that_had_them_from_the_start(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    plain = {"privacy": None, **settings}
+    simulate(experiment(rounds=5, **plain), out=tmp_path / "whole")
+    simulate(experiment(rounds=2, **plain), out=tmp_path / "more")
+    simulate(experiment(rounds=5, **plain), out=tmp_path / "more", resume=True)
+    for name in ("model.safetensors", "checkpoint.safetensors", "experiment.toml"):
+        assert (tmp_path / "more" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    ours, theirs = history(tmp_path / "more"), history(tmp_path / "whole")
+    for one, other in zip(ours, theirs, strict=True):
+        same = {"seconds": 0, "affordable": 0}  # how many of two, or of five
+        assert {**one, **same} == {**other, **same}
+    summary = json.loads((tmp_path / "more" / "summary.json").read_text())
+    assert summary["rounds"] == 5
+    assert summary["stopped"] is None
+    assert audit([tmp_path / "more"], base=tmp_path).verdict == "PASS"
+
+
+def test_a_private_run_spends_for_each_round_that_it_is_given(tmp_path: Path) -> None:
+    """Killed on the way, it ends at the same model; and epsilon is that of all rounds."""
+
+    def stop_after_four(entry: RoundRecord) -> None:
+        if entry.round == 4:
+            raise Stop
+
+    whole = simulate(experiment(rounds=5), out=tmp_path / "whole")
+    ten = simulate(experiment(rounds=2), out=tmp_path / "more")
+    shutil.copytree(tmp_path / "more", tmp_path / "cut")
+    more = simulate(experiment(rounds=5), out=tmp_path / "more", resume=True)
+    assert ten["epsilon"]["max"] < more["epsilon"]["max"]
+    assert more["epsilon"] == whole["epsilon"]
+    told = write_report(tmp_path / "more").read_text()
+    assert "Begun with 2 rounds and given more at its end: 5 in all, which epsilon counts" in told
+    assert "had room for fewer" not in told
+    assert "given more at its end" not in write_report(tmp_path / "whole").read_text()
+    spent = read_history(tmp_path / "more" / "ledger.sqlite")
+    for silo, claimed in more["epsilon"]["per_silo"].items():
+        assert spent.spent(silo, delta=1e-5) == pytest.approx(claimed, rel=1e-3)
+    with pytest.raises(Stop):
+        simulate(experiment(rounds=5), out=tmp_path / "cut", resume=True, watch=stop_after_four)
+    assert not (tmp_path / "cut" / "summary.json").exists()
+    assert not (tmp_path / "cut" / "model.safetensors").exists()
+    simulate(experiment(rounds=5), out=tmp_path / "cut", resume=True)
+    assert weights(tmp_path / "cut") == weights(tmp_path / "more")
+    assert audit([tmp_path / "more"], base=tmp_path).verdict == "PASS"
 
 
 def test_the_summary_keeps_its_contract(reference: Path) -> None:

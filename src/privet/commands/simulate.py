@@ -41,7 +41,11 @@ Canaries = Annotated[
     int, typer.Option(min=0, help="Coordinates a silo by which `privet audit` tests DP-SGD.")
 ]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on from the last whole round in the run folder.")
+    bool,
+    typer.Option(
+        "--resume",
+        help="Go on from the last whole round in the run folder, also to more rounds than it had.",
+    ),
 ]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print a JSON line a round, then the summary.")
@@ -86,6 +90,7 @@ def simulate(
         _warn([*prepared.warnings, *engine_warnings(prepared, engine)])
     if loud:
         _introduce(prepared)
+        _tell_of_more_rounds(prepared, folder, resume=resume)
     execution = Execution(workers=workers, engine=engine, isolate=isolate, canaries=canaries)
     with _interruptible(folder), progress(mode, rounds=experiment.rounds) as watch:
         summary = simulate_prepared(
@@ -129,6 +134,19 @@ def _ignored(file: Path) -> None:
 
     if SWEEP in read_toml(file):
         typer.echo("The table [sweep] is for privet sweep: this is one run.")
+
+
+def _tell_of_more_rounds(prepared: Prepared, folder: Path, *, resume: bool) -> None:
+    from privet.record.folder import RunFolder
+
+    held, experiment = RunFolder(folder), prepared.experiment
+    if not (resume and held.holds_a_run() and held.check_settings(experiment)):
+        return
+    ran = held.last_whole()
+    spent = "" if experiment.privacy is None else "; epsilon grows with them"
+    typer.echo(
+        f"The run here ended after round {ran}: rounds {ran + 1} to {experiment.rounds}{spent}."
+    )
 
 
 @contextmanager

@@ -72,8 +72,14 @@ class RunFolder:
 
     def reopen(self, experiment: Experiment) -> Checkpoint | None:
         """Go back to the last whole round; ExperimentError when the settings are not the same,
-        DataError for a history that is damaged up to there."""
-        self.check_settings(experiment)
+        DataError for a history that is damaged up to there.
+
+        More rounds than the run had make it unfinished again."""
+        if self.check_settings(experiment):
+            # The outcome first: it says "finished", and must not stand beside the new settings.
+            for name in (SUMMARY, MODEL):
+                (self.path / name).unlink(missing_ok=True)
+            write_whole(self.path / SETTINGS, experiment.to_toml().encode())
         # What a killed process left half written is as large as a model.
         for name in (CHECKPOINT, MODEL):
             for part in leftovers(self.path / name):
@@ -88,17 +94,36 @@ class RunFolder:
         write_whole(self.path / HISTORY, b"".join(line + b"\n" for line in kept))
         return checkpoint
 
-    def check_settings(self, experiment: Experiment) -> None:
-        """ExperimentError naming a setting with which the run here was begun otherwise."""
+    def check_settings(self, experiment: Experiment) -> bool:
+        """Whether they give the finished run here more rounds; else they are those of the run.
+
+        ExperimentError naming all settings with which the run was begun otherwise, and why it
+        cannot be given more rounds where only they differ.
+        """
         written = Experiment.from_file(demand_file(self.path / SETTINGS))
         # With all defaults: a setting that is written out equals one that is left out.
         before, now = (dotted(tomllib.loads(each.to_toml())) for each in (written, experiment))
-        for key in [*now, *before]:
-            if before.get(key) != now.get(key):
-                raise ExperimentError(
-                    f"{self.path} was begun with {_setting(key, before)}, not with "
-                    f"{_setting(key, now)}; --resume needs the same"
-                )
+        keys = dict.fromkeys([*now, *before])
+        told = [_differing(key, before, now) for key in keys if before.get(key) != now.get(key)]
+        if not told:
+            return False
+        only_more = len(told) == 1 and experiment.rounds > written.rounds
+        why = self._bound(written) if only_more else ""
+        if why is None:
+            return True
+        refusal = f"{self.path} was begun with {told[0]}; --resume needs the same"
+        others = f"; it was also begun with {'; with '.join(told[1:])}" if told[1:] else ""
+        raise ExperimentError(refusal + others + (f": {why}" if why else ""))
+
+    def _bound(self, written: Experiment) -> str | None:
+        """Why the run here cannot be given more rounds."""
+        ran = self.last_whole()
+        if ran < written.rounds:
+            return (
+                f"a run is given more rounds at its end, and this one has {max(ran, 0)} of "
+                f"{written.rounds}"
+            )
+        return written.bound_to_rounds()
 
     def rounds(self) -> tuple[RoundRecord, ...]:
         """The rounds so far; a line torn by a kill is left out. DataError for a damaged one."""
@@ -150,6 +175,10 @@ class RunFolder:
         whole = {key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}
         with replacing(self.path / name) as part:  # a copy of a model in memory is saved
             save_file(whole, part, metadata=metadata)
+
+
+def _differing(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    return f"{_setting(key, before)}, not with {_setting(key, now)}"
 
 
 def _setting(key: str, settings: Mapping[str, Any]) -> str:

@@ -61,6 +61,7 @@ def read_run(folder: Path) -> Run:
         books=books,
         rules=read_rules(folder),
         job=_job(_parse_json(folder, "job.json")),
+        first_rounds=held.first_rounds,
     )
 
 

@@ -213,6 +213,8 @@ class HeldRecords(Recorded):
     labels: list[str] | None
     test_records: int | None
     notes: list[str]
+    first_rounds: int | None
+    """With which the run was begun, before it was given more; unknown in older folders."""
 
 
 @dataclass(frozen=True)
@@ -244,6 +246,8 @@ class Run:
     """The data holder's policy; None where none was used."""
     job: str | None = None
     """The job on real silos; None for a simulation."""
+    first_rounds: int | None = None
+    """Rounds with which a simulation was begun, where that is known."""
 
     def section(self, name: str) -> Mapping[str, Any]:
         """The settings under `[name]`, empty when there are none."""
@@ -264,6 +268,11 @@ class Run:
         """How many rounds the experiment asked for."""
         asked = self.settings.get("rounds")
         return asked if isinstance(asked, int) else None
+
+    @property
+    def planned_at_first(self) -> int | None:
+        """The same before the run was given more rounds, if it was."""
+        return self.planned if self.first_rounds is None else self.first_rounds
 
     @property
     def measured(self) -> tuple[int, SiloEvaluation] | None:

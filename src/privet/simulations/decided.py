@@ -1,15 +1,18 @@
-"""What decides a simulation beside its experiment: it names the noise, and `--resume` compares it.
+"""What decides a simulation beside its settings: it names the noise, and `--resume` compares it.
 
 Two runs of one seed that share their noise but nothing else would give the noise away: the
 difference of their models holds none. So a private run's streams are named by everything that
 changes what it releases: all settings, canaries, policy and the records themselves.
+
+A run that is given more rounds keeps its names. Those of a run that had as many from the start are
+others: the two have other models by then, and their difference would hold no noise.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,7 @@ from privet.files import read_file
 
 @dataclass(frozen=True)
 class Decided:
-    """Canaries, policy and records of a run, as `silos.json` keeps them."""
+    """Canaries, policy, records and first plan of a run, as `silos.json` keeps them."""
 
     canaries: int
     """Coordinates for canaries beside every silo's model."""
@@ -31,21 +34,27 @@ class Decided:
     """SHA-256 of the policy's file."""
     data: tuple[str, ...]
     """SHA-256 of every silo's records, in their order."""
+    first_rounds: int
+    """Rounds with which the run was begun, whatever it was given since."""
 
     @classmethod
-    def of(cls, place: LocalData, *, canaries: int, policy: Path | None) -> Decided:
-        """Everything but the experiment."""
+    def of(
+        cls, place: LocalData, *, canaries: int, policy: Path | None, first_rounds: int
+    ) -> Decided:
+        """Everything but the experiment, of a run that begins."""
         content = None if policy is None else hashlib.sha256(policy.read_bytes()).hexdigest()
         silos = range(len(place.silos))
-        return cls(canaries, content, tuple(_content(place, index) for index in silos))
+        records = tuple(_content(place, index) for index in silos)
+        return cls(canaries, content, records, first_rounds)
 
     def plain(self) -> dict[str, Any]:
         """As JSON."""
         records = hashlib.sha256("".join(self.data).encode()).hexdigest()
-        return {"canaries": self.canaries, "policy": self.policy, "data": records}
+        return {**asdict(self), "data": records}
 
-    def check_same(self, folder: Path, *, private: bool) -> None:
-        """ExperimentError naming what `folder`'s run was begun with otherwise.
+    def going_on(self, folder: Path, *, private: bool) -> Decided:
+        """The same, of the run in `folder`; ExperimentError naming what it was begun with
+        otherwise.
 
         A `private` run of a version that kept none of this cannot be gone on with: its noise had
         other names.
@@ -58,14 +67,19 @@ class Decided:
         for name, value in self.plain().items():
             if name not in begun and private:
                 raise ExperimentError(
-                    f"{folder} was begun by a version of privet that did not keep its {name}, "
+                    f"{folder} was begun by a version of privet that did not keep its "
+                    f"{name.replace('_', ' ')}, "
                     "which --resume compares; choose another --out"
                 )
-            if begun.get(name, value) != value:
+            if name != "first_rounds" and begun.get(name, value) != value:
                 raise ExperimentError(
                     f"{folder} was begun with {_told(name, begun[name])}, not with "
                     f"{_told(name, value)}; --resume needs the same"
                 )
+        first_rounds = begun.get("first_rounds", self.first_rounds)
+        if not isinstance(first_rounds, int):
+            raise DataError(f"{path} is damaged: first_rounds = {first_rounds!r} is no number")
+        return replace(self, first_rounds=first_rounds)
 
     def streams(self, experiment: Experiment) -> tuple[str, ...]:
         """What names each silo's random streams; empty texts without differential privacy.
@@ -75,7 +89,8 @@ class Decided:
         """
         if experiment.privacy is None:
             return ("",) * len(self.data)
-        settings = json.dumps([experiment.to_toml(), self.canaries, self.policy])
+        begun = experiment.model_copy(update={"rounds": self.first_rounds})
+        settings = json.dumps([begun.to_toml(), self.canaries, self.policy])
         return tuple(
             hashlib.sha256(f"{settings} {records}".encode()).hexdigest() for records in self.data
         )

@@ -141,11 +141,17 @@ def run_prepared(
     """Run what `prepare` has accepted."""
     folder = RunFolder(out)
     folder.check_free(resume=resume)
-    decided = Decided.of(prepared.place, canaries=execution.canaries, policy=prepared.policy)
+    experiment = prepared.experiment
+    decided = Decided.of(
+        prepared.place,
+        canaries=execution.canaries,
+        policy=prepared.policy,
+        first_rounds=experiment.rounds,
+    )
     # The server compares settings too, but by then something in the folder has changed.
     if folder.holds_a_run():
-        folder.check_settings(prepared.experiment)
-        decided.check_same(out, private=prepared.experiment.privacy is not None)
+        folder.check_settings(experiment)
+        decided = decided.going_on(out, private=experiment.privacy is not None)
     about = describe_silos(prepared.place, prepared.plans)
     folder.save_json(SILOS, {**about, **decided.plain()})
     hosting = Hosting(
@@ -165,7 +171,7 @@ def run_prepared(
             data_dir=prepared.data_dir,
             canaries=execution.canaries,
             canaries_dir=out.absolute() / CANARIES,
-            streams=decided.streams(prepared.experiment),
+            streams=decided.streams(experiment),
         )
         if execution.engine == "ray":
             from privet.simulations.ray import run_on_ray

@@ -253,7 +253,7 @@ def _summary(states: Sequence[Sequence[int]]) -> str:
 def _budgets(run: Run) -> str | None:
     """In one sentence, the silos that said beforehand that their budget is too small."""
     room = {silo: n for entry in run.rounds for silo, n in (entry.affordable or {}).items()}
-    planned = run.planned or 0
+    planned = run.planned_at_first or 0
     small = sorted((s for s in room if room[s] < planned), key=lambda s: (room[s], natural(s)))
     if not small:
         return None

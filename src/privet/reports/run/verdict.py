@@ -54,6 +54,7 @@ def alarms(run: Run, ledger: LedgerSection | None) -> tuple[Alarm, ...]:
         ledger.beyond if ledger else None,
         _interrupted(run),
         _stopped(run),
+        _given_more_rounds(run),
         *notices(run),
         _diverged(run),
         _delta_too_large(run),
@@ -189,6 +190,15 @@ def _stopped(run: Run) -> str | None:
         return None
     of = f" of {run.planned:,}" if run.planned else ""
     return f"Stopped after round {run.last_round}{of}: {shortened(run.stopped, 400)}."
+
+
+def _given_more_rounds(run: Run) -> str | None:
+    first, planned = run.planned_at_first, run.planned
+    if first is None or planned is None or first >= planned:
+        return None
+    return f"Begun with {counted(first, 'round')} and given more at its end: {planned:,} in all" + (
+        ", which epsilon counts." if finite_guarantee(run) else "."
+    )
 
 
 def _no_policy(run: Run) -> str | None:
