@@ -7,6 +7,7 @@ silos for each round; no silo uploads twice, consents twice, or goes on with a k
 
 from __future__ import annotations
 
+import copy
 import itertools
 import random
 from collections.abc import Iterator
@@ -30,10 +31,12 @@ JOBS = {
     "masked": SHORT,
     "unmasked": SHORT.with_settings({"encryption.pairwise_masks": False}),
     "ckks": SHORT.with_settings({"encryption.scheme": "ckks"}),
+    "noised": SHORT.with_settings({"privacy": {"epsilon": 50.0, "calibrate": "shared"}}),
 }
-PARTS = {"masked": 100, "unmasked": 30, "ckks": 30}
+"""Of the last one, fields that the first has not."""
+PARTS = {"masked": 100, "unmasked": 30, "ckks": 30, "noised": 2}
 """That are all looked at when there is time."""
-SAMPLES = {"masked": 100, "unmasked": 200, "ckks": 200}
+SAMPLES = {"masked": 100, "unmasked": 200, "ckks": 200, "noised": 20}
 """One of so many changes is looked at in every run of the suite."""
 
 Values = dict[str, Any]
@@ -198,6 +201,14 @@ def sequences(mail: Mail) -> list[Change]:
     ]
 
 
+def walked(scheme: str, *, reply: bool) -> list[Change]:
+    mail = honest(scheme, reply=reply)
+    if scheme != "noised":
+        return [*changes(mail), *sequences(mail)]
+    others = {(each.kind, each.field) for each in changes(honest("masked", reply=reply))}
+    return [each for each in changes(mail) if (each.kind, each.field) not in others]
+
+
 def pick(values: Values, name: str) -> tuple[str, Any]:
     start, star, _ = name.partition("*")
     for key, value in values.items():
@@ -226,6 +237,8 @@ class Changing:
     def __init__(self, change: Change, *, reply: bool) -> None:
         self.change, self.mail, self.reply = change, Mail(reply), reply
         self._late: list[Message] = []
+        self._said: dict[str, RecordDict] = {}
+        """The last answer of each kind."""
 
     def __call__(self, message: Message) -> None:
         place = self.mail.note(message)
@@ -273,16 +286,30 @@ class Changing:
         return [messages, late] if late else [messages]
 
     def arrive(self, replies: list[Message]) -> list[Message]:
-        """As `deliver`, for the answers of a batch."""
-        late, self._late = self._late, []
-        if not self.change.field:
-            self._late = [each for each in replies if self._is(each)]
-        found = list(self._late)
-        if self.change.how == "late":
-            replies = [each for each in replies if each not in found]
-        if self.change.how == "repeated":
-            replies, self._late = replies + found, []
-        return late + replies
+        """For answers of one silo: its last one of the kind once more, or one in place of the next.
+
+        Nothing else is possible: a message has one answer, and it is its receiver's.
+        """
+        if self.change.field:
+            return replies
+        said = [each for each in replies if self._is_of_silo(each)]
+        for reply in said:
+            late, self._late = self._late, []
+            now, kind = self._is(reply), kind_of(reply)
+            old = self._said.get(kind) if now and self.change.how == "repeated" else None
+            self._said[kind] = copy.deepcopy(reply.content)
+            if now and self.change.how != "repeated":
+                self._late = [copy.deepcopy(reply)]
+            if late:
+                reply.content = late[0].content
+            elif old is not None:
+                reply.content = old
+            elif now and self.change.how == "late":
+                return [each for each in replies if each is not reply]
+        return replies
+
+    def _is_of_silo(self, reply: Message) -> bool:
+        return reply.has_content() and name_of(reply, reply=True) == self.change.silo
 
     def _is(self, message: Message) -> bool:
         kind, silo = kind_of(message), name_of(message, reply=self.reply)
@@ -354,8 +381,7 @@ some = pytest.mark.parametrize(("scheme", "part"), [*walks()])
 def test_whatever_a_server_changes_only_right_sums_are_gone_on_with(
     tmp_path: Path, scheme: str, part: slice
 ) -> None:
-    mail = honest(scheme, reply=False)
-    found = part_of([*changes(mail), *sequences(mail)], part)
+    found = part_of(walked(scheme, reply=False), part)
     assert wrong_after(found, tmp_path, scheme, reply=False) == {}
 
 
@@ -364,9 +390,7 @@ def test_whatever_one_silo_says_the_others_are_not_misled(
     tmp_path: Path, scheme: str, part: slice
 ) -> None:
     """The round is void or goes on without it, and nobody trains twice in it."""
-    mail = honest(scheme, reply=True)
-    found = [each for each in changes(mail) if not each.all]
-    found = part_of([*found, *sequences(mail)], part)
+    found = part_of([each for each in walked(scheme, reply=True) if not each.all], part)
     assert wrong_after(found, tmp_path, scheme, reply=True) == {}
 
 
@@ -379,8 +403,15 @@ def test_the_walk_meets_every_kind_of_message(scheme: str) -> None:
     asked |= {MessageType.TRAIN, MessageType.EVALUATE}
     # Answers that say only that it was done have no field.
     answered = asked - {TAKE, KEEP}
-    if scheme != "masked":
+    if scheme in {"unmasked", "ckks"}:
         asked -= {CONSENT, REVEAL}
         answered -= {CONSENT, REVEAL, SHARE}
     assert {each.kind for each in changes(honest(scheme, reply=False))} >= asked
     assert {each.kind for each in changes(honest(scheme, reply=True))} >= answered
+
+
+def test_the_walk_meets_the_fields_that_only_noise_has() -> None:
+    fields_met = {each.field for each in walked("noised", reply=False)}
+    assert fields_met == {"masks.noise-multiplier", "task.noise-multiplier"}
+    fields_met = {each.field for each in walked("noised", reply=True)}
+    assert fields_met == {"enrolment.noise-multiplier", "privacy.event"}

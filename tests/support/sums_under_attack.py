@@ -8,6 +8,7 @@ it: whatever was changed on the way, an accepted model is the mean of what its s
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,11 +32,12 @@ from privet.privacy.encryption.masks import (
     gather_adverts,
     sum_label,
 )
+from privet.privacy.ledger import read_history
 from privet.record.history import look_away
 from privet.server.app import Hosting, initial_model, server_app
 from privet.simulations.apps import SimulatedKeys, SimulatedSilos, simulated_client_app
 from privet.simulations.grid import SERVER_NODE, InProcessGrid, Sequential, contexts
-from privet.simulations.ledger import simulated_ledger
+from privet.simulations.ledger import LEDGER, simulated_ledger
 from privet.tasks.registry import load_task
 from privet.vectors import FlatModel
 from privet.wire import (
@@ -66,7 +68,7 @@ Meddle = Callable[[Message], None]
 Deliver = Callable[[list[Message]], list[list[Message]]]
 """The messages of a batch as batches: only replies of the first one reach the server."""
 Arrive = Callable[[list[Message]], list[Message]]
-"""The replies of a batch as they reach the server."""
+"""The replies of a batch as they reach the server: none twice, and none that nobody asked for."""
 
 TINY: dict[str, Any] = {
     "task": "toy_tasks:Tiny",
@@ -127,7 +129,11 @@ class Score:
     spoilt: list[tuple[str, int]] = field(default_factory=list)
     """Who ended the key of which epoch."""
     entries: list[dict[str, Any]] = field(default_factory=list)
+    charged: Counter[str] = field(default_factory=Counter)
+    """By silo: the trainings that its ledger has."""
     error: str = ""
+    beside: frozenset[str] = frozenset()
+    """Records that may leave beside a sealed update."""
 
     def wrong(self, *, liars: frozenset[str] = frozenset(), threshold: int = 3) -> list[str]:
         """What must never be; empty when the promises held."""
@@ -135,6 +141,7 @@ class Score:
             *self._wrong_models(liars),
             *self._wrong_sums(liars, threshold),
             *self._wrong_uploads(),
+            *self._wrong_charges(),
         ]
 
     def _wrong_models(self, liars: frozenset[str]) -> Iterator[str]:
@@ -189,9 +196,16 @@ class Score:
         for each in self.seals:
             if any((each["silo"], epoch) in each["after"] for epoch in range(each["epoch"], 99)):
                 yield f"{each['silo']} uploaded under a key that it had ended"
+        known = {"sealed", "sealed-update", *self.beside}
         for kind, silo, content in self.left:
-            if kind == MessageType.TRAIN and not set(content) <= {"sealed", "sealed-update"}:
+            if kind == MessageType.TRAIN and not set(content) <= known:
                 yield f"{silo} sent {sorted(content)}"
+
+    def _wrong_charges(self) -> Iterator[str]:
+        trained = Counter(each["silo"] for each in self.seals)
+        for silo, times in self.charged.items():
+            if times > trained[silo]:
+                yield f"{silo} was charged for {times} trainings and uploaded {trained[silo]}"
 
 
 class Meddler(InProcessGrid):
@@ -250,7 +264,7 @@ def run(
     names: tuple[str, ...] = NAMES,
 ) -> Score:
     """A whole run; a PrivetError that ends it is in the score."""
-    score = Score()
+    score = Score(beside=frozenset({"privacy"} if experiment.privacy else ()))
     with silos_of(out, experiment=experiment, names=names, score=score) as (executor, keys):
         grid = Meddler(
             executor,
@@ -268,6 +282,10 @@ def run(
         except PrivetError as error:
             score.error = str(error)
     score.entries = history(out)
+    charges = read_history(out / LEDGER).charges.values()
+    score.charged = Counter(
+        str(each.reserve.dataset) for each in charges if each.use == "training" and each.event
+    )
     return score
 
 
