@@ -35,6 +35,7 @@ from privet.wire import (
     REVEAL,
     SHARE,
     EvaluateRequest,
+    MaskAnswer,
     ModelState,
     TrainReply,
 )
@@ -449,6 +450,28 @@ def test_what_a_process_left_half_written_goes_with_the_keys(server: MaliciousSe
     told = KeyRequest(1, 1, carried=server.sealed()).to_records()
     assert not refusals(server.ask(KEEP, {"a": told}))
     assert key_files(server, "a") == set()
+
+
+def test_shares_of_a_round_that_went_on_without_a_silo_go_with_the_next_one(
+    server: MaliciousServer,
+) -> None:
+    """It kept two of each silo's: whoever had the files of enough silos had single updates."""
+    agreed = server.agree(1)
+    uploads = server.train(agreed)
+    others = ("a", "b", "c")
+    _, reveals = server.unmask(agreed, others)
+    total = server.total(agreed, {name: uploads[name] for name in others}, reveals)
+    answers = server.confirm(agreed, total, others, carry=True)
+    server.confirmed = 1, messages_of(answers)
+    server.carried = MaskAnswer.from_records(answers["a"]).model
+    assert f"run-{RUN_ID}-1.1.masks" in key_files(server, "d")
+    server.whole_round(2)
+    for name in server.names:
+        assert {each for each in key_files(server, name) if each.endswith(".masks")} == {
+            f"run-{RUN_ID}-1.2.masks"
+        }
+    # No second chance comes with it.
+    assert set(refusals(server.advert(1))) == set(server.names)
 
 
 def test_keys_of_a_job_that_has_ended_go_without_the_servers_word(server: MaliciousServer) -> None:

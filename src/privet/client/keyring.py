@@ -189,6 +189,9 @@ class Keyring:
             self._check_promise(plan, model, survivors, exact)
             kept = {"summed": plan.model.hex(), "base": model.round, "survivors": survivors}
             self._write(self.memory(), unmasked=plan.round, **kept)
+        # Others' shares of a round before, which ended without this silo: nobody may ask for them
+        # now, and whoever had enough silos' files could unmask single updates.
+        self.forget(lambda _, kind: _before(kind, plan.round))
 
     def _check_promise(
         self, plan: RoundPlan, model: ModelState, survivors: tuple[str, ...], exact: bool
@@ -272,6 +275,12 @@ class Keyring:
 
     def _file(self, epoch: int, kind: str) -> Path:
         return self.folder / f"{self.run}-{epoch}.{kind}"
+
+
+def _before(kind: str, round_: int) -> bool:
+    """Whether a file of this kind is of a round of masks before that one."""
+    number, _, masks = kind.partition(".")
+    return masks == "masks" and int(number) < round_
 
 
 def run_of(context: Context) -> str:
