@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flwr.app import MessageType
 
 from privet.client import sealed
+from privet.wire import EvaluateRequest, MaskAnswer, Sealed
 from sums_under_attack import MaliciousServer, job, malicious_server, messages_of, refusals
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -106,3 +108,25 @@ def test_what_a_silo_opens_it_is_bound_to_before(
     less = server.total(agreed, part_of(uploads, "abc"))
     assert set(refusals(server.confirm(agreed, less, "a"))) == {"a"}
     assert not refusals(server.confirm(agreed, total, "a"))
+
+
+def test_a_silo_is_told_one_model_of_a_round(server: MaliciousServer) -> None:
+    """Of two sums that were opened by different silos nobody gets to have both."""
+    agreed = server.agree(1)
+    uploads = server.train(agreed)
+    models = []
+    for told, members in (("ab", "abcd"), ("cd", "acd")):
+        total = server.total(agreed, part_of(uploads, members))
+        answers = server.confirm(agreed, total, told, carry=True)
+        model = MaskAnswer.from_records(answers[told[0]]).model
+        models.append(Sealed(1, 1, messages_of(answers), model=model))
+    for kind in ("evaluate", "advert"):
+        for model, strangers in zip(models, ("cd", "ab"), strict=True):
+            if kind == "advert":
+                asked = server.advert(2, strangers, sealed=model)
+            else:
+                request = EvaluateRequest(1, None, model).to_records()
+                asked = server.ask(MessageType.EVALUATE, dict.fromkeys(strangers, request))
+            assert set(refusals(asked)) == {*strangers}
+    # Its own one it goes on with.
+    assert not refusals(server.advert(2, "ab", sealed=models[0]))

@@ -81,6 +81,10 @@ class RunMemory:
     """The round that made it."""
     survivors: tuple[str, ...] = ()
     """Whose updates they were."""
+    made_in: int = 0
+    """The last round whose model it has seen, made by its own opening or told of."""
+    made: str = ""
+    """Digest of that model."""
 
     def demand_newest(self, model: ModelState) -> None:
         """OutOfOrder for a model that updates may not be summed from any more.
@@ -192,6 +196,22 @@ class Keyring:
         # Others' shares of a round before, which ended without this silo: nobody may ask for them
         # now, and whoever had enough silos' files could unmask single updates.
         self.forget(lambda _, kind: _before(kind, plan.round))
+
+    def remember_model(self, model: ModelState) -> None:
+        """Write down that the silo has seen this model; OutOfOrder for a second one of its round.
+
+        Else a server could have some silos open one sum and others another, and show each both.
+        """
+        # A simulation may be gone on with from an older checkpoint; a public model is the server's.
+        if self.simulated or not model.round:
+            return
+        digest = model.digest.hex()
+        with self._alone():
+            memory = self.memory()
+            if memory.made_in == model.round and memory.made != digest:
+                raise OutOfOrder(f"this silo knows another model of round {model.round}")
+            if memory.made_in < model.round:
+                self._write(memory, made_in=model.round, made=digest)
 
     def _check_promise(
         self, plan: RoundPlan, model: ModelState, survivors: tuple[str, ...], exact: bool

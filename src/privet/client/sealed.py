@@ -212,6 +212,7 @@ class ModelHolder:
         # A simulation may be gone on with from an older checkpoint; a server that does is refused.
         if not self.keyring.simulated:
             self.keyring.remember(model=state.round)
+        self.keyring.remember_model(state)
         self.models.put(state)
         return state
 
@@ -289,6 +290,7 @@ def confirm(message: Message, context: Context, experiment: Experiment) -> Recor
     with keyring.opening(request.epoch):
         ended = _ended(round_, asked.total, keyring, before, exact=exact)
         state = _state_after(asked.total, key, ended, before, holder)
+    keyring.remember_model(state)
     # Beside the one before it, which is gone on with if too few silos open this sum.
     holder.models.put(state, before)
     confirmation = write_confirmation(
