@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import closing
 from dataclasses import replace
 from itertools import cycle
@@ -22,7 +23,7 @@ from privet.privacy.encryption.keys import RunKey
 from privet.privacy.encryption.keys.secret import Secret, SecretKey
 from privet.privacy.encryption.masks import MaskRound, rounds
 from privet.privacy.ledger import Ledger, SiloKey
-from privet.server.sealing import disputed
+from privet.server.sealing import MOST_FAILED, disputed
 from privet.simulations.ledger import KEY, LEDGER
 from privet.strategies import load_strategy
 from privet.wire import (
@@ -37,7 +38,7 @@ from privet.wire import (
     ModelState,
 )
 from privet.wire.states import FIRST_CLAMP
-from sums_under_attack import NAMES, Score, job, kind_of, name_of, run
+from sums_under_attack import NAMES, NAMES_LONG, Score, job, kind_of, name_of, run
 
 LIAR = "c"
 ROUNDS = job(rounds=4, encryption__rotate_every=None)
@@ -302,6 +303,32 @@ def test_an_elected_silo_that_carries_garbage_is_not_elected_for_ever(tmp_path: 
     assert score.wrong() == []
     assert len({each["round"] for each in score.opened}) == 4
     assert trained_once(score)
+
+
+@pytest.mark.parametrize("n", [4, 5])
+def test_a_silo_whose_shares_open_and_fit_nothing_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n: int
+) -> None:
+    """It voided every round, and all were charged for each."""
+    write = rounds.write_share
+
+    def other_shares(held: Any, *, sender: str, **told: Any) -> bytes:
+        if sender == LIAR:
+            held = replace(held, personal=Secret(bytes(1) + os.urandom(32)))
+        return write(held, sender=sender, **told)
+
+    monkeypatch.setattr(rounds, "write_share", other_shares)
+    names = NAMES_LONG[:n]
+    # Without noise a round may be repeated with the same silos only.
+    private = {"noise_multiplier": 1.0}
+    score = run(
+        tmp_path, names=names, experiment=job(rounds=8, federation__silos=n, privacy=private)
+    )
+    skipped = [entry["skipped"] for entry in score.entries][1:]
+    print(skipped)
+    # Back in every second round, until it has failed the others too often.
+    assert [bool(each) for each in skipped] == [True, False] * MOST_FAILED + [False] * 2
+    assert [each["silo"] for each in score.seals].count(LIAR) == MOST_FAILED
 
 
 def lying_about_keys(patch: pytest.MonkeyPatch, container: bytes | None) -> None:

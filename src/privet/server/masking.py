@@ -19,7 +19,7 @@ from flwr.serverapp import Grid
 from privet.errors import PrivetError
 from privet.privacy.encryption import Adder
 from privet.privacy.encryption.backend import Mask
-from privet.privacy.encryption.errors import MessageError
+from privet.privacy.encryption.errors import MessageError, SharesRefused
 from privet.privacy.encryption.masks import (
     Advert,
     Adverts,
@@ -106,6 +106,8 @@ class MaskedRound:
     adverts: Adverts | None = None
     reason: str | None = None
     """Why nobody trains."""
+    misdealt: str = ""
+    """The silo whose shares fit no secret, whoever of those that passed them on is left out."""
     divided: bool = False
     """Whether too few for a sum have the same key: it was not one that was made for all."""
     _nodes: dict[str, int] = field(default_factory=dict)
@@ -165,6 +167,9 @@ class MaskedRound:
         try:
             masks = self._correction(reveals, failures)
         except PrivetError as error:
+            if isinstance(error, SharesRefused):
+                self.misdealt = error.dealer
+                failures.append(Failure(error.dealer, "keys", "shares of its mask fit no secret"))
             return f"the masks could not be taken out: {error}"
         total.unmask(masks)
         return None

@@ -238,6 +238,7 @@ class SealedModel:
         if total is None or self._masked is None:
             return (self._masked and self._masked.reason) or "no update came"
         if reason := self._masked.unmask(total, failures):
+            self._leave_out(filter(None, [self._masked.misdealt]))
             return reason
         return self._confirm(self._masked, total, failures)
 

@@ -8,7 +8,7 @@
     KeysError            a setting or a call that would not be safe
       RosterError        the list of silos, or a silo that is not on it
       MessageError       a message that is not exactly what its maker sent, here and now
-        SharesRefused    shares of a mask's seeds that do not open at who they are for
+        SharesRefused    shares of a mask's seeds that do not open, or open and fit no secret
       KeyFileError       a file that holds no key, or holds it badly
       MaskError          a plan or a step that would not be safe
         TooFewSilos      fewer silos than the threshold: the sum stays masked, nothing was revealed
@@ -67,7 +67,7 @@ class MessageError(KeysError):
 
 
 class SharesRefused(MessageError):  # noqa: N818 - says what was done with them
-    """Shares that silo `dealer` encrypted for this one, or the server in its name, do not open."""
+    """Shares that silo `dealer` made, or others passed on in its name, do not open or fit."""
 
     def __init__(self, text: str, *, dealer: str) -> None:
         super().__init__(text)

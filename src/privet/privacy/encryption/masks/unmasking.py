@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from privet.privacy.encryption.backend import Mask
-from privet.privacy.encryption.errors import MessageError, TooFewSilos
+from privet.privacy.encryption.errors import MessageError, SharesRefused, TooFewSilos
 from privet.privacy.encryption.keys.agreement import AgreementKey
 from privet.privacy.encryption.keys.roster import Field, counted, read_signed, write_signed
 from privet.privacy.encryption.keys.secret import Secret
@@ -79,9 +79,9 @@ def correction(
     """The survivors, and what is added to their masked sum modulo 2^16 to have the sum itself.
 
     TooFewSilos for fewer reveals than the threshold;
-    MessageError for a refused one, a silo's second one, ones that disagree about the survivors, and
-    when a rebuilt secret is not the one that its silo adverted (some silo gave a wrong share, and
-    it cannot be known which).
+    MessageError for a refused one, a silo's second one, and ones that disagree about the survivors;
+    SharesRefused when a rebuilt secret is not the one that its silo adverted: it dealt wrong
+    shares, or another one passed a wrong one on.
     """
     gathered = gather_adverts(adverts, plan=plan)
     found = _gather_reveals(reveals, gathered)
@@ -142,5 +142,6 @@ def _add_pairs(
         add_stream(total, seed, sign=pair_sign(survivor, name))
 
 
-def _wrong(name: str) -> MessageError:
-    return MessageError(f"reveals refused: the shares do not fit the secret of silo {name!r}")
+def _wrong(name: str) -> SharesRefused:
+    text = f"reveals refused: the shares do not fit the secret of silo {name!r}"
+    return SharesRefused(text, dealer=name)
