@@ -136,6 +136,33 @@ class TrainingSettings(_Settings):
         return 1.0
 
 
+def _check_start(file: str) -> str:
+    if not file.endswith(".safetensors"):
+        raise ValueError(f"{file!r}: allowed are names that end in .safetensors")
+    return file
+
+
+def _check_line(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError(f"{text!r}: allowed is one line of text")
+    return text
+
+
+class StartSettings(_Settings):
+    """Weights that the run begins with, in the place of those that follow from the seed."""
+
+    file: Annotated[str, AfterValidator(_check_start)]
+    """A safetensors file with the tensors of the task's model, by their names in its state dict;
+    the server opens it, and never a silo."""
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    """Of the file; unset: filled in from it by whoever simulates or submits."""
+    seen: (
+        Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_check_line)] | None
+    ) = None
+    """What records these weights are said to have seen, such as "ImageNet-1k": no epsilon of this
+    run says anything of them."""
+
+
 class StrategySettings(BaseModel):
     """Name of an aggregation rule and its own options (see `privet strategies`)."""
 
@@ -246,6 +273,8 @@ class Experiment(_Settings):
     task: str
     model: str | None = None
     """One of the task's models; unset: the task's own choice."""
+    start: StartSettings | None = None
+    """Unset: the weights follow from the seed."""
     rounds: Count = 10
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     round_timeout: Positive = 3600.0
@@ -444,6 +473,7 @@ def _one_line(error: ValidationError) -> str:
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     tables: dict[str, type[BaseModel]] = {
+        "start": StartSettings,
         "federation": FederationSettings,
         "training": TrainingSettings,
         "privacy": PrivacySettings,

@@ -18,6 +18,7 @@ SUMMARY: dict[str, Any] = {
     "task": "digits",
     "rounds": 3,
     "seed": 7,
+    "start": {"sha256": "ab", "seen": "ImageNet"},
     "accuracy": 0.9,
     "loss": 0.3,
     "metrics": {"accuracy": 0.9},
@@ -46,7 +47,7 @@ def written(folder: Path, content: object) -> Path:
 def test_the_keys_of_the_contract() -> None:
     assert list(RunSummary.model_fields) == list(SUMMARY)[1:]
     schema = RunSummary.model_json_schema()
-    assert schema["required"] == list(SUMMARY)[1:]
+    assert {*SUMMARY} - {*schema["required"]} == {"schema", "start"}
     assert not schema["additionalProperties"]
 
 
@@ -56,6 +57,13 @@ def test_it_is_read_as_it_was_written(version: int, tmp_path: Path) -> None:
     assert found is not None
     assert found.plain() == SUMMARY
     assert list(found.plain()) == list(SUMMARY)
+
+
+def test_of_an_earlier_version_it_began_from_the_seed(tmp_path: Path) -> None:
+    earlier = {key: value for key, value in SUMMARY.items() if key != "start"}
+    found = read_summary(written(tmp_path, earlier))
+    assert found is not None
+    assert found.plain() == {**SUMMARY, "start": None}
 
 
 def test_there_is_none_before_the_end(tmp_path: Path) -> None:

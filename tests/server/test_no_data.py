@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from flwr.app import Context, RecordDict
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 import hostile_names
 from privet import Experiment, PrivetError
@@ -97,6 +99,47 @@ def test_a_table_runs_over_silos_whose_files_differ_in_length_and_categories(
     assert sorted(weight.shape for weight in weights.values()) == [(2,), (2, 2 + 5)]
     # Each silo opens its own file, within its folder, and nobody opens one by another way.
     assert not any("stays.csv" in path for path in opened if path != "stays.csv")
+
+
+def test_weights_to_begin_with_lie_at_the_server_and_no_silo_opens_them(tmp_path: Path) -> None:
+    (data := tmp_path / "server").mkdir()
+    tensors = {"1.weight": np.full((2, 7), 3, np.float32), "1.bias": np.zeros(2, np.float32)}
+    save_file(tensors, data / "begin.safetensors")
+    sha256 = hashlib.sha256((data / "begin.safetensors").read_bytes()).hexdigest()
+    start = {"file": "begin.safetensors", "sha256": sha256, "seen": "another hospital"}
+    job, everybody = experiment({"dataset": "records", **SCHEMA}, start=start), silos(tmp_path)
+    job = job.with_settings({"training.lr": 1e-6})
+    with hostile_names.opened() as opened:
+        summary = run(tmp_path, job, everybody, data_dir=data)
+    assert summary["start"] == {"sha256": sha256, "seen": "another hospital"}
+    assert all(len(entry["participants"]) == 4 for entry in history(tmp_path / "run")[1:])
+    weights = load_file(tmp_path / "run" / "model.safetensors")
+    np.testing.assert_allclose(weights["1.weight"], 3, atol=1e-3)
+    assert [path for path in opened if path.endswith("begin.safetensors")] == [
+        "begin.safetensors"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [
+        ({"file": "../begin.safetensors", "sha256": "0" * 64}, "is no file of the data folder"),
+        ({"file": "/etc/begin.safetensors", "sha256": "0" * 64}, "is no file of the data folder"),
+        ({"file": "out.safetensors", "sha256": "0" * 64}, "is no file of the data folder"),
+        ({"file": "begin.safetensors", "sha256": "0" * 64}, "is another file than the experiment"),
+        ({"file": "begin.safetensors"}, "start.sha256 is needed with start.file"),
+    ],
+)
+def test_no_other_file_of_the_server_is_begun_from(
+    tmp_path: Path, start: dict[str, str], said: str
+) -> None:
+    (data := tmp_path / "server").mkdir()
+    for path in (data / "begin.safetensors", tmp_path / "begin.safetensors"):
+        save_file({"bias": np.zeros(2, np.float32)}, path)
+    (data / "out.safetensors").symlink_to(tmp_path / "begin.safetensors")
+    job = experiment({"dataset": "records", **SCHEMA}, start=start)
+    with pytest.raises(PrivetError, match=said):
+        run(tmp_path, job, silos(tmp_path), data_dir=data)
 
 
 def test_a_server_that_has_test_data_evaluates_on_them(tmp_path: Path) -> None:

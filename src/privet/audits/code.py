@@ -41,7 +41,7 @@ def training_code(experiment: Experiment) -> TrainingCode:
     )
     return TrainingCode(
         task,
-        initial_model(task, experiment),
+        initial_model(task, experiment, data_dir=data_folder(None)),
         loss_of(task, experiment.training),
         _example_type(task, experiment),
     )

@@ -176,6 +176,7 @@ def _expected(run: Evidence, summary: RunSummary) -> dict[str, Any]:
         "loss": last.loss,
         "metrics": last.metrics,
         "evaluation": evaluation.model_dump() if evaluation else None,
+        "start": settings.start.model_dump(exclude={"file"}) if settings.start else None,
         "stopped": {"round": last.round, "reason": reason}
         if last.round < settings.rounds
         else None,

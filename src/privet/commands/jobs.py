@@ -44,8 +44,10 @@ def submit(
 ) -> None:
     """Start a job on the project's silos, and follow it."""
     from privet.server.app import check
+    from privet.server.start import ordered
+    from privet.tasks.files import data_folder
 
-    experiment = read_experiment(file, settings)
+    experiment = ordered(read_experiment(file, settings), data_dir=data_folder())
     # Here too, before it is sent: a mistake costs no job and no visit to the silos.
     check(experiment)
     with _client(kit) as client:

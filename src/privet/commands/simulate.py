@@ -178,6 +178,9 @@ def _introduce(prepared: Prepared) -> None:
         f"{experiment.task}: {sum(sizes):,} records in {len(sizes)} silos, "
         f"{experiment.rounds} rounds of {experiment.strategy.name}"
     )
+    if (start := experiment.start) is not None:
+        seen = f", said to have seen: {start.seen}" if start.seen else ""
+        typer.echo(f"It begins from {start.file} (SHA-256 {start.sha256}){seen}.")
     for line in _columns(getattr(prepared.place.task, "described", ())):
         typer.echo(f"  {line}")
     if sealing := _sealing(experiment):

@@ -75,6 +75,14 @@ class EncryptionFacts(Recorded):
     silo by silo, which counts large values of an update that nobody may see."""
 
 
+class StartFacts(Recorded):
+    """The weights that a run began with, where they came from a file."""
+
+    sha256: str | None
+    seen: str | None
+    """What records they are said to have seen; epsilon says nothing of those."""
+
+
 class SpentSeconds(Recorded):
     """`total` is the wall time of the process that wrote the summary; the others are sums over all
     rounds of what `RoundSeconds` says."""
@@ -92,6 +100,8 @@ class RunSummary(Recorded):
     rounds: NonNegativeInt
     """That were asked for."""
     seed: int
+    start: StartFacts | None = None
+    """Null where the weights followed from the seed, as they always did in earlier versions."""
     accuracy: float | None
     loss: float | None
     metrics: Figures

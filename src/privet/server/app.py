@@ -24,6 +24,7 @@ from privet.server.evaluation import Evaluator
 from privet.server.models import ClearModel, GlobalModel
 from privet.server.rounds import Coordinator, SiloMemory
 from privet.server.sealing import OpenModel, SealedModel
+from privet.server.start import begin_from
 from privet.server.summary import summarise
 from privet.strategies import Strategy, load_strategy
 from privet.tasks import Examples, Task, load_task
@@ -95,7 +96,11 @@ def run(grid: Grid, context: Context, hosting: Hosting) -> None:
         folder.create(experiment)
     start = time.perf_counter()
     run_name = hosting.run or f"run-{context.run_id}"
-    model = _global_model(grid, experiment, strategy, task, roster, hosting.open_model, run_name)
+    first = initial_model(
+        task, experiment, data_dir=data_folder(hosting.data_dir), held=not hosting.simulated
+    )
+    model = _global_model(grid, experiment, strategy, first, roster, hosting.open_model, run_name)
+    del first  # its memory is the model's own
     coordinator = Coordinator(
         grid,
         experiment,
@@ -134,12 +139,12 @@ def _global_model(
     grid: Grid,
     experiment: Experiment,
     strategy: Strategy,
-    task: Task,
+    first: torch.nn.Module,
     roster: Path | None,
     open_model: OpenModel | None,
     run_name: str,
 ) -> GlobalModel:
-    model = FlatModel(initial_model(task, experiment))
+    model = FlatModel(first)
     weights = model.vector()
     if experiment.encryption is None:
         return ClearModel(strategy, weights, experiment)
@@ -182,12 +187,22 @@ def check(experiment: Experiment) -> Strategy:
     return strategy
 
 
-def initial_model(task: Task, experiment: Experiment) -> torch.nn.Module:
-    """The task's model with weights that follow from the seed."""
+def initial_model(
+    task: Task, experiment: Experiment, *, data_dir: Path | None = None, held: bool = False
+) -> torch.nn.Module:
+    """The task's model with weights that follow from the seed, or from the file of [start].
+
+    The file is looked for in `data_dir`; where it is a server's (`held`), no path leads out of it.
+    ExperimentError for a file that does not fit the model, or is another one than was agreed on.
+    """
     # Of the CPU alone: by default torch starts every accelerator to save its state.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(stream(experiment.seed, "weights")))
-        return task.model()
+        model = task.model()
+    if experiment.start is not None:
+        state = model.state_dict(keep_vars=True)
+        begin_from(experiment.start, state, data_dir=data_dir, held=held)
+    return model
 
 
 # Under Flower itself, whose runs bring their own code: there is nothing to keep from them.

@@ -9,6 +9,7 @@ from privet.record.summary import (
     EarlyEnd,
     RunSummary,
     SpentSeconds,
+    StartFacts,
     last_evaluation,
     seconds_in,
 )
@@ -23,10 +24,12 @@ def summarise(experiment: Experiment, outcome: RunOutcome, *, seconds: float) ->
     last = outcome.rounds[-1]
     updates = sum(len(entry.participants) for entry in outcome.rounds)
     total = seconds_in("total", outcome.rounds)
+    start = experiment.start
     return RunSummary(
         task=experiment.task,
         rounds=experiment.rounds,
         seed=experiment.seed,
+        start=StartFacts(sha256=start.sha256, seen=start.seen) if start else None,
         accuracy=last.accuracy,
         loss=last.loss,
         metrics=last.metrics,

@@ -11,7 +11,8 @@ from privet.client.training import LocalPlan, loss_of, plan_round
 from privet.experiment import Experiment
 from privet.privacy.mechanisms import ExampleLoss
 from privet.privacy.policy import Policy
-from privet.server.app import check
+from privet.server.app import check, initial_model
+from privet.server.start import with_digest
 from privet.tasks.files import data_folder
 
 
@@ -75,9 +76,12 @@ def prepare(
     # own anew.
     run_id = secrets.randbits(62) + 1
     data_dir = data_folder(data_dir)
+    experiment = with_digest(experiment, data_dir=data_dir)
     place = load_local_data(experiment, data_dir=data_dir, run_id=run_id, divided=True)
     strategy.check_silos(len(place.silos))
     if experiment.privacy is not None:
         place.check(loss_of(place.task, experiment.training), experiment.privacy)
+    if experiment.start is not None:  # what does not fit is found before anything is written
+        initial_model(place.task, experiment, data_dir=data_dir)
     plans = tuple(plan_round(experiment, n_records=size) for size in place.sizes)
     return Prepared(experiment, place, plans, data_dir, run_id, policy, requester)

@@ -20,7 +20,8 @@ import privet
 from privet.client.silo import LocalData
 from privet.client.training import plan_round
 from privet.errors import ExperimentError, nearest
-from privet.experiment import Experiment
+from privet.experiment import Experiment, StartSettings
+from privet.server.start import with_digest
 from privet.sweeps.dealing import Dealt, OneSilo, dealt, task_settings
 from privet.sweeps.results import Axis, Cell, Kind, Settings, described
 from privet.tasks import Examples, load_task
@@ -145,13 +146,14 @@ class Planner:
         self._engine = engine
         self._data_dir = data_dir
         self._data: dict[str, str] = {}
+        self._starts: dict[StartSettings, str | None] = {}
 
     def check(self, settings: Settings) -> None:
         """ExperimentError, naming the cell, for settings that no run can have."""
         if "seed" in settings:
             raise ExperimentError("a sweep has seeds beside its settings: leave 'seed' out of them")
         try:
-            self._experiment.with_settings(settings)
+            self._with(settings)
         except ExperimentError as error:
             raise ExperimentError(f"cell {described(settings)}: {error}") from None
 
@@ -179,18 +181,29 @@ class Planner:
 
     def federated(self, settings: Settings, seed: int, *, baseline: bool = False) -> Planned:
         """The experiment with `settings` and `seed`."""
-        experiment = self._experiment.with_settings({**settings, "seed": seed})
+        experiment = self._with({**settings, "seed": seed})
         return self._planned("federated", settings, experiment, of=experiment, baseline=baseline)
 
     def fixed(self, settings: Settings, *, seed: int) -> Planned:
         """`federated` on silos that are dealt by the experiment's own seed, whatever `seed`."""
-        whole = self._experiment.with_settings(settings)
+        whole = self._with(settings)
         raw = whole.model_dump(exclude_unset=True) | task_settings(Dealt, whole) | {"seed": seed}
         raw["federation"] = {
             key: value for key, value in raw.get("federation", {}).items() if key != "silos"
         } | {"partition": "natural"}
         experiment = Experiment.from_mapping(raw)
         return self._planned("federated", settings, experiment, of=whole, baseline=False)
+
+    def _with(self, settings: Settings) -> Experiment:
+        """With the digest of the weights to begin with: a file that changes is none of the cells'
+        any more, and the address of a cell says which it was."""
+        experiment = self._experiment.with_settings(settings)
+        if (start := experiment.start) is None:
+            return experiment
+        if start not in self._starts:
+            found = with_digest(experiment, data_dir=self._data_dir).start
+            self._starts[start] = found.sha256 if found else None
+        return experiment.with_settings({"start.sha256": self._starts[start]})
 
     def dealt(self, planned: Planned) -> LocalData:
         """The cell's silos and their records; DataError when they cannot be read or dealt."""

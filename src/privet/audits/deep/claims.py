@@ -74,7 +74,7 @@ def case_of(run: Evidence, silo: str) -> Case:
         chain = chain_for(data, loss)
     except NotBatchable as reason:
         raise DataError(f"such models cannot be trained many at once: {reason}") from None
-    flat = FlatModel(initial_model(data.task, experiment))
+    flat = FlatModel(initial_model(data.task, experiment, data_dir=data_folder(None)))
     targets = torch.cat([each.targets for each in data.silos])
     clip = rounds[0].plan.clip
     training = experiment.training

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from privet.charts.formatting import bound, counted, scientific
@@ -165,8 +166,20 @@ def _limits(run: Run, promise: ClaimedEpsilon) -> tuple[Statement, ...]:
             "The proof speaks of real numbers; the computer rounds. What the rounding of noise "
             f"could reveal about a {promise.unit} is not in the number.",
         ),
+        *_start(run),
         *(Statement("About these data", note, caution=True) for note in run.notes),
     )
+
+
+def _start(run: Run) -> Iterator[Statement]:
+    if run.section("start"):
+        yield Statement(
+            "Weights to begin with",
+            "The run began from weights that somebody trained before. The number is about this "
+            "run’s use of the silos’ records. What the weights tell of the records that they have "
+            "seen, which may be the same ones, has a cost of its own that is not in it.",
+            caution=True,
+        )
 
 
 def _counts(run: Run) -> Statement:

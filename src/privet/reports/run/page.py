@@ -31,6 +31,7 @@ from privet.reports.run.ledger import ledger
 from privet.reports.run.observers import evaluation, observers
 from privet.reports.run.verdict import (
     alarms,
+    begun_with,
     finite_guarantee,
     is_private,
     meaning,
@@ -225,6 +226,7 @@ def render(run: Run) -> str:
         title=f"{run.settings.get('task', 'unnamed task')}",
         subtitle=_subtitle(run),
         verdict=verdict(run),
+        begun_with=begun_with(run),
         meaning=meaning(run),
         alarms=alarms(run, books),
         figures=tuple(_headline(run)),

@@ -45,6 +45,21 @@ def meaning(run: Run) -> str | None:
     )
 
 
+def begun_with(run: Run) -> str | None:
+    """The weights that the run began with, and what no number here says of them; None for weights
+    that follow from the seed."""
+    start = run.section("start")
+    if not start:
+        return None
+    seen = start.get("seen")
+    told = (
+        f"are said to have seen: {shortened(str(seen), 500)}" if seen else "may have seen anything"
+    )
+    covered = " Epsilon says nothing of the records that they have seen." if is_private(run) else ""
+    digest = shortened(str(start.get("sha256", "unknown")), 64)
+    return f"It began from weights (SHA-256 {digest}) that {told}.{covered}"
+
+
 def alarms(run: Run, ledger: LedgerSection | None) -> tuple[Alarm, ...]:
     """What must be read before any number on the page is used; worst first, often none."""
     grave = [_unprotected(run), *(ledger.alarms if ledger else ())]
