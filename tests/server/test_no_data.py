@@ -115,9 +115,7 @@ def test_weights_to_begin_with_lie_at_the_server_and_no_silo_opens_them(tmp_path
     assert all(len(entry["participants"]) == 4 for entry in history(tmp_path / "run")[1:])
     weights = load_file(tmp_path / "run" / "model.safetensors")
     np.testing.assert_allclose(weights["1.weight"], 3, atol=1e-3)
-    assert [path for path in opened if path.endswith("begin.safetensors")] == [
-        "begin.safetensors"
-    ]
+    assert [path for path in opened if path.endswith("begin.safetensors")] == ["begin.safetensors"]
 
 
 @pytest.mark.parametrize(
