@@ -10,7 +10,10 @@ PrivetError
 from __future__ import annotations
 
 import difflib
+import sysconfig
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class PrivetError(Exception):
@@ -41,3 +44,20 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def words_of(error: BaseException) -> str:
+    """Kind and first line of an error, and its last place in code that is no library's.
+
+    Where a task's own code fails, that is the line to look at, and not fifteen of ours.
+    """
+    lines = str(error).splitlines() or [""]
+    own = [f for f in traceback.extract_tb(error.__traceback__) if not _of_library(f.filename)]
+    place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+    return f"{type(error).__name__}: {lines[0]}{place}"
+
+
+def _of_library(file: str) -> bool:
+    if {"site-packages", "dist-packages"} & {*Path(file).parts} or file.startswith("<"):
+        return True
+    return file.startswith((str(Path(__file__).parent), sysconfig.get_path("stdlib")))

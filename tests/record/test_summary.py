@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from privet.errors import DataError
-from privet.record.summary import RunSummary, read_summary, seconds_in
+from privet.record.summary import RunSummary, problems_in, read_summary, seconds_in
 from rounds_written import QUIET, a_round
 
 SUMMARY: dict[str, Any] = {
@@ -36,6 +36,7 @@ SUMMARY: dict[str, Any] = {
     "seconds": {"total": 3.0, "training": 2.0, "aggregation": 0.5, "encryption": None},
     "client_updates": 3,
     "client_updates_per_second": 1.0,
+    "problems": [],
 }
 
 
@@ -47,7 +48,7 @@ def written(folder: Path, content: object) -> Path:
 def test_the_keys_of_the_contract() -> None:
     assert list(RunSummary.model_fields) == list(SUMMARY)[1:]
     schema = RunSummary.model_json_schema()
-    assert {*SUMMARY} - {*schema["required"]} == {"schema", "start"}
+    assert {*SUMMARY} - {*schema["required"]} == {"schema", "start", "problems"}
     assert not schema["additionalProperties"]
 
 
@@ -64,6 +65,15 @@ def test_of_an_earlier_version_it_began_from_the_seed(tmp_path: Path) -> None:
     found = read_summary(written(tmp_path, earlier))
     assert found is not None
     assert found.plain() == {**SUMMARY, "start": None}
+
+
+def test_problems_are_said_once_with_the_round_that_they_were_first_in() -> None:
+    said = [["loss is not finite"], [], ["loss is not finite", "nobody trained"]]
+    rounds = [a_round(number, problems=each) for number, each in enumerate(said)]
+    assert problems_in(rounds) == [
+        "round 0 and 1 more: loss is not finite",
+        "round 2: nobody trained",
+    ]
 
 
 def test_there_is_none_before_the_end(tmp_path: Path) -> None:

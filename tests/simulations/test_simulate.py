@@ -165,7 +165,7 @@ def test_the_summary_keeps_its_contract(reference: Path) -> None:
     assert set(summary) == {
         "schema", "task", "rounds", "seed", "start", "accuracy", "loss", "metrics", "epsilon",
         "evaluation", "stopped", "encryption", "seconds", "client_updates",
-        "client_updates_per_second",
+        "client_updates_per_second", "problems",
     }  # fmt: skip
     assert summary["schema"] == 2
     assert set(summary["epsilon"]) == {

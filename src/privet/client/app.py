@@ -28,7 +28,14 @@ from privet.client.sealed import ModelHolder, confirm, keep, make, offer, take
 from privet.client.silo import Silo, demand_described, is_simulated, open_silo
 from privet.client.training import LocalTraining, Trained, loss_of, plan_round, train
 from privet.client.watching import WatchedTraining, keep_evaluation, keep_steps, watched
-from privet.errors import DataError, ExperimentError, ModelError, PrivacyError, PrivetError
+from privet.errors import (
+    DataError,
+    ExperimentError,
+    ModelError,
+    PrivacyError,
+    PrivetError,
+    words_of,
+)
 from privet.experiment import RUN_CONFIG_KEY, Experiment
 from privet.privacy.accounting import encode_event
 from privet.privacy.encryption import EncryptionError
@@ -388,7 +395,7 @@ def _refuse(message: Message, context: Context, error: Exception) -> Message:
         stage, code, names, silo=cause.dealer if isinstance(cause, SharesRefused) else ""
     )
     if is_simulated(context):
-        text = str(cause) if isinstance(cause, PrivetError) else f"{type(cause).__name__}: {cause}"
+        text = str(cause) if isinstance(cause, PrivetError) else words_of(cause)
         return _error(message, replace(reply, text=text))
     reply = replace(reply, reference=secrets.token_hex(4))
     kind = message.metadata.message_type

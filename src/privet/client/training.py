@@ -5,7 +5,7 @@ One loop, with differential privacy or without.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import cast
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.sgd import sgd
 
-from privet.errors import DataError
+from privet.errors import DataError, ModelError
 from privet.experiment import Experiment, PrivacySettings, TrainingSettings
 from privet.privacy.accounting import noise_multiplier_for, plain_event
 from privet.privacy.dp_events import DpEvent
@@ -178,13 +178,12 @@ def _train(work: LocalTraining) -> Trained:
     torch.default_generator.manual_seed(work.chance)
     mechanism = work.plan.mechanism
     if mechanism is None and work.training.optimizer == "sgd":
-        losses = _descend(model, _Sgd(model, work), work)
-        return Trained(flat.vector() - work.weights, work.plan.steps, loss=float(np.mean(losses)))
+        loss = _descend(model, _Sgd(model, work), work)
+        return Trained(flat.vector() - work.weights, work.plan.steps, loss=loss)
     optimizer = _optimizer(model, work)
     if mechanism is None:
-        losses = _descend(model, optimizer, work)
-        update = flat.vector() - work.weights
-        return Trained(update, work.plan.steps, loss=float(np.mean(losses)))
+        loss = _descend(model, optimizer, work)
+        return Trained(flat.vector() - work.weights, work.plan.steps, loss=loss)
     block = CanaryBlock(work.canaries) if work.canaries else None
     batches = block.apart(work.batches(), len(work.examples)) if block else work.batches()
     with privatise(model, optimizer, plan=mechanism, noise=work.noise(), block=block) as private:
@@ -208,7 +207,8 @@ def loss_of(task: Task, training: TrainingSettings) -> ExampleLoss:
 
 def _descend(
     model: nn.Module, optimizer: torch.optim.Optimizer | _Sgd, work: LocalTraining
-) -> list[float]:
+) -> float:
+    """The mean loss over the batches; ModelError unless it is finite."""
     losses = []
     for inputs, targets in _drawn(work, work.batches()):
         optimizer.zero_grad()
@@ -216,7 +216,18 @@ def _descend(
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         losses.append(loss.detach())
-    return [float(loss) for loss in losses]
+    return mean_loss([float(loss) for loss in losses], work.training)
+
+
+def mean_loss(losses: Sequence[float], training: TrainingSettings) -> float:
+    """Of the batches of a round; ModelError where it is no finite number."""
+    mean = float(np.mean(losses))
+    if not np.isfinite(mean):
+        raise ModelError(
+            f"the training loss is {mean}: training.lr = {training.lr:g} may be too large, or "
+            "inputs or the loss are no finite numbers"
+        )
+    return mean
 
 
 def _drawn(work: LocalTraining, batches: Iterable[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:

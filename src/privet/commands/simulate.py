@@ -108,6 +108,7 @@ def simulate(
     # Last, so that the figures and the report are there to look at; but no script takes it for
     # success.
     _demand_agreement(summary)
+    _demand_training(summary)
 
 
 @contextmanager
@@ -241,6 +242,9 @@ def _figures(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "accuracy", f"{summary['accuracy']:.4f}"
     if summary["loss"] is not None:
         yield "loss", f"{summary['loss']:.4f}"
+    for name, value in summary["metrics"].items():
+        if name != "accuracy":
+            yield name, f"{value:.4g}"
     if summary["evaluation"]:
         for name, value in summary["evaluation"]["metrics"].items():
             yield f"{name}, silos", f"{value:.4f} (mean over records that silos held out)"
@@ -254,6 +258,8 @@ def _figures(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
         )
         yield "cross-checks", _checks(epsilon)
     yield "time", f"{summary['seconds']['total']:.1f} s"
+    for problem in summary["problems"]:
+        yield "problem", problem
 
 
 def _checks(epsilon: dict[str, Any]) -> str:
@@ -271,4 +277,10 @@ def _demand_agreement(summary: dict[str, Any]) -> None:
     if checks and not checks["agree"]:
         for problem in checks["problems"]:
             typer.secho(f"privet: epsilon is not confirmed: {problem}", err=True, fg="red")
+        raise typer.Exit(1)
+
+
+def _demand_training(summary: dict[str, Any]) -> None:
+    if not summary["client_updates"]:
+        typer.secho("privet: nobody trained: the model is as it was made", err=True, fg="red")
         raise typer.Exit(1)

@@ -117,6 +117,8 @@ class RoundRecord(Recorded):
     """Why the strategy left the model as it was, if it did."""
     references: dict[str, str] = Field(default_factory=dict)
     """By silo that failed or refused: beside what its own log says more."""
+    problems: list[str] = Field(default_factory=list)
+    """Why nobody trained, and which figures are no finite numbers; such are null or left out."""
 
     @classmethod
     def mended(cls, content: object) -> Self:
@@ -173,11 +175,13 @@ class RoundRecord(Recorded):
         return cast(Self, self.model_construct(**{**dict(self), "epsilon": spent}))
 
     def describe(self) -> str:
-        """Loss, accuracy and epsilon, as far as there are such, and who is missing."""
+        """Loss, accuracy (or the task's first metrics), epsilon, who is missing, and problems."""
         measured = self.evaluation.metrics.get("accuracy") if self.evaluation else None
+        own = [] if self.accuracy is not None else list(self.metrics.items())[:2]
         figures = (
             ("loss {:.4f}", self.loss),
             ("accuracy {:.4f}", self.accuracy),
+            *((f"{name} {{:.4g}}", value) for name, value in own),
             ("on silos' records {:.4f}", measured),
             ("epsilon {:.3f}", self.epsilon and self.epsilon.max),
             ("{} refused", len(self.refused) or None),
@@ -186,7 +190,7 @@ class RoundRecord(Recorded):
         missing = len(self.failures) + len(self.dropped)
         if missing:
             parts.append(f"{missing} silo{'s' if missing > 1 else ''} missing")
-        return "  ".join(parts)
+        return "  ".join([*parts, *self.problems])
 
 
 Watch = Callable[[RoundRecord], None]

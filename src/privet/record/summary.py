@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from pydantic import NonNegativeInt
+from pydantic import Field, NonNegativeInt
 
 from privet.errors import DataError
 from privet.files import read_file
@@ -112,6 +112,8 @@ class RunSummary(Recorded):
     seconds: SpentSeconds
     client_updates: NonNegativeInt
     client_updates_per_second: float | None
+    problems: list[str] = Field(default_factory=list)
+    """What went wrong in the rounds, each once, with the round that it was first in."""
 
     def plain(self) -> dict[str, object]:
         """As it is written."""
@@ -126,6 +128,18 @@ def last_evaluation(rounds: Sequence[RoundRecord]) -> LastEvaluation | None:
     number, found = measured[-1]
     kept = found.model_dump(include={"metrics", "per_silo", "released"})
     return LastEvaluation(round=number, **kept)
+
+
+def problems_in(rounds: Iterable[RoundRecord]) -> list[str]:
+    """What went wrong, each once, with the rounds that it was in."""
+    found: dict[str, list[int]] = {}
+    for entry in rounds:
+        for problem in entry.problems:
+            found.setdefault(problem, []).append(entry.round)
+    return [
+        f"round {numbers[0]}{f' and {len(numbers) - 1} more' if numbers[1:] else ''}: {problem}"
+        for problem, numbers in found.items()
+    ]
 
 
 def seconds_in(part: str, rounds: Iterable[RoundRecord]) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from privet.errors import DataError
 from privet.privacy.mechanisms import ExampleLoss
 from privet.tasks import Examples, Task
+from privet.tasks.task import task_errors
 from privet.vectors import FlatModel, Vector
 
 _BATCH = 512
@@ -20,9 +22,11 @@ _BATCH = 512
 class Scores:
     """Loss and metrics on the test records, and for each natural silo's own test records."""
 
-    loss: float
+    loss: float | None
     metrics: dict[str, float]
     per_silo: dict[str, dict[str, float]] | None
+    problems: tuple[str, ...] = ()
+    """Figures that are no finite numbers: such are None or left out."""
 
     @property
     def accuracy(self) -> float | None:
@@ -43,10 +47,13 @@ class Evaluator:
     def __call__(self, weights: Vector) -> Scores:
         """Evaluate `weights`, shape (d,)."""
         self._model.load(weights)
-        outputs = self._outputs()
-        everything = self._measure(outputs, self._test.targets)
-        loss = everything.pop("loss")
-        return Scores(loss, everything, self._by_silo(outputs))
+        with task_errors("the model or a metric fails on the test records"):
+            outputs = self._outputs()
+            everything = self._measure(outputs, self._test.targets)
+            by_silo = self._by_silo(outputs)
+        finite = _finite(everything)
+        odd = tuple(f"{name} is not finite" for name in everything if name not in finite)
+        return Scores(finite.pop("loss", None), finite, by_silo, odd)
 
     def _outputs(self) -> Tensor:
         with torch.no_grad():
@@ -56,7 +63,9 @@ class Evaluator:
 
     def _measure(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
         loss = float(ExampleLoss(self._task.loss)(outputs, targets))
-        return {"loss": loss, **self._task.metrics(outputs, targets)}
+        metrics = self._task.metrics(outputs, targets)
+        # Numbers of numpy and torch are numbers, too.
+        return {"loss": loss, **{name: float(value) for name, value in metrics.items()}}
 
     def _by_silo(self, outputs: Tensor) -> dict[str, dict[str, float]] | None:
         if self._test.silo is None:
@@ -65,5 +74,10 @@ class Evaluator:
         for index, name in enumerate(self._test.silo_names):
             rows = torch.from_numpy(self._test.silo == index)
             if rows.any():
-                by_silo[name] = self._measure(outputs[rows], self._test.targets[rows])
+                measured = self._measure(outputs[rows], self._test.targets[rows])
+                by_silo[name] = _finite(measured)
         return by_silo
+
+
+def _finite(figures: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in figures.items() if math.isfinite(value)}

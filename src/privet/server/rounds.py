@@ -209,6 +209,7 @@ class Coordinator:
             affordable=None if round_ else {s.silo: s.rounds for s in cohort if s.rounds},
             skipped=tally.skipped,
             references={f.silo: f.reference for f in tally.failures if f.reference},
+            problems=[*tally.problems, *(scores.problems if scores else ())],
         )
         # The line first: a resume drops lines behind the checkpoint, and could not make up one that
         # is missing.

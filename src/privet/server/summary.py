@@ -11,6 +11,7 @@ from privet.record.summary import (
     SpentSeconds,
     StartFacts,
     last_evaluation,
+    problems_in,
     seconds_in,
 )
 from privet.server.accounts import Accounts
@@ -45,6 +46,7 @@ def summarise(experiment: Experiment, outcome: RunOutcome, *, seconds: float) ->
         ),
         client_updates=updates,
         client_updates_per_second=updates / total if total else None,
+        problems=problems_in(outcome.rounds),
     )
 
 

@@ -43,6 +43,14 @@ class Tally:
     skipped: str | None = None
     measured: Measurements | None = None
 
+    @property
+    def problems(self) -> list[str]:
+        """Why no update could be used, where silos were asked and none came through."""
+        if self.participants or self.training is None:
+            return []
+        failed = [each for each in self.failures if each.stage != DROPOUT_STAGE]
+        return [f"nobody trained: {each.silo}: {each.reason}" for each in failed[:1]]
+
     def take(self, reply: Message, silo: str, add: Add) -> None:
         """Count in one silo's reply; whatever a peer sends, the round goes on."""
         if reply.has_error():

@@ -12,13 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
-import numpy as np
 import torch
 from flwr.app import Context, Message
 
 from privet.client.app import ResumableRound, Train
 from privet.client.silo import LocalData
-from privet.client.training import LocalTraining, Trained, train
+from privet.client.training import LocalTraining, Trained, mean_loss, train
 from privet.errors import ModelError
 from privet.privacy.mechanisms import ExampleLoss
 from privet.privacy.mechanisms.batched import (
@@ -132,7 +131,7 @@ def _row(work: LocalTraining) -> Row:
 
 
 def _trained(work: LocalTraining, outcome: RowResult) -> Trained:
-    loss = float(np.mean(outcome.losses)) if outcome.losses else None
+    loss = mean_loss(outcome.losses, work.training) if outcome.losses else None
     return Trained(
         outcome.update,
         work.plan.steps,

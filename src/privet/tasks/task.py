@@ -22,7 +22,8 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -33,7 +34,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from privet.errors import DataError, ExperimentError, nearest
+from privet.errors import DataError, ExperimentError, ModelError, PrivetError, nearest, words_of
 
 Indices = npt.NDArray[np.int64]
 
@@ -235,6 +236,17 @@ def occurrences(contents: Iterable[Hashable]) -> list[int]:
 def uncovered(task: Task) -> tuple[str, ...]:
     """Sentences on the task's preprocessing that epsilon does not cover; usually none."""
     return tuple(getattr(task, "uncovered", ()))
+
+
+@contextmanager
+def task_errors(what: str) -> Iterator[None]:
+    """Turn an error of a task's own code into a ModelError that says where in it that was."""
+    try:
+        yield
+    except PrivetError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{what}: {words_of(error)}") from error
 
 
 def drawn_by_content(contents: Sequence[bytes], fraction: float) -> npt.NDArray[np.bool_]:

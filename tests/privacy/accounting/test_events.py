@@ -104,7 +104,6 @@ def test_an_event_of_another_kind_has_no_encoding():
         ({"sampling_rate": 0.0}, "sampling_rate = 0.0"),
         ({"sampling_rate": 1.01}, "sampling_rate = 1.01"),
         ({"steps": -1}, "steps = -1"),
-        ({"steps": 10**400}, "2\\^53"),
     ],
 )
 def test_impossible_parameters_are_named(changed, message):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privet.errors import PrivacyError
-from privet.privacy.accounting import Spending, dp_sgd_event, epsilon
+from privet.privacy.accounting import Spending, dp_sgd_event, epsilon, noise_multiplier_for
 
 DELTA = 1e-5
 
@@ -181,3 +181,11 @@ def test_an_unknown_event_is_refused():
 )
 def test_what_floats_can_hardly_hold_is_accounted_all_the_same(segment, cost):
     assert epsilon([dp_sgd(*segment)], delta=DELTA) == cost
+
+
+def test_more_steps_than_a_float_can_count_are_refused():
+    event = dp_sgd_event(noise_multiplier=1.0, sampling_rate=0.1, steps=10**400)
+    with pytest.raises(PrivacyError, match=r"at most 2\^53"):
+        Spending((event,))
+    with pytest.raises(PrivacyError, match=r"at most 2\^53"):
+        noise_multiplier_for(epsilon=1.0, delta=1e-5, sampling_rate=0.1, steps=10**400)

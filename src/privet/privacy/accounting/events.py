@@ -34,15 +34,13 @@ def dp_sgd_event(*, noise_multiplier: float, sampling_rate: float, steps: int) -
     sampling), and noise of `noise_multiplier` times the clip norm is added to the sum of the
     clipped gradients. Adjacency: add or remove one record. No steps make a NoOpDpEvent.
 
-    Raises PrivacyError for a noise multiplier below 0, a rate outside (0, 1], negative steps and
-    more than 2^53 of them.
+    Raises PrivacyError for a noise multiplier below 0, a rate outside (0, 1] or negative steps.
     """
     gaussian = gaussian_event(noise_multiplier)
     if not 0 < sampling_rate <= 1:
         raise PrivacyError(f"sampling_rate = {sampling_rate} must lie in (0, 1]")
     if steps < 0:
         raise PrivacyError(f"steps = {steps} must not be negative")
-    check_steps(steps)
     if steps == 0:
         return dpa.NoOpDpEvent()
     step = dpa.PoissonSampledDpEvent(float(sampling_rate), gaussian)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from privet.errors import PrivacyError
-from privet.privacy.accounting.events import Segment, segments
+from privet.privacy.accounting.events import Segment, check_steps, segments
 from privet.privacy.accounting.gaussian import folded
 from privet.privacy.accounting.losses import (
     NOTHING,
@@ -43,6 +43,7 @@ class _State:
     def _after(self, part: Segment) -> _State:
         mechanism = (part.noise_multiplier, part.sampling_rate)
         counted = {**self.steps, mechanism: self.steps.get(mechanism, 0) + part.steps}
+        check_steps(counted[mechanism])
         if part.sampling_rate == 1:
             return replace(self, steps=counted)
         # So R equal rounds cost what calibrating over all their steps promised, to the bit.
@@ -92,7 +93,7 @@ class Spending:
             object.__setattr__(self, "_state", state)  # frozen for all others
 
     def after(self, event: DpEvent) -> Spending:
-        """The spending when `event` comes on top; PrivacyError for events that are unknown."""
+        """The spending when `event` comes on top; PrivacyError for one that cannot be added up."""
         assert self._state is not None
         return Spending((*self.events, event), self._state.after(event))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from privet.charts.formatting import bound, counted, decimal, listed, scientific, shortened
 from privet.record.run import Run
-from privet.record.summary import ClaimedEpsilon
+from privet.record.summary import ClaimedEpsilon, problems_in
 from privet.reports.run.attendance import notices
 from privet.reports.run.curves import target_epsilon
 from privet.reports.run.ledger import LedgerSection
@@ -70,6 +70,7 @@ def alarms(run: Run, ledger: LedgerSection | None) -> tuple[Alarm, ...]:
         _interrupted(run),
         _stopped(run),
         _given_more_rounds(run),
+        *map(_as_sentence, problems_in(run.rounds)),
         *notices(run),
         _diverged(run),
         _delta_too_large(run),
@@ -198,6 +199,10 @@ def _interrupted(run: Run) -> str | None:
         "Everything below describes the rounds up to there; the accountants are cross-checked "
         "only when a run ends."
     )
+
+
+def _as_sentence(problem: str) -> str:
+    return f"{problem[:1].upper()}{shortened(problem[1:], 400)}."
 
 
 def _stopped(run: Run) -> str | None:
