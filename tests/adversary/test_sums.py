@@ -56,8 +56,8 @@ FIVE = ("a", "b", "c", "d", "e")
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[MaliciousServer]:
-    """Four silos that have the key of epoch 1."""
-    with malicious_server(tmp_path) as made:
+    """Four silos that have the key of epoch 1, which serves the whole run."""
+    with malicious_server(tmp_path, experiment=job(encryption__rotate_every=None)) as made:
         made.distribute(1)
         yield made
 
@@ -383,6 +383,17 @@ def test_an_epoch_that_is_over_is_over(server: MaliciousServer) -> None:
     server.confirmed = old.confirmed_in, old.confirmations
     assert not refusals(server.advert(2))
     assert agreed.round == 1
+
+
+@pytest.mark.parametrize("since", [1, 2, 3, 9])
+def test_a_key_serves_the_rounds_that_the_job_says_and_no_others(
+    tmp_path: Path, since: int
+) -> None:
+    """The server alone kept to `rotate_every`, or not."""
+    with malicious_server(tmp_path, experiment=job(rounds=9, encryption__rotate_every=2)) as made:
+        made.distribute(1, since=since)
+        begun = [round_ for round_ in range(1, 10) if not refusals(made.advert(round_))]
+        assert begun == [round_ for round_ in (since, since + 1) if round_ < 10]
 
 
 def test_a_public_model_is_not_trained_from_after_the_first_sum(server: MaliciousServer) -> None:

@@ -416,22 +416,24 @@ class MaliciousServer:
             for each in self.grid.send_and_receive(messages)
         }
 
-    def distribute(self, epoch: int, members: Iterable[str] | None = None) -> Answers:
+    def distribute(
+        self, epoch: int, members: Iterable[str] | None = None, *, since: int = 1
+    ) -> Answers:
         """The epoch's key for all, as an honest server would."""
         members = tuple(members or self.names)
-        asks = {name: KeyRequest(epoch, 1).to_records() for name in members}
+        asks = {name: KeyRequest(epoch, since).to_records() for name in members}
         offers = self.ask(OFFER, asks)
         assert not any(isinstance(each, str) for each in offers.values()), offers
         told = tuple(KeyAnswer.from_records(each).offer or b"" for each in offers.values())
         first = members[0]
         sealed_model = self.sealed(epoch - 1) if self.confirmed[1] else None
-        request = KeyRequest(epoch, 1, offers=told, carried=sealed_model)
+        request = KeyRequest(epoch, since, offers=told, carried=sealed_model)
         made = self.ask(MAKE, {first: request.to_records()})
         answer = KeyAnswer.from_records(made[first])
         self.carried = answer.model or self.carried
         self.epoch = epoch
         takes = {
-            name: KeyRequest(epoch, 1, offers=told, wrapped=wrap).to_records()
+            name: KeyRequest(epoch, since, offers=told, wrapped=wrap).to_records()
             for name, wrap in answer.wraps.items()
         }
         return self.ask(TAKE, takes)

@@ -26,7 +26,7 @@ from privet.errors import ExperimentError
 from privet.experiment import Experiment
 from privet.privacy.encryption import Terms
 from privet.privacy.encryption.backend import Mask
-from privet.privacy.encryption.keys import sign_upload
+from privet.privacy.encryption.keys import rotation, sign_upload
 from privet.privacy.encryption.masks import MaskRound, RoundPlan, sum_label, upload_parameters
 from privet.randomness import numpy_generator
 from privet.vectors import Vector
@@ -57,13 +57,17 @@ def advert(
     keyring, (public, _) = holder.keyring, model_of(message.content)
     if request.round <= keyring.memory().unmasked and not keyring.simulated:
         raise OutOfOrder(f"this silo has unmasked the sum of round {request.round} already")
-    key = keyring.key(request.epoch)
+    key, settings = keyring.key(request.epoch), holder.encryption
+    # Who keeps to the job's word on keys is not for the server to say. More than a number holds
+    # stands for never.
+    due = settings.rotate_every or 2**63
+    if rotation(key.age, round=request.round, present=key.members, tags_failed=False, every=due):
+        raise OutOfOrder(f"the key of epoch {request.epoch} has served its rounds")
     state = holder.receive(Sealed.of(message.content), public)
     if state.round >= request.round:
         raise OutOfOrder(f"round {request.round} of a model of round {state.round}")
     if not keyring.simulated:
         keyring.memory().demand_newest(state)
-    settings = holder.encryption
     plan = RoundPlan(
         session=key.session,
         round=request.round,

@@ -354,6 +354,8 @@ def _opened_state(
         round=adverts.plan.round,
         at_least=adverts.threshold,
     )
+    if opened.mean.shape != before.weights.shape:
+        raise Tampered
     _check(opened, ended)
     salt = derive(key.transport, info=pack("privet model salt 1", adverts.digest)).reveal()
     mean = (opened.mean * before.scale).astype(np.float32)

@@ -3,9 +3,9 @@
 Limit: all holders have the same key. One that sides with the server can read every single update of
 that epoch, unless pairwise masks (privet.privacy.encryption.masks) are on as well.
 
-When the key is changed is a rule (`rotation`) that server and silos work out alike. The server only
-proposes: a silo applies the rule to what it knows (the age of its key, the verified offers, its own
-tags) and does not go on with a key that the rule retires.
+When the key is changed is a rule (`rotation`) that server and silos work out alike. A silo applies
+it to what it knows: it begins no round with a key that has served its rounds or whose tags failed.
+Which silos take part is the server's to say.
 
 Keys are kept on disk, for a process that is started anew for every message. A file has mode 0600
 and belongs to the user who runs the silo; one that others may read, or that somebody else owns, is
