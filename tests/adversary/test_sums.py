@@ -20,7 +20,7 @@ import pytest
 from flwr.app import ArrayRecord, MessageType, RecordDict
 
 from privet.client import sealed as holder_module
-from privet.client.keyring import MOST_FAILED_OPENINGS, secret_of
+from privet.client.keyring import MOST_FAILED_OPENINGS, OutOfOrder, secret_of
 from privet.files import write_whole
 from privet.privacy.encryption import Terms, make_cipher, read_header
 from privet.privacy.encryption.keys import Session
@@ -272,6 +272,18 @@ def test_train_messages_are_answered_once(five: MaliciousServer) -> None:
     assert set(refusals(five.train(agreed))) == set(FIVE)
     assert set(refusals(five.advert(1))) == set(FIVE)
     assert len(five.score.seals) == 5
+
+
+def test_of_two_processes_that_promise_at_once_one_is_too_late(five: MaliciousServer) -> None:
+    """Both look at what the silo remembers before either has written."""
+    one, two = five.agree(1), five.agree(2, FIVE[:4])
+    ring = five.ring("a")
+    model = ModelState.first(five.first, five.flat.sizes, momentum=False)
+    late = ring.promising(five.plan(two), model, FIVE[:4], exact=True)
+    with pytest.raises(OutOfOrder), late:  # noqa: SIM117 - the other process is inside
+        with ring.promising(five.plan(one), model, FIVE, exact=True):
+            pass
+    assert (ring.memory().unmasked, ring.memory().survivors) == (1, FIVE)
 
 
 # The padding oracle: "opened" or "could not open" told a bit of the noise, thousands of times.
