@@ -210,6 +210,33 @@ def test_a_silo_that_claims_many_records_and_drops_out_leaves_the_others_their_s
     assert score.wrong() == []
 
 
+def test_a_sum_of_which_rounding_would_be_all_that_is_left_is_void(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two silos of ten records, the others with a million: their mean was zero, or 30 clamps."""
+    begin = MaskRound.begin.__func__  # type: ignore[attr-defined]
+
+    def begins(cls: Any, *, name: str, **told: Any) -> MaskRound:
+        made: MaskRound = begin(
+            cls, name=name, **{**told, "records": 10 if name in "ab" else 10**6}
+        )
+        return made
+
+    def drop(message: Message) -> None:
+        if kind_of(message) == MessageType.TRAIN and name_of(message) in "cd":
+            message.content["task"]["round"] = "nonsense"
+
+    monkeypatch.setattr(MaskRound, "begin", classmethod(begins))
+    unmasked = job(rounds=1, encryption__pairwise_masks=False)
+    score = run(tmp_path, down=drop, experiment=unmasked)
+    assert "count too little" in score.entries[1]["skipped"]
+    assert score.opened == []
+    assert score.spoilt == []
+    whole = run(tmp_path / "whole", experiment=unmasked)
+    assert len(whole.opened) == 4
+    assert whole.wrong() == []
+
+
 def replying(kind: str, change: Any) -> Any:
     def lie(reply: Message) -> None:
         if kind_of(reply) == kind and name_of(reply, reply=True) == LIAR:

@@ -289,6 +289,7 @@ def confirm(message: Message, context: Context, experiment: Experiment) -> Recor
     before, exact = holder.base_of(round_.plan), experiment.privacy is None
     with keyring.opening(request.epoch):
         ended = _ended(round_, asked.total, keyring, before, exact=exact)
+        ended.adverts.demand_weight(ended.survivors)
         state = _state_after(asked.total, key, ended, before, holder)
     keyring.remember_model(state)
     # Beside the one before it, which is gone on with if too few silos open this sum.

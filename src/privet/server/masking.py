@@ -149,6 +149,10 @@ class MaskedRound:
         survivors = total.clients
         if len(survivors) < self.adverts.threshold:
             return f"updates came: {len(survivors)}; the round needs {self.adverts.threshold}"
+        try:
+            self.adverts.demand_weight(survivors)
+        except PrivetError as error:
+            return str(error)
         if not self.plan.masked:
             return None
         adverts = self.adverts

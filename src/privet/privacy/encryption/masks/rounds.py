@@ -209,6 +209,7 @@ class Masked:
             raise TooFewSilos(
                 f"{len(survivors)} survivors are fewer than the threshold of {threshold}"
             )
+        self.adverts.demand_weight(survivors)
         if self.name not in survivors:
             raise MessageError(f"survivors refused: silo {self.name!r} is here and not among them")
         # Of a survivor the personal seed, of a dropout the mask key: both of one silo would unmask

@@ -24,7 +24,8 @@ honest silos in it. (Bonawitz et al., CCS 2017, has the same bound for a server 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import math
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Self
@@ -130,6 +131,8 @@ _FACTS = (
 )
 
 _MOST_TIMES_OTHERS = 8
+_LEAST_WEIGHT = 2.0**-10
+"""On average, in a sum: what one upload's rounding is in any profile, over the clamp."""
 
 ADVERT_TITLE = "privet mask advert 2"
 LARGEST_ADVERT = 1000
@@ -176,6 +179,14 @@ class Adverts:
         eight times what those of a sum must have that do not side with the server."""
         most = self._most
         return min(self.of(name).records or most, most) / most if most else 1.0
+
+    def demand_weight(self, names: Collection[str]) -> None:
+        """MaskError for silos that count so little that rounding is most of what they add up to.
+
+        Each upload is rounded to levels of the clamp, whatever it counts; who counts is missing.
+        """
+        if math.fsum(self.weight(name) for name in names) < _LEAST_WEIGHT * len(names):
+            raise MaskError("those whose updates came count too little beside those that are out")
 
     @cached_property
     def _most(self) -> int:
