@@ -251,29 +251,21 @@ class Changing:
             content.pop(self.change.field.partition(".")[0], None)
         elif how == "missing":
             put(content, name, None)
-        elif how in FROM_OTHERS:
-            other = self._of_another(place, name)
-            if other is not None:
-                put(content, name, other)
+        elif how == "another round's":
+            kind, silo, number = place
+            old = pick(self.mail.seen.get((kind, silo, number - 1), {}), self.change.field)[1]
+            if old is not None:
+                put(content, name, old)
         elif name:
             made = {**other_values(value), **other_types(value)}
             if how in made:
                 put(content, name, made[how])
 
-    def _of_another(self, place: tuple[str, str, int], name: str) -> Any:
-        kind, silo, number = place
-        if self.change.how == "another round's":
-            return pick(self.mail.seen.get((kind, silo, number - 1), {}), self.change.field)[1]
-        for (k, other, n), values in self.mail.seen.items():
-            if (k, n) == (kind, number) and other != silo:
-                return pick(values, self.change.field)[1] or values.get(name)
-        return None
-
     def deliver(self, messages: list[Message]) -> list[list[Message]]:
         """For changes of whole messages: again, late, or once more after the next one."""
         (messages,) = absent(messages)
-        if self.change.how == "swapped" and not self.reply:
-            self._swap(messages)
+        if not self.reply:
+            self._mix(messages)
         late, self._late = self._late, []
         found = [each for each in messages if self._is(each)] if not self.change.field else []
         if self.change.how == "repeated" and found:
@@ -291,6 +283,7 @@ class Changing:
         Nothing else is possible: a message has one answer, and it is its receiver's.
         """
         if self.change.field:
+            self._mix([each for each in replies if each.has_content()])
             return replies
         said = [each for each in replies if self._is_of_silo(each)]
         for reply in said:
@@ -315,22 +308,19 @@ class Changing:
         kind, silo = kind_of(message), name_of(message, reply=self.reply)
         return self.change.about((kind, silo, self.mail.number(kind, silo) - 1))
 
-    def _swap(self, messages: list[Message]) -> None:
+    def _mix(self, messages: list[Message]) -> None:
+        """Another silo's value for this one; when swapped, this one's for the other as well."""
         mine = [each for each in messages if self._is(each)]
-        others = [
-            each
-            for each in messages
-            if each not in mine and kind_of(each) in {kind_of(m) for m in mine}
-        ]
-        if not (mine and others):
+        if self.change.how not in {"another's", "swapped"} or not mine:
             return
-        one, two = mine[0].content, others[0].content
-        (a, first), (b, second) = (
-            pick(dict(fields(each)), self.change.field) for each in (one, two)
-        )
-        if a and b:
-            put(one, a, second)
-            put(two, b, first)
+        own, name = mine[0].content, self.change.field
+        for other in (each.content for each in messages if each not in mine):
+            (a, first), (b, second) = (pick(dict(fields(each)), name) for each in (own, other))
+            if a and b:
+                put(own, a, second)
+                if self.change.how == "swapped":
+                    put(other, b, first)
+                return
 
 
 def least_sum(scheme: str) -> int:
