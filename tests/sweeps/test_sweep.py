@@ -193,6 +193,14 @@ def test_a_cell_that_fails_says_why_and_the_rest_go_on(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "cells").iterdir()] == [fedavg.address]
 
 
+def test_a_cell_in_which_nobody_trained_is_no_figure(tmp_path: Path) -> None:
+    """A loss that is no number: the model of the table would be the untrained one."""
+    asked = {"axes": {"training.lr": [0.5, 1e38]}, "seeds": 1, "baselines": "none"}
+    result = sweep(TINY.with_settings({"training.weight_decay": 1e38}), out=tmp_path, **asked)
+    assert [cell.status for cell in result.cells] == ["failed", "failed"]
+    assert "nobody trained: silo-0: " in str(result.cells[0].reason)
+
+
 def test_a_process_that_dies_is_replaced(tmp_path: Path) -> None:
     result = sweep(
         TINY.with_settings({"task": "sweep_tasks:Deadly"}),

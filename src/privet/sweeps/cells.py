@@ -124,6 +124,7 @@ def _run(job: CellJob, watch: Watch) -> Cell:
         execution = Execution(workers=1, engine=job.engine)
         summary = run_prepared(prepared, out=part, execution=execution, resume=False, watch=watch)
         _require_agreement(summary)
+        _require_training(summary)
         done = _outcome(job.cell, summary, RunFolder(part), seconds=time.perf_counter() - start)
         # The ledger was read above, which leaves SQLite's own files beside it.
         settle(part)
@@ -149,6 +150,11 @@ def _require_agreement(summary: RunSummary) -> None:
     checks = summary.epsilon and summary.epsilon.cross_checks
     if checks and not checks.agree:
         raise PrivacyError(f"epsilon is not confirmed: {'; '.join(checks.problems)}")
+
+
+def _require_training(summary: RunSummary) -> None:
+    if not summary.client_updates:
+        raise PrivetError(next(iter(summary.problems), "nobody trained"))
 
 
 def _outcome(cell: Cell, summary: RunSummary, folder: RunFolder, *, seconds: float) -> Cell:
