@@ -257,6 +257,20 @@ class EvaluationSettings(_Settings):
     """Share of each silo's records that is kept out of training for it, by a coin for each."""
 
 
+class ValidationSettings(_Settings):
+    """Records by which a simulation chooses the round whose model it leaves.
+
+    Test records are then looked at once, for the model that was chosen.
+    """
+
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Of each silo's training records, by a coin for each that hangs on its content alone. The
+    coordinator has them, as it has test records: nobody trains on them, and no epsilon is about
+    them."""
+    patience: Count | None = None
+    """Rounds without a better model after which the run ends; unset: no round is left out."""
+
+
 def _check_few_silos(encryption: EncryptionSettings | None, silos: int | None) -> None:
     """Fail for silos of whom one that sides with the server would read another's update."""
     if encryption is None or silos is None or silos >= encryption.colluding + 2:
@@ -289,6 +303,8 @@ class Experiment(_Settings):
     """Unset: the server sees every update."""
     evaluation: EvaluationSettings | None = None
     """Unset: silos are trained on, not evaluated on."""
+    validation: ValidationSettings | None = None
+    """Unset: the model of the last round is the result, measured on test records in every round."""
 
     @model_validator(mode="before")
     @classmethod
@@ -312,6 +328,11 @@ class Experiment(_Settings):
             raise ValueError(
                 f"training.warmup = {self.training.warmup} with rounds = {self.rounds}: allowed "
                 "are fewer rounds of warmup than there are rounds"
+            )
+        if self.validation and self.encryption:
+            raise ValueError(
+                "[validation] chooses a model by what is measured on it, and with [encryption] "
+                "nobody but silos reads one; leave one of them out"
             )
         _check_few_silos(self.encryption, self.federation.silos)
         if self.federation.partition == "natural" and self.federation.silos is not None:
@@ -479,6 +500,7 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
         "privacy": PrivacySettings,
         "encryption": EncryptionSettings,
         "evaluation": EvaluationSettings,
+        "validation": ValidationSettings,
     }
     model = tables.get(str(location[0]), Experiment) if len(location) > 1 else Experiment
     return list(model.model_fields)

@@ -19,6 +19,13 @@ SUMMARY: dict[str, Any] = {
     "rounds": 3,
     "seed": 7,
     "start": {"sha256": "ab", "seen": "ImageNet"},
+    "validation": {
+        "records": 30,
+        "round": 2,
+        "loss": 0.4,
+        "accuracy": 0.8,
+        "metrics": {"accuracy": 0.8},
+    },
     "accuracy": 0.9,
     "loss": 0.3,
     "metrics": {"accuracy": 0.9},
@@ -48,7 +55,7 @@ def written(folder: Path, content: object) -> Path:
 def test_the_keys_of_the_contract() -> None:
     assert list(RunSummary.model_fields) == list(SUMMARY)[1:]
     schema = RunSummary.model_json_schema()
-    assert {*SUMMARY} - {*schema["required"]} == {"schema", "start", "problems"}
+    assert {*SUMMARY} - {*schema["required"]} == {"schema", "start", "validation", "problems"}
     assert not schema["additionalProperties"]
 
 
@@ -61,10 +68,10 @@ def test_it_is_read_as_it_was_written(version: int, tmp_path: Path) -> None:
 
 
 def test_of_an_earlier_version_it_began_from_the_seed(tmp_path: Path) -> None:
-    earlier = {key: value for key, value in SUMMARY.items() if key != "start"}
+    earlier = {key: value for key, value in SUMMARY.items() if key not in ("start", "validation")}
     found = read_summary(written(tmp_path, earlier))
     assert found is not None
-    assert found.plain() == {**SUMMARY, "start": None}
+    assert found.plain() == {**SUMMARY, "start": None, "validation": None}
 
 
 def test_problems_are_said_once_with_the_round_that_they_were_first_in() -> None:

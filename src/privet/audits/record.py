@@ -12,7 +12,8 @@ from privet.audits.evidence import Evidence, JobLedger
 from privet.privacy.ledger import Charge
 from privet.privacy.ledger.history import CLOCK_TOLERANCE, moment
 from privet.record.history import RoundRecord
-from privet.record.summary import ClaimedEpsilon, RunSummary, last_evaluation
+from privet.record.summary import ClaimedEpsilon, RunSummary, chosen_model, last_evaluation
+from privet.server.choosing import best_of
 
 _ROUNDING = 1e-9
 
@@ -168,13 +169,16 @@ def _expected(run: Evidence, summary: RunSummary) -> dict[str, Any]:
     last, settings = run.lines[-1], run.settings
     evaluation = last_evaluation(run.lines)
     reason = summary.stopped.reason if summary.stopped else ""
+    measured = {"accuracy": last.accuracy, "loss": last.loss, "metrics": last.metrics}
+    if settings.validation is not None and summary.validation is not None:
+        # The lines are of validation; test records were looked at afterwards, and once.
+        best = chosen_model(best_of(run.lines), records=summary.validation.records)
+        measured = {"validation": best.model_dump()}
     return {
         "task": settings.task,
         "rounds": settings.rounds,
         "seed": settings.seed,
-        "accuracy": last.accuracy,
-        "loss": last.loss,
-        "metrics": last.metrics,
+        **measured,
         "evaluation": evaluation.model_dump() if evaluation else None,
         "start": settings.start.model_dump(exclude={"file"}) if settings.start else None,
         "stopped": {"round": last.round, "reason": reason}

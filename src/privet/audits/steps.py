@@ -38,6 +38,7 @@ from privet.privacy.mechanisms.traces import (
     read_traces,
 )
 from privet.record.folder import CHECKPOINT, MODEL
+from privet.server.choosing import BEST
 
 _STEPS = (
     "At {} coordinates of the model, some in every tensor, weights moved in training as their "
@@ -139,8 +140,9 @@ def _is_a_mean(run: Evidence, own: Sequence[StepTrace], after: Floats) -> bool:
 
 
 def _another_model(run: Evidence, code: TrainingCode) -> Iterator[str]:
-    """The model that a finished run gives away is the one of its last round."""
-    path, last = run.folder / MODEL, _weights(run)
+    """The model that a finished run gives away is that of its last round, or the best one's."""
+    chosen = run.settings.validation is not None
+    path, last = run.folder / MODEL, _weights(run, BEST if chosen else "weights")
     if not path.exists() or last is None:
         return
     with safe_open(demand_file(path), "numpy") as file:
@@ -151,18 +153,19 @@ def _another_model(run: Evidence, code: TrainingCode) -> Iterator[str]:
             return
         given = np.concatenate([file.get_tensor(name).ravel() for name in trained])
     if not np.array_equal(given, trained_part(code.model, last), equal_nan=True):
-        yield f"{MODEL}: it is not the model of the last round"
+        yield f"{MODEL}: it is not the model of the {'best' if chosen else 'last'} round"
 
 
-def _weights(run: Evidence) -> NDArray[np.float32] | None:
-    """The model behind the last round, shape (d,); None where it is not there in the clear."""
+def _weights(run: Evidence, name: str = "weights") -> NDArray[np.float32] | None:
+    """The model behind the last round, shape (d,), or the best one; None where it is not there in
+    the clear."""
     path = run.folder / CHECKPOINT
     if not path.exists():
         return None
     with safe_open(demand_file(path), "numpy") as file:
         if file.metadata() != {"round": str(run.lines[-1].round)}:
             return None
-        return file.get_tensor("weights") if "weights" in set(file.keys()) else None
+        return file.get_tensor(name) if name in set(file.keys()) else None
 
 
 def _last_model(run: Evidence, code: TrainingCode) -> dict[int, Floats]:

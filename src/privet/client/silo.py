@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,8 @@ class LocalData:
     model_cache: ModelCache
     held_out: tuple[Examples, ...] = ()
     """To evaluate on, a part for each silo; empty without [evaluation]."""
+    validation: Examples | None = None
+    """Of a simulation with [validation]: what its coordinator has of all silos' records."""
     _fingerprints: dict[int, Fingerprint] = field(default_factory=dict, repr=False)
     _sound: set[ExampleLoss | None] = field(default_factory=set, repr=False)
 
@@ -279,6 +281,7 @@ def load_local_data(
         json.dumps(experiment.data, sort_keys=True),
         experiment.federation if divided else None,
         experiment.evaluation.holdout if experiment.evaluation else 0.0,
+        experiment.validation.share if experiment.validation else 0.0,
         experiment.seed,
         key,
         data_dir,
@@ -295,6 +298,7 @@ def _load(
     options: str,
     federation: FederationSettings | None,
     holdout: float,
+    validation: float,
     seed: int,
     key: Path | None,
     data_dir: Path | None,
@@ -317,7 +321,8 @@ def _load(
         seed=seed,
     )
     names = examples.silo_names if natural else tuple(f"silo-{i}" for i in range(len(parts)))
-    return _held_apart(task, names, _deal(examples, parts), holdout, coins)
+    dealt, apart = _set_apart(_deal(examples, parts), validation)
+    return replace(_held_apart(task, names, dealt, holdout, coins), validation=apart)
 
 
 def _records(
@@ -367,6 +372,30 @@ def _held_apart(
         model_cache,
         tuple(s.take(np.flatnonzero(out)) for s, out in zip(silos, chosen, strict=True)),
     )
+
+
+def _set_apart(
+    silos: tuple[Examples, ...], share: float
+) -> tuple[tuple[Examples, ...], Examples | None]:
+    """The silos without the records for validation, and those; None for a `share` of 0.
+
+    Which records they are hangs on nothing else, so that runs of all seeds and settings, and silos
+    alone, are measured on the same ones.
+    """
+    if share == 0:
+        return silos, None
+    chosen = [_coins(silo, b"validation") < share for silo in silos]
+    parts = [s.take(np.flatnonzero(out)) for s, out in zip(silos, chosen, strict=True)]
+    apart = Examples(
+        torch.cat([part.inputs for part in parts]), torch.cat([part.targets for part in parts])
+    )
+    kept = tuple(s.take(np.flatnonzero(~out)) for s, out in zip(silos, chosen, strict=True))
+    if len(apart) == 0 or not all(map(len, kept)):
+        raise DataError(
+            f"validation.share = {share:g} of {sum(map(len, silos))} records: it leaves "
+            + ("none to measure on" if len(apart) == 0 else "a silo without records to train on")
+        )
+    return kept, apart
 
 
 def _coins(examples: Examples, key: bytes) -> np.ndarray:

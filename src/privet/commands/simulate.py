@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -238,6 +239,11 @@ def _figures(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
             "stopped",
             f"after round {summary['stopped']['round']}: {summary['stopped']['reason']}",
         )
+    if (chosen := summary["validation"]) is not None:
+        by = "loss" if chosen["accuracy"] is None else "accuracy"
+        value = chosen[by] if chosen[by] is not None else math.nan
+        told = f"{by} {value:.4f} on {chosen['records']:,} records for validation"
+        yield "best round", f"{chosen['round']}: {told}; what follows is on test records"
     if summary["accuracy"] is not None:
         yield "accuracy", f"{summary['accuracy']:.4f}"
     if summary["loss"] is not None:

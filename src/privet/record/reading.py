@@ -62,6 +62,7 @@ def read_run(folder: Path) -> Run:
         rules=read_rules(folder),
         job=_job(_parse_json(folder, "job.json")),
         first_rounds=held.first_rounds,
+        chosen=summary.validation if summary else None,
     )
 
 

@@ -19,7 +19,7 @@ from privet.privacy.ledger import History, read_history, verify
 from privet.privacy.policy import Policy, PolicyError, explain
 from privet.record.history import RoundRecord, SiloEvaluation
 from privet.record.schema import Recorded
-from privet.record.summary import ClaimedEpsilon, EncryptionFacts, SpentSeconds
+from privet.record.summary import ChosenModel, ClaimedEpsilon, EncryptionFacts, SpentSeconds
 
 POLICY = "policy.toml"
 
@@ -248,6 +248,8 @@ class Run:
     """The job on real silos; None for a simulation."""
     first_rounds: int | None = None
     """Rounds with which a simulation was begun, where that is known."""
+    chosen: ChosenModel | None = None
+    """Of a finished run with [validation]: whose model its figures are about."""
 
     def section(self, name: str) -> Mapping[str, Any]:
         """The settings under `[name]`, empty when there are none."""

@@ -83,6 +83,17 @@ class StartFacts(Recorded):
     """What records they are said to have seen; epsilon says nothing of those."""
 
 
+class ChosenModel(Recorded):
+    """The round whose model a run left, and the figures by which it was chosen."""
+
+    records: NonNegativeInt
+    """For validation."""
+    round: NonNegativeInt
+    loss: float | None
+    accuracy: float | None
+    metrics: Figures
+
+
 class SpentSeconds(Recorded):
     """`total` is the wall time of the process that wrote the summary; the others are sums over all
     rounds of what `RoundSeconds` says."""
@@ -102,6 +113,9 @@ class RunSummary(Recorded):
     seed: int
     start: StartFacts | None = None
     """Null where the weights followed from the seed, as they always did in earlier versions."""
+    validation: ChosenModel | None = None
+    """Null where the model of the last round is the result, as it always was in earlier versions.
+    Else accuracy, loss and metrics are of the model that was chosen, on test records."""
     accuracy: float | None
     loss: float | None
     metrics: Figures
@@ -140,6 +154,17 @@ def problems_in(rounds: Iterable[RoundRecord]) -> list[str]:
         f"round {numbers[0]}{f' and {len(numbers) - 1} more' if numbers[1:] else ''}: {problem}"
         for problem, numbers in found.items()
     ]
+
+
+def chosen_model(line: RoundRecord, *, records: int) -> ChosenModel:
+    """What a summary takes over of the round whose model was chosen."""
+    return ChosenModel(
+        records=records,
+        round=line.round,
+        loss=line.loss,
+        accuracy=line.accuracy,
+        metrics=line.metrics,
+    )
 
 
 def seconds_in(part: str, rounds: Iterable[RoundRecord]) -> float | None:

@@ -19,10 +19,11 @@ from privet.privacy.encryption.keys import load_roster
 from privet.randomness import stream, torch_seed
 from privet.record.folder import RunFolder
 from privet.record.history import RoundRecord, Watch
+from privet.server.choosing import BestModel
 from privet.server.cohort import IdentifyNode
-from privet.server.evaluation import Evaluator
+from privet.server.evaluation import Evaluator, Scores
 from privet.server.models import ClearModel, GlobalModel
-from privet.server.rounds import Coordinator, SiloMemory
+from privet.server.rounds import Coordinator, RunOutcome, SiloMemory
 from privet.server.sealing import OpenModel, SealedModel
 from privet.server.start import begin_from
 from privet.server.summary import summarise
@@ -56,6 +57,8 @@ class Hosting:
     """Who is at which node, where the host knows. Unset: silos are believed."""
     open_model: OpenModel | None = None
     """Reads a sealed model, where this process is a key holder's too: in a simulation."""
+    validation: Examples | None = None
+    """With [validation]: the records to choose a model by, in a simulation."""
     run: str | None = None
     """What silos know an encrypted run as; unset: by its number at Flower's server."""
 
@@ -89,6 +92,7 @@ def run(grid: Grid, context: Context, hosting: Hosting) -> None:
         held=not hosting.simulated,
     )
     test = _test_data(task, hosting)
+    measured = _measured_in_rounds(experiment, test, hosting)
     # After `check` and `load_task`: what they refuse leaves no folder behind.
     resumed = hosting.resume and folder.holds_a_run()
     checkpoint = folder.reopen(experiment) if resumed else None
@@ -107,17 +111,20 @@ def run(grid: Grid, context: Context, hosting: Hosting) -> None:
         strategy,
         model,
         folder=folder,
-        evaluate=None if test is None else Evaluator(task, test),
+        evaluate=None if measured is None else Evaluator(task, measured),
         watch=hosting.watch,
         memory=hosting.memory,
         identify=hosting.identify,
+        best=_best_model(experiment, hosting.validation),
     )
     outcome = coordinator.run(checkpoint)
     if outcome.weights is not None:
         final = FlatModel(task.model(), outcome.weights)
         state = final.module.state_dict()
         folder.save_model({name: value.numpy() for name, value in state.items()})
-    folder.save_summary(summarise(experiment, outcome, seconds=time.perf_counter() - start))
+    tested = _tested(outcome, task, test)
+    seconds = time.perf_counter() - start
+    folder.save_summary(summarise(experiment, outcome, tested, seconds=seconds))
 
 
 def _test_data(task: Task, hosting: Hosting) -> Examples | None:
@@ -129,6 +136,33 @@ def _test_data(task: Task, hosting: Hosting) -> Examples | None:
             raise
         log(INFO, "the model is not evaluated here: %s", error)
         return None
+
+
+def _measured_in_rounds(
+    experiment: Experiment, test: Examples | None, hosting: Hosting
+) -> Examples | None:
+    """Records that the model is measured on after every round."""
+    if experiment.validation is None:
+        return test
+    if hosting.validation is None:
+        raise ExperimentError(
+            "[validation] needs the records of all silos, which privet simulate and privet sweep "
+            "have; on real silos [evaluation] measures the model, and what it tells is charged"
+        )
+    return hosting.validation
+
+
+def _best_model(experiment: Experiment, validation: Examples | None) -> BestModel | None:
+    if experiment.validation is None or validation is None:
+        return None
+    return BestModel(records=len(validation), patience=experiment.validation.patience)
+
+
+def _tested(outcome: RunOutcome, task: Task, test: Examples | None) -> Scores | None:
+    """How good the model is that was chosen: the one time that test records are looked at."""
+    if outcome.best is None or outcome.weights is None or test is None:
+        return None
+    return Evaluator(task, test)(outcome.weights)
 
 
 def _path(value: object) -> Path | None:

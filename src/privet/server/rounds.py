@@ -15,6 +15,7 @@ from privet.record.folder import Checkpoint, RunFolder
 from privet.record.history import Events, RoundRecord, RoundSeconds, TransferredBytes, Watch
 from privet.record.summary import EncryptionFacts
 from privet.server.accounts import Accounts
+from privet.server.choosing import BestModel
 from privet.server.cohort import Cohort, IdentifyNode, enrol, invite
 from privet.server.evaluation import Scores
 from privet.server.models import GlobalModel, under
@@ -48,6 +49,8 @@ class RunOutcome:
     encryption: EncryptionFacts | None = None
     stopped: str | None = None
     """Why the run ended before its last round, if it did."""
+    best: BestModel | None = None
+    """With [validation]: which round's model the final one is."""
 
 
 class Coordinator:
@@ -65,6 +68,7 @@ class Coordinator:
         watch: Watch,
         memory: SiloMemory | None = None,
         identify: IdentifyNode | None = None,
+        best: BestModel | None = None,
     ) -> None:
         self._identify = identify
         self._grid = grid
@@ -75,13 +79,15 @@ class Coordinator:
         self._evaluate = evaluate
         self._watch = watch
         self._memory = memory
+        self._best = best
         privacy = experiment.privacy
         self._accounts = Accounts(delta=privacy.delta) if privacy else None
 
     def run(self, checkpoint: Checkpoint | None) -> RunOutcome:
         """All rounds, or those after `checkpoint`.
 
-        It ends early, with the model so far, when too few silos are willing to go on.
+        It ends early, with the model so far, when too few silos are willing to go on, or validation
+        has found no better model for long enough.
         """
         cohort, absent = enrol(self._grid, self._experiment, self._identify)
         # Once more: of the silos that were planned for, some may not have enrolled.
@@ -94,18 +100,22 @@ class Coordinator:
             self._restore(checkpoint, cohort)
         stopped = None
         for round_ in range(first, self._experiment.rounds + 1):
-            if stopped := cohort.too_few():
+            if stopped := cohort.too_few() or self._enough(round_ - 1):
                 break
             self._round(round_, cohort)
         self._model.finish(cohort)
         return RunOutcome(
-            self._model.readable(),
+            self._best.weights if self._best else self._model.readable(),
             self._folder.rounds(),
             self._accounts,
             cohort.names,
             encryption=self._model.describe(),
             stopped=stopped,
+            best=self._best,
         )
+
+    def _enough(self, round_: int) -> str | None:
+        return self._best.enough(round_) if self._best else None
 
     def _round(self, round_: int, cohort: Cohort) -> None:
         tally = Tally(self._model.seconds)
@@ -215,6 +225,9 @@ class Coordinator:
         # is missing.
         self._folder.append(entry)
         tensors = self._model.tensors()
+        if self._best is not None:
+            self._best.look(entry, weights)
+            tensors |= self._best.tensors()
         if self._memory is not None:
             tensors |= {f"silo.{name}": value for name, value in self._memory.save().items()}
         self._folder.save_checkpoint(round_, tensors)
@@ -247,4 +260,8 @@ class Coordinator:
         for entry in self._folder.rounds():
             self._charge(entry.events or {}, entry.evaluation.events if entry.evaluation else {})
             cohort.learn(entry)
+            if self._best is not None:
+                self._best.look(entry, None)
             self._watch(entry)
+        if self._best is not None:
+            self._best.restore(checkpoint.tensors)

@@ -10,19 +10,25 @@ from privet.record.summary import (
     RunSummary,
     SpentSeconds,
     StartFacts,
+    chosen_model,
     last_evaluation,
     problems_in,
     seconds_in,
 )
 from privet.server.accounts import Accounts
+from privet.server.evaluation import Scores
 from privet.server.rounds import RunOutcome
 
 ACCOUNTANT = "PLD (unsampled Gaussians: exact), add-or-remove-one-record adjacency"
 
 
-def summarise(experiment: Experiment, outcome: RunOutcome, *, seconds: float) -> RunSummary:
-    """`seconds` is the wall time of this process's part of the run."""
-    last = outcome.rounds[-1]
+def summarise(
+    experiment: Experiment, outcome: RunOutcome, tested: Scores | None, *, seconds: float
+) -> RunSummary:
+    """`seconds` is the wall time of this process's part of the run; `tested` is what a model that
+    was chosen by validation is like on test records."""
+    last, best = outcome.rounds[-1], outcome.best
+    measured = tested if best else last
     updates = sum(len(entry.participants) for entry in outcome.rounds)
     total = seconds_in("total", outcome.rounds)
     start = experiment.start
@@ -31,9 +37,10 @@ def summarise(experiment: Experiment, outcome: RunOutcome, *, seconds: float) ->
         rounds=experiment.rounds,
         seed=experiment.seed,
         start=StartFacts(sha256=start.sha256, seen=start.seen) if start else None,
-        accuracy=last.accuracy,
-        loss=last.loss,
-        metrics=last.metrics,
+        validation=chosen_model(best.entry, records=best.records) if best and best.entry else None,
+        accuracy=measured.accuracy if measured else None,
+        loss=measured.loss if measured else None,
+        metrics=measured.metrics if measured else {},
         evaluation=last_evaluation(outcome.rounds),
         stopped=EarlyEnd(round=last.round, reason=outcome.stopped) if outcome.stopped else None,
         epsilon=_epsilon(outcome.accounts, outcome.silos),
@@ -46,7 +53,7 @@ def summarise(experiment: Experiment, outcome: RunOutcome, *, seconds: float) ->
         ),
         client_updates=updates,
         client_updates_per_second=updates / total if total else None,
-        problems=problems_in(outcome.rounds),
+        problems=[*problems_in(outcome.rounds), *(tested.problems if tested else ())],
     )
 
 

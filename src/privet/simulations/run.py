@@ -155,7 +155,12 @@ def run_prepared(
     about = describe_silos(prepared.place, prepared.plans)
     folder.save_json(SILOS, {**about, **decided.plain()})
     hosting = Hosting(
-        folder=out, data_dir=prepared.data_dir, simulated=True, resume=resume, watch=watch
+        folder=out,
+        data_dir=prepared.data_dir,
+        simulated=True,
+        resume=resume,
+        watch=watch,
+        validation=prepared.place.validation,
     )
     keys = _keys(prepared, out)
     if keys is not None:

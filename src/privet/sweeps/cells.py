@@ -166,6 +166,7 @@ def _outcome(cell: Cell, summary: RunSummary, folder: RunFolder, *, seconds: flo
         epsilon=max(spent.values()) if spent else None,
         epsilon_per_silo=spent,
         accuracy=summary.accuracy,
+        validation=summary.validation.accuracy if summary.validation else None,
         loss=summary.loss,
         accuracy_per_silo=_per_silo(summary, rounds[-1]),
         accuracies=tuple(entry.accuracy for entry in rounds),

@@ -7,7 +7,7 @@ differential privacy) is the text "inf", as JSON has no infinity.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -68,12 +68,15 @@ class Cell:
     epsilon_per_silo: Mapping[str, float | None] | None = None
     delta: float | None = None
     accuracy: float | None = None
-    """After the last round, on the task's test records."""
+    """After the last round, or of the model that validation chose, on the task's test records."""
+    validation: float | None = None
+    """With [validation], the accuracy by which the round's model was chosen."""
     loss: float | None = None
     accuracy_per_silo: Mapping[str, float] | None = None
     """As far as silos let it out ([evaluation]), else on each natural silo's test records."""
     accuracies: tuple[float | None, ...] = ()
-    """After each round, beginning with the initial model as round 0."""
+    """After each round, beginning with the initial model as round 0; on records for validation
+    where there are some."""
     seconds: float | None = None
     """Of the run itself, in its process."""
     bytes_up: int | None = None
@@ -318,8 +321,10 @@ def findings(sweep: Sweep) -> Iterator[str]:
         yield f"+-: 95 % confidence interval of the mean over {seeds} seeds, by Student's t."
     yield from (each.words for each in sweep.comparisons)
     if sweep.selection:
-        yield from _release_sentences(sweep.selection)
-    elif len(sweep.tried) > 1:
+        yield from _release_sentences(sweep.selection, validated=validated(sweep))
+    elif best := _best_by_validation(sweep):
+        yield best
+    if not sweep.selection and len(sweep.tried) > 1:
         yield (
             f"{len(sweep.tried)} settings were tried on these data. Each epsilon is that of one "
             "run: who picks the best of them by these results has spent more."
@@ -328,11 +333,44 @@ def findings(sweep: Sweep) -> Iterator[str]:
         yield f"failed: {title(cell)}, seed {cell.seed}: {cell.reason}"
 
 
-def _release_sentences(selection: Selection) -> Iterator[str]:
+def validated(sweep: Sweep) -> bool:
+    """Whether models were chosen by records for validation."""
+    return sweep.experiment.get("validation") is not None
+
+
+def _best_by_validation(sweep: Sweep) -> str | None:
+    """The setting to choose where records for validation say which, a sentence."""
+    found: dict[str, list[Cell]] = {}
+    for cell in sweep.cells:
+        if cell.kind == "federated" and not cell.baseline and cell.validation is not None:
+            found.setdefault(described(cell.settings) or "the experiment", []).append(cell)
+    if len(found) < 2:
+        return None
+    means = {name: _mean(cell.validation for cell in cells) for name, cells in found.items()}
+    best = max(means, key=lambda name: means[name])
+    tested = _mean(cell.accuracy for cell in found[best])
+    return (
+        f"Best by the records for validation: {best}, mean accuracy {means[best]:.4f} on them and "
+        f"{tested:.4f} on test records, which chose nothing."
+    )
+
+
+def _mean(values: Iterable[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else math.nan
+
+
+def _release_sentences(selection: Selection, *, validated: bool) -> Iterator[str]:
+    scored = (
+        "scored on the records for validation, which count as public; test records were looked at "
+        "once for each run and chose nothing."
+        if validated
+        else "scored on the test records, which count as public."
+    )
     yield (
         f"Private tuning: {selection.runs} run{'' if selection.runs == 1 else 's'} (a "
         f"{selection.law} number with mean {selection.expected_runs:g}), each with settings drawn "
-        "at random; scored on the test records, which count as public."
+        f"at random; {scored}"
     )
     if selection.chosen is None:
         yield "There is no release: no run is done, or some are still missing."

@@ -2,7 +2,8 @@
 
 Papernot and Steinke 2022 (arXiv 2110.03620). Every run draws one of the settings by itself, with a
 seed of its own, on silos that hold the same records in all runs. The score is the accuracy on the
-task's test records, which count as public here: they are nobody's whom epsilon protects.
+records for validation, or without [validation] on the task's test records. Both count as public
+here: they are nobody's whom epsilon protects.
 """
 
 from __future__ import annotations
@@ -59,8 +60,12 @@ def choose(selection: Selection, cells: Sequence[Cell]) -> Selection:
     done = [cell for cell in cells if cell.accuracy is not None]
     if not done or any(cell.status == "waiting" for cell in cells):
         return selection
-    best = max(done, key=lambda cell: cell.accuracy or 0.0)
+    best = max(done, key=_score)
     return replace(selection, chosen=best.address, settings=best.settings, accuracy=best.accuracy)
+
+
+def _score(cell: Cell) -> float:
+    return (cell.accuracy if cell.validation is None else cell.validation) or 0.0
 
 
 def _cost(planner: Planner, options: Sequence[Planned], runs: RandomRuns) -> Selection:
@@ -100,7 +105,9 @@ def _records(option: Planned) -> str:
     """What decides which records a silo holds."""
     data = dict(option.experiment.data)
     partition = {k: v for k, v in data.pop("federation").items() if k not in _NOT_PARTITION}
-    return repr((sorted(partition.items()), sorted(data.items())))
+    validation = option.experiment.validation
+    share = validation.share if validation else 0.0
+    return repr((sorted(partition.items()), sorted(data.items()), share))
 
 
 def _curve(option: Planned, *, n_records: int) -> Curve:

@@ -256,6 +256,8 @@ def _remarks(run: Run) -> Iterator[str]:
         yield f"unfinished: {run.last_round} of {run.planned} rounds so far"
     elif run.stopped:
         yield f"ended after {run.last_round} of {run.planned} rounds: {run.stopped}"
+    if run.section("validation"):
+        yield "chosen by validation: accuracy by round is on those records"
     if run.guarantee and run.books is None:
         yield "no ledger: epsilon is what the summary says"
     if run.books and run.books.findings:

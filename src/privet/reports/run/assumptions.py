@@ -167,8 +167,18 @@ def _limits(run: Run, promise: ClaimedEpsilon) -> tuple[Statement, ...]:
             f"could reveal about a {promise.unit} is not in the number.",
         ),
         *_start(run),
+        *_validation(run),
         *(Statement("About these data", note, caution=True) for note in run.notes),
     )
+
+
+def _validation(run: Run) -> Iterator[Statement]:
+    if run.section("validation"):
+        yield Statement(
+            "Records for validation",
+            "They chose the model and are outside the guarantee, as test records are: the "
+            "coordinator measured on them without noise after every round.",
+        )
 
 
 def _start(run: Run) -> Iterator[Statement]:

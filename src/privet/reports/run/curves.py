@@ -136,7 +136,8 @@ def _chart(quantity: _Quantity, run: Run, *, target: float | None = None) -> Cha
         ]
     )
     both = bool(finite(total) and finite(own))
-    bold = [Series("held-out records" if both else quantity.name, total, "total")]
+    on = "validation records" if run.section("validation") else "held-out records"
+    bold = [Series(on if both else quantity.name, total, "total")]
     mean = [Series(OWN_RECORDS, own, "own", sparse=True)]
     return line_chart(
         title=quantity.title,

@@ -272,6 +272,8 @@ def _subtitle(run: Run) -> str:
 
 def _headline(run: Run) -> Iterator[Figure]:
     held_out = counted(run.test_records, "held-out record") if run.test_records else ""
+    if run.section("validation"):
+        held_out = f"{held_out}, round {run.chosen.round:,}" if run.chosen else "for validation"
     if run.accuracy is not None:
         yield Figure("Accuracy", decimal(run.accuracy), held_out)
     elif run.loss is not None:

@@ -97,6 +97,13 @@ def is_private(run: Run) -> bool:
 def _quality(run: Run) -> str:
     end = _end(run)
     on = f" on {counted(run.test_records, 'held-out record')}" if run.test_records else ""
+    if run.chosen is not None:
+        end = (
+            f"with the model of round {run.chosen.round:,}, the best one on "
+            f"{counted(run.chosen.records, 'record')} for validation, {end}"
+        )
+    elif run.section("validation"):
+        on = " on records for validation"
     if run.accuracy is not None:
         return f"Accuracy {decimal(run.accuracy)}{on} {end}."
     if run.loss is not None:
