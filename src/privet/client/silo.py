@@ -379,8 +379,8 @@ def _set_apart(
 ) -> tuple[tuple[Examples, ...], Examples | None]:
     """The silos without the records for validation, and those; None for a `share` of 0.
 
-    Which records they are hangs on nothing else, so that runs of all seeds and settings, and silos
-    alone, are measured on the same ones.
+    Which records of a silo they are hangs on nothing else, so that runs of all seeds and settings
+    are measured on the same ones, and a silo alone on those of its own.
     """
     if share == 0:
         return silos, None

@@ -44,12 +44,14 @@ def submit(
 ) -> None:
     """Start a job on the project's silos, and follow it."""
     from privet.server.app import check
+    from privet.server.choosing import refuse_validation
     from privet.server.start import ordered
     from privet.tasks.files import data_folder
 
     experiment = ordered(read_experiment(file, settings), data_dir=data_folder())
     # Here too, before it is sent: a mistake costs no job and no visit to the silos.
     check(experiment)
+    refuse_validation(experiment)
     with _client(kit) as client:
         # To be told of another project or version in a line, and not by an order that is refused.
         client.greet()

@@ -19,7 +19,7 @@ from privet.privacy.encryption.keys import load_roster
 from privet.randomness import stream, torch_seed
 from privet.record.folder import RunFolder
 from privet.record.history import RoundRecord, Watch
-from privet.server.choosing import BestModel
+from privet.server.choosing import BestModel, refuse_validation
 from privet.server.cohort import IdentifyNode
 from privet.server.evaluation import Evaluator, Scores
 from privet.server.models import ClearModel, GlobalModel
@@ -145,10 +145,7 @@ def _measured_in_rounds(
     if experiment.validation is None:
         return test
     if hosting.validation is None:
-        raise ExperimentError(
-            "[validation] needs the records of all silos, which privet simulate and privet sweep "
-            "have; on real silos [evaluation] measures the model, and what it tells is charged"
-        )
+        refuse_validation(experiment)
     return hosting.validation
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from privet.errors import ExperimentError
+from privet.experiment import Experiment
 from privet.record.history import RoundRecord
 from privet.vectors import Vector
 
@@ -54,6 +56,15 @@ class BestModel:
     def restore(self, tensors: Mapping[str, np.ndarray]) -> None:
         """Go on from a checkpoint, after all lines up to it were looked at."""
         self.weights = tensors[BEST]
+
+
+def refuse_validation(experiment: Experiment) -> None:
+    """ExperimentError for [validation] where the coordinator has no records of silos."""
+    if experiment.validation is not None:
+        raise ExperimentError(
+            "[validation] needs the records of all silos, which privet simulate and privet sweep "
+            "have; on real silos [evaluation] measures the model, and what it tells is charged"
+        )
 
 
 def best_of(lines: Iterable[RoundRecord]) -> RoundRecord:
