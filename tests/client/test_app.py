@@ -93,6 +93,9 @@ def test_a_server_can_ask_for_more_noise_but_not_for_less() -> None:
         answer = TrainReply.from_records(train(shared, noise_multiplier=asked).content)
         assert answer.event is not None
         assert decode_event(answer.event).event.event.noise_multiplier == used
+    # An update that is no number, with the records used for nothing.
+    told = refused(train(shared, noise_multiplier=1e308))
+    assert (told.stage, told.code) == ("settings", "settings")
     told = refused(train(settings(), noise_multiplier=5.0))
     assert (told.stage, told.code) == ("settings", "settings")
 

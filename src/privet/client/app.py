@@ -37,7 +37,7 @@ from privet.errors import (
     words_of,
 )
 from privet.experiment import RUN_CONFIG_KEY, Experiment
-from privet.privacy.accounting import encode_event
+from privet.privacy.accounting import MOST_NOISE, encode_event
 from privet.privacy.encryption import EncryptionError
 from privet.privacy.encryption.errors import KeysError, SharesRefused
 from privet.privacy.ledger import LedgerError, LedgerRefusal
@@ -174,6 +174,9 @@ def _demand_own_noise(experiment: Experiment, request: TrainRequest) -> None:
     shared = experiment.privacy is not None and experiment.privacy.calibrate == "shared"
     if request.noise_multiplier is not None and not shared:
         raise ExperimentError("a noise multiplier for all, without privacy.calibrate = 'shared'")
+    # Beyond it the update is no finite number, and the records were used for nothing.
+    if (request.noise_multiplier or 0.0) > MOST_NOISE:
+        raise ExperimentError(f"a noise multiplier for all above {MOST_NOISE:g}")
 
 
 def evaluate_round(message: Message, context: Context) -> Answer:

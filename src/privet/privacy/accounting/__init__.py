@@ -3,7 +3,7 @@
 Adjacency is add-or-remove one record (or one client) throughout.
 """
 
-from privet.privacy.accounting.calibration import noise_multiplier_for
+from privet.privacy.accounting.calibration import MOST_NOISE, noise_multiplier_for
 from privet.privacy.accounting.crosscheck import CrossChecks, cross_check
 from privet.privacy.accounting.events import (
     decode_event,
@@ -15,6 +15,7 @@ from privet.privacy.accounting.events import (
 from privet.privacy.accounting.spending import Spending, epsilon
 
 __all__ = [
+    "MOST_NOISE",
     "CrossChecks",
     "Spending",
     "cross_check",

@@ -19,8 +19,9 @@ LARGEST_EPSILON = 200.0
 
 _UNIT = 1e-4
 _SLACK = 0.995
-_MOST_UNITS = 10**12
-"""A noise multiplier of 10^8: more noise would not cost measurably less."""
+MOST_NOISE = 1e8
+"""The largest noise multiplier: more noise would not cost measurably less."""
+_MOST_UNITS = round(MOST_NOISE / _UNIT)
 
 
 def noise_multiplier_for(
