@@ -104,15 +104,23 @@ def _all(inputs: tuple[int, ...], *written: str) -> list[Layer]:
 
 
 def _recurrent() -> list[Layer]:
-    return [
-        Layer(f"{kind}(12, 5{options})", SEQUENCE, around=Part)
-        for kind in ("LSTM", "GRU", "RNN")
-        for options in (
-            ", batch_first=True",
-            ", batch_first=True, bias=False",
-            ", batch_first=True, bidirectional=True, num_layers=2",
-        )
-    ] + [Layer(f"{kind}(12, 5)", (12,), around=Part) for kind in ("LSTMCell", "GRUCell", "RNNCell")]
+    return (
+        [
+            Layer(f"{kind}(12, 5{options})", SEQUENCE, around=Part)
+            for kind in ("LSTM", "GRU", "RNN")
+            for options in (
+                ", batch_first=True",
+                ", batch_first=True, bias=False",
+                ", batch_first=True, bidirectional=True, num_layers=2",
+                ", batch_first=True, dropout=0.3, num_layers=2",
+            )
+        ]
+        + [Layer("LSTM(12, 5, batch_first=True, proj_size=3)", SEQUENCE, around=Part)]
+        + [
+            Layer(f"{kind}(12, 5)", (12,), around=Part)
+            for kind in ("LSTMCell", "GRUCell", "RNNCell")
+        ]
+    )
 
 
 def _convolutions() -> list[Layer]:

@@ -16,6 +16,7 @@ from privet.privacy.mechanisms import (
     check_model,
     check_training,
 )
+from privet.privacy.mechanisms.per_example import PerExampleModule
 from privet.privacy.mechanisms.soundness import reachable
 
 LIKE = ExampleType((12,))
@@ -48,6 +49,10 @@ def frozen(layer):
     return layer.requires_grad_(False)
 
 
+class OwnRecurrent(nn.LSTM):
+    """Whatever it does, what stands in for torch's would not do it."""
+
+
 @pytest.mark.parametrize(
     ("layer", "kind", "fix"),
     [
@@ -61,8 +66,10 @@ def frozen(layer):
             "InstanceNorm1d",
             "track_running_stats=False",
         ),
-        (nn.LSTM(8, 8), "LSTM", "DPLSTM"),
-        (nn.GRU(8, 8), "GRU", "DPGRU"),
+        (nn.LSTM(8, 8, proj_size=4), "LSTM", "a linear layer behind it"),
+        (nn.GRU(8, 8, num_layers=2, dropout=0.1), "GRU", "nn.Dropout between"),
+        (OwnRecurrent(8, 8), "OwnRecurrent", "nn.LSTM"),
+        (nn.LSTMCell(8, 8), "LSTMCell", "nn.LSTM"),
         (nn.MultiheadAttention(8, 2), "MultiheadAttention", "DPMultiheadAttention"),
     ],
 )
@@ -537,20 +544,79 @@ class Recurrent(nn.Module):
         return self.layer(self.cells(x.reshape(len(x), 3, 4))[0][:, -1])
 
 
+SHAPES = [
+    {},
+    {"num_layers": 2},
+    {"bidirectional": True},
+    {"bias": False},
+    {"num_layers": 2, "bidirectional": True},
+]
+
+
 @pytest.mark.parametrize("kind", [DPLSTM, DPGRU, DPRNN])
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"num_layers": 2},
-        {"bidirectional": True},
-        {"bias": False},
-        {"num_layers": 2, "bidirectional": True},
-        {"num_layers": 2, "dropout": 0.3},
-    ],
-)
+@pytest.mark.parametrize("options", [*SHAPES, {"num_layers": 2, "dropout": 0.3}])
 def test_recurrent_layers_of_opacus_train(kind, options):
     check(Recurrent(kind, **options))
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN, partial(nn.RNN, nonlinearity="relu")])
+@pytest.mark.parametrize("options", SHAPES)
+def test_recurrent_layers_of_torch_train_and_stay_what_they_are(kind, options):
+    """Opacus' stand in for them meanwhile, on the same parameters."""
+    model = Recurrent(kind, **options)
+    layer, before = model.cells, [(name, id(p)) for name, p in model.named_parameters()]
+    check(model)
+    found = per_example(model, torch.randn(5, 12))
+    assert model.cells is layer
+    assert [(name, id(p)) for name, p in model.named_parameters()] == before
+    assert {*found} == {name for name, _ in before}
+
+
+def test_a_recurrent_layer_with_hooks_is_refused_and_put_back():
+    model = Recurrent(nn.LSTM)
+    layer = model.cells
+    layer.register_forward_hook(lambda module, inputs, output: output)
+    with pytest.raises(ModelError, match="has hooks"):
+        check(model)
+    assert model.cells is layer
+
+
+def test_steps_of_a_recurrent_model_are_those_of_a_loop_over_examples():
+    """One noiseless step: the mean of clipped gradients, each by autograd from torch's layer."""
+    torch.manual_seed(3)
+    model, inputs = Recurrent(nn.LSTM), torch.randn(6, 12)
+    targets = torch.tensor([0, 1, 2, 0, 1, 2])
+    for name, found in per_example(model, inputs, targets).items():
+        for place in range(6):
+            model.zero_grad()
+            alone = slice(place, place + 1)
+            F.cross_entropy(model(inputs[alone]), targets[alone]).backward()
+            wanted = dict(model.named_parameters())[name].grad
+            torch.testing.assert_close(found[place], wanted, rtol=1e-4, atol=1e-6)
+
+
+def per_example(model, inputs, targets=None):
+    """By name: the gradients of the parameters, (n, ...), as training gets them."""
+    wrapped = PerExampleModule(model.train())
+    try:
+        outputs = wrapped(inputs)
+        labels = torch.zeros(len(inputs), dtype=torch.int64) if targets is None else targets
+        F.cross_entropy(outputs, labels).backward()
+        parts = wrapped.collect()
+        names = {parameter: name for name, parameter in model.named_parameters()}
+        found = {}
+        for row in range(len(inputs)):
+            sums = {p: torch.zeros_like(p, dtype=torch.float64) for p in names}
+            chosen = torch.zeros(len(inputs), dtype=torch.float64)
+            chosen[row] = 1.0
+            with torch.no_grad():
+                for part in parts:
+                    part.add_weighted(chosen, sums)
+            for parameter, name in names.items():
+                found.setdefault(name, []).append(sums[parameter].float().clone())
+        return {name: torch.stack(rows) for name, rows in found.items()}
+    finally:
+        wrapped.close()
 
 
 WEIGHTS = torch.tensor([1.0, 2.0, 10.0])

@@ -26,6 +26,7 @@ from privet.privacy.mechanisms.gradients import (
 from privet.privacy.mechanisms.grid import Grid, release
 from privet.privacy.mechanisms.noise import NoiseSource
 from privet.privacy.mechanisms.plan import DpSgd
+from privet.privacy.mechanisms.recurrent import restore, stand_ins
 
 with untouched_root_logger():
     from opacus.grad_sample import GradSampleModule
@@ -70,7 +71,12 @@ class PerExampleModule(GradSampleModule):  # type: ignore[misc]
     }
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__(model, batch_first=True, loss_reduction="mean", strict=False)
+        self._replaced = stand_ins(model)
+        try:
+            super().__init__(model, batch_first=True, loss_reduction="mean", strict=False)
+        except Exception:
+            restore(self._replaced)
+            raise
         # A record in two accumulated batches would be clipped in each and count twice in one step.
         self.forbid_grad_accumulation()
         self.batch: int | None = None
@@ -123,6 +129,7 @@ class PerExampleModule(GradSampleModule):  # type: ignore[misc]
         self.cleanup()
         for parameter in self._module.parameters():
             parameter.__dict__.pop("summed_grad", None)
+        restore(self._replaced)
 
     def add_hooks(
         self,

@@ -50,12 +50,9 @@ _FAR = 10**6
 
 
 _FIXES = {
-    nn.LSTM: "use opacus.layers.DPLSTM",
-    nn.GRU: "use opacus.layers.DPGRU",
-    nn.RNN: "use opacus.layers.DPRNN",
-    nn.LSTMCell: "use opacus.layers.DPLSTM",
-    nn.GRUCell: "use opacus.layers.DPGRU",
-    nn.RNNCell: "use opacus.layers.DPRNN",
+    nn.LSTMCell: "use nn.LSTM",
+    nn.GRUCell: "use nn.GRU",
+    nn.RNNCell: "use nn.RNN",
     nn.MultiheadAttention: "use opacus.layers.DPMultiheadAttention",
     nn.EmbeddingBag: "use nn.Embedding and add up its rows",
     nn.Bilinear: "use nn.Linear on the products of its inputs",
@@ -195,11 +192,24 @@ def _problem(module: nn.Module) -> str | None:
         return "mixes the examples of a batch and records their statistics: use nn.GroupNorm"
     if getattr(module, "track_running_stats", False):
         return "records statistics of the data without noise: set track_running_stats=False"
+    if isinstance(module, nn.RNNBase):
+        return _problem_of_recurrent(module)
     for kind, fix in _FIXES.items():
         if isinstance(module, kind):
             return f"gives no per-example gradients: {fix}"
     for refusal in _refusals(module):
         return f"is refused by Opacus: {str(refusal).split('. ')[0]}"
+    return None
+
+
+def _problem_of_recurrent(module: nn.RNNBase) -> str | None:
+    """For private training another layer stands in, which does what torch's own classes do."""
+    if type(module) not in (nn.LSTM, nn.GRU, nn.RNN):
+        return "is a class of its own over a recurrent layer: hold an nn.LSTM, nn.GRU or nn.RNN"
+    if module.proj_size:
+        return "gives no per-example gradients with proj_size: use a linear layer behind it"
+    if module.dropout and module.num_layers > 1:
+        return "has dropout inside: use layers of num_layers=1, with nn.Dropout between them"
     return None
 
 
