@@ -263,11 +263,11 @@ def _once(check: Callable[..., None]) -> Callable[..., None]:
     """A verdict that looks at made-up examples alone, kept for each model."""
     found: dict[str, Exception | None] = {}
 
-    def kept(module: nn.Module, *more: Any) -> None:
+    def kept(module: nn.Module, *more: Any, **options: Any) -> None:
         if (name := str(module)) not in found:
             found[name] = None
             try:
-                check(module, *more)
+                check(module, *more, **options)
             except Exception as error:
                 found[name] = error
         if error := found[name]:

@@ -281,8 +281,9 @@ def _given_away(stack: ExitStack) -> None:
     """The model that is given away at the end is not that of the last round."""
     save = RunFolder.save_model
 
-    def moved(self: RunFolder, tensors: Any) -> None:
-        save(self, {name: values + np.float32(0.01) for name, values in tensors.items()})
+    def moved(self: RunFolder, tensors: Any, **facts: Any) -> None:
+        moved = {name: values + np.float32(0.01) for name, values in tensors.items()}
+        save(self, moved, **facts)
 
     stack.enter_context(patch.object(RunFolder, "save_model", moved))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from flwr.app import Context, Message, RecordDict
 from torch import nn
 
+from frozen_tasks import Head
 from privet import Experiment
 from privet.client.app import app
 from privet.client.silo import open_silo
@@ -17,7 +19,14 @@ from privet.privacy.accounting import decode_event
 from privet.privacy.mechanisms import SystemNoise
 from privet.simulations.grid import assume_identity
 from privet.vectors import FlatModel
-from privet.wire import ENROL, Enrolment, TrainReply, TrainRequest
+from privet.wire import (
+    ENROL,
+    Enrolment,
+    EnrolRequest,
+    EvaluateRequest,
+    TrainReply,
+    TrainRequest,
+)
 from silo_holder import describing, holder
 from silo_log import refused
 
@@ -66,6 +75,32 @@ def test_a_silo_enrols_with_the_noise_it_needs() -> None:
     enrolment = Enrolment.from_records(reply.content)
     assert enrolment.noise_multiplier is not None
     assert 0.5 < enrolment.noise_multiplier < 10
+
+
+def test_a_silo_holds_its_own_base_against_what_every_message_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever sends a message need not have asked the silo to enrol."""
+    for name, value in holder(tmp_path, plain=True).items():
+        monkeypatch.setitem(NODE, name, value)
+    job = settings(task="frozen_tasks:Head")
+    flat = FlatModel(Head(model=None, data_dir=None).model())
+    weights, own = flat.vector(), flat.base.digest
+    for named in (None, "0" * 64, "x" * 10_000):
+        for kind, request in {
+            ENROL: EnrolRequest(named),
+            "train": TrainRequest(1, weights, base=named),
+            "evaluate": EvaluateRequest(1, weights, base=named),
+        }.items():
+            told = refused(ask(request.to_records(), kind, job))
+            assert (told.stage, told.code, told.names) == ("plan", "base", ())
+            assert len(told.logged) < 1_000
+    assert not ask(EnrolRequest(own).to_records(), ENROL, job).has_error()
+    update = TrainReply.from_records(train(job, weights=weights, base=own).content).update
+    assert update is not None
+    assert update.shape == weights.shape == (27,)
+    told = refused(train(settings(), base=own))  # a model that trains whole has none
+    assert told.code == "base"
 
 
 def test_with_privacy_no_training_loss_leaves_the_silo() -> None:

@@ -40,6 +40,12 @@ SUMMARY: dict[str, Any] = {
         "cross_checks": None,
     },
     "encryption": None,
+    "model": {
+        "trained": 10,
+        "sent": 10,
+        "base": 5,
+        "base_digest": "ab",
+    },
     "seconds": {"total": 3.0, "training": 2.0, "aggregation": 0.5, "encryption": None},
     "client_updates": 3,
     "client_updates_per_second": 1.0,
@@ -55,7 +61,8 @@ def written(folder: Path, content: object) -> Path:
 def test_the_keys_of_the_contract() -> None:
     assert list(RunSummary.model_fields) == list(SUMMARY)[1:]
     schema = RunSummary.model_json_schema()
-    assert {*SUMMARY} - {*schema["required"]} == {"schema", "start", "validation", "problems"}
+    optional = {"start", "validation", "model", "problems"}
+    assert {*SUMMARY} - {*schema["required"]} == {"schema", *optional}
     assert not schema["additionalProperties"]
 
 
@@ -81,6 +88,13 @@ def test_problems_are_said_once_with_the_round_that_they_were_first_in() -> None
         "round 0 and 1 more: loss is not finite",
         "round 2: nobody trained",
     ]
+
+
+def test_of_an_earlier_version_it_says_nothing_of_what_trained(tmp_path: Path) -> None:
+    earlier = {key: value for key, value in SUMMARY.items() if key != "model"}
+    found = read_summary(written(tmp_path, earlier))
+    assert found is not None
+    assert found.plain() == {**SUMMARY, "model": None}
 
 
 def test_there_is_none_before_the_end(tmp_path: Path) -> None:

@@ -163,8 +163,8 @@ def test_a_private_run_spends_for_each_round_that_it_is_given(tmp_path: Path) ->
 def test_the_summary_keeps_its_contract(reference: Path) -> None:
     summary = json.loads((reference / "summary.json").read_text())
     assert set(summary) == {
-        "schema", "task", "rounds", "seed", "start", "validation", "accuracy", "loss",
-        "metrics", "epsilon", "evaluation", "stopped", "encryption", "seconds", "client_updates",
+        "schema", "task", "rounds", "seed", "start", "validation", "accuracy", "loss", "metrics",
+        "epsilon", "evaluation", "stopped", "encryption", "model", "seconds", "client_updates",
         "client_updates_per_second", "problems",
     }  # fmt: skip
     assert summary["schema"] == 2

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from privet.base import Base
 from privet.client.silo import load_local_data
 from privet.client.training import loss_of
 from privet.errors import DataError
@@ -14,6 +15,7 @@ from privet.privacy.mechanisms import ExampleLoss, ExampleType
 from privet.server.app import initial_model
 from privet.tasks import Task, load_task
 from privet.tasks.files import data_folder
+from privet.tasks.task import constant_buffers
 
 
 @dataclass(frozen=True)
@@ -21,10 +23,15 @@ class TrainingCode:
     """What a silo's training is made of, but for the records."""
 
     task: Task
-    model: nn.Module
-    """The task's, with the weights that the run began with."""
+    base: Base
+    """Of the task's model, which has the weights that the run began with."""
     loss: ExampleLoss
     like: ExampleType
+
+    @property
+    def model(self) -> nn.Module:
+        """The task's."""
+        return self.base.module
 
 
 def training_code(experiment: Experiment) -> TrainingCode:
@@ -41,7 +48,9 @@ def training_code(experiment: Experiment) -> TrainingCode:
     )
     return TrainingCode(
         task,
-        initial_model(task, experiment, data_dir=data_folder(None)),
+        Base.of(
+            initial_model(task, experiment, data_dir=data_folder(None)), constant_buffers(task)
+        ),
         loss_of(task, experiment.training),
         _example_type(task, experiment),
     )

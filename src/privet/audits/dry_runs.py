@@ -190,9 +190,10 @@ def _tried(run: Evidence, code: TrainingCode) -> Tried:
 
 def _stand_ins(run: Evidence, code: TrainingCode) -> list[Silo]:
     """Silos whose records are made up."""
-    examples = dry_examples(dry_model(code.model), code.like)
+    examples = dry_examples(dry_model(code.base), code.like)
     names = tuple(f"made-up-{place}" for place in range(_SILOS))
-    local = LocalData(code.task, names, (examples,) * _SILOS, ModelCache(code.model))
+    cache = ModelCache(code.model, code.base.constant)
+    local = LocalData(code.task, names, (examples,) * _SILOS, cache)
     seed = None if run.job else run.settings.seed
     return [Silo(name, place, local, seed) for place, name in enumerate(names)]
 

@@ -39,8 +39,8 @@ class Oracle:
     @classmethod
     def of(cls, code: TrainingCode, class_weights: tuple[float, ...] | None) -> Oracle:
         """ModelError where the model's gradients cannot be known, as it draws random numbers."""
-        model = dry_model(code.model)
-        examples = dry_examples(model, code.like)
+        dry = dry_model(code.base)
+        examples, model = dry_examples(dry, code.like), dry.module
         places = dry_places(tuple(trained_sizes(model)))
         rows, norms = [], []
         for inputs, target in zip(examples.inputs, examples.targets, strict=True):

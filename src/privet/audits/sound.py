@@ -36,7 +36,7 @@ def claims(run: Evidence) -> Iterator[Claim]:
         return
     faults = []
     try:
-        check_training(code.model, code.loss, code.like)
+        check_training(code.model, code.loss, code.like, base=code.base)
     except ModelError as fault:
         faults = [str(fault)]
     yield judged(id_, run.subject, STATEMENT, faults=faults)

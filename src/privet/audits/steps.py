@@ -163,7 +163,7 @@ def _weights(run: Evidence, name: str = "weights") -> NDArray[np.float32] | None
     if not path.exists():
         return None
     with safe_open(demand_file(path), "numpy") as file:
-        if file.metadata() != {"round": str(run.lines[-1].round)}:
+        if file.metadata().get("round") != str(run.lines[-1].round):
             return None
         return file.get_tensor(name) if name in set(file.keys()) else None
 

@@ -21,6 +21,7 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 from flwr.common.constant import ErrorCode
 
+from privet.base import BaseDiffers
 from privet.client.evaluation import canaries_of, keep_trace, measure, metric_names
 from privet.client.guard import Guard, RefusedByPolicy, TrainingPermit, open_guard
 from privet.client.masked import SealedRound, advert, consent, reveal, share
@@ -49,6 +50,7 @@ from privet.vectors import Vector
 from privet.wire import (
     REFUSED,
     Enrolment,
+    EnrolRequest,
     ErrorReply,
     EvaluateRequest,
     TrainReply,
@@ -93,11 +95,13 @@ def client_app(mods: Sequence[Mod] = ()) -> ClientApp:
     return app
 
 
-def enrol(_message: Message, context: Context) -> Answer:
+def enrol(message: Message, context: Context) -> Answer:
     """Say who this silo is and check that it can take part, before the first round."""
     experiment, guard, silo = _open(context)
+    request = EnrolRequest.from_records(message.content)
     # Now and not in the first round: who cannot train is left out before anybody has spent.
     with _stage("plan"):
+        silo.demand_base(request.base)
         if experiment.privacy is not None:
             silo.local.check(loss_of(silo.task, experiment.training), experiment.privacy)
         plan = plan_round(experiment, n_records=silo.n_records)
@@ -146,6 +150,7 @@ def _train_round(message: Message, context: Context) -> Generator[LocalTraining,
     with _stage("settings"):
         _demand_own_noise(experiment, request)
     with _stage("plan"):
+        silo.demand_base(request.base)
         # Whoever sends this need not have asked the silo to enrol. A simulation has looked already.
         if experiment.privacy is not None and silo.seed is None:
             silo.local.check(loss_of(silo.task, experiment.training), experiment.privacy)
@@ -184,6 +189,7 @@ def evaluate_round(message: Message, context: Context) -> Answer:
     experiment, guard, silo = _open(context)
     request = EvaluateRequest.from_records(message.content)
     with _stage("plan"):
+        silo.demand_base(request.base)
         names = metric_names(silo)
     with _stage("decrypt"):
         if experiment.encryption is not None:
@@ -269,7 +275,7 @@ def _model(
     """What is trained from; with encryption the round that the silos have agreed on."""
     if experiment.encryption is None:
         return _in_the_clear(request.weights), None
-    sealed = SealedRound.of(message, context, experiment, request, sizes=silo.model().sizes)
+    sealed = SealedRound.of(message, context, experiment, request, model=silo.model())
     return sealed.state.weights, sealed
 
 
@@ -281,18 +287,16 @@ def _in_the_clear(weights: Vector | None) -> Vector:
 
 def _advert(message: Message, context: Context) -> Answer:
     """Agree to a round with encryption; says how many records silos count by, where they do."""
-    with _stage("settings"):
-        experiment = _experiment(context)
+    experiment, guard, silo = _open(context)
     strategy = load_strategy(experiment.strategy.name, experiment.strategy.options)
     records = None
     if experiment.encryption is not None and strategy.counts_records:
-        experiment, guard, silo = _open(context)
         with _stage("plan"):
             plan = plan_round(experiment, n_records=silo.n_records)
         with _stage(REFUSED):
             guard.check(experiment, silo, plan)
         records = silo.n_records
-    step = partial(advert, records=records)
+    step = partial(advert, records=records, base=silo.model().base.digest)
     return _key_step(step, message, context)
 
 
@@ -438,6 +442,7 @@ def _code(stage: str, error: Exception) -> tuple[str, tuple[str, ...]]:
 
 
 _KINDS: dict[type[Exception], str] = {
+    BaseDiffers: "base",
     DataError: "data",
     DataUnavailable: "data",
     SchemaMismatch: "schema",

@@ -29,7 +29,7 @@ from privet.privacy.encryption.backend import Mask
 from privet.privacy.encryption.keys import rotation, sign_upload
 from privet.privacy.encryption.masks import MaskRound, RoundPlan, sum_label, upload_parameters
 from privet.randomness import numpy_generator
-from privet.vectors import Vector
+from privet.vectors import FlatModel, Vector
 from privet.wire import (
     MASKS,
     MaskAnswer,
@@ -47,11 +47,16 @@ log = logging.getLogger("privet.silo")
 
 
 def advert(
-    message: Message, context: Context, experiment: Experiment, records: int | None
+    message: Message,
+    context: Context,
+    experiment: Experiment,
+    records: int | None,
+    base: str | None,
 ) -> RecordDict:
     """Begin the round: the plan as this silo has it, with fresh keys, signed.
 
-    `records`: how many the silo counts by, where silos do.
+    `records`: how many the silo counts by, where silos do. `base`: the digest of what the silo's
+    own model does not train.
     """
     holder, request = ModelHolder.of(context, experiment), MaskRequest.from_records(message.content)
     keyring, (public, _) = holder.keyring, model_of(message.content)
@@ -71,7 +76,7 @@ def advert(
     plan = RoundPlan(
         session=key.session,
         round=request.round,
-        job=job_digest(experiment),
+        job=job_digest(experiment, base),
         model=state.digest,
         noise=noise_text(request.noise_multiplier),
         threshold=settings.least_sum,
@@ -136,24 +141,24 @@ class SealedRound:
         experiment: Experiment,
         request: TrainRequest,
         *,
-        sizes: tuple[int, ...],
+        model: FlatModel,
     ) -> SealedRound:
         """The round that a train message goes on with; OutOfOrder unless it is the one agreed on.
 
-        `sizes` are those of the tensors of the task's model. ExperimentError when the message has
-        not gone through the agreement.
+        `model` is the task's. ExperimentError when the message has not gone through the agreement.
         """
         if MASKS not in message.content:
             raise ExperimentError("the job has [encryption], and the round was not agreed on")
         masks, _, round_ = _resumed(message, context, experiment)
         plan, holder = round_.plan, ModelHolder.of(context, experiment)
-        if (plan.round, plan.job) != (request.round, job_digest(experiment)) or request.extras:
+        job = job_digest(experiment, model.base.digest)
+        if (plan.round, plan.job) != (request.round, job) or request.extras:
             raise OutOfOrder(f"round {request.round} is not the one that was agreed on")
         if plan.noise != noise_text(request.noise_multiplier):
             raise OutOfOrder("another noise multiplier than was agreed on")
         state = holder.base_of(plan)
         # Of the first model the server says them; this silo knows them by its own task.
-        if state.sizes != sizes:
+        if state.sizes != model.sizes:
             raise OutOfOrder("the model that was agreed on has other tensors than the task's")
         return cls(holder, state, round_, masks.encrypted_shares)
 

@@ -25,7 +25,6 @@ from pathlib import Path
 import numpy as np
 from flwr.app import Context, Message, RecordDict
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
 
 from privet.client.keyring import Keyring, OutOfOrder, cipher_of, open_keyring, secret_of
 from privet.errors import ExperimentError
@@ -45,8 +44,9 @@ from privet.privacy.encryption.masks import (
     sum_label,
     write_confirmation,
 )
+from privet.record.folder import save_tensors
 from privet.strategies import Strategy, load_strategy
-from privet.vectors import FlatModel, Vector
+from privet.vectors import Vector
 from privet.wire import (
     KeyAnswer,
     KeyRequest,
@@ -408,12 +408,12 @@ def keep(message: Message, context: Context, experiment: Experiment) -> RecordDi
 def _write_model(path: Path, vector: Vector, context: Context, experiment: Experiment) -> None:
     from privet.client.silo import open_silo
 
-    flat = FlatModel(open_silo(experiment, context).task.model())
+    flat = open_silo(experiment, context).model()
     flat.load(vector)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {name: value.numpy() for name, value in flat.module.state_dict().items()}
-    with replacing(path) as part:
-        save_file(tensors, part, metadata={"format": "pt"})
+    tensors = {name: value.numpy() for name, value in flat.state().items()}
+    base = flat.base.digest
+    save_tensors(path, tensors, {"format": "pt"} | ({"base": base} if base else {}))
 
 
 def _opened(

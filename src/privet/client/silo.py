@@ -19,6 +19,7 @@ import torch
 from flwr.app import Context
 from torch import nn
 
+from privet.base import BaseDiffers
 from privet.errors import DataError, PrivacyError
 from privet.experiment import Experiment, FederationSettings, PrivacySettings
 from privet.privacy.ledger import Fingerprint, SiloKey, fingerprint_of
@@ -37,7 +38,7 @@ from privet.tasks.datasets import DatasetDescription, DataUnavailable, SchemaMis
 from privet.tasks.files import data_folder
 from privet.tasks.partitions import partition
 from privet.tasks.registry import DATASET
-from privet.tasks.task import occurrences, uncovered
+from privet.tasks.task import constant_buffers, occurrences, seeded_model, uncovered
 from privet.vectors import FlatModel
 
 DEFAULT_SILOS = 10
@@ -47,14 +48,17 @@ class ModelCache:
     """One model that a process's silos train one after the other.
 
     Making a model anew draws initial weights that are then thrown away, which takes as long as
-    several training steps. Weights and float buffers come with every round; what else a model
-    keeps in buffers is put back here.
+    several training steps. Weights and float buffers come with every round, the base stays; what
+    else a model keeps in buffers is put back here.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._flat = FlatModel(model)
+    def __init__(self, model: nn.Module, constant: Sequence[str] = ()) -> None:
+        """`constant`: buffers that the task declares to be of the model's base."""
+        self._flat = FlatModel(model, constant=constant)
         self._counters = [
-            (buffer, buffer.clone()) for buffer in model.buffers() if not buffer.is_floating_point()
+            (buffer, buffer.clone())
+            for buffer in model.buffers()
+            if not buffer.is_floating_point() and id(buffer) not in self._flat.base.ids
         ]
 
     def model(self) -> FlatModel:
@@ -101,13 +105,15 @@ class LocalData:
                 f"{' '.join(said)} Or allow it: privacy.uncovered_preprocessing = true"
             )
         if loss not in self._sound:
-            check_training(self.model_cache.model().module, loss, self.example_type)
+            flat = self.model_cache.model()
+            check_training(flat.module, loss, self.example_type, base=flat.base)
             self._sound.add(loss)
 
     def check_evaluation(self) -> None:
         """ModelError unless a record moves its own outputs alone, which noise on counts needs."""
         if None not in self._sound:
-            check_evaluation(self.model_cache.model().module, self.example_type)
+            flat = self.model_cache.model()
+            check_evaluation(flat.module, self.example_type, base=flat.base)
             self._sound.add(None)
 
     def fingerprint(self, index: int) -> Fingerprint:
@@ -170,6 +176,15 @@ class Silo:
         """A model of the task to load weights into; the same object at every call."""
         return self.local.model_cache.model()
 
+    def demand_base(self, digest: str | None) -> None:
+        """BaseDiffers unless the model here has the base with this digest, or both have none."""
+        own = self.model().base.digest
+        if own != digest:
+            raise BaseDiffers(
+                f"the task loads {_said_of(own)} here, and the server names {_said_of(digest)}: "
+                "the files or the code that the model is made of differ"
+            )
+
     def noise(self, round_: int, use: str = "noise") -> NoiseSource:
         """Noise that no other silo, no other round and no other use shares."""
         if self.seed is None:
@@ -182,6 +197,11 @@ class Silo:
             return np.random.SeedSequence()
         named = (self.streams,) if self.streams else ()
         return stream(self.seed, use, self.index, round_, *named)
+
+
+def _said_of(digest: str | None) -> str:
+    # Of a server's words a silo's log has no more than of a digest's.
+    return "no base" if digest is None else f"a base of digest {digest[:12]!r}"
 
 
 def is_simulated(context: Context) -> bool:
@@ -309,8 +329,9 @@ def _load(
         task_name, model, data_dir, json.loads(options)
     )
     coins = f"holdout {seed}".encode() if key is None else SiloKey.load(key).derived("held out")
+    model_cache = ModelCache(seeded_model(task, seed), constant_buffers(task))
     if federation is None:
-        return _held_apart(task, ("silo",), (examples,), holdout, coins)
+        return _held_apart(task, ("silo",), (examples,), model_cache, holdout, coins)
     natural = _is_natural(federation, examples)
     parts = partition(
         examples,
@@ -322,7 +343,8 @@ def _load(
     )
     names = examples.silo_names if natural else tuple(f"silo-{i}" for i in range(len(parts)))
     dealt, apart = _set_apart(_deal(examples, parts), validation)
-    return replace(_held_apart(task, names, dealt, holdout, coins), validation=apart)
+    local = _held_apart(task, names, dealt, model_cache, holdout, coins)
+    return replace(local, validation=apart)
 
 
 def _records(
@@ -354,14 +376,18 @@ def _held_records(
 
 
 def _held_apart(
-    task: Task, names: tuple[str, ...], silos: tuple[Examples, ...], holdout: float, coins: bytes
+    task: Task,
+    names: tuple[str, ...],
+    silos: tuple[Examples, ...],
+    model_cache: ModelCache,
+    holdout: float,
+    coins: bytes,
 ) -> LocalData:
     """The data, with each silo's records divided into those to train on and those held out.
 
     A record is held out or not by itself (a hash of its content under the key `coins`), so that one
     more or one less moves no other: neighbours stay neighbours.
     """
-    model_cache = ModelCache(task.model())
     if holdout == 0:
         return LocalData(task, names, silos, model_cache)
     chosen = [_coins(silo, coins) < holdout for silo in silos]

@@ -173,27 +173,35 @@ def train(work: LocalTraining) -> Trained:
 def _train(work: LocalTraining) -> Trained:
     flat = work.model()
     flat.load(work.weights)
-    model = flat.module.train()
+    flat.base.train()
     # Unlike torch.manual_seed, this does not walk the stack for CUDA's sake.
     torch.default_generator.manual_seed(work.chance)
     mechanism = work.plan.mechanism
     if mechanism is None and work.training.optimizer == "sgd":
-        loss = _descend(model, _Sgd(model, work), work)
-        return Trained(flat.vector() - work.weights, work.plan.steps, loss=loss)
-    optimizer = _optimizer(model, work)
+        loss = _descend(flat.module, _Sgd(flat.parameters, work), work)
+        return Trained(_moved(flat, work), work.plan.steps, loss=loss)
+    optimizer = _optimizer(flat.parameters, work)
     if mechanism is None:
-        loss = _descend(model, optimizer, work)
-        return Trained(flat.vector() - work.weights, work.plan.steps, loss=loss)
+        loss = _descend(flat.module, optimizer, work)
+        return Trained(_moved(flat, work), work.plan.steps, loss=loss)
     block = CanaryBlock(work.canaries) if work.canaries else None
     batches = block.apart(work.batches(), len(work.examples)) if block else work.batches()
-    with privatise(model, optimizer, plan=mechanism, noise=work.noise(), block=block) as private:
+    with privatise(
+        flat.module, optimizer, plan=mechanism, noise=work.noise(), block=block, base=flat.base
+    ) as private:
         for inputs, targets in _drawn(work, batches):
             private.optimizer.zero_grad()
             private.backward(work.loss, private.model(inputs), targets)
             private.optimizer.step()
-    update = flat.vector() - work.weights
     trace = block.trace if block else None
+    update = flat.vector() - work.weights  # `privatise` has looked at all else
     return Trained(update, private.ran, nonfinite=private.nonfinite, canaries=trace)
+
+
+def _moved(flat: FlatModel, work: LocalTraining) -> Vector:
+    """Local minus first weights; ModelError where something else moved as well."""
+    flat.check()
+    return flat.vector() - work.weights
 
 
 def loss_of(task: Task, training: TrainingSettings) -> ExampleLoss:
@@ -254,8 +262,8 @@ def _epochs(n_records: int, plan: LocalPlan, rng: np.random.Generator) -> Iterat
             left -= 1
 
 
-def _optimizer(model: nn.Module, work: LocalTraining) -> torch.optim.Optimizer:
-    parameters = list(model.parameters())
+def _optimizer(trained: Sequence[nn.Parameter], work: LocalTraining) -> torch.optim.Optimizer:
+    parameters = list(trained)
     optimizer = _of_torch(parameters, work)
     if (correct := work.correction) is not None:
         # A hook, since `privatise` wraps this optimizer: it runs behind the noise, before the step.
@@ -280,8 +288,8 @@ class _Sgd:
     time, which is longer than a small run trains. The function imports nothing.
     """
 
-    def __init__(self, model: nn.Module, work: LocalTraining) -> None:
-        self._parameters = list(model.parameters())
+    def __init__(self, trained: Sequence[nn.Parameter], work: LocalTraining) -> None:
+        self._parameters = list(trained)
         self._velocities: list[Tensor | None] = [None] * len(self._parameters)
         self._work = work
 

@@ -7,7 +7,6 @@ its own training, so that all of it is known but the noise. Nothing of either is
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ import torch
 from flwr.app import Context
 from torch import Tensor, nn
 
+from privet.base import Base
 from privet.client.evaluation import measure
 from privet.client.permits import EvaluationPermit
 from privet.client.silo import ModelCache, Silo
@@ -179,19 +179,18 @@ def trained_sizes(model: nn.Module) -> list[int]:
 
 def trained_part(model: nn.Module, vector: Vector) -> Vector:
     """Of the model's flat vector that which training changes."""
-    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
-    if all(trained for _, trained in sizes):  # buffers lie behind
-        return vector[: sum(size for size, _ in sizes)]
-    chosen = np.concatenate([np.full(size, trained) for size, trained in sizes])
-    return np.asarray(vector[: len(chosen)][chosen], dtype=np.float32)
+    return vector[: sum(trained_sizes(model))]  # buffers lie behind
 
 
-def dry_model(model: nn.Module) -> nn.Module:
-    """A copy with weights that are made up, and without dropout, so that gradients are known."""
-    twin = copy.deepcopy(model)
+def dry_model(base: Base) -> Base:
+    """A copy of a model whose weights are made up, and without dropout: gradients are known.
+
+    What is frozen stays, and is the very same memory.
+    """
+    twin = base.twin()
     rng = numpy_generator(stream(0, "made-up weights"))
     with torch.no_grad():
-        for parameter in twin.parameters():
+        for parameter in filter(lambda each: each.requires_grad, twin.parameters()):
             # By fan-in, as initialisers do, so that outputs are of the size of inputs.
             spread = max(1, parameter.numel() // len(parameter)) if parameter.dim() > 1 else 25
             drawn = rng.normal(scale=spread**-0.5, size=tuple(parameter.shape))
@@ -200,10 +199,12 @@ def dry_model(model: nn.Module) -> nn.Module:
         # What all of torch's dropout layers have in common; it has no public name.
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
-    return twin.train()
+    dry = Base.of(twin, base.constant)
+    dry.train()
+    return dry
 
 
-def dry_examples(model: nn.Module, like: ExampleType) -> Examples:
+def dry_examples(base: Base, like: ExampleType) -> Examples:
     """Made-up examples that the model takes, with gradients of very different lengths."""
     problem: Exception | None = None
     for inputs in like.made_up(EXAMPLES):
@@ -216,7 +217,7 @@ def dry_examples(model: nn.Module, like: ExampleType) -> Examples:
         try:
             with torch.no_grad():
                 # On a copy: a trial must not move the buffers of the model that is trained next.
-                outputs = copy.deepcopy(model)(given)
+                outputs = base.twin()(given)
         except Exception as error:  # a task's own model
             problem = problem or error
             continue
@@ -240,8 +241,8 @@ def dry_training(
     """
     mechanism = work.plan.mechanism
     assert mechanism is not None
-    model = dry_model(work.model().module)
-    flat, sizes = FlatModel(model), trained_sizes(model)
+    dry = dry_model(work.model().base)
+    flat, sizes = FlatModel(dry.module, constant=dry.constant), trained_sizes(dry.module)
     plan = DpSgd(
         noise_multiplier=CLIPPING_NOISE if use == "clipping" else mechanism.noise_multiplier,
         clip=mechanism.clip,
@@ -253,7 +254,7 @@ def dry_training(
     return WatchedTraining(
         model=lambda: flat,
         loss=work.loss,
-        examples=dry_examples(model, silo.local.example_type),
+        examples=dry_examples(dry, silo.local.example_type),
         weights=flat.vector(),
         plan=LocalPlan(plan.steps, int(plan.batch_size), plan),
         training=work.training,

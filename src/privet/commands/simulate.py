@@ -185,6 +185,12 @@ def _introduce(prepared: Prepared) -> None:
         typer.echo(f"It begins from {start.file} (SHA-256 {start.sha256}){seen}.")
     for line in _columns(getattr(prepared.place.task, "described", ())):
         typer.echo(f"  {line}")
+    model = prepared.place.model_cache.model()
+    if len(model.base):
+        typer.echo(
+            f"{sum(model.sizes):,} numbers of the model travel; {len(model.base):,} are its base "
+            "and stay as the task loads them."
+        )
     if sealing := _sealing(experiment):
         typer.echo(sealing)
     noise = [plan.mechanism.noise_multiplier for plan in prepared.plans if plan.mechanism]

@@ -3,7 +3,7 @@
 experiment.toml    resolved settings
 history.jsonl      a line a round, flushed; its schema is `RoundRecord`
 checkpoint.safetensors   what `--resume` goes on from, replaced as a whole after every round
-model.safetensors  the final model
+model.safetensors  the final model, without its base
 summary.json       the outcome (`RunSummary`); written last, so its presence means "finished"
 """
 
@@ -39,6 +39,8 @@ class Checkpoint:
 
     round: int
     tensors: dict[str, np.ndarray]
+    base: str | None = None
+    """The digest of the base of the model, which is not among the tensors."""
 
 
 class RunFolder:
@@ -144,14 +146,25 @@ class RunFolder:
         with (self.path / HISTORY).open("a", encoding="utf-8") as file:
             file.write(entry.line() + "\n")
 
-    def save_checkpoint(self, round_: int, tensors: Tensors) -> None:
-        """Replace the checkpoint by the state after `round_`."""
-        self._replace_tensors(CHECKPOINT, tensors, {"round": str(round_)})
+    def check_base(self, checkpoint: Checkpoint, base: str | None) -> None:
+        """ExperimentError when the run here was begun with a model of another base."""
+        if checkpoint.base != base:
+            raise ExperimentError(
+                f"{self.path} was begun with {_base(checkpoint.base)}, and the task now loads "
+                f"{_base(base)}; --resume needs the same"
+            )
 
-    def save_model(self, tensors: Tensors) -> None:
-        """Write the final model, a tensor for each name of its state dict."""
+    def save_checkpoint(self, round_: int, tensors: Tensors, *, base: str | None = None) -> None:
+        """Replace the checkpoint by the state after `round_`; `base` is the digest of the base."""
+        self._replace_tensors(CHECKPOINT, tensors, {"round": str(round_), **_named_base(base)})
+
+    def save_model(self, tensors: Tensors, *, base: str | None = None) -> None:
+        """Write what trained of the final model, a tensor for each name of its state dict.
+
+        `base` is the digest of the rest, which the task loads.
+        """
         # The mark that loaders of PyTorch models look for.
-        self._replace_tensors(MODEL, tensors, {"format": "pt"})
+        self._replace_tensors(MODEL, tensors, {"format": "pt", **_named_base(base)})
 
     def save_summary(self, summary: RunSummary) -> None:
         """Write the outcome, which ends the run."""
@@ -168,13 +181,41 @@ class RunFolder:
         with safe_open(demand_file(path), framework="np") as file:
             # safetensors' file has keys() and cannot be iterated over.
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return Checkpoint(round=int(file.metadata()["round"]), tensors=tensors)
+            facts = file.metadata()
+            return Checkpoint(int(facts["round"]), tensors, facts.get("base"))
 
     def _replace_tensors(self, name: str, tensors: Tensors, metadata: dict[str, str]) -> None:
         # safetensors writes memory as it lies.
         whole = {key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}
-        with replacing(self.path / name) as part:  # a copy of a model in memory is saved
-            save_file(whole, part, metadata=metadata)
+        save_tensors(self.path / name, whole, metadata)
+
+
+def save_tensors(path: Path, tensors: Tensors, metadata: dict[str, str]) -> None:
+    """Write a safetensors file as a whole; equal content makes equal bytes."""
+    with replacing(path) as part:  # a copy of a model in memory is saved
+        save_file(dict(tensors), part, metadata=metadata)
+        if len(metadata) > 1:
+            _order(part)
+
+
+def _order(path: Path) -> None:
+    """Put the metadata in order: safetensors writes several facts in an order of chance."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        written = json.loads(file.read(size))
+        written["__metadata__"] = dict(sorted(written["__metadata__"].items()))
+        header = json.dumps(written, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(header) <= size:  # as ever, but for names that JSON may write in two ways
+            file.seek(8)
+            file.write(header.ljust(size))
+
+
+def _named_base(digest: str | None) -> dict[str, str]:
+    return {} if digest is None else {"base": digest}
+
+
+def _base(digest: str | None) -> str:
+    return "a model without a base" if digest is None else f"a base of digest {digest[:12]}"
 
 
 def _differing(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

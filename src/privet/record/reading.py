@@ -63,6 +63,7 @@ def read_run(folder: Path) -> Run:
         job=_job(_parse_json(folder, "job.json")),
         first_rounds=held.first_rounds,
         chosen=summary.validation if summary else None,
+        model=summary.model if summary else None,
     )
 
 

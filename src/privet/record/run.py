@@ -19,7 +19,13 @@ from privet.privacy.ledger import History, read_history, verify
 from privet.privacy.policy import Policy, PolicyError, explain
 from privet.record.history import RoundRecord, SiloEvaluation
 from privet.record.schema import Recorded
-from privet.record.summary import ChosenModel, ClaimedEpsilon, EncryptionFacts, SpentSeconds
+from privet.record.summary import (
+    ChosenModel,
+    ClaimedEpsilon,
+    EncryptionFacts,
+    ModelFacts,
+    SpentSeconds,
+)
 
 POLICY = "policy.toml"
 
@@ -250,6 +256,8 @@ class Run:
     """Rounds with which a simulation was begun, where that is known."""
     chosen: ChosenModel | None = None
     """Of a finished run with [validation]: whose model its figures are about."""
+    model: ModelFacts | None = None
+    """What of the model trained; unknown before the end and in older folders."""
 
     def section(self, name: str) -> Mapping[str, Any]:
         """The settings under `[name]`, empty when there are none."""

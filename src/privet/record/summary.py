@@ -94,6 +94,19 @@ class ChosenModel(Recorded):
     metrics: Figures
 
 
+class ModelFacts(Recorded):
+    """Numbers of the model: what trains and what does not."""
+
+    trained: NonNegativeInt
+    """In parameters that train."""
+    sent: NonNegativeInt
+    """That travel: those, and buffers that are averaged."""
+    base: NonNegativeInt
+    """In the base, which stays as the task loads it and does not travel."""
+    base_digest: str | None
+    """What server and silos compared; null without a base."""
+
+
 class SpentSeconds(Recorded):
     """`total` is the wall time of the process that wrote the summary; the others are sums over all
     rounds of what `RoundSeconds` says."""
@@ -123,6 +136,8 @@ class RunSummary(Recorded):
     stopped: EarlyEnd | None
     epsilon: ClaimedEpsilon | None
     encryption: EncryptionFacts | None
+    model: ModelFacts | None = None
+    """Earlier versions did not say."""
     seconds: SpentSeconds
     client_updates: NonNegativeInt
     client_updates_per_second: float | None

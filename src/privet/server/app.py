@@ -12,11 +12,11 @@ from flwr.app import Context
 from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 
+from privet.base import Base
 from privet.errors import DataError, ExperimentError
 from privet.experiment import Experiment
 from privet.privacy.encryption import make_cipher
 from privet.privacy.encryption.keys import load_roster
-from privet.randomness import stream, torch_seed
 from privet.record.folder import RunFolder
 from privet.record.history import RoundRecord, Watch
 from privet.server.choosing import BestModel, refuse_validation
@@ -26,11 +26,12 @@ from privet.server.models import ClearModel, GlobalModel
 from privet.server.rounds import Coordinator, RunOutcome, SiloMemory
 from privet.server.sealing import OpenModel, SealedModel
 from privet.server.start import begin_from
-from privet.server.summary import summarise
+from privet.server.summary import facts_of, summarise
 from privet.strategies import Strategy, load_strategy
 from privet.tasks import Examples, Task, load_task
 from privet.tasks.datasets import TABLE, demand_schema
 from privet.tasks.files import data_folder
+from privet.tasks.task import constant_buffers, seeded_model
 from privet.vectors import FlatModel
 
 
@@ -100,31 +101,36 @@ def run(grid: Grid, context: Context, hosting: Hosting) -> None:
         folder.create(experiment)
     start = time.perf_counter()
     run_name = hosting.run or f"run-{context.run_id}"
-    first = initial_model(
+    flat = first_model(
         task, experiment, data_dir=data_folder(hosting.data_dir), held=not hosting.simulated
     )
-    model = _global_model(grid, experiment, strategy, first, roster, hosting.open_model, run_name)
-    del first  # its memory is the model's own
+    if checkpoint is not None:
+        folder.check_base(checkpoint, flat.base.digest)
+    evaluate = None if measured is None else Evaluator(task, measured, flat)
+    facts = facts_of(flat)
+    model = _global_model(grid, experiment, strategy, flat, roster, hosting.open_model, run_name)
+    del flat  # without an evaluator nobody needs a second model in memory
     coordinator = Coordinator(
         grid,
         experiment,
         strategy,
         model,
         folder=folder,
-        evaluate=None if measured is None else Evaluator(task, measured),
+        evaluate=evaluate,
         watch=hosting.watch,
         memory=hosting.memory,
         identify=hosting.identify,
         best=_best_model(experiment, hosting.validation),
     )
-    outcome = coordinator.run(checkpoint)
+    outcome, tested = coordinator.run(checkpoint), None
     if outcome.weights is not None:
-        final = FlatModel(task.model(), outcome.weights)
-        state = final.module.state_dict()
-        folder.save_model({name: value.numpy() for name, value in state.items()})
-    tested = _tested(outcome, task, test)
+        final = evaluate.model if evaluate else _flat(seeded_model(task, experiment.seed), task)
+        final.load(outcome.weights)
+        tensors = {name: value.numpy() for name, value in final.state().items()}
+        folder.save_model(tensors, base=facts.base_digest)
+        tested = _tested(outcome, task, test, final)
     seconds = time.perf_counter() - start
-    folder.save_summary(summarise(experiment, outcome, tested, seconds=seconds))
+    folder.save_summary(summarise(experiment, outcome, facts, tested, seconds=seconds))
 
 
 def _test_data(task: Task, hosting: Hosting) -> Examples | None:
@@ -155,11 +161,13 @@ def _best_model(experiment: Experiment, validation: Examples | None) -> BestMode
     return BestModel(records=len(validation), patience=experiment.validation.patience)
 
 
-def _tested(outcome: RunOutcome, task: Task, test: Examples | None) -> Scores | None:
+def _tested(
+    outcome: RunOutcome, task: Task, test: Examples | None, model: FlatModel
+) -> Scores | None:
     """How good the model is that was chosen: the one time that test records are looked at."""
     if outcome.best is None or outcome.weights is None or test is None:
         return None
-    return Evaluator(task, test)(outcome.weights)
+    return Evaluator(task, test, model)(outcome.weights)
 
 
 def _path(value: object) -> Path | None:
@@ -170,15 +178,14 @@ def _global_model(
     grid: Grid,
     experiment: Experiment,
     strategy: Strategy,
-    first: torch.nn.Module,
+    model: FlatModel,
     roster: Path | None,
     open_model: OpenModel | None,
     run_name: str,
 ) -> GlobalModel:
-    model = FlatModel(first)
-    weights = model.vector()
+    weights, base = model.vector(), model.base.digest
     if experiment.encryption is None:
-        return ClearModel(strategy, weights, experiment)
+        return ClearModel(strategy, weights, experiment, base=base)
     if roster is None:
         raise ExperimentError(
             "[encryption] needs the roster of the silos' identity keys: set the run config's roster"
@@ -189,6 +196,7 @@ def _global_model(
         weights,
         run=run_name,
         sizes=model.sizes,
+        base=base,
         cipher=make_cipher(experiment.encryption.scheme, profile=experiment.encryption.profile),
         identities=load_roster(roster),
         two_models=strategy.has_momentum,
@@ -224,16 +232,26 @@ def initial_model(
     """The task's model with weights that follow from the seed, or from the file of [start].
 
     The file is looked for in `data_dir`; where it is a server's (`held`), no path leads out of it.
-    ExperimentError for a file that does not fit the model, or is another one than was agreed on.
+    ExperimentError for a file that does not fit the model, or is another one than was agreed on,
+    and for one with another base than the task's: silos would not have it.
     """
-    # Of the CPU alone: by default torch starts every accelerator to save its state.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(torch_seed(stream(experiment.seed, "weights")))
-        model = task.model()
+    model = seeded_model(task, experiment.seed)
     if experiment.start is not None:
         state = model.state_dict(keep_vars=True)
-        begin_from(experiment.start, state, data_dir=data_dir, held=held)
+        base = Base.of(model, constant_buffers(task))
+        begin_from(experiment.start, state, data_dir=data_dir, held=held, base=base.ids)
     return model
+
+
+def first_model(
+    task: Task, experiment: Experiment, *, data_dir: Path | None = None, held: bool = False
+) -> FlatModel:
+    """The same, flat."""
+    return _flat(initial_model(task, experiment, data_dir=data_dir, held=held), task)
+
+
+def _flat(model: torch.nn.Module, task: Task) -> FlatModel:
+    return FlatModel(model, constant=constant_buffers(task))
 
 
 # Under Flower itself, whose runs bring their own code: there is nothing to keep from them.

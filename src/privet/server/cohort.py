@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from flwr.app import Message, RecordDict
+from flwr.app import Message
 from flwr.serverapp import Grid
 
 from privet.errors import ExperimentError
@@ -13,7 +13,7 @@ from privet.experiment import Experiment
 from privet.randomness import coin
 from privet.record.history import RoundRecord
 from privet.server.tally import Tally
-from privet.wire import ENROL, UNUSABLE, WAITING, Enrolment, Failure
+from privet.wire import ENROL, UNUSABLE, WAITING, Enrolment, EnrolRequest, Failure
 
 
 @dataclass(frozen=True)
@@ -156,17 +156,21 @@ class Cohort:
 
 
 def enrol(
-    grid: Grid, experiment: Experiment, identify: IdentifyNode | None = None
+    grid: Grid,
+    experiment: Experiment,
+    identify: IdentifyNode | None = None,
+    base: str | None = None,
 ) -> tuple[Cohort, list[Failure]]:
     """Ask every node; whoever cannot take part is left out of the run, with the reason.
 
-    With `identify` names and indices are what it gives; else what the silos state.
+    With `identify` names and indices are what it gives; else what the silos state. `base` is the
+    digest of what the model does not train.
 
     ExperimentError when fewer than federation.min_silos can; Absent if that may pass. Unapproved
     while a holder's decision is waited for, however many silos can.
     """
     cohort = Cohort(experiment, {})
-    failures = invite(grid, experiment, cohort, identify)
+    failures = invite(grid, experiment, cohort, identify, base)
     if waiting := sorted(each.silo for each in failures if each.stage == WAITING):
         raise Unapproved(f"for approval at {', '.join(waiting)}")
     reason = failures[0].told if failures else "no silo answered"
@@ -181,13 +185,18 @@ def enrol(
 
 
 def invite(
-    grid: Grid, experiment: Experiment, cohort: Cohort, identify: IdentifyNode | None = None
+    grid: Grid,
+    experiment: Experiment,
+    cohort: Cohort,
+    identify: IdentifyNode | None = None,
+    base: str | None = None,
 ) -> list[Failure]:
     """Ask the nodes that have not answered yet; those that can are added to `cohort`."""
     unanswered = cohort.unanswered(grid.get_node_ids())
     if not unanswered:
         return []
-    messages = [Message(RecordDict(), node, ENROL) for node in unanswered]
+    request = EnrolRequest(base).to_records()
+    messages = [Message(request, node, ENROL) for node in unanswered]
     enrolled: dict[int, Enrolment] = {}
     failures = []
     silent, timeout = set(unanswered), max(experiment.round_timeout, _LEAST_TO_ENROL)

@@ -11,7 +11,7 @@ from torch import Tensor
 from privet.errors import DataError
 from privet.privacy.mechanisms import ExampleLoss
 from privet.tasks import Examples, Task
-from privet.tasks.task import task_errors
+from privet.tasks.task import constant_buffers, task_errors
 from privet.vectors import FlatModel, Vector
 
 _BATCH = 512
@@ -37,16 +37,18 @@ class Scores:
 class Evaluator:
     """Evaluates weights on fixed test records."""
 
-    def __init__(self, task: Task, test: Examples) -> None:
+    def __init__(self, task: Task, test: Examples, model: FlatModel | None = None) -> None:
+        """`model` is one of the task's that nobody else uses meanwhile; unset: a new one."""
         if len(test) == 0:
             raise DataError("the test data have no records")
         self._task = task
         self._test = test
-        self._model = FlatModel(task.model().eval())
+        self.model = model or FlatModel(task.model(), constant=constant_buffers(task))
+        self.model.module.eval()
 
     def __call__(self, weights: Vector) -> Scores:
         """Evaluate `weights`, shape (d,)."""
-        self._model.load(weights)
+        self.model.load(weights)
         with task_errors("the model or a metric fails on the test records"):
             outputs = self._outputs()
             everything = self._measure(outputs, self._test.targets)
@@ -58,7 +60,7 @@ class Evaluator:
     def _outputs(self) -> Tensor:
         with torch.no_grad():
             return torch.cat(
-                [self._model.module(part) for part in torch.split(self._test.inputs, _BATCH)]
+                [self.model.module(part) for part in torch.split(self._test.inputs, _BATCH)]
             )
 
     def _measure(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:

@@ -21,6 +21,9 @@ Tensors = Mapping[str, np.ndarray]
 class GlobalModel(Protocol):
     """What the rounds ask of it. One round is `prepare`, `open`, `add` for each reply, `close`."""
 
+    base: str | None
+    """The digest of what the model does not train; None of a model that trains whole."""
+
     def prepare(self, round_: int, cohort: Cohort) -> list[Failure]:
         """Whatever silos need beforehand; who could not be given it."""
 
@@ -76,9 +79,16 @@ class ClearModel:
 
     seconds: float | None = None
 
-    def __init__(self, strategy: Strategy, weights: Vector, experiment: Experiment) -> None:
+    def __init__(
+        self,
+        strategy: Strategy,
+        weights: Vector,
+        experiment: Experiment,
+        *,
+        base: str | None = None,
+    ) -> None:
         self._strategy, self._experiment = strategy, experiment
-        self._weights = weights
+        self._weights, self.base = weights, base
         self._round: Round | None = None
 
     def prepare(self, round_: int, cohort: Cohort) -> list[Failure]:  # noqa: ARG002
@@ -135,7 +145,7 @@ class ClearModel:
 
     def evaluation(self, round_: int, silo: str) -> RecordDict:  # noqa: ARG002
         """The same for every silo."""
-        return EvaluateRequest(round_, self._weights).to_records()
+        return EvaluateRequest(round_, self._weights, base=self.base).to_records()
 
     def traffic(self) -> tuple[int, int]:
         """None."""

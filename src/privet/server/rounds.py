@@ -89,7 +89,7 @@ class Coordinator:
         It ends early, with the model so far, when too few silos are willing to go on, or validation
         has found no better model for long enough.
         """
-        cohort, absent = enrol(self._grid, self._experiment, self._identify)
+        cohort, absent = enrol(self._grid, self._experiment, self._identify, self._model.base)
         # Once more: of the silos that were planned for, some may not have enrolled.
         self._strategy.check_silos(len(cohort))
         first = 1
@@ -119,7 +119,9 @@ class Coordinator:
 
     def _round(self, round_: int, cohort: Cohort) -> None:
         tally = Tally(self._model.seconds)
-        tally.failures += invite(self._grid, self._experiment, cohort, self._identify)
+        tally.failures += invite(
+            self._grid, self._experiment, cohort, self._identify, self._model.base
+        )
         tally.failures += self._model.prepare(round_, cohort)
         asked = [node for node in cohort.draw(round_) if self._model.admits(cohort.name(node))]
         asked = self._model.open(round_, asked=asked, cohort=cohort, failures=tally.failures)
@@ -157,6 +159,7 @@ class Coordinator:
             weights=self._model.weights,
             extras=self._strategy.broadcast(),
             noise_multiplier=cohort.noise_floor(),
+            base=self._model.base,
         ).to_records()
         tally.down = len(asked) * payload_bytes(request)
         for node in asked:
@@ -230,7 +233,7 @@ class Coordinator:
             tensors |= self._best.tensors()
         if self._memory is not None:
             tensors |= {f"silo.{name}": value for name, value in self._memory.save().items()}
-        self._folder.save_checkpoint(round_, tensors)
+        self._folder.save_checkpoint(round_, tensors, base=self._model.base)
         # Last: whatever a watcher raises finds the round whole on disk.
         self._watch(entry)
 

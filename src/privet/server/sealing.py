@@ -112,18 +112,20 @@ class SealedModel:
         sizes: Sequence[int],
         cipher: Cipher,
         identities: Roster,
+        base: str | None = None,
         two_models: bool = False,
         open_model: OpenModel | None = None,
     ) -> None:
         """`run` is what silos know the run as; `sizes` are those of the tensors in `weights`.
 
-        `two_models`: the rule remembers the model before the last one.
+        `base`: the digest of what the model does not train. `two_models`: the rule remembers the
+        model before the last one.
         """
         assert experiment.encryption is not None
         self._grid, self._experiment, self._run = grid, experiment, run
         self._encryption: EncryptionSettings = experiment.encryption
         self._cipher, self._identities = cipher, identities
-        self._open_model = open_model
+        self._open_model, self.base = open_model, base
         self._first, self._sizes, self._two = weights, tuple(sizes), two_models
         self._size = weights.size
         self._state = _State()
@@ -188,7 +190,7 @@ class SealedModel:
         plan = RoundPlan(
             session=self._session,
             round=round_,
-            job=job_digest(self._experiment),
+            job=job_digest(self._experiment, self.base),
             model=self._digest(),
             noise=noise_text(noise),
             threshold=self._encryption.least_sum,
@@ -255,7 +257,7 @@ class SealedModel:
     def evaluation(self, round_: int, silo: str) -> RecordDict:
         """The message that has this silo measure the model; it may have to be sent it."""
         public = None if self._state.confirmations else self._first
-        return EvaluateRequest(round_, public, self._sealed_for(silo)).to_records()
+        return EvaluateRequest(round_, public, self._sealed_for(silo), base=self.base).to_records()
 
     def traffic(self) -> tuple[int, int]:
         """Bytes of models and sums down and up since it was last asked."""

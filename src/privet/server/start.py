@@ -7,7 +7,7 @@ silo opens none: it is sent the first model, and knows by the experiment which f
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -51,17 +51,24 @@ def ordered(experiment: Experiment, *, data_dir: Path | None) -> Experiment:
 
 
 def begin_from(
-    start: StartSettings, state: Mapping[str, Tensor], *, data_dir: Path | None, held: bool
+    start: StartSettings,
+    state: Mapping[str, Tensor],
+    *,
+    data_dir: Path | None,
+    held: bool,
+    base: Collection[int] = (),
 ) -> None:
     """Set the tensors of a model's `state`, by their names, to those of the file.
 
-    `held`: the file lies in the data folder of a server, and a job names it. Raises ExperimentError
-    that names the first tensor that does not fit; the state may then be changed in part.
+    `held`: the file lies in the data folder of a server, and a job names it. `base`: the ids of
+    tensors that every silo loads by the task; the file need not have them, and can change none.
+    Raises ExperimentError that names the first tensor that does not fit; the state may then be
+    changed in part.
     """
     content = _content(start, data_dir, held=held)
     _demand_same(start, content)
     tensors = _tensors(start, content)
-    _demand_fitting(start, state, tensors)
+    _demand_fitting(start, state, tensors, base)
     with torch.no_grad():
         for name, tensor in tensors.items():
             state[name].copy_(tensor)
@@ -107,12 +114,18 @@ def _tensors(start: StartSettings, content: bytes) -> dict[str, Tensor]:
 
 
 def _demand_fitting(
-    start: StartSettings, state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+    start: StartSettings,
+    state: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
+    base: Collection[int],
 ) -> None:
     # One tensor can have several names, and a file then has some of them.
     given = {id(state[name]) for name in tensors if name in state}
     for name, own in state.items():
-        told = _misfit(own, tensors.get(name), given=id(own) in given)
+        found = tensors.get(name)
+        told = _misfit(own, found, given=id(own) in given or id(own) in base)
+        if not told and found is not None and id(own) in base and not torch.equal(found, own):
+            told = "is of the base, which the task loads, and is another one there: leave it out"
         if told:
             raise ExperimentError(f"start.file = {start.file!r}: tensor {name!r} {told}")
     for name in tensors:

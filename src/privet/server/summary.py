@@ -7,6 +7,7 @@ from privet.record.summary import (
     ClaimedEpsilon,
     CrossCheckFigures,
     EarlyEnd,
+    ModelFacts,
     RunSummary,
     SpentSeconds,
     StartFacts,
@@ -18,12 +19,28 @@ from privet.record.summary import (
 from privet.server.accounts import Accounts
 from privet.server.evaluation import Scores
 from privet.server.rounds import RunOutcome
+from privet.vectors import FlatModel
 
 ACCOUNTANT = "PLD (unsampled Gaussians: exact), add-or-remove-one-record adjacency"
 
 
+def facts_of(model: FlatModel) -> ModelFacts:
+    """What of the model trains, travels and stays."""
+    return ModelFacts(
+        trained=sum(parameter.numel() for parameter in model.parameters),
+        sent=sum(model.sizes),
+        base=len(model.base),
+        base_digest=model.base.digest,
+    )
+
+
 def summarise(
-    experiment: Experiment, outcome: RunOutcome, tested: Scores | None, *, seconds: float
+    experiment: Experiment,
+    outcome: RunOutcome,
+    model: ModelFacts,
+    tested: Scores | None,
+    *,
+    seconds: float,
 ) -> RunSummary:
     """`seconds` is the wall time of this process's part of the run; `tested` is what a model that
     was chosen by validation is like on test records."""
@@ -45,6 +62,7 @@ def summarise(
         stopped=EarlyEnd(round=last.round, reason=outcome.stopped) if outcome.stopped else None,
         epsilon=_epsilon(outcome.accounts, outcome.silos),
         encryption=outcome.encryption,
+        model=model,
         seconds=SpentSeconds(
             total=seconds,
             training=seconds_in("training", outcome.rounds) or 0.0,

@@ -2,7 +2,8 @@
 
 Two runs of one seed that share their noise but nothing else would give the noise away: the
 difference of their models holds none. So a private run's streams are named by everything that
-changes what it releases: all settings, canaries, policy and the records themselves.
+changes what it releases: all settings, canaries, policy, the model's base and the records
+themselves.
 
 A run that is given more rounds keeps its names. Those of a run that had as many from the start are
 others: the two have other models by then, and their difference would hold no noise.
@@ -36,6 +37,8 @@ class Decided:
     """SHA-256 of every silo's records, in their order."""
     first_rounds: int
     """Rounds with which the run was begun, whatever it was given since."""
+    base: str | None = None
+    """The digest of what the model does not train."""
 
     @classmethod
     def of(
@@ -45,7 +48,8 @@ class Decided:
         content = None if policy is None else hashlib.sha256(policy.read_bytes()).hexdigest()
         silos = range(len(place.silos))
         records = tuple(_content(place, index) for index in silos)
-        return cls(canaries, content, records, first_rounds)
+        base = place.model_cache.model().base.digest
+        return cls(canaries, content, records, first_rounds, base)
 
     def plain(self) -> dict[str, Any]:
         """As JSON."""
@@ -64,6 +68,7 @@ class Decided:
             begun = dict(json.loads(read_file(path))) if path.exists() else {}
         except (TypeError, ValueError):
             raise DataError(f"{path} is damaged: it is not a JSON object") from None
+        begun.setdefault("base", None)  # earlier versions sent all of a model
         for name, value in self.plain().items():
             if name not in begun and private:
                 raise ExperimentError(
@@ -90,7 +95,8 @@ class Decided:
         if experiment.privacy is None:
             return ("",) * len(self.data)
         begun = experiment.model_copy(update={"rounds": self.first_rounds})
-        settings = json.dumps([begun.to_toml(), self.canaries, self.policy])
+        base = [] if self.base is None else [self.base]
+        settings = json.dumps([begun.to_toml(), self.canaries, self.policy, *base])
         return tuple(
             hashlib.sha256(f"{settings} {records}".encode()).hexdigest() for records in self.data
         )

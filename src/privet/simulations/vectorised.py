@@ -64,7 +64,7 @@ class Vectorised:
 def pays(prepared: Prepared) -> bool:
     """Whether training silos together is quicker, if it is possible: many silos, a small model."""
     asked = len(prepared.place.silos) * prepared.experiment.federation.participation
-    weights = sum(p.numel() for p in prepared.place.model_cache.model().module.parameters())
+    weights = sum(prepared.place.model_cache.model().sizes)
     return asked >= _FEWEST and weights <= _MOST_WEIGHTS
 
 

@@ -18,7 +18,7 @@ from privet.client.silo import LocalData, load_local_data
 from privet.errors import ExperimentError
 from privet.experiment import Experiment
 from privet.tasks import Examples
-from privet.tasks.task import uncovered
+from privet.tasks.task import constant_buffers, uncovered
 
 
 class Dealt:
@@ -47,6 +47,11 @@ class Dealt:
     def uncovered(self) -> tuple[str, ...]:
         """Of the task `of`."""
         return uncovered(self._local_data.task)
+
+    @property
+    def constant_buffers(self) -> tuple[str, ...]:
+        """Of the task `of`."""
+        return constant_buffers(self._local_data.task)
 
     def model(self) -> nn.Module:
         return self._local_data.task.model()

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 import privet
+from privet.base import Base
 from privet.client.silo import LocalData
 from privet.client.training import plan_round
 from privet.errors import ExperimentError, nearest
@@ -25,6 +26,7 @@ from privet.server.start import with_digest
 from privet.sweeps.dealing import Dealt, OneSilo, dealt, task_settings
 from privet.sweeps.results import Axis, Cell, Kind, Settings, described
 from privet.tasks import Examples, load_task
+from privet.tasks.task import constant_buffers, seeded_model
 
 Buffer: TypeAlias = bytes | memoryview
 
@@ -49,15 +51,20 @@ def setting(experiment: Experiment) -> str:
 
 
 def data_identity(experiment: Experiment, *, data_dir: Path | None) -> str:
-    """A hash over the task's records, for training and testing, and the source of its class."""
+    """A hash over the task's records, for training and testing, the source of its class, and what
+    it loads of a model without training it."""
     task = load_task(
         experiment.task, model=experiment.model, data_dir=data_dir, options=experiment.data
     )
     # A task of one's own may change without its data: its source is part of what decides a result.
     source = inspect.getsourcefile(type(getattr(task, "_task", task)))
     code = Path(source).read_bytes() if source else b""
-    model = str(task.model()).encode()
-    return _digest(code, model, *_content(task.train_data()), *_content(task.test_data()))
+    model = seeded_model(task, experiment.seed)
+    base = Base.of(model, constant_buffers(task)).digest
+    known = [] if base is None else [base.encode()]
+    return _digest(
+        code, str(model).encode(), *known, *_content(task.train_data()), *_content(task.test_data())
+    )
 
 
 def _content(examples: Examples | None) -> Iterator[Buffer]:

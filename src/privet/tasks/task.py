@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from privet.errors import DataError, ExperimentError, ModelError, PrivetError, nearest, words_of
+from privet.randomness import stream, torch_seed
 
 Indices = npt.NDArray[np.int64]
 
@@ -114,13 +115,18 @@ class Task(Protocol):
     policy say that they know. The sentences go into the report. And it may have
     `described: tuple[str, ...]`, lines that `privet simulate` shows before it trains, of what was
     made of the files that it read.
+
+    And it may have `constant_buffers: tuple[str, ...]`, names or patterns ("*.running_mean") of
+    buffers that no training changes. With frozen parameters and what frozen parts keep in buffers
+    they are the model's base (`privet.base`): `model` has to give the same one at every place.
     """
 
     def model(self) -> nn.Module:
         """A fresh model, initialised from torch's global generator (the caller seeds it).
 
         For record-level DP it must treat the examples of a batch apart: GroupNorm or LayerNorm
-        instead of BatchNorm, and no parameters shared between layers.
+        instead of BatchNorm, and no parameters shared between layers. What is frozen
+        (requires_grad=False) is neither trained nor sent; a BatchNorm in it stays as it is.
         """
         ...
 
@@ -231,6 +237,22 @@ def occurrences(contents: Iterable[Hashable]) -> list[int]:
         found.append(seen[content])
         seen[content] += 1
     return found
+
+
+def seeded_model(task: Task, seed: int) -> nn.Module:
+    """The task's model with weights that follow from the experiment's seed.
+
+    At every end the same, so that a base that is drawn and not read is the same as well.
+    """
+    # Of the CPU alone: by default torch starts every accelerator to save its state.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch_seed(stream(seed, "weights")))
+        return task.model()
+
+
+def constant_buffers(task: Task) -> tuple[str, ...]:
+    """Names or patterns of buffers that the task declares to be of the base; usually none."""
+    return tuple(getattr(task, "constant_buffers", ()))
 
 
 def uncovered(task: Task) -> tuple[str, ...]:

@@ -7,6 +7,8 @@
     evaluate, up    "metrics": what the silo's policy lets out           "released": how each left
     query.enrol     a silo says its name, the noise multiplier it needs, and rounds it can afford
 
+A model's base does not travel: "task" names it by its digest, in all three.
+
 With encryption silos keep the model, and "sealed" takes the place of "update": bytes that only
 their sum can be opened of. The keys for that travel as `query.offer` (a silo's fresh public key),
 `query.make` (the elected silo gets all offers and answers with the key, wrapped for each other
@@ -41,6 +43,7 @@ from privet.wire.records import (
 from privet.wire.rounds import (
     ENROL,
     Enrolment,
+    EnrolRequest,
     EvaluateReply,
     EvaluateRequest,
     TrainReply,
@@ -65,6 +68,7 @@ __all__ = [
     "TAKE",
     "UNUSABLE",
     "WAITING",
+    "EnrolRequest",
     "Enrolment",
     "ErrorReply",
     "EvaluateReply",

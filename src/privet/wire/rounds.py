@@ -35,9 +35,11 @@ class TrainRequest:
     extras: Mapping[str, Vector] = field(default_factory=dict)
     noise_multiplier: float | None = None
     """A floor under the silo's own noise multiplier (`calibrate = "shared"`)."""
+    base: str | None = None
+    """The digest of the base of the server's model; None of a model without one."""
 
     def to_records(self) -> RecordDict:
-        task = ConfigRecord({"round": self.round})
+        task = ConfigRecord({"round": self.round, **_named_base(self.base)})
         if self.noise_multiplier is not None:
             task["noise-multiplier"] = self.noise_multiplier
         records = RecordDict({"task": task})
@@ -54,6 +56,7 @@ class TrainRequest:
             weights=weights,
             extras=extras,
             noise_multiplier=None if floor is None else cast(float, floor),
+            base=_base_in(task),
         )
 
 
@@ -113,9 +116,12 @@ class EvaluateRequest:
     weights: Vector | None
     """Global model, shape (d,); None when it comes sealed."""
     sealed: Sealed | None = None
+    base: str | None = None
+    """As in a TrainRequest."""
 
     def to_records(self) -> RecordDict:
-        records = RecordDict({"task": ConfigRecord({"round": self.round})})
+        task = ConfigRecord({"round": self.round, **_named_base(self.base)})
+        records = RecordDict({"task": task})
         put_model(records, self.weights, {})
         if self.sealed is not None:
             self.sealed.put(records)
@@ -123,8 +129,9 @@ class EvaluateRequest:
 
     @classmethod
     def from_records(cls, records: RecordDict) -> EvaluateRequest:
-        round_ = cast(int, record_of(records, "task", ConfigRecord)["round"])
-        return cls(round_, model_of(records)[0], Sealed.of(records))
+        task = record_of(records, "task", ConfigRecord)
+        round_, weights = cast(int, task["round"]), model_of(records)[0]
+        return cls(round_, weights, Sealed.of(records), _base_in(task))
 
 
 @dataclass(frozen=True)
@@ -174,6 +181,25 @@ class EvaluateReply:
 
 
 @dataclass(frozen=True)
+class EnrolRequest:
+    """Asks a silo whether it takes part."""
+
+    base: str | None = None
+    """As in a TrainRequest."""
+
+    def to_records(self) -> RecordDict:
+        if self.base is None:
+            return RecordDict()
+        return RecordDict({"task": ConfigRecord({"base": self.base})})
+
+    @classmethod
+    def from_records(cls, records: RecordDict) -> EnrolRequest:
+        if "task" not in records:
+            return cls()
+        return cls(_base_in(record_of(records, "task", ConfigRecord)))
+
+
+@dataclass(frozen=True)
 class Enrolment:
     """How a silo introduces itself before the first round."""
 
@@ -207,6 +233,16 @@ class Enrolment:
             noise_multiplier=None if noise is None else cast(float, noise),
             rounds=None if rounds is None else cast(int, rounds),
         )
+
+
+def _named_base(digest: str | None) -> dict[str, str]:
+    return {} if digest is None else {"base": digest}
+
+
+def _base_in(task: ConfigRecord) -> str | None:
+    digest = task.get("base")
+    _check(digest is None or isinstance(digest, str), "no digest of a base")
+    return cast("str | None", digest)
 
 
 def _check(holds: bool, fault: str) -> None:

@@ -19,10 +19,11 @@ FIRST_CLAMP = 0.5
 _TITLE = "privet model 1"
 
 
-def job_digest(experiment: Experiment) -> bytes:
-    """32 bytes, equal for all who were given the same settings."""
+def job_digest(experiment: Experiment, base: str | None) -> bytes:
+    """32 bytes, equal for all who were given the same settings and loaded the same base."""
     (text,) = experiment.to_run_config().values()
-    return hashlib.sha256(text.encode()).digest()
+    # Settings hold no zero byte.
+    return hashlib.sha256(text.encode() + (f"\0{base}".encode() if base else b"")).digest()
 
 
 def noise_text(multiplier: float | None) -> str:

@@ -125,6 +125,46 @@ def test_many_steps_are_those_of_bare_opacus():
     assert not torch.allclose(flat(ours), flat(build()), atol=1e-2)
 
 
+@pytest.mark.filterwarnings("ignore:Full backward hook")
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+def test_a_step_behind_a_frozen_base_is_that_of_opacus_on_its_features(noise):
+    """BatchNorm and dropout rest; noise is drawn for the head alone, from the same source."""
+    made = plan(noise_multiplier=noise, steps=5)
+    ours = build(based)
+    before = [each.clone() for each in (*ours[0].parameters(), *ours[0].buffers())]
+    with privatise(ours, sgd(ours), plan=made, noise=seeded()) as private:
+        for _ in range(5):
+            one_pass(private, INPUTS, TARGETS)
+        assert not ours[0][1].training
+        assert all(not hasattr(p, "grad_sample") for p in ours[0].parameters())
+    assert ours[0][1].training  # as it was given
+    after = (*ours[0].parameters(), *ours[0].buffers())
+    assert all(torch.equal(each, now) for each, now in zip(before, after, strict=True))
+    base, head = build(based)
+    with torch.no_grad():
+        features = base.eval()(INPUTS)
+    if noise:  # as in a training of the head alone
+        with privatise(head, sgd(head), plan=made, noise=seeded()) as private:
+            for _ in range(5):
+                one_pass(private, features, TARGETS)
+        assert torch.equal(flat(ours[1]), flat(head))
+        return
+    wrapped = GradSampleModule(head)
+    optimizer = DPOptimizer(
+        sgd(head), noise_multiplier=0.0, max_grad_norm=made.clip, expected_batch_size=5
+    )
+    for _ in range(5):
+        optimizer.zero_grad()
+        F.cross_entropy(wrapped(features), TARGETS).backward()
+        optimizer.step()
+    assert torch.allclose(flat(ours[1]), flat(head), atol=1e-4)
+
+
+def based():
+    base = nn.Sequential(nn.Linear(12, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(0.5))
+    return nn.Sequential(base.requires_grad_(False), nn.Linear(8, 3))
+
+
 @given(
     exponent=st.floats(-6, 15),
     clip=st.floats(1e-3, 1e3),

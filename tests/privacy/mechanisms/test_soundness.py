@@ -8,6 +8,7 @@ from opacus.layers import DPGRU, DPLSTM, DPRNN
 from torch import nn
 from torch.nn import functional as F
 
+from privet.base import Base
 from privet.errors import ModelError
 from privet.privacy.mechanisms import (
     ExampleLoss,
@@ -80,6 +81,37 @@ def test_a_layer_that_voids_the_guarantee_is_named_with_the_fix(layer, kind, fix
     assert f"'1.1' ({kind})" in message
     assert fix in message
     assert "\n" not in message
+
+
+def test_a_frozen_part_at_rest_needs_no_gradients_of_its_own():
+    part = nn.Sequential(nn.Linear(12, 8), nn.BatchNorm1d(8), nn.BatchNorm1d(8, affine=False))
+    model = nn.Sequential(frozen(part), nn.Linear(8, 3))
+    check(model)
+    with pytest.raises(ModelError, match=r"'0\.1' \(BatchNorm1d\) mixes the examples"):
+        check_model(model.train())  # as it is, the batch would be mixed
+    check_model(Base.of(model).train(), Base.of(model))
+    layer = nn.LSTM(12, 9, 2, batch_first=True, dropout=0.5, proj_size=8)
+    check(nn.Sequential(frozen(layer), _First(), nn.Linear(8, 3)), ExampleType((5, 12)))
+
+
+class _First(nn.Module):
+    def forward(self, outputs):
+        return outputs[0][:, -1]
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.BatchNorm1d(8, track_running_stats=False), nn.Embedding(9, 8, max_norm=1.0)]
+)
+def test_what_moves_or_mixes_though_it_is_frozen_is_refused(layer):
+    with pytest.raises(ModelError, match=r"mixes the examples|renormalises its weights"):
+        check_model(Base.of(with_layer(frozen(layer))).train())
+
+
+def test_statistics_that_are_declared_constant_do_not_make_a_batchnorm_train():
+    model = nn.Sequential(nn.Linear(12, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+    base = Base.of(model, ["1.*"])
+    with pytest.raises(ModelError, match=r"use nn\.GroupNorm"):
+        check_training(model, ExampleLoss(F.cross_entropy), LIKE, base=base)
 
 
 def test_shared_parameters_are_named():

@@ -38,13 +38,12 @@ from privet.experiment import Experiment
 from privet.privacy.accounting.events import Segment
 from privet.privacy.mechanisms import DpSgd
 from privet.privacy.mechanisms.batched import NotBatchable, OptimizerSettings
-from privet.server.app import initial_model
+from privet.server.app import first_model
 from privet.simulations.vectorised import chain_for
 from privet.strategies import load_strategy
 from privet.strategies.strategy import Strategy
 from privet.tasks import Examples
 from privet.tasks.files import data_folder
-from privet.vectors import FlatModel
 
 
 def largest_claim(run: Evidence) -> tuple[str, float]:
@@ -74,7 +73,7 @@ def case_of(run: Evidence, silo: str) -> Case:
         chain = chain_for(data, loss)
     except NotBatchable as reason:
         raise DataError(f"such models cannot be trained many at once: {reason}") from None
-    flat = FlatModel(initial_model(data.task, experiment, data_dir=data_folder(None)))
+    flat = first_model(data.task, experiment, data_dir=data_folder(None))
     targets = torch.cat([each.targets for each in data.silos])
     clip = rounds[0].plan.clip
     training = experiment.training

@@ -96,9 +96,8 @@ def _scaled(
 
 
 def _norm(inputs: Tensor, targets: Tensor, flat: FlatModel, loss: ExampleLoss) -> float:
-    parameters = list(flat.module.parameters())
     with torch.enable_grad():
-        gradients = torch.autograd.grad(loss(flat.module(inputs), targets), parameters)
+        gradients = torch.autograd.grad(loss(flat.module(inputs), targets), flat.parameters)
     return float(torch.cat([gradient.flatten() for gradient in gradients]).norm())
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from privet.base import Base
 from privet.errors import ModelError, PrivacyError
 from privet.privacy.mechanisms.canaries import CanaryBlock
 from privet.privacy.mechanisms.losses import ExampleLoss
@@ -62,6 +63,7 @@ def privatise(
     plan: DpSgd,
     noise: NoiseSource,
     block: CanaryBlock | None = None,
+    base: Base | None = None,
 ) -> Iterator[PrivateStep]:
     """Train `model` with DP-SGD as `plan` says while the block lasts.
 
@@ -72,7 +74,8 @@ def privatise(
     of `optimizer`: they then act on the noisy gradient. While the block lasts `optimizer` itself
     refuses to step; afterwards model and optimizer are as before, without hooks.
 
-    With `block` its canaries take part, those of each batch as `block.apart` says.
+    With `block` its canaries take part, those of each batch as `block.apart` says. Frozen parts are
+    held in evaluation mode meanwhile; `base` is the model's, with what its task declares constant.
 
     Raises ModelError for a model that cannot be trained so (see check_model), an optimizer over
     other parameters, and, at the end, state that training changed; PrivacyError for a model that
@@ -81,11 +84,12 @@ def privatise(
     # Imported late: Opacus takes 4 to 5 s of processor time, and not every run is private.
     from privet.privacy.mechanisms.per_example import PerExampleModule, PrivateOptimizer
 
-    check_model(model)
+    base = base or Base.of(model)
+    check_model(model, base)
     _check_belong_together(model, optimizer)
-    before = reachable(model, trained=False)
+    before, digest = reachable(model, trained=False, but=base.ids), base.digest
     wrapped = PerExampleModule(model)
-    with _stepped(optimizer, block):
+    with _stepped(optimizer, block), _held(base):
         private = PrivateOptimizer(optimizer, model=wrapped, plan=plan, noise=noise, block=block)
         # The caller still holds the bare optimizer: its step() would release gradients unprotected.
         hook = optimizer.register_step_pre_hook(private.guard)
@@ -97,9 +101,22 @@ def privatise(
             wrapped.close()
             optimizer.zero_grad(set_to_none=True)
     # Only now: check_model looks at the layers and sees nothing of what a pass on records changes.
-    after = reachable(model, trained=False)
+    after = reachable(model, trained=False, but=base.ids)
     if path := changed(before, {path: after.get(path) for path in before}):
         raise ModelError(STATE_MOVED.format(path))
+    if digest is not None:
+        base.check()
+
+
+@contextmanager
+def _held(base: Base) -> Iterator[None]:
+    modes = [(module, module.training) for part in base.held for module in part.modules()]
+    base.hold()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 @contextmanager

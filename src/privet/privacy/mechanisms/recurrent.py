@@ -24,7 +24,7 @@ Replaced = list[tuple[nn.Module, str, nn.Module]]
 
 
 def stand_ins(model: nn.Module) -> Replaced:
-    """Put a stand-in into the place of each of torch's recurrent layers in `model`.
+    """Put a stand-in into the place of each of torch's recurrent layers in `model` that trains.
 
     Raises ModelError for one with hooks. What stand-ins cannot do, `check_model` has refused:
     projections, and dropout between layers, which Opacus' apply at every step.
@@ -33,11 +33,15 @@ def stand_ins(model: nn.Module) -> Replaced:
     replaced: Replaced = []
     for holder in list(model.modules()):
         for name, layer in list(holder._modules.items()):
-            if layer is not None and type(layer) in _KINDS:
+            if layer is not None and type(layer) in _KINDS and _trains(layer):
                 made[layer] = made.get(layer) or _stand_in(layer)  # type: ignore[arg-type]
                 holder._modules[name] = made[layer]
                 replaced.append((holder, name, layer))
     return replaced
+
+
+def _trains(layer: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in layer.parameters())
 
 
 def restore(replaced: Replaced) -> None:

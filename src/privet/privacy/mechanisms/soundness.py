@@ -9,13 +9,12 @@ verdict. What cannot be compared is refused.
 
 from __future__ import annotations
 
-import copy
 import inspect
 import pickle
 import sys
 from array import array
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from types import CodeType, FunctionType, MethodType, ModuleType
@@ -29,6 +28,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from privet.base import Base
 from privet.errors import ModelError
 from privet.privacy.mechanisms.examples import ExampleType
 from privet.privacy.mechanisms.gradients import Sums
@@ -59,21 +59,27 @@ _FIXES = {
 }
 
 
-def check_model(model: nn.Module) -> None:
+def check_model(model: nn.Module, base: Base | None = None) -> None:
     """Raise ModelError, with the layer's path and the fix, for what its layers show to be unfit.
 
     That is: any BatchNorm and anything that tracks running statistics, trained or frozen, affine or
     not; a layer that renormalises its weights (max_norm); parameters that two layers share;
     parameters that are not float32 or not yet initialised; layers that Opacus refuses; and a model
     with nothing to train. What a model does, `check_training` looks at.
+
+    A frozen part in evaluation mode, where `base` holds it, needs no gradients of its own and may
+    use statistics that it has: of its layers only those that renormalise are unfit.
     """
+    held = {id(module) for part in (base.held if base else ()) for module in part.modules()}
     for path, module in model.named_modules():
-        if problem := _problem(module):
+        if problem := _problem(module, resting=_rests(module, held=id(module) in held)):
             raise ModelError(f"layer {_named(path, module)} {problem}")
     _check_parameters(model)
 
 
-def check_training(model: nn.Module, loss: ExampleLoss, like: ExampleType) -> None:
+def check_training(
+    model: nn.Module, loss: ExampleLoss, like: ExampleType, *, base: Base | None = None
+) -> None:
     """Raise ModelError unless DP-SGD's claim holds for `model` and `loss` on examples `like` these.
 
     The model is looked at as `check_model` does, and then run: no state that a module can reach
@@ -84,40 +90,60 @@ def check_training(model: nn.Module, loss: ExampleLoss, like: ExampleType) -> No
     verdict is for a whole training. Random draws are held at fixed values meanwhile (dropout
     keeps everything). For the loss see `ExampleLoss.check`; it may keep nothing from one call to
     the next. No record is read; the model and torch's random state stay as they are.
+
+    `base` is the model's, with what its task declares constant; frozen parts are held in evaluation
+    mode, as they are in training. Copies have the very tensors of the base: memory does not grow.
     """
-    check_model(model)
+    base = base or Base.of(model)
+    check_model(model, base)
     with _threads_for(model):
-        outputs = _probe(model, like)
+        outputs = _probe(base, like)
         before = _held_by_loss(loss.loss)
         loss.check(outputs, like)
     if path := changed(before, _held_by_loss(loss.loss)):
         raise ModelError(STATE_MOVED.format(path).replace("the model runs", "the loss is taken"))
 
 
-def check_evaluation(model: nn.Module, like: ExampleType) -> None:
+def check_evaluation(model: nn.Module, like: ExampleType, *, base: Base | None = None) -> None:
     """Raise ModelError unless one record moves nobody else's outputs in evaluation mode.
 
     Looked at as in `check_training`, for figures that are released with noise.
     """
     with _threads_for(model):
-        _probe(model, like, training=False)
+        _probe(base or Base.of(model), like, training=False)
 
 
-def _probe(model: nn.Module, like: ExampleType, *, training: bool = True) -> Tensor:
+def _probe(base: Base, like: ExampleType, *, training: bool = True) -> Tensor:
     """What the model puts out for made-up inputs, (4, ...), if nothing is wrong with it."""
+    before = base.digest
     try:
-        twin = copy.deepcopy(model).train(training)
+        return _probed(base, like, training=training)
+    finally:
+        # Copies have the tensors of the base itself: what a pass does to them is found here.
+        try:
+            if before is not None:
+                base.check()
+        finally:
+            for tensor in base.tensors.values():
+                tensor.requires_grad_(False)
+
+
+def _probed(base: Base, like: ExampleType, *, training: bool) -> Tensor:
+    model = base.module
+    try:
+        twin = base.twin()
+        twin = Base.of(twin, base.constant).train() if training else twin.eval()
     except Exception as error:
         raise ModelError(f"the model cannot be copied: {_said(error)}") from error
-    if path := changed(reachable(model), reachable(twin)):
+    if path := changed(reachable(model, but=base.ids), reachable(twin, but=base.ids)):
         raise ModelError(f"a copy of the model differs from it in {path!r}: what runs is not seen")
     candidates = list(like.made_up())
     with torch.random.fork_rng(devices=[]), _WithoutChance():  # type: ignore[no-untyped-call]
-        accepted = _accepted(twin, candidates)
+        accepted = _accepted(base, twin, candidates)
         # Not only where training begins: a weight of zero may hide what it will let through.
-        for place, tried in ((_elsewhere(twin), accepted[:1]), (twin, accepted)):
+        for place, tried in ((_elsewhere(base, twin), accepted[:1]), (twin, accepted)):
             for inputs in tried:
-                _check_state(place, inputs)
+                _check_state(base, place, inputs)
             outputs = [_check_rows(place, inputs) for inputs in tried]
             if training:
                 _check_gradients(place, tried[0], outputs[0])
@@ -131,11 +157,11 @@ def _threads_for(model: nn.Module) -> AbstractContextManager[None]:
     return one_thread() if small else nullcontext()
 
 
-def _elsewhere(twin: nn.Module) -> nn.Module:
+def _elsewhere(base: Base, twin: nn.Module) -> nn.Module:
     """A copy with other weights of usual size, and declared counters far on."""
-    moved, drawn = copy.deepcopy(twin), np.random.default_rng(1)
+    moved, drawn = base.twin(twin), np.random.default_rng(1)
     with torch.no_grad():
-        for parameter in moved.parameters():
+        for parameter in _trainable(moved, base):
             fan_in = parameter.numel() / (len(parameter) if parameter.dim() > 1 else 1)
             size = 0.5 / max(fan_in if parameter.dim() > 1 else 1.0, 1.0) ** 0.5
             step = torch.from_numpy(np.asarray(drawn.normal(scale=size, size=parameter.shape)))
@@ -147,16 +173,19 @@ def _elsewhere(twin: nn.Module) -> nn.Module:
     return moved
 
 
-def reachable(model: nn.Module, *, trained: bool = True) -> dict[str, Any]:
+def reachable(
+    model: nn.Module, *, trained: bool = True, but: Collection[int] = ()
+) -> dict[str, Any]:
     """Every value that the model's modules hold, by its path: tensors (copied), arrays, numbers.
 
-    Without `trained` parameters are left out that training is to change.
+    Without `trained` parameters are left out that training is to change, and so are the values of
+    tensors whose ids are in `but`: those of a base, which has a digest.
     """
     found: dict[str, Any] = {}
     tensors = (*_named_tensors(model),)
     for path, tensor in tensors:
         found[f"{path}.requires_grad"] = tensor.requires_grad
-        if trained or not tensor.requires_grad:
+        if (trained or not tensor.requires_grad) and id(tensor) not in but:
             found[path] = tensor.detach().clone()
     seen = {id(tensor) for _, tensor in tensors} | {id(module) for module in model.modules()}
     for path, module in model.named_modules():
@@ -176,10 +205,21 @@ def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _problem(module: nn.Module) -> str | None:
+def _rests(module: nn.Module, *, held: bool) -> bool:
+    """Whether nothing of it trains, and it is in evaluation mode or will be."""
+    trained = [parameter.requires_grad for parameter in module.parameters()]
+    return (held or (not module.training and bool(trained))) and not any(trained)
+
+
+def _problem(module: nn.Module, *, resting: bool) -> str | None:
     """What is wrong with this layer alone, and the fix."""
     if getattr(module, "max_norm", None) is not None:
         return "renormalises its weights by what it looks up: leave out max_norm"
+    # In training mode frozen ones too, and in any without statistics: they mix the batch.
+    if isinstance(module, _BatchNorm) and not (resting and module.running_mean is not None):
+        return "mixes the examples of a batch and records their statistics: use nn.GroupNorm"
+    if resting:
+        return None
     if getattr(module, "scale_grad_by_freq", False):
         return "divides gradients by counts over the batch: leave out scale_grad_by_freq"
     if isinstance(module, _ConvNd) and module.padding_mode != "zeros" and _pads(module):
@@ -187,9 +227,6 @@ def _problem(module: nn.Module) -> str | None:
             f"pads by {module.padding_mode!r}, which its per-example gradients leave out: pad in a "
             "layer before"
         )
-    # Frozen layers too: a frozen BatchNorm in training mode still mixes the batch.
-    if isinstance(module, _BatchNorm):
-        return "mixes the examples of a batch and records their statistics: use nn.GroupNorm"
     if getattr(module, "track_running_stats", False):
         return "records statistics of the data without noise: set track_running_stats=False"
     if isinstance(module, nn.RNNBase):
@@ -266,12 +303,12 @@ def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0]}"
 
 
-def _accepted(twin: nn.Module, candidates: list[Tensor]) -> list[Tensor]:
+def _accepted(base: Base, twin: nn.Module, candidates: list[Tensor]) -> list[Tensor]:
     """Those inputs that the model takes; ModelError when it takes none."""
     accepted, problems = [], []
     for inputs in candidates:
         try:
-            _outputs(copy.deepcopy(twin), inputs)
+            _outputs(base.twin(twin), inputs)
         except ModelError:
             raise
         except Exception as error:
@@ -295,30 +332,30 @@ def _outputs(model: nn.Module, inputs: Tensor) -> Tensor:
     return output
 
 
-def _check_state(twin: nn.Module, inputs: Tensor) -> None:
+def _check_state(base: Base, twin: nn.Module, inputs: Tensor) -> None:
     """Large weights bring out what acts on them alone, such as a norm that is held down."""
     for scale in (1.0, 1000.0):
-        model = copy.deepcopy(twin)
+        model = base.twin(twin)
         with torch.no_grad():
-            for parameter in model.parameters():
+            for parameter in _trainable(model, base):
                 parameter.mul_(scale)
-        before = reachable(model)
+        before = reachable(model, but=base.ids)
         for given in (torch.zeros_like(inputs), inputs):  # zeros may look like the first state
             with torch.enable_grad():
                 output = model(given)
                 if output.requires_grad:
                     output.sum().backward()
             model.zero_grad(set_to_none=True)
-            if (path := changed(before, reachable(model))) is not None:
+            if (path := changed(before, reachable(model, but=base.ids))) is not None:
                 raise ModelError(STATE_MOVED.format(path))
-    _check_counters(twin, inputs)
+    _check_counters(base, twin, inputs)
 
 
-def _check_counters(twin: nn.Module, inputs: Tensor) -> None:
+def _check_counters(base: Base, twin: nn.Module, inputs: Tensor) -> None:
     """What a class declares as a counter must count alike whatever the inputs are."""
     ends = []
     for given in (inputs, torch.zeros_like(inputs)):
-        model = copy.deepcopy(twin)
+        model = base.twin(twin)
         _outputs(model, given)
         ends.append(_declared(model))
     if (path := changed(*ends)) is not None:
@@ -458,8 +495,10 @@ def _by_hooks(twin: nn.Module, inputs: Tensor, direction: Tensor) -> list[Tensor
     return found
 
 
-def _trainable(model: nn.Module) -> list[nn.Parameter]:
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+def _trainable(model: nn.Module, base: Base | None = None) -> list[nn.Parameter]:
+    # A pass may have flipped what is of the base, and it is the very tensor of the model.
+    known = base.ids if base else ()
+    return [each for each in model.parameters() if each.requires_grad and id(each) not in known]
 
 
 def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

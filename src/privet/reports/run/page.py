@@ -305,6 +305,10 @@ def _costs(run: Run) -> Iterator[Figure]:
         yield Figure("Encryption", duration(run.seconds.encryption), where)
     evaluation = seconds_in("evaluation", run.rounds) or 0.0
     yield Figure("Evaluation", duration(evaluation), "on held-out records")
+    if (model := run.model) and model.base:
+        everything, digest = model.trained + model.base, (model.base_digest or "")[:12]
+        where = f"of {everything:,}; the base, of digest {digest}, did not travel"
+        yield Figure("Numbers that train", f"{model.trained:,}", where)
     down = sum(entry.bytes.down for entry in run.rounds)
     up = sum(entry.bytes.up for entry in run.rounds)
     rounds = max(len(run.trained), 1)
