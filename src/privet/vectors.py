@@ -7,6 +7,7 @@ buffers (BatchNorm's batch counter) stay where they are.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,8 @@ class FlatModel:
         self.base: Base = Base.of(module, constant)
         self.parameters = tuple(p for p in module.parameters() if p.requires_grad)
         """Those that train."""
+        self.trained = tuple(n for n, p in module.named_parameters() if p.requires_grad)
+        """Their names."""
         if self.base.tensors and not self.parameters:
             raise ModelError("the model has no trainable parameter: all of them are frozen")
         tensors = dict(_state(module, self.base))
@@ -92,6 +95,11 @@ class FlatModel:
         whole = self.module.state_dict(keep_vars=True)
         own = {name: tensor for name, tensor in whole.items() if id(tensor) not in self.base.ids}
         return {name: tensor.detach() for name, tensor in own.items()}
+
+    def marks(self) -> dict[str, bytes]:
+        """For each trained parameter a digest of its numbers: two that differ have moved."""
+        tensors = zip(self.trained, self.parameters, strict=True)
+        return {n: hashlib.sha256(p.detach().numpy().data).digest() for n, p in tensors}
 
     def _check(self, vector: Vector) -> None:
         if vector.shape != self._memory.shape:

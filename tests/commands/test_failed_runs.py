@@ -43,6 +43,20 @@ class OnlyOutside(nn.Linear):
         if self.training:
             raise KeyError("age")
         return super().forward(x)
+
+class Detached(Fine):
+    def loss(self, outputs, targets):
+        return super().loss(outputs.detach() + 0 * outputs, targets)
+
+class Beside(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head, self.beside = nn.Linear(4, 2), nn.Linear(4, 2)
+    def forward(self, x):
+        return self.head(x) + 0.0 * self.beside(x)
+
+class Partly(Fine):
+    def model(self): return Beside()
 """
 
 
@@ -106,3 +120,17 @@ def test_an_error_of_a_tasks_own_code_names_its_line(folder: Path) -> None:
         "zero (own.py, line 24)"
     )
     assert "Traceback" not in done.stderr
+
+
+def test_a_run_in_which_nothing_trains_says_so_and_exits_1(folder: Path) -> None:
+    done = run(folder, "Detached")
+    assert done.returncode == 1
+    assert "privet: nothing was trained: every number of the model is where it" in done.stderr
+    assert (folder / "out/report.html").exists()
+    assert json.loads((folder / "out/summary.json").read_text())["model"]["nothing_trained"]
+
+
+def test_tensors_that_stay_are_named_in_a_run_that_trains(folder: Path) -> None:
+    done = run(folder, "Partly")
+    assert done.returncode == 0
+    assert "warning: beside.weight, beside.bias: every number is where it started" in done.stderr

@@ -45,6 +45,8 @@ SUMMARY: dict[str, Any] = {
         "sent": 10,
         "base": 5,
         "base_digest": "ab",
+        "still": [],
+        "nothing_trained": None,
     },
     "seconds": {"total": 3.0, "training": 2.0, "aggregation": 0.5, "encryption": None},
     "client_updates": 3,

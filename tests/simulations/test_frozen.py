@@ -27,6 +27,7 @@ from privet.randomness import numpy_generator, stream
 from privet.reports.run import write_report
 from privet.server.rounds import Coordinator
 from privet.simulations.grid import InProcessGrid
+from privet.simulations.prepare import prepare
 from privet.simulations.run import simulate
 from privet.vectors import FlatModel
 from rounds_written import history
@@ -120,6 +121,8 @@ def test_the_run_says_what_trains_and_keeps_nothing_else(tmp_path: Path) -> None
         "sent": 27,
         "base": 137,
         "base_digest": base.digest,
+        "still": [],
+        "nothing_trained": None,
     }
     assert json.loads((tmp_path / "summary.json").read_text())["model"] == summary["model"]
     model = load_file(tmp_path / "model.safetensors")
@@ -385,6 +388,36 @@ def test_no_gradient_is_kept_of_what_is_frozen() -> None:
         assert tensor.grad is None
         assert getattr(tensor, "grad_sample", None) is None
     assert sum(p.numel() for p in ResNet18(model=None, data_dir=None).model().parameters()) > 11e6
+
+
+def test_a_run_in_which_nothing_moves_says_so(tmp_path: Path) -> None:
+    model = simulate(experiment("Detached"), out=tmp_path)["model"]
+    assert model["still"] == ["1.weight", "1.bias"]
+    assert model["nothing_trained"].startswith("nothing was trained: every number of the model is")
+    assert "no gradient" in model["nothing_trained"]
+
+
+@pytest.mark.parametrize("more", [PRIVATE, {**SEALED, "federation.silos": 2}], ids=["dp", "sealed"])
+def test_a_loss_without_gradients_is_refused_where_nobody_could_see_it(
+    tmp_path: Path, more: dict[str, Any]
+) -> None:
+    """Noise moves every number, and the sums of others are not to be read."""
+    with pytest.raises(PrivetError, match="no parameter gets a gradient from the loss"):
+        simulate(experiment("Detached", **more), out=tmp_path / "run")
+
+
+def test_single_tensors_that_stay_are_named(tmp_path: Path) -> None:
+    still = ["beside.weight", "beside.bias"]
+    summary = simulate(experiment("PartlyDetached"), out=tmp_path)
+    assert summary["model"]["still"] == still
+    assert summary["model"]["nothing_trained"] is None
+    # With noise they move: what is said then comes of made-up examples, before any record is read.
+    private = prepare(experiment("PartlyDetached", **PRIVATE))
+    [warning] = [each for each in private.warnings if "no gradient" in each]
+    assert warning.startswith("beside.weight, beside.bias: ")
+    assert not any(
+        "no gradient" in each for each in prepare(experiment("Head", **PRIVATE)).warnings
+    )
 
 
 def test_a_run_begins_from_what_another_trained_of_the_same_base(tmp_path: Path) -> None:

@@ -230,3 +230,26 @@ def resnet18(classes: int) -> nn.Sequential:
             _Block(outputs, outputs, 1),
         ]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, classes))
+
+
+class Detached(Head):
+    """Its loss gives nothing any gradient."""
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return super().loss(outputs.detach() + 0 * outputs, targets)
+
+
+class PartlyDetached(Head):
+    """A layer that takes part in the pass, and whose gradient is zero whatever the inputs are."""
+
+    def model(self) -> nn.Module:
+        return _Beside()
+
+
+class _Beside(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.beside = nn.Linear(WIDTH, CLASSES), nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(inputs) + 0.0 * self.beside(inputs)

@@ -102,8 +102,11 @@ def enrol(message: Message, context: Context) -> Answer:
     # Now and not in the first round: who cannot train is left out before anybody has spent.
     with _stage("plan"):
         silo.demand_base(request.base)
+        loss = loss_of(silo.task, experiment.training)
         if experiment.privacy is not None:
-            silo.local.check(loss_of(silo.task, experiment.training), experiment.privacy)
+            silo.local.check(loss, experiment.privacy)
+        elif experiment.encryption is not None:  # nobody but silos could see that nothing moves
+            silo.local.demand_gradient(loss)
         plan = plan_round(experiment, n_records=silo.n_records)
     with _stage(REFUSED):
         prospects = guard.check(experiment, silo, plan)

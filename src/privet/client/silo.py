@@ -20,7 +20,7 @@ from flwr.app import Context
 from torch import nn
 
 from privet.base import BaseDiffers
-from privet.errors import DataError, PrivacyError
+from privet.errors import DataError, ModelError, PrivacyError
 from privet.experiment import Experiment, FederationSettings, PrivacySettings
 from privet.privacy.ledger import Fingerprint, SiloKey, fingerprint_of
 from privet.privacy.mechanisms import (
@@ -31,6 +31,7 @@ from privet.privacy.mechanisms import (
     SystemNoise,
     check_evaluation,
     check_training,
+    unreached,
 )
 from privet.randomness import stream
 from privet.tasks import Examples, Task, check_examples, load_task
@@ -83,6 +84,7 @@ class LocalData:
     """Of a simulation with [validation]: what its coordinator has of all silos' records."""
     _fingerprints: dict[int, Fingerprint] = field(default_factory=dict, repr=False)
     _sound: set[ExampleLoss | None] = field(default_factory=set, repr=False)
+    _unreached: dict[ExampleLoss, tuple[str, ...]] = field(default_factory=dict, repr=False)
 
     @property
     def example_type(self) -> ExampleType:
@@ -107,7 +109,24 @@ class LocalData:
         if loss not in self._sound:
             flat = self.model_cache.model()
             check_training(flat.module, loss, self.example_type, base=flat.base)
+            self.demand_gradient(loss)
             self._sound.add(loss)
+
+    def demand_gradient(self, loss: ExampleLoss) -> None:
+        """ModelError where made-up examples give no parameter a gradient: nothing would train."""
+        if self.unreached(loss) == self.model_cache.model().trained:
+            raise ModelError(
+                "no parameter gets a gradient from the loss, on made-up examples: nothing would "
+                "train (is something detached, or computed without gradients?)"
+            )
+
+    def unreached(self, loss: ExampleLoss) -> tuple[str, ...]:
+        """Names of trained parameters that get no gradient on made-up examples; found once."""
+        if loss not in self._unreached:
+            self._unreached[loss] = unreached(
+                self.model_cache.model().base, loss, self.example_type
+            )
+        return self._unreached[loss]
 
     def check_evaluation(self) -> None:
         """ModelError unless a record moves its own outputs alone, which noise on counts needs."""

@@ -109,7 +109,7 @@ def simulate(
     # Last, so that the figures and the report are there to look at; but no script takes it for
     # success.
     _demand_agreement(summary)
-    _demand_training(summary)
+    _demand_training(summary, quiet=quiet)
 
 
 @contextmanager
@@ -292,7 +292,14 @@ def _demand_agreement(summary: dict[str, Any]) -> None:
         raise typer.Exit(1)
 
 
-def _demand_training(summary: dict[str, Any]) -> None:
+def _demand_training(summary: dict[str, Any], *, quiet: bool) -> None:
     if not summary["client_updates"]:
         typer.secho("privet: nobody trained: the model is as it was made", err=True, fg="red")
         raise typer.Exit(1)
+    model = summary["model"]
+    if said := model["nothing_trained"]:
+        typer.secho(f"privet: {said}", err=True, fg="red")
+        raise typer.Exit(1)
+    if model["still"] and not quiet:
+        named = ", ".join(model["still"])
+        _warn([f"{named}: every number is where it started: no gradient reached them"])

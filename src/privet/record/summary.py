@@ -105,6 +105,11 @@ class ModelFacts(Recorded):
     """In the base, which stays as the task loads it and does not travel."""
     base_digest: str | None
     """What server and silos compared; null without a base."""
+    still: list[str] | None
+    """Trained parameters whose numbers are all where they started; null where the coordinator
+    cannot read the model. With noise on updates everything moves."""
+    nothing_trained: str | None
+    """A sentence, if those are all of them though updates came."""
 
 
 class SpentSeconds(Recorded):

@@ -26,7 +26,7 @@ from privet.server.models import ClearModel, GlobalModel
 from privet.server.rounds import Coordinator, RunOutcome, SiloMemory
 from privet.server.sealing import OpenModel, SealedModel
 from privet.server.start import begin_from
-from privet.server.summary import facts_of, summarise
+from privet.server.summary import facts_of, summarise, with_still
 from privet.strategies import Strategy, load_strategy
 from privet.tasks import Examples, Task, load_task
 from privet.tasks.datasets import TABLE, demand_schema
@@ -107,7 +107,7 @@ def run(grid: Grid, context: Context, hosting: Hosting) -> None:
     if checkpoint is not None:
         folder.check_base(checkpoint, flat.base.digest)
     evaluate = None if measured is None else Evaluator(task, measured, flat)
-    facts = facts_of(flat)
+    facts, marks = facts_of(flat), flat.marks()
     model = _global_model(grid, experiment, strategy, flat, roster, hosting.open_model, run_name)
     del flat  # without an evaluator nobody needs a second model in memory
     coordinator = Coordinator(
@@ -128,6 +128,7 @@ def run(grid: Grid, context: Context, hosting: Hosting) -> None:
         final.load(outcome.weights)
         tensors = {name: value.numpy() for name, value in final.state().items()}
         folder.save_model(tensors, base=facts.base_digest)
+        facts = with_still(facts, marks, final, outcome)
         tested = _tested(outcome, task, test, final)
     seconds = time.perf_counter() - start
     folder.save_summary(summarise(experiment, outcome, facts, tested, seconds=seconds))

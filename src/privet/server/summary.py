@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from privet.experiment import Experiment
 from privet.record.summary import (
     ClaimedEpsilon,
@@ -25,13 +27,35 @@ ACCOUNTANT = "PLD (unsampled Gaussians: exact), add-or-remove-one-record adjacen
 
 
 def facts_of(model: FlatModel) -> ModelFacts:
-    """What of the model trains, travels and stays."""
+    """What of the model trains, travels and stays, before the run."""
     return ModelFacts(
         trained=sum(parameter.numel() for parameter in model.parameters),
         sent=sum(model.sizes),
         base=len(model.base),
         base_digest=model.base.digest,
+        still=None,
+        nothing_trained=None,
     )
+
+
+def with_still(
+    facts: ModelFacts, first: Mapping[str, bytes], last: FlatModel, outcome: RunOutcome
+) -> ModelFacts:
+    """The same after the run: which parameters of `last` have the marks that they had at first.
+
+    Nothing where validation chose the first model of all, whatever the others were.
+    """
+    if outcome.best and outcome.best.entry and not outcome.best.entry.round:
+        return facts
+    still = [name for name, mark in last.marks().items() if first[name] == mark]
+    updated = any(entry.participants for entry in outcome.rounds)
+    if len(still) < len(first) or not updated:  # that nobody trained is another matter
+        return facts.model_copy(update={"still": still})
+    said = (
+        "nothing was trained: every number of the model is where it started; its parameters get "
+        "no gradient, or none that moves them"
+    )
+    return facts.model_copy(update={"still": still, "nothing_trained": said})
 
 
 def summarise(

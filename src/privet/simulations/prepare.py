@@ -44,6 +44,11 @@ class Prepared:
                 f"privacy.delta = {privacy.delta:g} is not below 1/{max(sizes)}, one over the "
                 "records of the largest silo: such a delta allows a record to be published whole"
             )
+        if privacy is not None and (unreached := self.place.unreached(self.loss)):
+            warnings.append(
+                f"{', '.join(unreached)}: no gradient reaches them on made-up examples, so they "
+                "will get noise and learn nothing; freeze them (requires_grad_(False))"
+            )
         batch_size = self.experiment.training.batch_size
         small = sum(size < batch_size for size in sizes)
         if small:

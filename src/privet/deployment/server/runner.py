@@ -19,6 +19,7 @@ from privet.errors import ExperimentError, PrivetError
 from privet.experiment import Experiment
 from privet.record.folder import RunFolder
 from privet.record.history import RoundRecord, Watch, look_away
+from privet.record.summary import read_summary
 from privet.server import app
 from privet.server.cohort import Absent, Unapproved
 
@@ -179,6 +180,9 @@ class Runner:
                 live.id, _SERVER_NODE, {}, RecordDict(), {**experiment.to_run_config()}
             )
             app.run(self._grid, context, hosting)
+        summary = read_summary(job.run)
+        if summary and summary.model and summary.model.nothing_trained:
+            raise PrivetError(summary.model.nothing_trained)
 
     def _begin(self, job: Job) -> None:
         if not job.become("running", start=True):

@@ -6,6 +6,7 @@ from privet.privacy.mechanisms.examples import ExampleType
 from privet.privacy.mechanisms.losses import ExampleLoss
 from privet.privacy.mechanisms.noise import NoiseSource, SeededNoise, SystemNoise
 from privet.privacy.mechanisms.plan import DpSgd, NoisyShare, local_steps, sampling_rate
+from privet.privacy.mechanisms.reach import unreached
 from privet.privacy.mechanisms.soundness import check_evaluation, check_model, check_training
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "local_steps",
     "privatise",
     "sampling_rate",
+    "unreached",
 ]

@@ -141,7 +141,7 @@ def _probed(base: Base, like: ExampleType, *, training: bool) -> Tensor:
     with torch.random.fork_rng(devices=[]), _WithoutChance():  # type: ignore[no-untyped-call]
         accepted = _accepted(base, twin, candidates)
         # Not only where training begins: a weight of zero may hide what it will let through.
-        for place, tried in ((_elsewhere(base, twin), accepted[:1]), (twin, accepted)):
+        for place, tried in ((elsewhere(base, twin), accepted[:1]), (twin, accepted)):
             for inputs in tried:
                 _check_state(base, place, inputs)
             outputs = [_check_rows(place, inputs) for inputs in tried]
@@ -157,7 +157,7 @@ def _threads_for(model: nn.Module) -> AbstractContextManager[None]:
     return one_thread() if small else nullcontext()
 
 
-def _elsewhere(base: Base, twin: nn.Module) -> nn.Module:
+def elsewhere(base: Base, twin: nn.Module) -> nn.Module:
     """A copy with other weights of usual size, and declared counters far on."""
     moved, drawn = base.twin(twin), np.random.default_rng(1)
     with torch.no_grad():
