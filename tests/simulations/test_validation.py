@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -16,13 +17,13 @@ from privet import Examples, Execution, Experiment, PrivetError, sweep
 from privet.audits import audit
 from privet.client.silo import LocalData
 from privet.privacy.accounting.tuning import RandomRuns
-from privet.record.history import RoundRecord
+from privet.record.history import RoundRecord, look_away
 from privet.reports.run import write_report
 from privet.server import app
 from privet.server.choosing import BestModel, best_of
 from privet.server.evaluation import Evaluator
 from privet.simulations.prepare import prepare
-from privet.simulations.run import simulate
+from privet.simulations.run import run_prepared, simulate
 from privet.sweeps.results import findings
 from privet.vectors import FlatModel
 from rounds_written import a_round, history
@@ -285,3 +286,24 @@ def test_private_tuning_chooses_by_validation(tmp_path: Path) -> None:
         for c in done
     }
     assert len(sizes) == 1
+
+
+def test_other_records_for_validation_are_no_going_on(tmp_path: Path) -> None:
+    """They would choose another model; the silos' own records are the same."""
+
+    def stop(_: RoundRecord) -> None:
+        raise Stop
+
+    setup, out = experiment(rounds=2), tmp_path / "run"
+    with pytest.raises(Stop):
+        simulate(setup, out=out, watch=stop)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    prepared = prepare(setup)
+    apart = prepared.place.validation
+    assert apart is not None
+    changed = replace(prepared.place, validation=apart.take(slice(1, None)))
+    again = replace(prepared, place=changed)
+    with pytest.raises(PrivetError, match="begun with the validation records of digest"):
+        run_prepared(again, out=out, execution=Execution(), resume=True, watch=look_away)
+    assert {path: path.read_bytes() for path in before} == before
+    run_prepared(prepared, out=out, execution=Execution(), resume=True, watch=look_away)

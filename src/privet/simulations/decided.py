@@ -23,6 +23,7 @@ from privet.client.silo import LocalData
 from privet.errors import DataError, ExperimentError
 from privet.experiment import Experiment
 from privet.files import read_file
+from privet.tasks import Examples
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class Decided:
     """Rounds with which the run was begun, whatever it was given since."""
     base: str | None = None
     """The digest of what the model does not train."""
+    validation_records: str | None = None
+    """SHA-256 of the records for validation, which choose the result and change no release."""
 
     @classmethod
     def of(
@@ -47,9 +50,12 @@ class Decided:
         """Everything but the experiment, of a run that begins."""
         content = None if policy is None else hashlib.sha256(policy.read_bytes()).hexdigest()
         silos = range(len(place.silos))
-        records = tuple(_content(place, index) for index in silos)
+        records = tuple(
+            _content(place.silos[index], *place.held_out[index : index + 1]) for index in silos
+        )
         base = place.model_cache.model().base.digest
-        return cls(canaries, content, records, first_rounds, base)
+        apart = None if place.validation is None else _content(place.validation)
+        return cls(canaries, content, records, first_rounds, base, apart)
 
     def plain(self) -> dict[str, Any]:
         """As JSON."""
@@ -68,7 +74,8 @@ class Decided:
             begun = dict(json.loads(read_file(path))) if path.exists() else {}
         except (TypeError, ValueError):
             raise DataError(f"{path} is damaged: it is not a JSON object") from None
-        begun.setdefault("base", None)  # earlier versions sent all of a model
+        # Earlier versions sent all of a model, and set no records apart.
+        begun = {"base": None, "validation_records": None, **begun}
         for name, value in self.plain().items():
             if name not in begun and private:
                 raise ExperimentError(
@@ -102,9 +109,9 @@ class Decided:
         )
 
 
-def _content(place: LocalData, index: int) -> str:
+def _content(*parts: Examples) -> str:
     found = hashlib.sha256()
-    for part in (place.silos[index], *place.held_out[index : index + 1]):
+    for part in parts:
         for tensor in (part.inputs, part.targets):
             # Type and shape as well: the same bytes can be other records.
             found.update(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
@@ -115,6 +122,7 @@ def _content(place: LocalData, index: int) -> str:
 def _told(name: str, value: Any) -> str:
     if name == "canaries":
         return f"canaries = {value}"
+    said = name.replace("_", " ")
     if value is None:
-        return f"no {name}"
-    return f"the {name} of digest {value[:12]}"
+        return f"no {said}"
+    return f"the {said} of digest {value[:12]}"
