@@ -18,6 +18,7 @@ from privet.privacy.mechanisms import (
     check_training,
 )
 from privet.privacy.mechanisms.per_example import PerExampleModule
+from privet.privacy.mechanisms.recurrent import restore, stand_ins
 from privet.privacy.mechanisms.soundness import reachable
 
 LIKE = ExampleType((12,))
@@ -68,7 +69,6 @@ class OwnRecurrent(nn.LSTM):
             "track_running_stats=False",
         ),
         (nn.LSTM(8, 8, proj_size=4), "LSTM", "a linear layer behind it"),
-        (nn.GRU(8, 8, num_layers=2, dropout=0.1), "GRU", "nn.Dropout between"),
         (OwnRecurrent(8, 8), "OwnRecurrent", "nn.LSTM"),
         (nn.LSTMCell(8, 8), "LSTMCell", "nn.LSTM"),
         (nn.MultiheadAttention(8, 2), "MultiheadAttention", "DPMultiheadAttention"),
@@ -582,11 +582,12 @@ SHAPES = [
     {"bidirectional": True},
     {"bias": False},
     {"num_layers": 2, "bidirectional": True},
+    {"num_layers": 3, "bidirectional": True, "dropout": 0.3},
 ]
 
 
 @pytest.mark.parametrize("kind", [DPLSTM, DPGRU, DPRNN])
-@pytest.mark.parametrize("options", [*SHAPES, {"num_layers": 2, "dropout": 0.3}])
+@pytest.mark.parametrize("options", SHAPES)
 def test_recurrent_layers_of_opacus_train(kind, options):
     check(Recurrent(kind, **options))
 
@@ -594,7 +595,7 @@ def test_recurrent_layers_of_opacus_train(kind, options):
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN, partial(nn.RNN, nonlinearity="relu")])
 @pytest.mark.parametrize("options", SHAPES)
 def test_recurrent_layers_of_torch_train_and_stay_what_they_are(kind, options):
-    """Opacus' stand in for them meanwhile, on the same parameters."""
+    """Others stand in for them meanwhile, on the same parameters."""
     model = Recurrent(kind, **options)
     layer, before = model.cells, [(name, id(p)) for name, p in model.named_parameters()]
     check(model)
@@ -602,6 +603,25 @@ def test_recurrent_layers_of_torch_train_and_stay_what_they_are(kind, options):
     assert model.cells is layer
     assert [(name, id(p)) for name, p in model.named_parameters()] == before
     assert {*found} == {name for name, _ in before}
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_what_stands_in_for_a_recurrent_layer_does_the_same(kind, batch_first):
+    """States to begin with and those at the end, and weights that a model looks at, included."""
+    torch.manual_seed(2)
+    layer = kind(3, 4, num_layers=2, bidirectional=True, batch_first=batch_first)
+    holder = nn.ModuleList([layer, layer])
+    inputs, hidden = torch.randn(5, 5, 3), torch.randn(4, 5, 4)
+    start = (hidden, torch.randn(4, 5, 4)) if kind is nn.LSTM else hidden
+    wanted = [layer(inputs), layer(inputs, start)]
+    replaced = stand_ins(holder)
+    assert holder[0] is holder[1] is not layer
+    found = [holder[0](inputs), holder[0](inputs, start)]
+    assert holder[0].weight_hh_l1_reverse is layer.weight_hh_l1_reverse
+    restore(replaced)
+    assert holder[0] is holder[1] is layer
+    torch.testing.assert_close(found, wanted)
 
 
 def test_a_recurrent_layer_with_hooks_is_refused_and_put_back():
@@ -613,10 +633,11 @@ def test_a_recurrent_layer_with_hooks_is_refused_and_put_back():
     assert model.cells is layer
 
 
-def test_steps_of_a_recurrent_model_are_those_of_a_loop_over_examples():
-    """One noiseless step: the mean of clipped gradients, each by autograd from torch's layer."""
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_gradients_of_a_recurrent_model_are_those_of_each_example_alone(kind):
+    """By autograd through torch's own layer."""
     torch.manual_seed(3)
-    model, inputs = Recurrent(nn.LSTM), torch.randn(6, 12)
+    model, inputs = Recurrent(kind, num_layers=2, bidirectional=True), torch.randn(6, 12)
     targets = torch.tensor([0, 1, 2, 0, 1, 2])
     for name, found in per_example(model, inputs, targets).items():
         for place in range(6):
@@ -629,13 +650,13 @@ def test_steps_of_a_recurrent_model_are_those_of_a_loop_over_examples():
 
 def per_example(model, inputs, targets=None):
     """By name: the gradients of the parameters, (n, ...), as training gets them."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
     wrapped = PerExampleModule(model.train())
     try:
         outputs = wrapped(inputs)
         labels = torch.zeros(len(inputs), dtype=torch.int64) if targets is None else targets
         F.cross_entropy(outputs, labels).backward()
         parts = wrapped.collect()
-        names = {parameter: name for name, parameter in model.named_parameters()}
         found = {}
         for row in range(len(inputs)):
             sums = {p: torch.zeros_like(p, dtype=torch.float64) for p in names}

@@ -26,7 +26,7 @@ from privet.privacy.mechanisms.gradients import (
 from privet.privacy.mechanisms.grid import Grid, release
 from privet.privacy.mechanisms.noise import NoiseSource
 from privet.privacy.mechanisms.plan import DpSgd
-from privet.privacy.mechanisms.recurrent import restore, stand_ins
+from privet.privacy.mechanisms.recurrent import Gates, StandIn, restore, stand_ins
 
 with untouched_root_logger():
     from opacus.grad_sample import GradSampleModule
@@ -54,6 +54,12 @@ def _layer_norm(
     return {layer.weight: weighted.sum(summed) if summed else weighted}
 
 
+def _gates(
+    layer: Gates, activations: list[Tensor], backprops: Tensor
+) -> dict[nn.Parameter, Tensor]:
+    return layer.gradients(activations[0], backprops)
+
+
 _OPACUS_LAYER_NORM = GradSampleModule.GRAD_SAMPLERS[nn.LayerNorm]
 
 
@@ -68,6 +74,7 @@ class PerExampleModule(GradSampleModule):  # type: ignore[misc]
     GRAD_SAMPLERS = {  # noqa: RUF012 - Opacus' registry, a class attribute there
         **GradSampleModule.GRAD_SAMPLERS,
         nn.LayerNorm: _layer_norm,
+        Gates: _gates,
     }
 
     def __init__(self, model: nn.Module) -> None:
@@ -147,7 +154,7 @@ class PerExampleModule(GradSampleModule):  # type: ignore[misc]
             raise PrivacyError("the model already collects per-example gradients")
         self._module.autograd_grad_sample_hooks = self.autograd_grad_sample_hooks = []
         for module in self.iterate_submodules(self._module):
-            if isinstance(module, RECURRENT):
+            if isinstance(module, (*RECURRENT, StandIn)):
                 continue
             # No rule by hand for this layer: Opacus differentiates it by vmap (slower, as exact).
             if type(module) not in self.GRAD_SAMPLERS:

@@ -245,8 +245,6 @@ def _problem_of_recurrent(module: nn.RNNBase) -> str | None:
         return "is a class of its own over a recurrent layer: hold an nn.LSTM, nn.GRU or nn.RNN"
     if module.proj_size:
         return "gives no per-example gradients with proj_size: use a linear layer behind it"
-    if module.dropout and module.num_layers > 1:
-        return "has dropout inside: use layers of num_layers=1, with nn.Dropout between them"
     return None
 
 
