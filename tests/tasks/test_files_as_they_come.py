@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 
 from privet.errors import DataError, ExperimentError
 from privet.tasks import Examples, load_task
+from privet.tasks.table import Table
 from privet.tasks.task import Task
 
 N = 60
@@ -83,8 +86,15 @@ def in_german(text: str) -> str:
         (CLEAN.encode("latin-1"), {"encoding": "latin-1"}),
         (CLEAN.encode("utf-16"), {"encoding": "utf-16"}),
         (with_column("", [str(i) for i in range(N)]), {"exclude": ["Unnamed: 0"]}),
+        (CLEAN.replace("\n", ",,\n") + ",,,,,\n,,,,,\n", {}),
+        (quoted(CLEAN).replace('"north"', '"north  "').replace('"age"', '"age "'), {}),
+        (CLEAN.replace("ü", "u\u0308"), {}),
+        (in_german(CLEAN).replace("\n", "\r"), {"decimal": ","}),
     ],
-    ids=["tabs", "bars", "german", "quoted", "crlf", "bom", "latin-1", "utf-16", "index"],
+    ids=[
+        *("tabs", "bars", "german", "quoted", "crlf", "bom", "latin-1", "utf-16", "index"),
+        *("empty-cells", "blanks", "umlauts", "mac"),
+    ],
 )
 def test_one_table_written_in_many_ways_is_one_table(
     tmp_path: Path, text: str | bytes, options: dict[str, object]
@@ -173,6 +183,34 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
     "a dash among numbers": (CLEAN.replace(f"\n{AGE[3]},", "\n-,"), "such as '-'; a mark of miss"),
     "None as a class": (CLEAN.replace("north,0", "north,None", 1), "missing_marks = ['None']"),
     "a point as a word": (CLEAN.replace("south", ".", 3), "missing_marks = ['.']"),
+    "no value in German": (CLEAN.replace("north,1", "k.A.,1"), "missing_marks = ['k.A.']"),
+    "no value in SPSS": (CLEAN.replace("north,1", "#NULL!,1"), "missing_marks = ['#NULL!']"),
+    "our own mark": (CLEAN.replace("north,1", "(missing),1"), "missing_marks = ['(missing)']"),
+    "one -999": (CLEAN.replace(f"\n{AGE[3]},", "\n-999,"), "-999 is there 1 times, far"),
+    "97 to 99": (
+        with_column("smokes", [["1", "2", "3", "97", "98", "99"][i % 6] for i in range(N)]),
+        "missing_marks = ['99', '98', '97']",
+    ),
+    "curved marks": (with_column("won", [f"{i + 1}’200.50" for i in range(N)]), "data.thousands"),
+    "a minus behind": (with_column("won", [f"{i}.5-" for i in range(N)]), "looks like a number"),
+    "in brackets": (with_column("won", [f"({i}.50)" for i in range(N)]), "looks like a number"),
+    "a unit": (with_column("mass", [f"{i % 40 + 50} kg" for i in range(N)]), "'50 kg' looks lik"),
+    "dates": (with_column("day", [f"2020-01-{i % 28 + 1:02}" for i in range(N)]), "like a date"),
+    "German dates": (with_column("day", [f"{i % 28 + 1}.1.2020" for i in range(N)]), "like a date"),
+    "times": (with_column("at", [f"{i % 24}:30" for i in range(N)]), "like a date or a time"),
+    "SAS dates": (with_column("day", [f"{i % 28 + 1:02}JAN2020" for i in range(N)]), "like a date"),
+    "leading zeros": (
+        with_column("plz", [f"0{i % 9 + 1000}" for i in range(N)]),
+        "as codes are, such as '01000'",
+    ),
+    "an ID of letters": (
+        with_column("who", [f"P{i:04}" for i in range(N)]),
+        "every row has a text of its own, such as 'P0000'",
+    ),
+    "a title": ("Ward 7\n" + CLEAN, "line 2 has 4 cells, the header 1; lines before the header"),
+    "sep=": ("sep=,\n" + CLEAN, "lines before the header, such as a title or sep="),
+    "utf-16": (CLEAN.encode("utf-16"), 'say data.encoding = "utf-16"'),
+    "a spreadsheet": (b"PK\x03\x04\xff\xfe,", "save it as CSV"),
     "capitals": (CLEAN.replace("north", "North", 3), "'North' and 'north' differ in capitals"),
     "truths and digits": (CLEAN.replace("north,0", "north,False", 2), "both 'False' and 0 or 1"),
 }
@@ -184,6 +222,159 @@ def test_what_could_be_meant_in_two_ways_is_refused_with_the_way_out(
 ) -> None:
     text, said = REFUSED[case]
     assert said in refused(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    "name", ["patientid", "PatNr", "Fallnummer", "Fall-Nr.", "No.", "subject", "id_patient"]
+)
+def test_a_column_of_which_the_name_says_that_it_names_rows(tmp_path: Path, name: str) -> None:
+    text = with_column(name, [str(7 * (37 * i % N) + 1003) for i in range(N)])
+    assert "every row has a number of its own" in refused(tmp_path, text)
+    visits = with_column("patient_nbr", [str(7 * (37 * i % 40) + 1003) for i in range(N)])
+    assert "40 different numbers in 60 rows, such as an ID" in refused(tmp_path, visits)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["<5", "5-10", ">10"],
+        ["1.2.3", "1.2.4", "2.0.0"],
+        ["[0-10)", "[10-20)", "[20-30)"],
+        ["5 mg", "10 mg", "20 mg"],
+        ["E11.9", "I10", "J45"],
+        ["-", "+", "++"],
+    ],
+)
+def test_words_with_digits_are_words(tmp_path: Path, words: list[str]) -> None:
+    text = with_column("x", [words[i % 3] for i in range(N)])
+    assert read(tmp_path, text).inputs.shape == (N, 4 + 4 + 4)
+
+
+@pytest.mark.parametrize("kind", ["table", "held"])
+@pytest.mark.parametrize(
+    ("cell", "options", "value"),
+    [
+        ("1.234", {"thousands": ".", "decimal": ","}, 1234),
+        ("1.234,5", {"thousands": ".", "decimal": ","}, 1234.5),
+        ("1.5", {"thousands": ".", "decimal": ","}, None),
+        ("1.5", {"decimal": ","}, None),
+        ("01.02.2020", {"thousands": ".", "decimal": ","}, None),
+        ("1,5", {"thousands": ","}, None),
+        ("1’234.5", {"thousands": "'"}, 1234.5),
+        ("1\u202f234,5", {"thousands": " ", "decimal": ","}, 1234.5),
+        ("1\u00a0234", {"thousands": " "}, 1234),
+        ("1_000", {}, None),
+        (" 12 ", {}, 12),
+    ],
+)
+def test_a_number_is_one_as_the_settings_write_it_and_no_other(
+    tmp_path: Path, kind: str, cell: str, options: dict[str, object], value: float | None
+) -> None:
+    from privet.tasks.held_table import HeldTable
+
+    (tmp_path / "x.csv").write_text(f'paid;ill\n"{cell}";1\n7;0\n')
+    said = {"target": "ill", "numeric": ["paid"], "ranges": {"paid": [-3000, 3000]}, **options}
+    said = {"file": "x.csv", "classes": [0, 1], "test_fraction": 0, **said}
+    made = HeldTable if kind == "held" else Table
+    if kind == "table" and value is None:
+        with pytest.raises(DataError, match="1 of 2 values are not numbers"):
+            made(data_dir=tmp_path, **said).train_data()
+        return
+    found = made(data_dir=tmp_path, **said).train_data().inputs[0].tolist()
+    assert found == ([0, 1] if value is None else [pytest.approx(value / 3000), 0])
+
+
+def test_codes_and_truth_values_are_words_as_the_file_writes_them(tmp_path: Path) -> None:
+    text = with_column("plz", [f"0{i % 3 + 1000}" for i in range(N)])
+    text = text.replace(",1\n", ",TRUE\n").replace(",0\n", ",FALSE\n")
+    words = {"plz": ["01000", "01001", "01002"]}
+    said = {"categorical": ["plz"], "categories": words, "classes": ["FALSE", "TRUE"]}
+    found = read(tmp_path, text, **said)
+    assert found.inputs.sum(0).tolist() == [N / 3, N / 3, N / 3, 0]
+    assert found.targets.tolist() == ILL
+
+
+@pytest.mark.parametrize("kind", ["table", "held"])
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_marked_number_is_one_however_it_is_written(
+    tmp_path: Path, kind: str, suffix: str
+) -> None:
+    from privet.tasks.held_table import HeldTable
+
+    rows = pd.DataFrame({"x": [-999.0, 1.5, 2.5, -999.0], "ill": [0, 1, 0, 1]})
+    (tmp_path / "x.csv").write_text(rows.to_csv(index=False, float_format="%.2f"))
+    rows.to_parquet(tmp_path / "x.parquet")
+    said = {"file": f"x.{suffix}", "missing_marks": ["-999"], "test_fraction": 0}
+    said = {**said, "target": "ill", "numeric": ["x"], "classes": [0, 1], "ranges": {"x": [0, 4]}}
+    made = HeldTable if kind == "held" else Table
+    assert made(data_dir=tmp_path, **said).train_data().inputs[:, 1].tolist() == [1, 0, 0, 1]
+
+
+def test_the_header_says_the_separator_where_it_is_in_no_quotes(tmp_path: Path) -> None:
+    text = in_german(CLEAN).replace("age;paid", '"age, years";"paid, a year"', 1)
+    assert read(tmp_path, text, decimal=",").inputs.shape == (N, 8)
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        ([str(i % 9) for i in range(N)], "written as texts, as codes are, such as '0'"),
+        ([datetime.date(2020, 1, i % 28 + 1) for i in range(N)], "60 values are date"),
+        ([[1, 2]] * N, "60 values are of several types, or lists"),
+        ([b"a", b"b"] * (N // 2), "60 values are bytes"),
+    ],
+)
+def test_what_parquet_may_hold_beside_numbers_and_words(
+    tmp_path: Path, cells: list[object], said: str
+) -> None:
+    pd.read_csv(io.StringIO(CLEAN)).assign(x=cells).to_parquet(tmp_path / "x.parquet")
+    assert said in refused(tmp_path, "", file="x.parquet")
+
+
+def test_decimals_of_parquet_are_numbers(tmp_path: Path) -> None:
+    rows = pd.read_csv(io.StringIO(CLEAN))
+    rows["age"] = [decimal.Decimal(str(age)) for age in rows.age]
+    rows.to_parquet(tmp_path / "x.parquet")
+    same(tmp_path, "", file="x.parquet")
+
+
+def test_columns_that_some_sites_lack(tmp_path: Path) -> None:
+    for name, columns in (("a", "age,ill"), ("b", "ill,smokes,age"), ("c", "age,smokes,ill")):
+        lines = [",".join(str(i % 2) for _ in columns.split(",")) for i in range(N)]
+        (tmp_path / f"{name}.csv").write_text("\n".join([columns, *lines, ""]))
+    said: dict[str, object] = {"target": "ill", "test_fraction": 0}
+    sites = load_task("table", data_dir=tmp_path, options={**said, "files": "*.csv"})
+    with pytest.raises(DataError, match=r"a.csv has no column 'smokes', which b.csv has.*exclude"):
+        sites.train_data()
+    said["exclude"] = ["smokes"]
+    sites = load_task("table", data_dir=tmp_path, options={**said, "files": "*.csv"})
+    assert sites.train_data().inputs.shape == (3 * N, 2)
+
+
+def test_sites_that_code_the_target_otherwise_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "one.csv").write_text(CLEAN)
+    other = CLEAN.replace(",1\n", ",yes\n").replace(",0\n", ",no\n")
+    (tmp_path / "two.csv").write_text(other)
+    sites = load_task("table", data_dir=tmp_path, options={"target": "ill", "files": "*.csv"})
+    with pytest.raises(DataError, match=r"'ill': '0' in one.csv and 'no' in two.csv.*data.classes"):
+        sites.train_data()
+
+
+def test_a_silo_column_that_is_not_there(tmp_path: Path) -> None:
+    assert "no column 'wrd'" in refused(tmp_path, CLEAN, silo="wrd")
+
+
+def test_a_row_without_target_says_what_leaves_it_out(tmp_path: Path) -> None:
+    text = CLEAN.replace("north,1", "north,", 1)
+    assert "1 of 60 values are missing" in refused(tmp_path, text)
+    assert "data.missing = 'drop'" in refused(tmp_path, text)
+    assert len(read(tmp_path, text, missing="drop")) == N - 1
+
+
+def test_a_windows_file_that_is_called_latin_1(tmp_path: Path) -> None:
+    raw = CLEAN.replace("Zürich", "l’été").encode("cp1252")
+    assert "such as cp1252" in refused(tmp_path, raw, encoding="latin-1")
+    assert len(read(tmp_path, raw, encoding="cp1252")) == N
 
 
 def test_a_number_that_stands_for_no_value_is_one_where_it_is_said(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ The width of the inputs does not depend on the values; errors say where in the f
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from privet.errors import DataError, nearest
-from privet.tasks.doubtful import check_feature
-from privet.tasks.text_tables import TextFormat, read_text_table
+from privet.tasks.doubtful import USED, check_feature, check_texts
+from privet.tasks.text_tables import TRUTHS, TextFormat, read_text_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,10 +30,11 @@ _PARQUET = (".parquet", ".pq")
 
 @dataclass(frozen=True)
 class Frame:
-    """The rows of one file, and the path they came from, for messages."""
+    """The rows of one file, the path they came from, for messages, and how it writes numbers."""
 
     path: Path
     rows: pd.DataFrame
+    how: TextFormat
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -52,21 +54,29 @@ class Frame:
 
         Raises DataError with a count when values are text, dates or infinite.
         """
-        import pandas as pd
-
         given = self.rows[column]
         if given.dtype.kind in "mM":
             raise self._unfit(column, len(self), f"are {given.dtype}, not numbers")
-        try:
-            parsed = pd.to_numeric(given, errors="coerce").to_numpy(dtype=float, na_value=math.nan)
-        except (TypeError, ValueError):
-            raise self._unfit(column, len(self), "are not numbers") from None
-        text = int((np.isnan(parsed) & given.notna().to_numpy()).sum())
-        if text:
-            raise self._unfit(column, text, "are not numbers")
+        parsed = self.parsed(column)
+        text = (np.isnan(parsed) & given.notna().to_numpy()).nonzero()[0]
+        if len(text):
+            said = f"are not numbers, such as {str(given.iloc[text[0]])[:40]!r}"
+            raise self._unfit(column, len(text), f"{said}; {_MARKS}")
         if np.isinf(parsed).any():
-            raise self._unfit(column, int(np.isinf(parsed).sum()), "are infinite")
+            raise self._unfit(column, int(np.isinf(parsed).sum()), f"are infinite; {_MARKS}")
         return parsed
+
+    def parsed(self, column: str) -> Numbers:
+        """A column as float64 (n,), NaN where a value is missing or no number."""
+        given = self.rows[column]
+        if given.dtype.kind in "iufb":
+            return given.to_numpy(dtype=float, na_value=math.nan)
+        return np.array([self._number(cell) for cell in given], dtype=float)  # None becomes NaN
+
+    def _number(self, cell: object) -> float | None:
+        if isinstance(cell, str):
+            return self.how.number(cell.strip())
+        return float(cell) if isinstance(cell, int | float | np.number | np.bool_) else None
 
     def labels(self, column: str) -> Labels:
         """A column as texts (n,), None where a value is missing; 1, 1.0 and "1" are one text."""
@@ -81,11 +91,17 @@ class Frame:
 
 
 def label_text(value: object) -> str:
-    """The text that stands for a category: 1, 1.0, True and " 1" are "1", "1", "True" and "1"."""
+    """The text that stands for a category: 1, 1.0 and " 1" are "1", True and "TRUE" are "True"."""
     # Whole numbers are read as floats in a column where one is missing.
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    return str(value).strip()
+    text = composed(str(value))
+    return TRUTHS.get(text, text)
+
+
+def composed(text: str) -> str:
+    """`text` without spaces around it, and of one form: some systems take an umlaut apart."""
+    return unicodedata.normalize("NFC", text).strip()
 
 
 def finite(cell: object) -> float | None:
@@ -107,7 +123,7 @@ def read_frame(path: Path, how: TextFormat) -> Frame:
 
     try:
         if path.suffix.lower() in _PARQUET:
-            rows = _marked(pd.read_parquet(path), how.marks)
+            rows = _marked(pd.read_parquet(path), how)
         else:
             rows = read_text_table(path, how)
     except pd.errors.EmptyDataError:
@@ -117,15 +133,23 @@ def read_frame(path: Path, how: TextFormat) -> Frame:
         raise DataError(f"{path} cannot be read: {reason}") from error
     if rows.empty:
         raise DataError(f"{path} has {len(rows.columns)} columns and 0 rows")
-    return Frame(path, rows.rename(columns=lambda name: str(name).strip()))
+    return Frame(path, rows.rename(columns=lambda name: composed(str(name))), how)
 
 
-def _marked(rows: pd.DataFrame, marks: Collection[str]) -> pd.DataFrame:
-    """`rows` of a Parquet file without the texts that stand for no value."""
-    texts = [name for name in rows.columns if rows[name].dtype.kind == "O"]
-    return rows.assign(**{name: rows[name].mask(rows[name].isin(marks)) for name in texts})
+def _marked(rows: pd.DataFrame, how: TextFormat) -> pd.DataFrame:
+    """`rows` of a Parquet file without what stands for no value; decimals are floats."""
+    return rows.apply(lambda cells: _floats(cells).mask(cells.map(how.absent).astype(bool)))
 
 
+def _floats(cells: pd.Series) -> pd.Series:
+    import pandas as pd
+
+    decimals = pd.api.types.infer_dtype(cells) == "decimal"
+    return cells.astype(float) if decimals else cells
+
+
+_WORDS = ("boolean", "categorical", "empty", "string", "mixed", "mixed-integer")
+_MARKS = "a mark of missing values is said in data.missing_marks"
 MOST_CATEGORIES = 100
 MISSING = "(missing)"
 
@@ -204,7 +228,8 @@ def kinds(frames: Sequence[Frame], names: Sequence[str]) -> tuple[list[str], lis
     for name in names:
         # Of all files together: a column that is text in one file is text in all.
         column = pd.concat([frame.rows[name] for frame in frames], ignore_index=True)
-        if _is_numeric(frames[0].path, name, column):
+        numbers = np.concatenate([frame.parsed(name) for frame in frames])
+        if _is_numeric(frames[0].path, name, column, numbers):
             for frame in frames:
                 check_feature(frame.path, name, frame.numbers(name))
             numeric.append(name)
@@ -213,28 +238,41 @@ def kinds(frames: Sequence[Frame], names: Sequence[str]) -> tuple[list[str], lis
     return numeric, categorical
 
 
-def _is_numeric(path: Path, name: str, column: pd.Series) -> bool:
+def _is_numeric(path: Path, name: str, column: pd.Series, numbers: Numbers) -> bool:
     import pandas as pd
 
     kind = column.dtype.kind
     if kind in "iuf":
         return True
     where = f"{path}, column {name!r}"
-    instead = "choose columns with data.numeric and data.categorical, or data.exclude"
-    if kind not in "bOTSU":
-        raise DataError(f"{where}: {len(column)} values are {column.dtype}; {instead}")
-    present = column.dropna().astype(str)
-    text = pd.to_numeric(present, errors="coerce").isna().to_numpy()
+    instead = f"{USED}, or leave it out with data.exclude"
+    present = column.dropna()
+    what = pd.api.types.infer_dtype(present)
+    if "mixed" in what and not all(isinstance(each, str | float | int) for each in present):
+        what = "of several types, or lists"
+    if kind not in "bOTSU" or what not in _WORDS:
+        what = what if kind == "O" else str(column.dtype)
+        raise DataError(f"{where}: {len(column)} values are {what}; {instead}")
+    known = ~np.isnan(numbers[column.notna().to_numpy()])
+    if what in ("boolean", "categorical") or present.empty:
+        return present.empty
+    texts = [str(cell) for cell in present[~known]]
     # Mostly numbers: a mark for missing values, rather than categories of which many are numbers.
-    if kind != "b" and 0 < text.sum() < len(present) / 2:
+    if 0 < len(texts) < len(present) / 2:
         raise DataError(
-            f"{where}: {text.sum()} of {len(column)} values are not numbers, such as "
-            f"{present.iloc[text.argmax()]!r}; a mark of missing values is said in "
-            f"data.missing_marks; or {instead}"
+            f"{where}: {len(texts)} of {len(column)} values are not numbers, such as "
+            f"{texts[0]!r}; {_MARKS}; or {instead}"
+        )
+    if not texts:
+        check_feature(path, name, numbers)
+        raise DataError(
+            f"{where}: numbers that are written as texts, as codes are, such as "
+            f"{min(map(str, present))!r}: {instead}"
         )
     if present.nunique() > MOST_CATEGORIES:
         raise DataError(
             f"{where}: {present.nunique()} different texts in {len(column)} rows, more than "
             f"{MOST_CATEGORIES}; {instead}"
         )
+    check_texts(path, name, texts)
     return False

@@ -5,8 +5,9 @@ What a table's options leave open is read from its records; nothing of that is g
 
 from __future__ import annotations
 
+import codecs
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,32 @@ import numpy.typing as npt
 
 from privet.errors import DataError
 
+USED = "list all columns to use in data.numeric and data.categorical"
 _FEWEST = 20
-"""Rows from which on numbers that all differ say something."""
+"""Rows from which on values that all differ say something."""
+_WHO = "patient|person|subject|case|customer|client|user|record|participant|respondent|member"
+_WHAT = "account|order|sample|visit|encounter|admission|employee|student"
 _ID = re.compile(
-    r"(?i:^|[\W_])(?i:id|ids|nr|no|number|index|key|uid|uuid|mrn|ssn|row)$|[a-z]I[dD]$|^[pu]id$"
+    r"(?i:(?:^|[\W_])(?:id|ids|nr|nbr|uid|uuid|mrn|ssn)\.?$|nummer$|^id[\W_])|^[pu]id$"
+    rf"|[a-z](?:I[dD]|Nr)\.?$|(?i:^(?:{_WHO})s?$|(?:{_WHO}|{_WHAT})(?:s|en)?[_ ]?id$)"
 )
-_NINES = re.compile(r"-?9+")
-_ALMOST_NUMBER = re.compile(r"[^\w.+-]*[+-]?\d[\d.,' \u00a0\u202f]*\s*[%‰€$£¥]?", re.ASCII)
-_NO_VALUE = frozenset({"none", "nil", "-", "--", ".", "n.a.", "#n/a", "<na>", "(null)", "\\n"})
+_COUNT = re.compile(r"(?i)(?:^|[\W_])(?:no|number|index|key|row)\.?$")
+_MARK = re.compile(r"-?(?:9*[6-9]|8+|7+)(?:\.9+)?")
+_NINES = re.compile(r"-?9+(?:\.9+)?")
+_DIGITS = r"(?:\d{1,3}(?:[.,'’ \u00a0\u2009\u202f]\d{3})+|\d+)(?:[.,]\d*)?"
+_ALMOST_NUMBER = re.compile(
+    rf"(?:CHF|EUR|USD|[^\w.+<>≤≥-])*[+−–-]?{_DIGITS}\s*(?:[%‰€$£¥)-]|CHF|EUR|USD)*", re.ASCII
+)
+_UNIT = re.compile(rf"[+−–-]?{_DIGITS}(?P<unit>.*)", re.ASCII)
+_DAY = (
+    r"\d{4}([-/.])\d\d?\1\d\d?|\d\d?([-/.])\d\d?\2(?:\d{4}|\d\d)|\d\d?[- ]?[A-Za-z]{3}[- ]?\d{2,4}"
+)
+_TIME = r"\d\d?:\d\d(?::\d\d(?:[.,]\d+)?)?(?: ?[APap][Mm])?"
+_DATE = re.compile(rf"(?:{_DAY})(?:[ T:].*)?|{_TIME}", re.ASCII)
+_NO_VALUE = re.compile(
+    r"(?i)none|nil|n\.?/?a\.?|nan|nat|null|<na>|\(null\)|\\n|\(?missing\)?|n\.d\.|k\. ?a\."
+    r"|keine angabe|[-–—]+|[.…]+|\*|#(?:n/a|null!|div/0!|value!|wert!|ref!|name\?|num!)"
+)
 _TRUE_OR_FALSE = frozenset({"true", "false"})
 
 
@@ -30,7 +49,7 @@ def check_feature(path: Path, name: str, numbers: npt.NDArray[np.float64]) -> No
 
     For columns that nobody asked for: whoever lists one means it.
     """
-    out = f"data.exclude = [{name!r}] leaves it out, data.numeric uses it"
+    out = f"data.exclude = [{name!r}] leaves it out; to use it, {USED}"
     if name.startswith("Unnamed: "):
         raise DataError(f"{path}: a column has no name, such as saved row numbers: {out}")
     present = numbers[~np.isnan(numbers)]
@@ -38,62 +57,104 @@ def check_feature(path: Path, name: str, numbers: npt.NDArray[np.float64]) -> No
     if len(present) and np.abs(different).max() > 2**53:
         raise DataError(f"{path}, column {name!r}: numbers too long to tell them apart: {out}")
     _check_nines(path, name, different, counts)
-    whole = len(present) > _FEWEST and bool((present == np.floor(present)).all())
-    if not whole or len(different) < len(present):
+    if len(present) <= _FEWEST or (present != np.floor(present)).any():
         return
-    if different[0] in (0, 1) and (np.diff(different) == 1).all():
+    own = len(different) == len(present)
+    if own and different[0] in (0, 1) and (np.diff(different) == 1).all():
         raise DataError(f"{path}, column {name!r}: numbers its rows from {different[0]:.0f}: {out}")
-    if _ID.search(name):
+    if own and (_ID.search(name) or _COUNT.search(name)):
         raise DataError(f"{path}, column {name!r}: every row has a number of its own: {out}")
+    if 2 * len(different) > len(present) and _ID.search(name):
+        raise DataError(
+            f"{path}, column {name!r}: {len(different)} different numbers in {len(present)} rows, "
+            f"such as an ID: {out}"
+        )
 
 
 def _check_nines(
     path: Path, name: str, different: npt.NDArray[np.float64], counts: npt.NDArray[np.int64]
 ) -> None:
-    """DataError for a -999 or 99 that is there often and far from everything else."""
-    for place, others in ((0, different[1:]), (-1, different[:-1])):
-        far = len(others) > 1 and abs(different[place] - others[place]) > np.ptp(others)
-        mark = f"{different[place]:.15g}" if far else ""
-        if _NINES.fullmatch(mark) and counts[place] > 2:
+    """DataError for a -999, or 97 to 99, that is there often and far from everything else."""
+    for step in (1, -1):
+        values, often = different[::step], counts[::step]
+        marks = _far_marks(values)
+        nines = [place for place, mark in enumerate(marks) if _NINES.fullmatch(mark)]
+        if nines and (often[: len(marks)].max() > 2 or any("999" in marks[at] for at in nines)):
             raise DataError(
-                f"{path}, column {name!r}: {mark} is there {counts[place]} times, far from all "
-                f"others: data.missing_marks = [{mark!r}] if it stands for no value, else list the "
-                "column in data.numeric"
+                f"{path}, column {name!r}: {marks[nines[0]]} is there {often[nines[0]]} times, far "
+                f"from all others: data.missing_marks = {marks} if it stands for no value; else "
+                f"{USED}"
             )
 
 
-def check_words(path: Path, name: str, words: Collection[str], *, listed: bool) -> None:
-    """DataError for words of a column of which some stand for no value, or two for one.
+def _far_marks(values: npt.NDArray[np.float64]) -> list[str]:
+    """Those at the beginning that may be marks, if all others are nearer to each other."""
+    marks: list[str] = []
+    for value, rest in ((values[i], values[i + 1 :]) for i in range(len(values) - 2)):
+        marks.append(f"{value:.15g}")
+        if not _MARK.fullmatch(marks[-1]):
+            break
+        if abs(value - rest[0]) > np.ptp(rest):
+            return marks
+    return []
 
-    Also for numbers that are written with more than digits and a point, unless `listed`: then the
-    settings say that the column is one of words.
+
+def check_texts(path: Path, name: str, texts: Sequence[str]) -> None:
+    """DataError for texts that are dates, numbers or names of rows; of columns that nobody listed.
+
+    Numbers that are written with more than digits and what the settings say.
     """
     where = f"{path}, column {name!r}"
-    if marks := sorted(word for word in words if word.lower() in _NO_VALUE):
+    out = f"data.exclude = [{name!r}] leaves it out; to use it, {USED}"
+    words = sorted({*texts})
+    if dates := _most(words, _DATE):
+        raise DataError(f"{where}: {dates[0]!r} looks like a date or a time: {out}")
+    units = {found["unit"] if (found := _UNIT.fullmatch(word)) else None for word in words}
+    odd = _most(words, _ALMOST_NUMBER) or (
+        words if len(words) > _FEWEST and len(units) == 1 and None not in units else []
+    )
+    if odd:
+        raise DataError(
+            f"{where}: {odd[0]!r} looks like a number: say data.decimal or data.thousands, remove "
+            f"signs such as %; or {out}"
+        )
+    if len(words) == len(texts) > _FEWEST:
+        raise DataError(f"{where}: every row has a text of its own, such as {words[0]!r}: {out}")
+
+
+def _most(words: Sequence[str], pattern: re.Pattern[str]) -> list[str]:
+    """Those that fit, if more than half do."""
+    found = [word for word in words if pattern.fullmatch(word)]
+    return found if len(found) > len(words) / 2 else []
+
+
+def check_words(path: Path, name: str, words: Collection[str], *, said: str) -> None:
+    """DataError for words of a column of which some stand for no value, or two for one.
+
+    `said`: the setting that lists what the column can have.
+    """
+    where = f"{path}, column {name!r}"
+    marks = sorted(word for word in words if _NO_VALUE.fullmatch(word))
+    # Beside + a - is a finding.
+    if marks and not (marks == ["-"] and "+" in words):
         raise DataError(
             f"{where}: {marks[0]!r} may be a value or stand for none: "
-            f"data.missing_marks = [{marks[0]!r}], or list the column's values"
+            f"data.missing_marks = [{marks[0]!r}], or list the column's values in {said}"
         )
     lower: dict[str, str] = {}
     for word in sorted(words):
         if other := lower.get(word.lower()):
             raise DataError(
-                f"{where}: {other!r} and {word!r} differ in capitals only: write one way"
+                f"{where}: {other!r} and {word!r} differ in capitals only: write one way, or list "
+                f"the column's values in {said}"
             )
         lower[word.lower()] = word
     truths = _TRUE_OR_FALSE & lower.keys()
     if truths and {"0", "1"} & lower.keys():
         raise DataError(f"{where}: both {lower[min(truths)]!r} and 0 or 1 are there: write one way")
-    almost = [word for word in words if _ALMOST_NUMBER.fullmatch(word)]
-    odd = sorted(word for word in almost if not _plain(word))
-    if odd and not listed and len(almost) > len(words) / 2:
-        raise DataError(
-            f"{where}: {odd[0]!r} looks like a number: say data.decimal or data.thousands, remove "
-            "signs such as %, or list the column in data.categorical"
-        )
 
 
-def check_same_coding(name: str, words: Mapping[str, Collection[str]]) -> None:
+def check_same_coding(name: str, words: Mapping[str, Collection[str]], *, out: str) -> None:
     """DataError when two of the places by which `words` are have no word in common."""
     places = [place for place in words if words[place]]
     for other in places[1:]:
@@ -102,13 +163,32 @@ def check_same_coding(name: str, words: Mapping[str, Collection[str]]) -> None:
             said = [f"{sorted(words[place])[0]!r} in {place}" for place in (first, other)]
             raise DataError(
                 f"column {name!r}: {' and '.join(said)}: they have no value in common; write one "
-                f"way, or say all in data.categories.{name}, or data.exclude = [{name!r}]"
+                f"way, or say all in {out}"
             )
 
 
-def _plain(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
+def other_encoding(raw: bytes, *, utf8: bool) -> str:
+    """What to do about bytes that are not of the encoding that the settings say."""
+    if raw.startswith((b"PK\x03\x04", b"\x1f\x8b", b"\xd0\xcf\x11\xe0", b"%PDF")):
+        return "it is a spreadsheet, archive or document: save it as CSV or Parquet"
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return 'say data.encoding = "utf-16"'
+    return f"say data.encoding, such as {'latin-1, cp1252' if utf8 else 'utf-8'}"
+
+
+def check_characters(path: Path, text: str) -> None:
+    """DataError for control characters that no table has: the encoding is another one."""
+    found = re.search("[\0\x80-\x9f]", text)
+    if found:
+        line = text.count("\n", 0, found.start()) + 1
+        what = "a NUL" if found.group() == "\0" else f"the control {found.group()!r}"
+        raise DataError(
+            f"{path} cannot be read: line {line} has {what} character; say data.encoding, such as "
+            f"{'utf-16' if found.group() == chr(0) else 'cp1252'}"
+        )
+
+
+def what_is_before(header: Sequence[str]) -> str:
+    """What may be wrong with a header of another length than the lines after it."""
+    odd = len(header) == 1 or header[0].lower().startswith(("sep=", "#"))
+    return "; lines before the header, such as a title or sep=, have to go" if odd else ""

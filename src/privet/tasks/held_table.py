@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from privet.errors import DataError, ExperimentError
-from privet.tasks.columns import finite, label_text, scale_of
+from privet.tasks.columns import composed, finite, label_text, scale_of
 from privet.tasks.files import names_inside, read_inside
 from privet.tasks.table import Table
 from privet.tasks.table_layout import Rows
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _PARQUET = (".parquet", ".pq")
-_TRUTHS = {"true": "True", "TRUE": "True", "false": "False", "FALSE": "False"}
 
 Column = Sequence[object]
 
@@ -207,14 +206,14 @@ def reader_of(words: Sequence[str]) -> Callable[[object], str | None]:
         value = finite(text)
         # As a column of whole numbers is written as soon as one of them is missing.
         whole = str(int(value)) if value is not None and value.is_integer() else ""
-        return next((word for word in (whole, _TRUTHS.get(text, "")) if word in known), None)
+        return whole if whole in known else None
 
     return read
 
 
 def _number(cell: object, *, how: TextFormat) -> float | None:
     """The finite number that a cell holds, as the file writes numbers, if it holds one."""
-    return finite(how.number_text(cell) if isinstance(cell, str) else cell)
+    return finite(how.number(cell) if isinstance(cell, str) else cell)
 
 
 def read_columns(
@@ -231,7 +230,7 @@ def _text(raw: bytes, how: TextFormat) -> tuple[dict[str, Column], int]:
     text = raw.decode(how.encoding, errors="replace")
     first, *rest = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     separator = how.separator_of(first)
-    header = [name.strip() for name in _split(first, separator)]
+    header = [composed(name) for name in _split(first, separator)]
     if not any(header):
         raise DataError("the file has no header")
     lines = [line for line in rest if line.strip()]
@@ -263,8 +262,7 @@ def _split(line: str, separator: str) -> list[str]:
 
 
 def _cell(text: str, how: TextFormat) -> str | None:
-    stripped = text.strip()
-    return None if stripped in how.marks else stripped
+    return None if how.absent(text) else text.strip()
 
 
 def _parquet(raw: bytes, how: TextFormat) -> dict[str, Column]:
@@ -273,7 +271,7 @@ def _parquet(raw: bytes, how: TextFormat) -> dict[str, Column]:
 
     try:
         table = pq.read_table(io.BytesIO(raw))
-        names = [str(name).strip() for name in table.column_names]
+        names = [composed(str(name)) for name in table.column_names]
         columns = [_arrow_cells(column, how) for column in table.columns]
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError("the file is no Parquet file that can be read") from error
@@ -299,4 +297,4 @@ def _arrow_cells(column: pa.ChunkedArray, how: TextFormat) -> Column:
         cells = column.cast(pa.large_binary()).to_pylist()  # whatever the encoding
         texts = [None if cell is None else cell.decode(errors="replace") for cell in cells]
         return [None if text is None else _cell(text, how) for text in texts]
-    return list(column.to_pylist())
+    return [None if how.absent(cell) else cell for cell in column.to_pylist()]

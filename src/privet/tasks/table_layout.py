@@ -224,7 +224,7 @@ class Layout:
             name: options.vocabulary(name) or _words_found(frames, name, options)
             for name in categorical
         }
-        classes = options.class_names() or _classes(frames, options.target)
+        classes = options.class_names() or _classes(frames, options)
         return cls(tuple(numeric), words, classes, options)
 
     def read(self, frame: Frame, *, silo: str | None) -> Rows:
@@ -234,7 +234,7 @@ class Layout:
         """
         options = self.options
         used = [*self.numeric, *self.vocabularies]
-        frame.require([*used, options.target, *([options.silo] if options.silo else [])])
+        frame.require([*used, *_always(options)])
         frame = _complete(frame, used, options)
         labels = [_known(frame, name, words) for name, words in self.vocabularies.items()]
         targets = _known(frame, options.target, self.classes)
@@ -266,16 +266,34 @@ def _features(options: TableOptions, frames: Sequence[Frame]) -> tuple[list[str]
     if options.numeric is not None or options.categorical is not None:
         names = (list(options.numeric or []), list(options.categorical or []))
     else:
-        for frame in frames:
-            frame.require(options.exclude)
-        unused = {options.target, options.silo, *options.exclude}
-        rest = [column for column in frames[0].rows.columns if column not in unused]
-        for frame in frames:
-            frame.require([options.target, *rest])
-        names = kinds(frames, rest)
+        names = kinds(frames, _not_excluded(options, frames))
     for frame in frames:
-        frame.require([*names[0], *names[1], options.target])
+        frame.require([*names[0], *names[1], *_always(options)])
     return names
+
+
+def _always(options: TableOptions) -> list[str]:
+    return [options.target, *([options.silo] if options.silo else [])]
+
+
+def _not_excluded(options: TableOptions, frames: Sequence[Frame]) -> list[str]:
+    """Every column of any file to train on, but for those that the options take out."""
+    training = frames[:-1] if options.test_file else frames
+    places = {name: frame for frame in reversed(training) for name in frame.rows.columns}
+    for name in options.exclude:
+        if name not in places:
+            frames[0].require([name])
+    found = [name for frame in training for name in frame.rows.columns]
+    unused = {options.target, options.silo, *options.exclude}
+    rest = [name for name in dict.fromkeys(found) if name not in unused]
+    for frame in frames:
+        frame.require([options.target])
+        if lacks := [name for name in rest if name not in frame.rows.columns]:
+            raise DataError(
+                f"{frame.path} has no column {lacks[0]!r}, which {places[lacks[0]].path.name} has."
+                f"{nearest(lacks[0], frame.rows.columns)} Rename one, or data.exclude = {lacks}"
+            )
+    return rest
 
 
 def _values(frames: Sequence[Frame], name: str) -> set[str]:
@@ -285,8 +303,9 @@ def _values(frames: Sequence[Frame], name: str) -> set[str]:
 def _words_found(frames: Sequence[Frame], name: str, options: TableOptions) -> tuple[str, ...]:
     """The values of a categorical column, if they can be meant in one way only."""
     words = _values(frames, name)
-    check_words(frames[0].path, name, words, listed=name in (options.categorical or []))
-    check_same_coding(name, _by_place(frames, name, options.silo))
+    check_words(frames[0].path, name, words, said=f"data.categories.{name}")
+    out = f"data.categories.{name}, or data.exclude = [{name!r}]"
+    check_same_coding(name, _by_place(frames, name, options.silo), out=out)
     return in_order(words)
 
 
@@ -302,9 +321,10 @@ def _by_place(frames: Sequence[Frame], name: str, silo: str | None) -> dict[str,
     return found
 
 
-def _classes(frames: Sequence[Frame], target: str) -> tuple[str, ...]:
+def _classes(frames: Sequence[Frame], options: TableOptions) -> tuple[str, ...]:
+    target = options.target
     words = _values(frames, target)
-    check_words(frames[0].path, target, words, listed=True)
+    check_words(frames[0].path, target, words, said="data.classes")
     classes = in_order(words)
     rows = sum(len(frame) for frame in frames)
     where = f"{frames[0].path}, target {target!r}"
@@ -315,17 +335,18 @@ def _classes(frames: Sequence[Frame], target: str) -> tuple[str, ...]:
             f"{where}: {len(classes)} different values in {rows} rows; "
             f"a table's target is a class, one of at most {MOST_CATEGORIES}"
         )
+    check_same_coding(target, _by_place(frames, target, options.silo), out="data.classes")
     return classes
 
 
 def _complete(frame: Frame, used: Sequence[str], options: TableOptions) -> Frame:
     """`frame` without the rows that lack a value which may not be missing."""
-    needed = [options.target, *([options.silo] if options.silo else [])]
+    needed = _always(options)
     if options.missing == "drop":
         kept = frame.rows.dropna(subset=[*used, options.target])
         if kept.empty:
             raise DataError(f"{frame.path}: every one of {len(frame)} rows lacks a value")
-        frame = Frame(frame.path, kept)
+        frame = Frame(frame.path, kept, frame.how)
     if options.missing == "refuse":
         needed += used
     for name in needed:
@@ -333,7 +354,7 @@ def _complete(frame: Frame, used: Sequence[str], options: TableOptions) -> Frame
         if missing:
             raise DataError(
                 f"{frame.path}, column {name!r}: {missing} of {len(frame)} values are missing "
-                f"(data.missing = {options.missing!r})"
+                f"(data.missing = {options.missing!r}); data.missing = 'drop' leaves such rows out"
             )
     return frame
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +18,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from privet.errors import DataError
+from privet.tasks.doubtful import check_characters, other_encoding, what_is_before
 from privet.tasks.files import read_bytes
 
 if TYPE_CHECKING:
@@ -28,6 +32,13 @@ MISSING_MARKS = ("", "?", "NA", "N/A", "NaN", "nan", "NULL", "null")
 SEPARATORS = ",;\t|"
 UTF8 = "utf-8-sig"
 """Spreadsheets put a byte order mark in front."""
+TRUTHS = {"true": "True", "TRUE": "True", "false": "False", "FALSE": "False"}
+"""Truth values as R, SQL and spreadsheets write them, and as Python does."""
+_TRUTH = {**{text: word == "True" for text, word in TRUTHS.items()}, "True": True, "False": False}
+_GROUPING = {" ": " \u00a0\u2009\u202f", "'": "'\u2019"}
+"""What a person may mean by a separator of thousands: spaces that do not break, curved marks."""
+_LONGEST = 2**53
+"""Whole numbers above are not told apart as float64."""
 
 
 @dataclass(frozen=True)
@@ -44,18 +55,61 @@ class TextFormat:
 
     @cached_property
     def marks(self) -> frozenset[str]:
-        """Every cell that stands for no value."""
+        """Texts that stand for no value."""
         return frozenset((*MISSING_MARKS, *self.missing_marks))
 
-    def separator_of(self, header: str) -> str:
-        """The separator of a file with this first line."""
-        return self.separator or max(SEPARATORS, key=header.count)
+    @cached_property
+    def marked_numbers(self) -> frozenset[float]:
+        """Numbers that stand for no value, however they are written."""
+        plain = [TextFormat().number(mark) for mark in self.missing_marks]
+        found = [*plain, *map(self.number, self.missing_marks)]
+        return frozenset(number for number in found if number is not None)
 
-    def number_text(self, cell: str) -> str:
-        """A cell as Python writes the number that it may hold."""
-        cell = cell.replace(self.thousands, "") if self.thousands else cell
-        # A point in a file of decimal commas is no decimal point.
-        return cell if self.decimal == "." else cell.replace(".", "?").replace(self.decimal, ".")
+    def absent(self, cell: object) -> bool:
+        """Whether a cell, a text or a number, stands for no value; -999.0 does where -999 does."""
+        if isinstance(cell, str):
+            text = cell.strip()
+            marked = self.marked_numbers
+            return text in self.marks or bool(marked and self.number(text) in marked)
+        number = isinstance(cell, int | float) and not isinstance(cell, bool)
+        return number and cell in self.marked_numbers
+
+    def separator_of(self, text: str) -> str:
+        """The separator of a file: of its first line, where it is in no quotes."""
+        header = re.match(r'(?:"[^"]*"|[^"\r\n])*', text)
+        outside = re.sub(r'"[^"]*"', "", header.group() if header else text)
+        return self.separator or max(SEPARATORS, key=outside.count)
+
+    @cached_property
+    def _grouping(self) -> str:
+        return re.escape(_GROUPING.get(self.thousands or "", self.thousands or ""))
+
+    @cached_property
+    def _number(self) -> re.Pattern[str]:
+        point = re.escape(self.decimal)
+        groups = rf"[0-9]{{1,3}}(?:[{self._grouping}][0-9]{{3}})+|" if self.thousands else ""
+        digits = rf"(?:{groups}[0-9]+)(?:{point}[0-9]*)?|{point}[0-9]+"
+        return re.compile(rf"[+-]?(?:(?:{digits})(?:[eE][+-]?[0-9]+)?|[iI]nf|[iI]nfinity)")
+
+    def number(self, cell: str) -> float | None:
+        """The number that a cell holds, infinite ones too, written as this says and not otherwise.
+
+        With thousands ".", 1.234 is a number; 1.5 and 01.02.2020 are none.
+        """
+        if not self._number.fullmatch(cell):
+            return None
+        plain = re.sub(f"[{self._grouping}]", "", cell) if self.thousands else cell
+        return float(plain.replace(self.decimal, "."))
+
+    def numbers(self, cells: pd.Series) -> pd.Series:
+        """`number` of each cell, NaN where it is none: for millions of them."""
+        import pandas as pd
+
+        found = cells[cells.str.fullmatch(self._number.pattern, na=False)]
+        if self.thousands:
+            found = found.str.replace(f"[{self._grouping}]", "", regex=True)
+        plain = found.str.replace(self.decimal, ".", regex=False).to_numpy(dtype=object)
+        return pd.Series(plain.astype(float), index=found.index).reindex(cells.index)
 
 
 def known_encoding(name: str) -> str:
@@ -77,22 +131,46 @@ def read_text_table(path: Path, how: TextFormat) -> pd.DataFrame:
     import pandas as pd
 
     text = _decoded(path, read_bytes(path), how)
-    separator = how.separator_of(text.partition("\n")[0])
+    separator = how.separator_of(text)
     _check_lines(path, text, separator)
-    return pd.read_csv(
+    rows = pd.read_csv(
         io.StringIO(text),
         sep=separator,
-        decimal=how.decimal,
-        thousands=how.thousands,
         skipinitialspace=True,
         # Else a column too many would become the names of rows, and shift all others.
         index_col=False,
-        # Only the marks that are documented: pandas' own list takes "None" and others too.
-        keep_default_na=False,
-        na_values=list(how.marks),
-        # Else pandas guesses types piece by piece, and a column of a long file can have several.
-        low_memory=False,
+        # What cells mean is for `how` alone: pandas would read 01.02.2020 as 1022020.
+        dtype=str,
+        na_filter=False,
     )
+    return _filled(rows).apply(_typed, how=how)
+
+
+def _filled(rows: pd.DataFrame) -> pd.DataFrame:
+    """`rows` without those, and without columns of no name, that spreadsheets leave empty."""
+    rows = rows.apply(lambda cells: cells.str.strip())
+    used = rows != ""
+    kept = [not name.startswith("Unnamed: ") or used[name].any() for name in rows.columns]
+    return rows.loc[used.any(axis=1), kept].reset_index(drop=True)
+
+
+def _typed(cells: pd.Series, how: TextFormat) -> pd.Series:
+    """Numbers or truth values where all cells are, else texts; without a value where it is a mark.
+
+    Numbers that as such would lose something stay texts: leading zeros, more digits than a float's.
+    """
+    cells = cells.mask(cells.isin(how.marks))
+    numbers = how.numbers(cells)
+    marked = numbers.isin(how.marked_numbers)
+    cells, numbers = cells.mask(marked), numbers.mask(marked)
+    present = cells.dropna()
+    if len(present) and present.isin(_TRUTH.keys()).all():
+        return cells.map(_TRUTH).astype(bool if len(present) == len(cells) else object)
+    lost = (
+        present.str.match(r"[+-]?0[0-9]").any()
+        or numbers[np.isfinite(numbers)].abs().max() > _LONGEST
+    )
+    return cells.astype(object) if lost or numbers.count() < len(present) else numbers
 
 
 def _decoded(path: Path, raw: bytes, how: TextFormat) -> str:
@@ -100,10 +178,9 @@ def _decoded(path: Path, raw: bytes, how: TextFormat) -> str:
         return raw.decode(how.encoding)
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        others = "latin-1, cp1252" if how.encoding == UTF8 else "utf-8"
         raise DataError(
             f"{path} cannot be read: line {line} has byte 0x{raw[error.start]:02x}, which is not "
-            f"{error.encoding}; say data.encoding, such as {others}"
+            f"{error.encoding}; {other_encoding(raw, utf8=how.encoding == UTF8)}"
         ) from None
 
 
@@ -119,15 +196,14 @@ def _check_lines(path: Path, text: str, separator: str) -> None:
         if len(row) != len(header) and row:
             raise DataError(
                 f"{path} cannot be read: line {line} has {len(row)} cells, the header {len(header)}"
+                + what_is_before(names)
             )
 
 
 def _rows(path: Path, text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
     """Each row, with the line on which it ends."""
     csv.field_size_limit(sys.maxsize)
-    for number, line in enumerate(text.split("\n"), 1) if "\0" in text else ():
-        if "\0" in line:
-            raise DataError(f"{path} cannot be read: line {number} has a NUL character")
+    check_characters(path, text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
     try:
         for row in reader:
