@@ -199,3 +199,49 @@ def test_a_description_from_records_is_one_that_the_silo_reads(
     (tmp_path / "policy.toml").write_text(POLICY.format(name="ward"))
     code, out, _ = said(capsys, "silo", "check", tmp_path)
     assert (code, "90 records to train on" in out, "not covered" in out) == (0, True, False), out
+
+
+def test_a_description_of_a_file_that_is_written_in_german(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        f"{i % 30 + 50},5;{i % 7}.000;Zürich;{'k.A.' if i % 9 == 0 else i % 2}" for i in range(60)
+    ]
+    (tmp_path / "x.csv").write_bytes("\n".join(["größe;lohn;ort;krank", *rows]).encode("latin-1"))
+    code, _, err = said(capsys, "schema", tmp_path / "x.csv")
+    assert (code, "not utf-8; say --encoding, such as latin-1" in err) == (2, True), err
+    out = said(capsys, "schema", tmp_path / "x.csv", "--encoding", "latin-1")[1]
+    assert "Left out: \"größe\", '50,5' looks like a number (say decimal or thousands" in out
+    assert "'k.A.' may be a value or stand for none: missing_marks = ['k.A.']" in out
+    options = ["--encoding", "latin-1", "--decimal", ",", "--thousands", ".", "--missing-mark"]
+    out = said(capsys, "schema", tmp_path / "x.csv", *options, "k.A.")[1]
+    made = tomllib.loads(out)["datasets"]["x"]
+    assert made["ranges"] == {"größe": [50.5, 79.5], "lohn": [0, 6000]}
+    assert made["classes"] == ["0", "1"]
+    written = {"encoding": "latin-1", "decimal": ",", "thousands": ".", "missing_marks": ["k.A."]}
+    assert written.items() <= made.items()
+    DatasetDescription.model_validate(made)
+
+
+def test_what_may_name_persons_is_no_category_of_a_first_description(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        f"P{i:04},2020-01-{i % 28 + 1:02},{i % 40 + 7000},0{i % 9}01,"
+        f"{-999 if i < 4 else i % 9},{i % 2}"
+        for i in range(60)
+    ]
+    header = "who,day,patient_nbr,plz,lab,ill"
+    (tmp_path / "x.csv").write_text("\n".join([header, *rows, ""]))
+    out = said(capsys, "schema", tmp_path / "x.csv")[1]
+    made = tomllib.loads(out)["datasets"]["x"]
+    assert (made["numeric"], made["categorical"]) == ([], [])
+    for reason in (
+        '"who", every row has a text of its own',
+        "\"day\", '2020-01-01' looks like a date",
+        '"patient_nbr", 40 different numbers in 60 rows, such as an ID',
+        "\"plz\", numbers that are written as codes are, such as '0001'",
+        "\"lab\", -999 is there 4 times, far from all others (missing_marks = ['-999']",
+    ):
+        assert f"Left out: {reason}" in out
+    assert "P0007" not in out

@@ -205,11 +205,11 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
     ),
     "an ID of letters": (
         with_column("who", [f"P{i:04}" for i in range(N)]),
-        "every row has a text of its own, such as 'P0000'",
+        "every row has a text of its own: data.exclude = ['who']",
     ),
     "a title": ("Ward 7\n" + CLEAN, "line 2 has 4 cells, the header 1; lines before the header"),
     "sep=": ("sep=,\n" + CLEAN, "lines before the header, such as a title or sep="),
-    "utf-16": (CLEAN.encode("utf-16"), 'say data.encoding = "utf-16"'),
+    "utf-16": (CLEAN.encode("utf-16"), "say data.encoding, such as utf-16"),
     "a spreadsheet": (b"PK\x03\x04\xff\xfe,", "save it as CSV"),
     "capitals": (CLEAN.replace("north", "North", 3), "'North' and 'north' differ in capitals"),
     "truths and digits": (CLEAN.replace("north,0", "north,False", 2), "both 'False' and 0 or 1"),

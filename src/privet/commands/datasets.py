@@ -39,11 +39,27 @@ def schema(
     name: Annotated[
         str | None, typer.Option(help="Name of the data set. [default: the file's]")
     ] = None,
+    encoding: Annotated[str | None, typer.Option(help="Of a text file: latin-1, cp1252.")] = None,
+    separator: Annotated[str | None, typer.Option(help="Of a text file's cells.")] = None,
+    decimal: Annotated[str | None, typer.Option(help="Of its numbers: . or ,")] = None,
+    thousands: Annotated[str | None, typer.Option(help="What groups their digits.")] = None,
+    missing_mark: Annotated[
+        list[str] | None, typer.Option(help="A text that stands for no value; may be repeated.")
+    ] = None,
 ) -> None:
     """Write a first description of a table for silo.toml, and mark what it tells of the records."""
     from privet.tasks.describing import describe
 
-    typer.echo(describe(file, name=name or file.name.split(".")[0], target=target), nl=False)
+    said = {
+        "encoding": encoding,
+        "separator": separator,
+        "decimal": decimal,
+        "thousands": thousands,
+        "missing_marks": missing_mark,
+    }
+    written = {key: value for key, value in said.items() if value}
+    name = name or file.name.split(".")[0]
+    typer.echo(describe(file, name=name, target=target, written=written), nl=False)
 
 
 def _lines(dataset: CheckedDataset) -> Iterator[str]:

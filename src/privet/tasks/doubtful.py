@@ -49,42 +49,49 @@ def check_feature(path: Path, name: str, numbers: npt.NDArray[np.float64]) -> No
 
     For columns that nobody asked for: whoever lists one means it.
     """
-    out = f"data.exclude = [{name!r}] leaves it out; to use it, {USED}"
+    _refuse(path, name, feature_fault(name, numbers))
+
+
+def _refuse(path: Path, name: str, fault: str | None) -> None:
+    if fault:
+        out = f"data.exclude = [{name!r}] leaves it out; to use it, {USED}"
+        raise DataError(f"{path}, column {name!r}: {fault}: {out}")
+
+
+def feature_fault(name: str, numbers: npt.NDArray[np.float64]) -> str | None:
+    """Why a numeric column may be meant otherwise, if so: `check_feature` refuses it."""
     if name.startswith("Unnamed: "):
-        raise DataError(f"{path}: a column has no name, such as saved row numbers: {out}")
+        return "it has no name, such as saved row numbers"
     present = numbers[~np.isnan(numbers)]
     different, counts = np.unique(present, return_counts=True)
     if len(present) and np.abs(different).max() > 2**53:
-        raise DataError(f"{path}, column {name!r}: numbers too long to tell them apart: {out}")
-    _check_nines(path, name, different, counts)
+        return "numbers too long to tell them apart"
+    if fault := _nines_fault(different, counts):
+        return fault
     if len(present) <= _FEWEST or (present != np.floor(present)).any():
-        return
+        return None
     own = len(different) == len(present)
     if own and different[0] in (0, 1) and (np.diff(different) == 1).all():
-        raise DataError(f"{path}, column {name!r}: numbers its rows from {different[0]:.0f}: {out}")
+        return f"numbers its rows from {different[0]:.0f}"
     if own and (_ID.search(name) or _COUNT.search(name)):
-        raise DataError(f"{path}, column {name!r}: every row has a number of its own: {out}")
+        return "every row has a number of its own"
     if 2 * len(different) > len(present) and _ID.search(name):
-        raise DataError(
-            f"{path}, column {name!r}: {len(different)} different numbers in {len(present)} rows, "
-            f"such as an ID: {out}"
-        )
+        return f"{len(different)} different numbers in {len(present)} rows, such as an ID"
+    return None
 
 
-def _check_nines(
-    path: Path, name: str, different: npt.NDArray[np.float64], counts: npt.NDArray[np.int64]
-) -> None:
-    """DataError for a -999, or 97 to 99, that is there often and far from everything else."""
+def _nines_fault(different: npt.NDArray[np.float64], counts: npt.NDArray[np.int64]) -> str | None:
+    """A -999, or 97 to 99, that is there often and far from everything else."""
     for step in (1, -1):
         values, often = different[::step], counts[::step]
         marks = _far_marks(values)
         nines = [place for place, mark in enumerate(marks) if _NINES.fullmatch(mark)]
         if nines and (often[: len(marks)].max() > 2 or any("999" in marks[at] for at in nines)):
-            raise DataError(
-                f"{path}, column {name!r}: {marks[nines[0]]} is there {often[nines[0]]} times, far "
-                f"from all others: data.missing_marks = {marks} if it stands for no value; else "
-                f"{USED}"
+            return (
+                f"{marks[nines[0]]} is there {often[nines[0]]} times, far from all others "
+                f"(data.missing_marks = {marks} if it stands for no value)"
             )
+    return None
 
 
 def _far_marks(values: npt.NDArray[np.float64]) -> list[str]:
@@ -104,22 +111,24 @@ def check_texts(path: Path, name: str, texts: Sequence[str]) -> None:
 
     Numbers that are written with more than digits and what the settings say.
     """
-    where = f"{path}, column {name!r}"
-    out = f"data.exclude = [{name!r}] leaves it out; to use it, {USED}"
+    _refuse(path, name, texts_fault(texts))
+
+
+def texts_fault(texts: Sequence[str]) -> str | None:
+    """Why texts may be meant otherwise than as words, if so: `check_texts` refuses them."""
     words = sorted({*texts})
     if dates := _most(words, _DATE):
-        raise DataError(f"{where}: {dates[0]!r} looks like a date or a time: {out}")
+        return f"{dates[0]!r} looks like a date or a time"
     units = {found["unit"] if (found := _UNIT.fullmatch(word)) else None for word in words}
-    odd = _most(words, _ALMOST_NUMBER) or (
-        words if len(words) > _FEWEST and len(units) == 1 and None not in units else []
-    )
-    if odd:
-        raise DataError(
-            f"{where}: {odd[0]!r} looks like a number: say data.decimal or data.thousands, remove "
-            f"signs such as %; or {out}"
+    one_unit = len(words) > _FEWEST and len(units) == 1 and None not in units
+    if odd := _most(words, _ALMOST_NUMBER) or (words if one_unit else []):
+        return (
+            f"{odd[0]!r} looks like a number (say data.decimal or data.thousands, or remove signs "
+            "such as %)"
         )
     if len(words) == len(texts) > _FEWEST:
-        raise DataError(f"{where}: every row has a text of its own, such as {words[0]!r}: {out}")
+        return "every row has a text of its own"
+    return None
 
 
 def _most(words: Sequence[str], pattern: re.Pattern[str]) -> list[str]:
@@ -133,25 +142,29 @@ def check_words(path: Path, name: str, words: Collection[str], *, said: str) -> 
 
     `said`: the setting that lists what the column can have.
     """
-    where = f"{path}, column {name!r}"
+    if fault := words_fault(words, said=said):
+        raise DataError(f"{path}, column {name!r}: {fault}")
+
+
+def words_fault(words: Collection[str], *, said: str) -> str | None:
+    """Why some words may be meant otherwise, if so: `check_words` refuses them."""
+    listed = f"list the column's values in {said}"
     marks = sorted(word for word in words if _NO_VALUE.fullmatch(word))
     # Beside + a - is a finding.
     if marks and not (marks == ["-"] and "+" in words):
-        raise DataError(
-            f"{where}: {marks[0]!r} may be a value or stand for none: "
-            f"data.missing_marks = [{marks[0]!r}], or list the column's values in {said}"
+        first = repr(marks[0])
+        return (
+            f"{first} may be a value or stand for none: data.missing_marks = [{first}], or {listed}"
         )
     lower: dict[str, str] = {}
     for word in sorted(words):
         if other := lower.get(word.lower()):
-            raise DataError(
-                f"{where}: {other!r} and {word!r} differ in capitals only: write one way, or list "
-                f"the column's values in {said}"
-            )
+            return f"{other!r} and {word!r} differ in capitals only: write one way, or {listed}"
         lower[word.lower()] = word
     truths = _TRUE_OR_FALSE & lower.keys()
     if truths and {"0", "1"} & lower.keys():
-        raise DataError(f"{where}: both {lower[min(truths)]!r} and 0 or 1 are there: write one way")
+        return f"both {lower[min(truths)]!r} and 0 or 1 are there: write one way"
+    return None
 
 
 def check_same_coding(name: str, words: Mapping[str, Collection[str]], *, out: str) -> None:
@@ -172,7 +185,7 @@ def other_encoding(raw: bytes, *, utf8: bool) -> str:
     if raw.startswith((b"PK\x03\x04", b"\x1f\x8b", b"\xd0\xcf\x11\xe0", b"%PDF")):
         return "it is a spreadsheet, archive or document: save it as CSV or Parquet"
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return 'say data.encoding = "utf-16"'
+        return "say data.encoding, such as utf-16"
     return f"say data.encoding, such as {'latin-1, cp1252' if utf8 else 'utf-8'}"
 
 

@@ -114,7 +114,7 @@ class HeldTable(Table):
         """What makes a value of a cell, by column in use; None where the cell is not covered."""
         layout = self._layout
         words = {**layout.vocabularies, self._options.target: layout.classes}
-        numbers = dict.fromkeys(layout.numeric, partial(_number, how=self._options.text_format))
+        numbers = dict.fromkeys(layout.numeric, partial(number, how=self._options.text_format))
         return {**numbers, **{name: reader_of(known) for name, known in words.items()}}
 
     def file_names(self) -> list[str]:
@@ -211,7 +211,7 @@ def reader_of(words: Sequence[str]) -> Callable[[object], str | None]:
     return read
 
 
-def _number(cell: object, *, how: TextFormat) -> float | None:
+def number(cell: object, how: TextFormat) -> float | None:
     """The finite number that a cell holds, as the file writes numbers, if it holds one."""
     return finite(how.number(cell) if isinstance(cell, str) else cell)
 
@@ -221,7 +221,12 @@ def read_columns(
 ) -> tuple[dict[str, Column], int]:
     """The columns of a CSV or Parquet file, each cell a value or None, and its broken lines."""
     how = how or TextFormat()
-    return (_parquet(raw, how), 0) if name.lower().endswith(_PARQUET) else _text(raw, how)
+    return (_parquet(raw, how), 0) if is_parquet(name) else _text(raw, how)
+
+
+def is_parquet(name: str) -> bool:
+    """Whether a file of this name is read as Parquet, and not as text."""
+    return name.lower().endswith(_PARQUET)
 
 
 def _text(raw: bytes, how: TextFormat) -> tuple[dict[str, Column], int]:

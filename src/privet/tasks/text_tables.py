@@ -37,6 +37,8 @@ TRUTHS = {"true": "True", "TRUE": "True", "false": "False", "FALSE": "False"}
 _TRUTH = {**{text: word == "True" for text, word in TRUTHS.items()}, "True": True, "False": False}
 _GROUPING = {" ": " \u00a0\u2009\u202f", "'": "'\u2019"}
 """What a person may mean by a separator of thousands: spaces that do not break, curved marks."""
+LEADING_ZERO = re.compile(r"[+-]?0[0-9]")
+"""How codes begin that are no numbers."""
 _LONGEST = 2**53
 """Whole numbers above are not told apart as float64."""
 
@@ -130,7 +132,7 @@ def read_text_table(path: Path, how: TextFormat) -> pd.DataFrame:
     """
     import pandas as pd
 
-    text = _decoded(path, read_bytes(path), how)
+    text = decoded(path, read_bytes(path), how)
     separator = how.separator_of(text)
     _check_lines(path, text, separator)
     rows = pd.read_csv(
@@ -167,21 +169,24 @@ def _typed(cells: pd.Series, how: TextFormat) -> pd.Series:
     if len(present) and present.isin(_TRUTH.keys()).all():
         return cells.map(_TRUTH).astype(bool if len(present) == len(cells) else object)
     lost = (
-        present.str.match(r"[+-]?0[0-9]").any()
+        present.str.match(LEADING_ZERO.pattern).any()
         or numbers[np.isfinite(numbers)].abs().max() > _LONGEST
     )
     return cells.astype(object) if lost or numbers.count() < len(present) else numbers
 
 
-def _decoded(path: Path, raw: bytes, how: TextFormat) -> str:
+def decoded(path: Path, raw: bytes, how: TextFormat) -> str:
+    """The text of a file; DataError with the line for bytes of another encoding than `how` says."""
     try:
-        return raw.decode(how.encoding)
+        text = raw.decode(how.encoding)
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise DataError(
             f"{path} cannot be read: line {line} has byte 0x{raw[error.start]:02x}, which is not "
             f"{error.encoding}; {other_encoding(raw, utf8=how.encoding == UTF8)}"
         ) from None
+    check_characters(path, text)
+    return text
 
 
 def _check_lines(path: Path, text: str, separator: str) -> None:
@@ -203,7 +208,6 @@ def _check_lines(path: Path, text: str, separator: str) -> None:
 def _rows(path: Path, text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
     """Each row, with the line on which it ends."""
     csv.field_size_limit(sys.maxsize)
-    check_characters(path, text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
     try:
         for row in reader:
