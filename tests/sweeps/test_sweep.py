@@ -215,6 +215,14 @@ def test_a_process_that_dies_is_replaced(tmp_path: Path) -> None:
     assert list((tmp_path / "cells").glob(".*")) == []
 
 
+def test_a_cell_in_which_nothing_moved_is_no_figure(tmp_path: Path) -> None:
+    settings = {"task": "frozen_tasks:Detached", "rounds": 1, "federation": {"silos": 3}}
+    result = sweep(Experiment.from_mapping(settings), seeds=1, baselines="none", out=tmp_path)
+    [cell] = result.cells
+    assert cell.status == "failed"
+    assert str(cell.reason).startswith("nothing was trained: every number of the model is")
+
+
 def test_a_failed_cell_is_run_again(tmp_path: Path) -> None:
     task = {"task": "sweep_tasks:Counting", "data.log": str(tmp_path / "none" / "log")}
     lost = TINY.with_settings(task)

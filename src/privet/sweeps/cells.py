@@ -155,6 +155,8 @@ def _require_agreement(summary: RunSummary) -> None:
 def _require_training(summary: RunSummary) -> None:
     if not summary.client_updates:
         raise PrivetError(next(iter(summary.problems), "nobody trained"))
+    if summary.model and summary.model.nothing_trained:
+        raise PrivetError(summary.model.nothing_trained)
 
 
 def _outcome(cell: Cell, summary: RunSummary, folder: RunFolder, *, seconds: float) -> Cell:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from shutil import copytree
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any, get_args
@@ -26,6 +27,7 @@ from privet.deployment.server.jobs import OVER, Job, JobStore, State
 from privet.deployment.server.runner import Runner
 from privet.experiment import Experiment
 from privet.server.cohort import Absent
+from privet.simulations.run import simulate
 
 
 def added(store: JobStore, project: GateProject, order: Order | None = None) -> Job:
@@ -159,6 +161,21 @@ def test_a_cancel_is_final_whenever_it_comes(
     stage.runner._try(job)
     assert job.log().count("cancelled") == stage.cancelled
     assert job.log().count("finished") == (not stage.cancelled)
+
+
+def test_a_job_in_which_nothing_trained_has_failed(
+    project: GateProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detached = {"task": "frozen_tasks:Detached", "rounds": 1, "federation": {"silos": 3}}
+    simulate(Experiment.from_mapping(detached), out=tmp_path / "run")
+    store = JobStore(tmp_path / "jobs")
+    job = added(store, project)
+    stage = Stage(store, job, monkeypatch, at=0)
+    # What a run leaves behind, of a loss that gives nothing any gradient.
+    monkeypatch.setattr(runner_module.app, "run", lambda *_: copytree(tmp_path / "run", job.run))
+    stage.runner._try(job)
+    assert job.standing.state == "failed"
+    assert job.standing.detail.startswith("nothing was trained: every number of the model is")
 
 
 @given(st.lists(st.sampled_from(get_args(State)), max_size=8))
