@@ -237,7 +237,7 @@ def test_what_may_name_persons_is_no_category_of_a_first_description(
     made = tomllib.loads(out)["datasets"]["x"]
     assert (made["numeric"], made["categorical"]) == ([], [])
     for reason in (
-        '"who", every row has a text of its own',
+        '"who", 60 different texts in 60 rows',
         "\"day\", '2020-01-01' looks like a date",
         '"patient_nbr", 40 different numbers in 60 rows, such as an ID',
         "\"plz\", numbers that are written as codes are, such as '0001'",

@@ -30,6 +30,7 @@ LINES = [
     f"{a},{p},{WARD[i % 3]},{y}" for i, (a, p, y) in enumerate(zip(AGE, PAID, ILL, strict=True))
 ]
 CLEAN = "\n".join(["age,paid,ward,ill", *LINES, ""])
+LONG = CLEAN + "\n".join([*LINES, ""])
 Change = Callable[[list[str]], list[str]]
 
 
@@ -205,8 +206,21 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
     ),
     "an ID of letters": (
         with_column("who", [f"P{i:04}" for i in range(N)]),
-        "every row has a text of its own: data.exclude = ['who']",
+        "60 different texts in 60 rows: data.exclude = ['who']",
     ),
+    "francs": (
+        with_column("won", [f"CHF {i}.20" for i in range(120)], LONG),
+        "'CHF 0.20' looks like a number",
+    ),
+    "an ID of visits": (
+        with_column("patient_id", [str(i % 40) for i in range(120)], LONG),
+        "40 different numbers in 120 rows, such as an ID",
+    ),
+    "totals": (
+        CLEAN + f"{sum(AGE):.1f},{sum(PAID)},Summe,{sum(ILL)}\n",
+        "'Summe' is there once, in the last row: remove a row of totals, or list",
+    ),
+    "utf-8 too": (CLEAN.encode(), "line 4 is utf-8, and not iso8859-1"),
     "a title": ("Ward 7\n" + CLEAN, "line 2 has 4 cells, the header 1; lines before the header"),
     "sep=": ("sep=,\n" + CLEAN, "lines before the header, such as a title or sep="),
     "utf-16": (CLEAN.encode("utf-16"), "say data.encoding, such as utf-16"),
@@ -221,7 +235,8 @@ def test_what_could_be_meant_in_two_ways_is_refused_with_the_way_out(
     tmp_path: Path, case: str
 ) -> None:
     text, said = REFUSED[case]
-    assert said in refused(tmp_path, text)
+    options = {"encoding": "latin-1"} if case == "utf-8 too" else {}
+    assert said in refused(tmp_path, text, **options)
 
 
 @pytest.mark.parametrize(
@@ -439,6 +454,15 @@ def test_what_was_made_of_each_column_is_said(tmp_path: Path) -> None:
         f"ward  3 words: {', '.join(sorted(WARD))}",
         "ill   2 words: 0, 1, the target",
     )
+
+
+def test_what_is_said_of_a_column_is_one_line(tmp_path: Path) -> None:
+    notes = [f'"pain\x1b[2J\nfor {i % 5} days, {"and more " * 20}"' for i in range(N)]
+    made = task(tmp_path, with_column("note", notes))
+    line = made.described[2]  # type: ignore[attr-defined]
+    assert line.startswith("note  5 words: pain [2J for 0 days, and more and")
+    assert line.isprintable()
+    assert len(line) < 300
 
 
 @settings(max_examples=60, deadline=None)

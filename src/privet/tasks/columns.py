@@ -269,10 +269,10 @@ def _is_numeric(path: Path, name: str, column: pd.Series, numbers: Numbers) -> b
             f"{where}: numbers that are written as texts, as codes are, such as "
             f"{min(map(str, present))!r}: {instead}"
         )
+    check_texts(path, name, texts)
     if present.nunique() > MOST_CATEGORIES:
         raise DataError(
             f"{where}: {present.nunique()} different texts in {len(column)} rows, more than "
             f"{MOST_CATEGORIES}; {instead}"
         )
-    check_texts(path, name, texts)
     return False

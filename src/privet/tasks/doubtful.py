@@ -22,7 +22,7 @@ _WHO = "patient|person|subject|case|customer|client|user|record|participant|resp
 _WHAT = "account|order|sample|visit|encounter|admission|employee|student"
 _ID = re.compile(
     r"(?i:(?:^|[\W_])(?:id|ids|nr|nbr|uid|uuid|mrn|ssn)\.?$|nummer$|^id[\W_])|^[pu]id$"
-    rf"|[a-z](?:I[dD]|Nr)\.?$|(?i:^(?:{_WHO})s?$|(?:{_WHO}|{_WHAT})(?:s|en)?[_ ]?id$)"
+    rf"|[a-z](?:I[dD]|Nr)\.?$|(?i:^(?:{_WHO})$|(?:{_WHO}|{_WHAT})(?:s|en)?[_ ]?id$)"
 )
 _COUNT = re.compile(r"(?i)(?:^|[\W_])(?:no|number|index|key|row)\.?$")
 _MARK = re.compile(r"-?(?:9*[6-9]|8+|7+)(?:\.9+)?")
@@ -41,6 +41,7 @@ _NO_VALUE = re.compile(
     r"(?i)none|nil|n\.?/?a\.?|nan|nat|null|<na>|\(null\)|\\n|\(?missing\)?|n\.d\.|k\. ?a\."
     r"|keine angabe|[-–—]+|[.…]+|\*|#(?:n/a|null!|div/0!|value!|wert!|ref!|name\?|num!)"
 )
+_TOTAL = re.compile(r"(?i)(?:grand |sub)?totale?s?|summen?|sum|somme|gesamt(?:summe)?|insgesamt")
 _TRUE_OR_FALSE = frozenset({"true", "false"})
 
 
@@ -75,7 +76,7 @@ def feature_fault(name: str, numbers: npt.NDArray[np.float64]) -> str | None:
         return f"numbers its rows from {different[0]:.0f}"
     if own and (_ID.search(name) or _COUNT.search(name)):
         return "every row has a number of its own"
-    if 2 * len(different) > len(present) and _ID.search(name):
+    if len(different) > _FEWEST and _ID.search(name):
         return f"{len(different)} different numbers in {len(present)} rows, such as an ID"
     return None
 
@@ -127,7 +128,7 @@ def texts_fault(texts: Sequence[str]) -> str | None:
             "such as %)"
         )
     if len(words) == len(texts) > _FEWEST:
-        return "every row has a text of its own"
+        return f"{len(words)} different texts in {len(texts)} rows"
     return None
 
 
@@ -167,6 +168,16 @@ def words_fault(words: Collection[str], *, said: str) -> str | None:
     return None
 
 
+def check_last(path: Path, name: str, labels: Sequence[str | None], *, said: str) -> None:
+    """DataError for a file of which the last row, and no other, is called a total."""
+    last = labels[-1] or ""
+    if _TOTAL.fullmatch(last) and labels.count(last) == 1:
+        raise DataError(
+            f"{path}, column {name!r}: {last!r} is there once, in the last row: remove a row of "
+            f"totals, or list the column's values in {said}"
+        )
+
+
 def check_same_coding(name: str, words: Mapping[str, Collection[str]], *, out: str) -> None:
     """DataError when two of the places by which `words` are have no word in common."""
     places = [place for place in words if words[place]]
@@ -187,6 +198,21 @@ def other_encoding(raw: bytes, *, utf8: bool) -> str:
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "say data.encoding, such as utf-16"
     return f"say data.encoding, such as {'latin-1, cp1252' if utf8 else 'utf-8'}"
+
+
+def check_not_utf8(path: Path, raw: bytes, encoding: str) -> None:
+    """DataError for UTF-8 that is called an encoding of one byte a letter, in which all is text."""
+    if raw.isascii() or not encoding.startswith(("iso8859", "cp125", "mac")):
+        return
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return
+    line = next(n for n, text in enumerate(raw.split(b"\n"), 1) if not text.isascii())
+    raise DataError(
+        f"{path} cannot be read: line {line} is utf-8, and not {encoding}; say data.encoding, such "
+        "as utf-8"
+    )
 
 
 def check_characters(path: Path, text: str) -> None:

@@ -25,6 +25,7 @@ from privet.tasks.task import (
 
 _HIDDEN = 32
 _MOST_SHOWN = 6
+_LONGEST = 40
 # For their names: how wide they are is known with the layout only.
 _MODELS = {
     "linear": lambda: linear(1, 2),
@@ -97,9 +98,10 @@ class Table(Classification):
         layout, target = self._layout, self._options.target
         used = [*layout.numeric, *layout.vocabularies, target]
         known = {**layout.vocabularies, target: layout.classes}
-        width = max(map(len, used))
+        width = max(len(_shown(name)) for name in used)
         return tuple(
-            f"{name:<{width}}  {_words(known[name]) if name in known else _span(frames, name)}"
+            f"{_shown(name):<{width}}  "
+            + (_words(known[name]) if name in known else _span(frames, name))
             + _gaps(frames, name)
             + (", the target" if name == target else "")
             for name in used
@@ -205,9 +207,15 @@ class Table(Classification):
 
 
 def _words(words: Sequence[str]) -> str:
-    shown = ", ".join(words[:_MOST_SHOWN])
+    shown = ", ".join(map(_shown, words[:_MOST_SHOWN]))
     more = len(words) - _MOST_SHOWN
     return f"{len(words)} words: {shown}" + (f" and {more} more" if more > 0 else "")
+
+
+def _shown(word: str) -> str:
+    """A text of a file for a terminal: of one line, and not too long."""
+    plain = "".join(each if each.isprintable() else " " for each in word)
+    return " ".join(plain.split())[:_LONGEST]
 
 
 def _span(frames: Sequence[Frame], name: str) -> str:

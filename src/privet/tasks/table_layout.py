@@ -28,7 +28,7 @@ from privet.tasks.columns import (
     label_text,
     one_hot,
 )
-from privet.tasks.doubtful import check_same_coding, check_words
+from privet.tasks.doubtful import check_last, check_same_coding, check_words
 from privet.tasks.text_tables import TextFormat, known_encoding
 
 
@@ -303,10 +303,16 @@ def _values(frames: Sequence[Frame], name: str) -> set[str]:
 def _words_found(frames: Sequence[Frame], name: str, options: TableOptions) -> tuple[str, ...]:
     """The values of a categorical column, if they can be meant in one way only."""
     words = _values(frames, name)
-    check_words(frames[0].path, name, words, said=f"data.categories.{name}")
+    _check_words(frames, name, words, said=f"data.categories.{name}")
     out = f"data.categories.{name}, or data.exclude = [{name!r}]"
     check_same_coding(name, _by_place(frames, name, options.silo), out=out)
     return in_order(words)
+
+
+def _check_words(frames: Sequence[Frame], name: str, words: set[str], *, said: str) -> None:
+    check_words(frames[0].path, name, words, said=said)
+    for frame in frames:
+        check_last(frame.path, name, frame.labels(name).tolist(), said=said)
 
 
 def _by_place(frames: Sequence[Frame], name: str, silo: str | None) -> dict[str, set[str]]:
@@ -324,7 +330,7 @@ def _by_place(frames: Sequence[Frame], name: str, silo: str | None) -> dict[str,
 def _classes(frames: Sequence[Frame], options: TableOptions) -> tuple[str, ...]:
     target = options.target
     words = _values(frames, target)
-    check_words(frames[0].path, target, words, said="data.classes")
+    _check_words(frames, target, words, said="data.classes")
     classes = in_order(words)
     rows = sum(len(frame) for frame in frames)
     where = f"{frames[0].path}, target {target!r}"

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from privet.errors import DataError
-from privet.tasks.doubtful import check_characters, other_encoding, what_is_before
+from privet.tasks.doubtful import check_characters, check_not_utf8, other_encoding, what_is_before
 from privet.tasks.files import read_bytes
 
 if TYPE_CHECKING:
@@ -177,6 +177,7 @@ def _typed(cells: pd.Series, how: TextFormat) -> pd.Series:
 
 def decoded(path: Path, raw: bytes, how: TextFormat) -> str:
     """The text of a file; DataError with the line for bytes of another encoding than `how` says."""
+    check_not_utf8(path, raw, how.encoding)
     try:
         text = raw.decode(how.encoding)
     except UnicodeDecodeError as error:
