@@ -258,6 +258,8 @@ def test_a_column_of_which_the_name_says_that_it_names_rows(tmp_path: Path, name
         ["5 mg", "10 mg", "20 mg"],
         ["E11.9", "I10", "J45"],
         ["-", "+", "++"],
+        ["*", "**", "***"],
+        ["4ABC12", "5ABD13", "6XYZ99"],
     ],
 )
 def test_words_with_digits_are_words(tmp_path: Path, words: list[str]) -> None:
@@ -406,6 +408,51 @@ def test_who_lists_a_column_means_it(tmp_path: Path) -> None:
     assert read(tmp_path, percent, categorical=["rate"]).inputs.shape == (N, 8)
 
 
+@pytest.mark.parametrize(
+    ("values", "limits"),
+    [
+        (list(range(N)), (0, 100)),
+        ([99999 if i < 5 else i % 9 for i in range(N)], (0, 99999)),
+        ([f"0{i % 9}" for i in range(N)], (0, 10)),
+    ],
+    ids=["counts", "nines", "zeros"],
+)
+def test_a_column_with_a_public_range_is_meant_as_a_number(
+    tmp_path: Path, values: list[object], limits: tuple[float, float]
+) -> None:
+    text = with_column("x", [str(each) for each in values])
+    assert "a range in data.ranges" in refused(tmp_path, text)
+    found = read(tmp_path, text, ranges={"x": limits})
+    wanted = [2 * (float(str(each)) - limits[0]) / (limits[1] - limits[0]) - 1 for each in values]
+    assert found.inputs[:, 0].tolist() == pytest.approx(wanted, abs=1e-6)
+    assert found.inputs.shape == (N, 6 + 4)
+
+
+def test_a_mark_outside_the_public_range_is_still_one(tmp_path: Path) -> None:
+    text = with_column("x", [str(999 if i < 5 else i % 90) for i in range(N)])
+    assert "999 is there 5 times" in refused(tmp_path, text, ranges={"x": [0, 110]})
+
+
+def test_a_column_of_which_the_values_are_said_is_one_of_words(tmp_path: Path) -> None:
+    text = with_column("sex", [str(i % 2 + 1) for i in range(N)])
+    assert read(tmp_path, text).inputs.shape == (N, 6 + 4)
+    found = read(tmp_path, text, categories={"sex": [1, 2]})
+    assert found.inputs.shape == (N, 4 + 3 + 4)
+    assert found.inputs[:, 4:7].tolist() == [[1, 0, 0], [0, 1, 0]] * (N // 2)
+
+
+@pytest.mark.parametrize("setting", ["ranges", "categories"])
+def test_a_setting_of_a_column_that_is_not_there(tmp_path: Path, setting: str) -> None:
+    said = refused(tmp_path, CLEAN, **{setting: {"aeg": [0, 100]}})
+    assert "no column 'aeg'" in said
+    assert "Did you mean 'age'?" in said
+
+
+def test_high_values_of_which_few_are_small(tmp_path: Path) -> None:
+    text = with_column("x", [str(9 if i < 5 else 50 + i % 5) for i in range(N)])
+    assert read(tmp_path, text).inputs.shape == (N, 6 + 4)
+
+
 def test_sites_that_code_a_column_otherwise_are_refused(tmp_path: Path) -> None:
     for name, sexes in (("one.csv", "01"), ("two.csv", "FM")):
         lines = [f"{a},{sexes[i % 2]},{y}" for i, (a, y) in enumerate(zip(AGE, ILL, strict=True))]
@@ -432,6 +479,7 @@ def test_silos_in_one_file_that_code_a_column_otherwise_are_refused(tmp_path: Pa
         ({"decimal": ",", "thousands": ","}, "both ','"),
         ({"exclude": ["age"], "numeric": ["paid"]}, "data.exclude and a list of columns"),
         ({"separator": "ab"}, "data.separator"),
+        ({"ranges": {"x": [0, 1]}, "categories": {"x": [0]}}, "'x' is in data.ranges and in data"),
     ],
 )
 def test_formats_that_make_no_sense(tmp_path: Path, options: dict[str, object], said: str) -> None:

@@ -245,7 +245,7 @@ def _is_numeric(path: Path, name: str, column: pd.Series, numbers: Numbers) -> b
     if kind in "iuf":
         return True
     where = f"{path}, column {name!r}"
-    instead = f"{USED}, or leave it out with data.exclude"
+    instead = f"data.exclude = [{name!r}] leaves it out; {USED}"
     present = column.dropna()
     what = pd.api.types.infer_dtype(present)
     if "mixed" in what and not all(isinstance(each, str | float | int) for each in present):

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from privet.errors import DataError
 
-USED = "list all columns to use in data.numeric and data.categorical"
+USED = "a range in data.ranges uses it as a number, all its values in data.categories as words"
 _FEWEST = 20
 """Rows from which on values that all differ say something."""
 _WHO = "patient|person|subject|case|customer|client|user|record|participant|respondent|member"
@@ -32,15 +32,18 @@ _ALMOST_NUMBER = re.compile(
     rf"(?:CHF|EUR|USD|[^\w.+<>≤≥-])*[+−–-]?{_DIGITS}\s*(?:[%‰€$£¥)-]|CHF|EUR|USD)*", re.ASCII
 )
 _UNIT = re.compile(rf"[+−–-]?{_DIGITS}(?P<unit>.*)", re.ASCII)
-_DAY = (
-    r"\d{4}([-/.])\d\d?\1\d\d?|\d\d?([-/.])\d\d?\2(?:\d{4}|\d\d)|\d\d?[- ]?[A-Za-z]{3}[- ]?\d{2,4}"
-)
+_DAY = r"\d{4}([-/.])\d\d?\1\d\d?|\d\d?([-/.])\d\d?\2(?:\d{4}|\d\d)"
+_MONTH = "jan|feb|mar|mär|apr|may|mai|jun|jul|aug|sep|oct|okt|nov|dec|dez"
 _TIME = r"\d\d?:\d\d(?::\d\d(?:[.,]\d+)?)?(?: ?[APap][Mm])?"
-_DATE = re.compile(rf"(?:{_DAY})(?:[ T:].*)?|{_TIME}", re.ASCII)
+_DATE = re.compile(
+    rf"(?:{_DAY}|\d\d?[- ]?(?i:{_MONTH})[- ]?\d{{2,4}})(?:[ T:].*)?|{_TIME}", re.ASCII
+)
 _NO_VALUE = re.compile(
     r"(?i)none|nil|n\.?/?a\.?|nan|nat|null|<na>|\(null\)|\\n|\(?missing\)?|n\.d\.|k\. ?a\."
     r"|keine angabe|[-–—]+|[.…]+|\*|#(?:n/a|null!|div/0!|value!|wert!|ref!|name\?|num!)"
 )
+_GRADES = {"-": "+", "*": "**"}
+"""Beside +, a - is a finding; beside **, a * is one of several grades."""
 _TOTAL = re.compile(r"(?i)(?:grand |sub)?totale?s?|summen?|sum|somme|gesamt(?:summe)?|insgesamt")
 _TRUE_OR_FALSE = frozenset({"true", "false"})
 
@@ -53,9 +56,19 @@ def check_feature(path: Path, name: str, numbers: npt.NDArray[np.float64]) -> No
     _refuse(path, name, feature_fault(name, numbers))
 
 
+def check_range(
+    path: Path, name: str, numbers: npt.NDArray[np.float64], limits: tuple[float, float]
+) -> None:
+    """DataError for a -999 or the like that a column's public range does not cover."""
+    covered = (numbers >= limits[0]) & (numbers <= limits[1])
+    if not covered[~np.isnan(numbers)].all():
+        different, counts = np.unique(numbers[~np.isnan(numbers)], return_counts=True)
+        _refuse(path, name, _nines_fault(different, counts))
+
+
 def _refuse(path: Path, name: str, fault: str | None) -> None:
     if fault:
-        out = f"data.exclude = [{name!r}] leaves it out; to use it, {USED}"
+        out = f"data.exclude = [{name!r}] leaves it out; {USED}"
         raise DataError(f"{path}, column {name!r}: {fault}: {out}")
 
 
@@ -85,7 +98,8 @@ def _nines_fault(different: npt.NDArray[np.float64], counts: npt.NDArray[np.int6
     """A -999, or 97 to 99, that is there often and far from everything else."""
     for step in (1, -1):
         values, often = different[::step], counts[::step]
-        marks = _far_marks(values)
+        outward = len(values) and step * values[0] < 0
+        marks = _far_marks(values) if outward else []
         nines = [place for place, mark in enumerate(marks) if _NINES.fullmatch(mark)]
         if nines and (often[: len(marks)].max() > 2 or any("999" in marks[at] for at in nines)):
             return (
@@ -150,9 +164,8 @@ def check_words(path: Path, name: str, words: Collection[str], *, said: str) -> 
 def words_fault(words: Collection[str], *, said: str) -> str | None:
     """Why some words may be meant otherwise, if so: `check_words` refuses them."""
     listed = f"list the column's values in {said}"
-    marks = sorted(word for word in words if _NO_VALUE.fullmatch(word))
-    # Beside + a - is a finding.
-    if marks and not (marks == ["-"] and "+" in words):
+    doubtful = [word for word in words if _NO_VALUE.fullmatch(word)]
+    if marks := sorted(word for word in doubtful if _GRADES.get(word) not in words):
         first = repr(marks[0])
         return (
             f"{first} may be a value or stand for none: data.missing_marks = [{first}], or {listed}"

@@ -50,6 +50,7 @@ class Table(Classification):
     - Numbers with a public range in `ranges` are scaled to [-1, 1] and clipped there; others by
       the mean and deviation of their own silo's training rows, never of pooled silos (a table
       without silos counts as one silo): `uncovered`, so [privacy] wants a range for every one.
+    - A column in `ranges` is one of numbers, one in `categories` of words, whatever files hold.
     - Texts become one column a value. The values come from `categories`, or else are read from
       all files, test file included.
     - Missing values (empty, "?", NA, NaN, null): `missing = "impute"` puts 0, the middle, with

@@ -28,7 +28,7 @@ from privet.tasks.columns import (
     label_text,
     one_hot,
 )
-from privet.tasks.doubtful import check_last, check_same_coding, check_words
+from privet.tasks.doubtful import check_last, check_range, check_same_coding, check_words
 from privet.tasks.text_tables import TextFormat, known_encoding
 
 
@@ -105,6 +105,8 @@ class TableOptions(BaseModel):
         both = set(self.numeric or []) & set(self.categorical or [])
         if both:
             raise ValueError(f"column {min(both)!r} is in data.numeric and in data.categorical")
+        if both := self.ranges.keys() & self.categories.keys():
+            raise ValueError(f"column {min(both)!r} is in data.ranges and in data.categories")
         return self
 
     @model_validator(mode="after")
@@ -266,7 +268,7 @@ def _features(options: TableOptions, frames: Sequence[Frame]) -> tuple[list[str]
     if options.numeric is not None or options.categorical is not None:
         names = (list(options.numeric or []), list(options.categorical or []))
     else:
-        names = kinds(frames, _not_excluded(options, frames))
+        names = _kinds(options, frames, _not_excluded(options, frames))
     for frame in frames:
         frame.require([*names[0], *names[1], *_always(options)])
     return names
@@ -276,11 +278,24 @@ def _always(options: TableOptions) -> list[str]:
     return [options.target, *([options.silo] if options.silo else [])]
 
 
+def _kinds(
+    options: TableOptions, frames: Sequence[Frame], names: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """Which are numeric and which categorical: as `ranges` and `categories` say, or `kinds`."""
+    said = {*options.ranges, *options.categories}
+    numeric, categorical = kinds(frames, [name for name in names if name not in said])
+    for name, limits in options.ranges.items():
+        for frame in frames if name in names else ():
+            check_range(frame.path, name, frame.numbers(name), limits)
+    numbers, words = {*numeric, *options.ranges}, {*categorical, *options.categories}
+    return [name for name in names if name in numbers], [name for name in names if name in words]
+
+
 def _not_excluded(options: TableOptions, frames: Sequence[Frame]) -> list[str]:
     """Every column of any file to train on, but for those that the options take out."""
     training = frames[:-1] if options.test_file else frames
     places = {name: frame for frame in reversed(training) for name in frame.rows.columns}
-    for name in options.exclude:
+    for name in (*options.exclude, *options.ranges, *options.categories):
         if name not in places:
             frames[0].require([name])
     found = [name for frame in training for name in frame.rows.columns]
