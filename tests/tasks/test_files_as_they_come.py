@@ -355,6 +355,53 @@ def test_decimals_of_parquet_are_numbers(tmp_path: Path) -> None:
     same(tmp_path, "", file="x.parquet")
 
 
+@pytest.mark.parametrize("kind", ["table", "held"])
+def test_a_mark_is_one_among_decimals(tmp_path: Path, kind: str) -> None:
+    from privet.tasks.held_table import HeldTable
+
+    cells = [decimal.Decimal("-999.00"), decimal.Decimal("1.50"), None, decimal.Decimal("2.50")]
+    pd.DataFrame({"x": cells, "ill": [0, 1, 0, 1]}).to_parquet(tmp_path / "x.parquet")
+    said = {"file": "x.parquet", "missing_marks": ["-999"], "test_fraction": 0, "target": "ill"}
+    said = {**said, "numeric": ["x"], "classes": [0, 1], "ranges": {"x": [0, 4]}}
+    made = HeldTable if kind == "held" else Table
+    assert made(data_dir=tmp_path, **said).train_data().inputs[:, 1].tolist() == [1, 0, 1, 0]
+
+
+@pytest.mark.parametrize("kind", ["table", "held"])
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_truth_values_that_are_listed_as_numbers(tmp_path: Path, kind: str, suffix: str) -> None:
+    from privet.tasks.held_table import HeldTable
+
+    rows = pd.DataFrame({"x": [True, False, None, True], "ill": [0, 1, 0, 1]})
+    (tmp_path / "x.csv").write_text(rows.to_csv(index=False).upper().replace("X,ILL", "x,ill"))
+    rows.to_parquet(tmp_path / "x.parquet")
+    said = {"file": f"x.{suffix}", "test_fraction": 0, "target": "ill", "numeric": ["x"]}
+    said = {**said, "classes": [0, 1], "ranges": {"x": [0, 1]}}
+    made = HeldTable if kind == "held" else Table
+    found = made(data_dir=tmp_path, **said).train_data().inputs
+    assert found.tolist() == [[1, 0], [-1, 0], [0, 1], [1, 0]]
+
+
+def test_names_that_are_one_but_for_spaces_or_form_are_one_name(tmp_path: Path) -> None:
+    assert "two columns are called 'größe'" in refused(
+        tmp_path, with_column("größe,gro\u0308ße", ["1,2"] * N)
+    )
+    rows = pd.DataFrame({"age": AGE, "age ": AGE, "ill": ILL})
+    rows.to_parquet(tmp_path / "x.parquet")
+    assert "two columns are called 'age'" in refused(tmp_path, "", file="x.parquet")
+
+
+def test_a_named_index_of_parquet_is_a_column(tmp_path: Path) -> None:
+    rows = pd.read_csv(io.StringIO(CLEAN))
+    rows.set_index("age").to_parquet(tmp_path / "x.parquet")
+    same(tmp_path, "", file="x.parquet")
+
+
+def test_a_table_of_nothing_but_the_target(tmp_path: Path) -> None:
+    said = refused(tmp_path, CLEAN, exclude=["age", "paid", "ward"])
+    assert "no column is left to predict 'ill' from" in said
+
+
 def test_columns_that_some_sites_lack(tmp_path: Path) -> None:
     for name, columns in (("a", "age,ill"), ("b", "ill,smokes,age"), ("c", "age,smokes,ill")):
         lines = [",".join(str(i % 2) for _ in columns.split(",")) for i in range(N)]

@@ -123,7 +123,7 @@ def read_frame(path: Path, how: TextFormat) -> Frame:
 
     try:
         if path.suffix.lower() in _PARQUET:
-            rows = _marked(pd.read_parquet(path), how)
+            rows = _marked(_with_index(pd.read_parquet(path)), how)
         else:
             rows = read_text_table(path, how)
     except pd.errors.EmptyDataError:
@@ -133,7 +133,19 @@ def read_frame(path: Path, how: TextFormat) -> Frame:
         raise DataError(f"{path} cannot be read: {reason}") from error
     if rows.empty:
         raise DataError(f"{path} has {len(rows.columns)} columns and 0 rows")
-    return Frame(path, rows.rename(columns=lambda name: composed(str(name))), how)
+    rows = rows.rename(columns=lambda name: composed(str(name)))
+    if twice := rows.columns[rows.columns.duplicated()].tolist():
+        raise DataError(f"{path}: two columns are called {twice[0]!r}; rename one in the header")
+    return Frame(path, rows, how)
+
+
+def _with_index(rows: pd.DataFrame) -> pd.DataFrame:
+    """`rows` of a Parquet file with a named index as what it is in the file: a column."""
+    import pandas as pd
+
+    index = rows.index
+    named = [name for name in index.names if name is not None]
+    return rows if isinstance(index, pd.RangeIndex) or not named else rows.reset_index(named)
 
 
 def _marked(rows: pd.DataFrame, how: TextFormat) -> pd.DataFrame:

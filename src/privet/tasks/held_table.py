@@ -25,7 +25,7 @@ from privet.tasks.files import names_inside, read_inside
 from privet.tasks.table import Table
 from privet.tasks.table_layout import Rows
 from privet.tasks.task import Examples
-from privet.tasks.text_tables import TextFormat
+from privet.tasks.text_tables import TRUTH_OF, TextFormat
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -213,7 +213,9 @@ def reader_of(words: Sequence[str]) -> Callable[[object], str | None]:
 
 def number(cell: object, how: TextFormat) -> float | None:
     """The finite number that a cell holds, as the file writes numbers, if it holds one."""
-    return finite(how.number(cell) if isinstance(cell, str) else cell)
+    if isinstance(cell, str):
+        return finite(TRUTH_OF.get(cell, how.number(cell)))
+    return finite(cell)
 
 
 def read_columns(

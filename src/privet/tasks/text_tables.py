@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +35,7 @@ UTF8 = "utf-8-sig"
 """Spreadsheets put a byte order mark in front."""
 TRUTHS = {"true": "True", "TRUE": "True", "false": "False", "FALSE": "False"}
 """Truth values as R, SQL and spreadsheets write them, and as Python does."""
-_TRUTH = {**{text: word == "True" for text, word in TRUTHS.items()}, "True": True, "False": False}
+TRUTH_OF = {**{text: word == "True" for text, word in TRUTHS.items()}, "True": True, "False": False}
 _GROUPING = {" ": " \u00a0\u2009\u202f", "'": "'\u2019"}
 """What a person may mean by a separator of thousands: spaces that do not break, curved marks."""
 LEADING_ZERO = re.compile(r"[+-]?0[0-9]")
@@ -73,7 +74,7 @@ class TextFormat:
             text = cell.strip()
             marked = self.marked_numbers
             return text in self.marks or bool(marked and self.number(text) in marked)
-        number = isinstance(cell, int | float) and not isinstance(cell, bool)
+        number = isinstance(cell, int | float | Decimal) and not isinstance(cell, bool)
         return number and cell in self.marked_numbers
 
     def separator_of(self, text: str) -> str:
@@ -166,8 +167,8 @@ def _typed(cells: pd.Series, how: TextFormat) -> pd.Series:
     marked = numbers.isin(how.marked_numbers)
     cells, numbers = cells.mask(marked), numbers.mask(marked)
     present = cells.dropna()
-    if len(present) and present.isin(_TRUTH.keys()).all():
-        return cells.map(_TRUTH).astype(bool if len(present) == len(cells) else object)
+    if len(present) and present.isin(TRUTH_OF.keys()).all():
+        return cells.map(TRUTH_OF).astype(bool if len(present) == len(cells) else object)
     lost = (
         present.str.match(LEADING_ZERO.pattern).any()
         or numbers[np.isfinite(numbers)].abs().max() > _LONGEST
