@@ -222,15 +222,15 @@ class Layout:
         Raises DataError for a column that is not there or not usable and a target of one class.
         """
         numeric, categorical = _features(options, frames)
-        if not numeric and not categorical:
-            raise DataError(
-                f"{frames[0].path}: no column is left to predict {options.target!r} from"
-            )
         words = {
             name: options.vocabulary(name) or _words_found(frames, name, options)
             for name in categorical
         }
         classes = options.class_names() or _classes(frames, options)
+        if not numeric and not categorical:
+            raise DataError(
+                f"{frames[0].path}: no column is left to predict {options.target!r} from"
+            )
         return cls(tuple(numeric), words, classes, options)
 
     def read(self, frame: Frame, *, silo: str | None) -> Rows:
