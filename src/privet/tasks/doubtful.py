@@ -99,7 +99,8 @@ def _nines_fault(different: npt.NDArray[np.float64], counts: npt.NDArray[np.int6
     for step in (1, -1):
         values, often = different[::step], counts[::step]
         outward = len(values) and step * values[0] < 0
-        marks = _far_marks(values) if outward else []
+        # Large amounts have a last value far out that is one, such as one that was cut off there.
+        marks = _far_marks(values, times=1 if step > 0 else 2) if outward else []
         nines = [place for place, mark in enumerate(marks) if _NINES.fullmatch(mark)]
         if nines and (often[: len(marks)].max() > 2 or any("999" in marks[at] for at in nines)):
             return (
@@ -109,14 +110,14 @@ def _nines_fault(different: npt.NDArray[np.float64], counts: npt.NDArray[np.int6
     return None
 
 
-def _far_marks(values: npt.NDArray[np.float64]) -> list[str]:
-    """Those at the beginning that may be marks, if all others are nearer to each other."""
+def _far_marks(values: npt.NDArray[np.float64], *, times: float) -> list[str]:
+    """Those at the beginning that may be marks, if they lie `times` the others' span from them."""
     marks: list[str] = []
     for value, rest in ((values[i], values[i + 1 :]) for i in range(len(values) - 2)):
         marks.append(f"{value:.15g}")
         if not _MARK.fullmatch(marks[-1]):
             break
-        if abs(value - rest[0]) > np.ptp(rest):
+        if abs(value - rest[0]) > times * np.ptp(rest):
             return marks
     return []
 
