@@ -99,9 +99,10 @@ def small(tmp_path: Path) -> Path:
     package.mkdir(parents=True)
     (package / "__init__.py").write_text('"""A package."""\n')
     (package / "errors.py").write_text('"""Errors.\n\n>>> 1 + 1\n2\n"""\n\nLIMIT = 3\n')
-    text = (tmp_path / "docs" / "scale.md").read_text(encoding="utf-8")
-    text = re.sub(r"\.\./src/[^)]*", "../src/privet/errors.py", text)
-    (tmp_path / "docs" / "scale.md").write_text(text, encoding="utf-8")
+    for guide in (tmp_path / "docs").glob("*.md"):
+        text = guide.read_text(encoding="utf-8")
+        text = re.sub(r"(?<=\]\()\.\./src/[^)]*", "../src/privet/errors.py", text)
+        guide.write_text(text, encoding="utf-8")
     return tmp_path
 
 
