@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import time
 
@@ -94,3 +95,10 @@ def test_what_others_sent_is_no_line_of_its_own_in_a_log() -> None:
     line = _Lines().format(record)
     assert line.isprintable()
     assert "it makes no sense:  2026" in line
+
+
+def test_a_free_port_is_given_out_once() -> None:
+    """Seconds pass before somebody listens there: a second one would end at its start."""
+    ports = [free_port() for _ in range(300)]
+    assert len(set(ports)) == 300
+    assert {port % 16 for port in ports} == {os.getpid() % 16}
