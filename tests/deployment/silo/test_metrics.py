@@ -208,10 +208,9 @@ class Watched:
     metrics: dict[str, str]
 
 
-@pytest.fixture(scope="module")
-def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    """A server and a silo, and a job of two rounds on it that is finished."""
-    trial = Trial.create(tmp_path_factory.mktemp("trial"), silos=("north",))
+def watching(folder: Path) -> Watched:
+    """A server and a silo that say how they are, not started yet."""
+    trial = Trial.create(folder, silos=("north",))
     settings = [trial.kit(SERVER) / "server.toml"]
     settings += [trial.kit(name) / "silo.toml" for name in trial.silos]
     found: dict[str, dict[str, str]] = {"health": {}, "metrics": {}}
@@ -221,6 +220,13 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
             address = found[what][file.parent.name] = f"127.0.0.1:{free_port()}"
             text = re.sub(rf'^{what} = ""', f'{what} = "{address}"', text, flags=re.M)
         file.write_text(text)
+    return Watched(trial, found["health"], found["metrics"])
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    """A server and a silo, and a job of two rounds on it that is finished."""
+    found = watching(tmp_path_factory.mktemp("trial"))
     experiment = Experiment.from_mapping(
         {
             "task": "digits",
@@ -230,7 +236,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
             "privacy": {"epsilon": 2.0, "delta": 1e-5, "clip": 1.0},
         }
     )
-    with trial:
+    with found.trial as trial:
         trial.start()
         trial.wait_until_online()
         with trial.client() as client:
@@ -238,7 +244,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
             while client.job(job)["state"] in ("queued", "waiting", "running"):
                 time.sleep(0.1)
             assert client.job(job)["state"] == "finished"
-        yield Watched(trial, found["health"], found["metrics"])
+        yield found
 
 
 def test_everybody_is_serving(watched: Watched) -> None:
@@ -268,6 +274,15 @@ def test_a_silo_counts_its_answers_and_knows_its_budget(watched: Watched) -> Non
     assert left == pytest.approx(8.0 - spent)
 
 
-def test_a_silo_that_died_is_not_serving(watched: Watched) -> None:
-    watched.trial.end("north", how=signal.SIGKILL)
-    assert health_fault(watched.health["north"]) == "no answer (unavailable)"
+def test_a_silo_that_died_is_not_serving(tmp_path: Path) -> None:
+    """A project of its own: the tests of the other one may run in any order."""
+    found = watching(tmp_path / "trial")
+    with found.trial as trial:
+        trial.start()
+        trial.wait_until_online()
+        deadline = time.monotonic() + 60
+        while health_fault(found.health["north"]) is not None:  # said a moment after it is online
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        trial.end("north", how=signal.SIGKILL)
+        assert health_fault(found.health["north"]) == "no answer (unavailable)"
