@@ -78,7 +78,6 @@ def summary(folder: Path) -> dict[str, object]:
     def refuse(constant: str) -> float:
         raise AssertionError(f"{constant} is no JSON")
 
-    (folder / "out" / "history.jsonl").read_text().encode()
     for line in (folder / "out" / "history.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=refuse)
     text = (folder / "out" / "summary.json").read_text()
@@ -98,7 +97,10 @@ def test_a_run_in_which_nobody_trained_exits_with_one_and_says_why(folder: Path,
     problems = summary(folder)["problems"]
     assert isinstance(problems, list)
     assert any(each.startswith("round 1 and 1 more: nobody trained") for each in problems)
-    assert why.split(" (")[0].replace("'", "&#39;") in (folder / "out" / "report.html").read_text()
+    page = (folder / "out" / "report.html").read_text()
+    assert ("Neither a loss nor an accuracy" in page) == (task == "Nan")
+    assert "no held-out records" not in page
+    assert why.split(" (")[0].replace("'", "&#39;") in page
 
 
 def test_numbers_of_numpy_and_torch_are_numbers_and_what_is_not_finite_is_said(

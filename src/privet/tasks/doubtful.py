@@ -1,6 +1,7 @@
 """Columns that could be meant in two ways: refused, with the setting that says which.
 
-What a table's options leave open is read from its records; nothing of that is guessed.
+What a table's options leave open is read from its records. Patterns recognise what is often read
+wrongly; what they do not know ("120/80") is a word, and stands so in what is printed first.
 """
 
 from __future__ import annotations
