@@ -464,11 +464,13 @@ def test_no_dispute_is_left_and_no_honest_silo_goes_before_a_liar_with_more(
     """A dealer of garbage, and one that accuses others, each to two silos or more."""
     names = [f"silo-{each}" for each in range(honest)]
     told = [Failure(names[each], "keys", "", about="dealer") for each in garbled if each < honest]
-    told += [Failure("accuser", "keys", "", about=names[each]) for each in accused if each < honest]
+    told += [
+        Failure("the-accuser", "keys", "", about=names[each]) for each in accused if each < honest
+    ]
     out = disputed(told)
     assert not [each for each in told if not {each.silo, each.about} & set(out)]
     if len(garbled & {*range(honest)}) > 2 < len(accused & {*range(honest)}):
-        assert set(out) == {"dealer", "accuser"}
+        assert set(out) == {"dealer", "the-accuser"}
 
 
 def test_one_silos_wrong_share_is_found_where_enough_others_are_there(
