@@ -159,7 +159,7 @@ def tampering_in(round_: int, *nodes: int) -> Meddle:
             sealed = message.content["sealed-sum"]
             changed = bytearray(sealed["total"].data)
             for place in range(8):  # a low bit alone would be lost in the encryption's noise
-                changed[place - 20_000] ^= 0xFF
+                changed[place - 6000] ^= 0xFF
             sealed["total"] = blob(bytes(changed))
 
     return flip

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from privet.privacy.encryption import lattice
-from privet.privacy.encryption.backend import COINS, DEGREE, PROFILES, TAG_MODULUS, TAGS
+from privet.privacy.encryption.backend import (
+    COINS,
+    DEGREE,
+    PROFILES,
+    TAG_MODULUS,
+    TAGS,
+    coins_bound,
+)
 from privet.privacy.encryption.header import Header, Terms
 from privet.privacy.encryption.keys.secret import SecretKey
 from privet.privacy.encryption.lattice import LatticeBackend
@@ -25,14 +32,14 @@ TERMS = Terms(run="run", round=3, size=1, clamp=0.5)
 def opened_sum(plain_modulus: int, plaintexts: Iterable[np.ndarray]) -> np.ndarray:
     """Each plaintext by a client of its own, encrypted, added and opened."""
     backend, clients = LatticeBackend(plain_modulus), []
-    accumulator = backend.accumulator(1)
+    accumulator = backend.accumulator(DEGREE)
     for number, plaintext in enumerate(plaintexts):
         clients.append(f"{number:03}")
         body = b"".join(backend.encrypt([plaintext], key=KEY, terms=TERMS))
         accumulator.add(memoryview(body))
     header = Header(kind="sum", digest=bytes(16), terms=TERMS, clients=tuple(clients))
     body = memoryview(b"".join(accumulator.body()))
-    (opened,) = backend.decrypt(body, key=KEY, header=header, chunks=1)
+    (opened,) = backend.decrypt(body, key=KEY, header=header, length=DEGREE)
     return opened
 
 
@@ -75,12 +82,15 @@ def test_as_many_clients_as_allowed_add_up_exactly(profile, draw):
     np.testing.assert_array_equal(opened[-TAGS:], tags)
 
 
-@pytest.mark.parametrize("value", [COINS // 2, -COINS // 2])
-def test_the_largest_secrets_of_all_clients_add_up(value):
-    """No sum wraps in 16 bits and every product is exact, were all coins of all clients heads."""
-    profile = PROFILES["default"]
+@pytest.mark.parametrize("name", PROFILES)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_largest_secrets_of_all_clients_add_up(name, sign):
+    """No sum wraps in 11 bits and every product is exact, at what all coins never add up to."""
+    profile = PROFILES[name]
     t, clients = profile.plain_modulus, profile.max_clients
-    secret = np.full(DEGREE, value, dtype=np.int64)
+    value = min(COINS // 2, coins_bound(clients) // clients)
+    assert (value + 1) * clients > coins_bound(clients)
+    secret = np.full(DEGREE, sign * value, dtype=np.int64)
     plaintexts = RNG.integers(0, t, (clients, DEGREE), dtype=np.uint64)
     errors = [lattice.draw_short(bytes(32), place) for place in range(clients)]
     drawn = [each for error in errors for each in (secret, error)]

@@ -11,11 +11,20 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from privet.privacy.encryption import Header, SecretKey, Tampered, Terms, lattice
-from privet.privacy.encryption.backend import COINS, DEGREE, MODULUS, PROFILES, noise_bound
+from privet.privacy.encryption import Header, SecretKey, Tampered, Terms, lattice, read_header
+from privet.privacy.encryption.backend import (
+    COINS,
+    CUT_ERROR,
+    DEGREE,
+    MODULUS,
+    PROFILES,
+    SECRET_BITS,
+    coins_bound,
+    noise_bound,
+)
 from privet.privacy.encryption.codec import bound_to
 from privet.privacy.encryption.lattice import LatticeBackend, PublicPolynomials, Short, spectrum
-from privet.privacy.encryption.residues import Integers, add, lift, read_frames
+from privet.privacy.encryption.residues import Integers, add, lift, narrow, read_frames
 from seal_reference import Reference
 
 profiles = pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
@@ -252,8 +261,9 @@ def test_more_noise_than_allowed_would_not_open(profile, sign):
 @pytest.mark.parametrize("clients", [1, 2, 16, 128, 1000])
 def test_the_noise_bound_is_one(clients):
     """Against the exact distribution of all coins, and not wider than twice what it must be."""
-    coins, rounding = COINS * clients, clients
+    coins, rounding = COINS * clients, clients + CUT_ERROR * (clients + 1)
     excess = noise_bound(clients) - rounding
+    assert excess == coins_bound(clients)
 
     def log2_beyond(distance: int) -> float:
         return (stats.binom.logsf(coins // 2 + distance - 1, coins, 0.5) + np.log(2)) / np.log(2)
@@ -280,14 +290,20 @@ class Sent:
     ) -> None:
         key = key or key_of()
         self.backend, zeros = LatticeBackend(t), np.zeros(DEGREE, dtype=np.uint64)
-        parts = self.backend.encrypt([zeros] * chunks, key=key, terms=TERMS, mask=mask)
-        self.body, context = memoryview(b"".join(parts)), bound_to(TERMS, key)
-        frames = read_frames(self.body, chunks=chunks, clients=1)
+        self.residues: list[Integers] = []
+        with patch.object(lattice, "narrow", self._narrow):
+            parts = self.backend.encrypt([zeros] * chunks, key=key, terms=TERMS, mask=mask)
+            self.body, context = memoryview(b"".join(parts)), bound_to(TERMS, key)
+        frames = read_frames(self.body, length=chunks * DEGREE, clients=1)
         self.hidden = frames.secret
-        self.residues = [lattice.unpack(each) for each in frames.packed]
+        self.cut = list(frames.chunks())
         pad = lattice._pad(key, context, frames.nonces[0])
-        self.secret = (self.hidden - pad).view(np.int16).astype(np.int64)
+        self.secret = lattice._signed(self.hidden - pad)
         self.context = context
+
+    def _narrow(self, residues: Integers) -> Integers:
+        self.residues.append(residues.copy())
+        return narrow(residues)
 
     def errors(self) -> np.ndarray:
         """What is left of zeros when a_k s is taken away."""
@@ -310,9 +326,9 @@ def binomial_pvalue(found: np.ndarray) -> float:
     return stats.chisquare(observed, expected * len(found)).pvalue
 
 
-def uniform_pvalue(found: np.ndarray) -> float:
-    """Chi-square of numbers of 16 bits, by their upper and their lower byte."""
-    counts = [np.bincount(found >> shift & 255, minlength=256) for shift in (0, 8)]
+def uniform_pvalue(found: np.ndarray, *, bits: int = 16) -> float:
+    """Chi-square of numbers of so many bits, by their upper and their lower 8."""
+    counts = [np.bincount(found >> shift & 255, minlength=256) for shift in (0, bits - 8)]
     return min(stats.chisquare(each).pvalue for each in counts)
 
 
@@ -340,8 +356,9 @@ def test_secrets_and_errors_are_coins(fixed_entropy):
 def test_what_is_sent_of_a_secret_is_uniform(fixed_entropy):
     """To whoever has no key; and so is the difference of two, whose pads are therefore others."""
     hidden = [Sent().hidden for _ in range(20)]
-    assert uniform_pvalue(np.concatenate(hidden)) > LEVEL
-    assert uniform_pvalue(np.concatenate(hidden[:10]) - np.concatenate(hidden[10:])) > LEVEL
+    assert uniform_pvalue(np.concatenate(hidden), bits=SECRET_BITS) > LEVEL
+    apart = np.concatenate(hidden[:10]) - np.concatenate(hidden[10:])
+    assert uniform_pvalue(apart % 2**SECRET_BITS, bits=SECRET_BITS) > LEVEL
 
 
 def test_pads_belong_to_key_terms_and_nonce():
@@ -364,17 +381,20 @@ def test_an_upload_is_noise_to_the_wrong_key_and_to_the_right_one_while_masked(f
     mask = np.random.default_rng(0).integers(0, 2**16, DEGREE, dtype=np.uint16)
     for sent, key in ((Sent(chunks=4, mask=mask), key_of()), (Sent(chunks=4), key_of(1))):
         opened = np.concatenate(
-            list(sent.backend.decrypt(sent.body, key=key, header=header, chunks=4))
+            list(sent.backend.decrypt(sent.body, key=key, header=header, length=4 * DEGREE))
         )
         assert uniform_pvalue((opened >> np.uint64(31)).astype(np.int64)) > LEVEL
     unmasked = Sent()
-    (opened,) = unmasked.backend.decrypt(unmasked.body, key=key_of(), header=header, chunks=1)
+    (opened,) = unmasked.backend.decrypt(unmasked.body, key=key_of(), header=header, length=DEGREE)
     assert not opened.any()
 
 
 def test_residues_are_uniform_to_who_has_no_secret(fixed_entropy):
-    found = np.concatenate(Sent(chunks=20).residues)
-    assert uniform_pvalue((found >> np.uint64(44)).astype(np.int64)) > LEVEL
+    found = np.concatenate(Sent(chunks=20).cut)
+    assert len(found) == 20 * DEGREE
+    for shift in (0, 20, 40):
+        some = (found >> np.uint64(shift) & np.uint64(2**16 - 1)).astype(np.int64)
+        assert uniform_pvalue(some) > LEVEL
 
 
 def test_uploads_share_nothing():
@@ -385,7 +405,7 @@ def test_uploads_share_nothing():
     assert len(np.unique(residues)) == residues.size
     for first, second in zip(one.residues, other.residues, strict=True):
         apart = lattice.subtract(first, second)
-        assert np.minimum(apart, Q - apart).min() > 2**40
+        assert np.minimum(apart, Q - apart).min() > 2**36
     assert len({chunk.tobytes() for chunk in one.errors().reshape(3, -1)}) == 3
 
 
@@ -409,7 +429,7 @@ def test_secrets_come_from_no_generator_that_could_be_seeded(rounds):
             x, key=round_.key, terms=round_.terms, weight=1.0, client="a", rng=rng
         )
         assert np.random.get_state()[1].tolist() == before
-        bodies.append(upload.data[-DEGREE * 2 - 16 - 30_720 :])
+        bodies.append(read_header(upload.data)[1])
         states.append(rng.bit_generator.state)
     alone = np.random.default_rng(0)
     alone.random(10, dtype=np.float32)
@@ -418,10 +438,10 @@ def test_secrets_come_from_no_generator_that_could_be_seeded(rounds):
     assert (one == other).mean() < 0.01
 
 
-@pytest.mark.parametrize("change", [1, 2**15, -1])
+@pytest.mark.parametrize("change", [1, 2**10, -1])
 @pytest.mark.parametrize("place", [0, DEGREE - 1])
 def test_a_sum_of_secrets_that_is_off_by_one_number_opens_to_noise(rounds, change, place):
-    """And one that is beyond what honest clients can reach, to which 16 bits wrap."""
+    """And one that is beyond what honest clients can reach, to which 11 bits wrap."""
     round_ = rounds(size=10)
     mask = np.zeros(DEGREE, dtype=np.uint16)
     mask[place] = change % 2**16

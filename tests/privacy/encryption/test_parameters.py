@@ -16,6 +16,8 @@ from privet.privacy.encryption.backend import (
     MODULUS,
     PRECISE,
     PROFILES,
+    SECRET_BITS,
+    coins_bound,
     noise_bound,
     security_bits,
 )
@@ -25,7 +27,8 @@ from privet.privacy.encryption.backend import (
 def test_the_worst_case_of_every_profile_fits(profile):
     assert profile.max_clients * 2 * profile.levels < 2**profile.digit_bits
     assert MODULUS // (2 * profile.plain_modulus) > noise_bound(profile.max_clients) + 2
-    # Sums of secrets are numbers of 16 bits, whatever the coins.
+    assert coins_bound(profile.max_clients) <= 2 ** (SECRET_BITS - 1)
+    # While they are masked they are numbers of 16 bits, whatever the coins.
     assert COINS // 2 * profile.max_clients < 2**15
 
 

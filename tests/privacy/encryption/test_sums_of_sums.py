@@ -7,18 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from privet.privacy.encryption.backend import MODULUS
 from privet.privacy.encryption.header import assembled, read_header
-from privet.privacy.encryption.residues import add, pack, read_frames, unpack
+from privet.privacy.encryption.residues import pack, pack_secret, read_frames
 
 
-def together(one: bytes, other: bytes) -> bytes:
-    """Two sums of one chunk, added: residues modulo q, secrets modulo 2^16, nonces of both."""
+def together(one: bytes, other: bytes, *, length: int) -> bytes:
+    """Two sums of 50 values, added: residues modulo 2^56, secrets modulo 2^11, nonces of both."""
     (first, body), (second, more) = read_header(one), read_header(other)
-    left = read_frames(body, chunks=1, clients=len(first.clients))
-    right = read_frames(more, chunks=1, clients=len(second.clients))
-    total = add(unpack(left.packed[0]), unpack(right.packed[0]), modulus=MODULUS)
-    secret = (left.secret + right.secret).tobytes()
+    left = read_frames(body, length=length, clients=len(first.clients))
+    right = read_frames(more, length=length, clients=len(second.clients))
+    (total,) = (a + b for a, b in zip(left.chunks(), right.chunks(), strict=True))
+    secret = pack_secret(left.secret + right.secret)
     clients = tuple(sorted(first.clients + second.clients))
     parts = [pack(total), *left.nonces, *right.nonces, secret]
     return assembled(replace(first, clients=clients), parts)
@@ -34,6 +33,8 @@ def test_a_sum_of_sums_opens_to_the_sum(rounds, profile: str) -> None:
     }
     north = round_.add({client: uploads[client] for client in "ad"})
     south = round_.add({client: uploads[client] for client in "bce"})
-    whole, both = round_.open(round_.add(uploads)), round_.open(together(north, south))
+    length = round_.cipher._codec.length(50)
+    both = round_.open(together(north, south, length=length))
+    whole = round_.open(round_.add(uploads))
     assert both.clients == whole.clients == tuple("abcde")
     assert np.array_equal(both.mean, whole.mean)

@@ -23,14 +23,16 @@ from privet.privacy.encryption import (
 from privet.privacy.encryption.backend import DEGREE, MODULUS, TAG_MODULUS
 from privet.privacy.encryption.codec import bound_to
 from privet.privacy.encryption.residues import (
-    C0_BYTES,
     NONCE_BYTES,
     SECRET_BYTES,
+    SENT_BYTES,
     add,
     lift,
+    narrow,
     pack,
+    pack_secret,
     read_frames,
-    unpack,
+    widen,
 )
 
 SIZE = 20_000  # three chunks
@@ -111,7 +113,7 @@ class Parts:
 
     header: Header
     residues: list[np.ndarray]
-    """One array for every chunk."""
+    """What is sent of them, one array for every chunk."""
     nonces: list[bytes]
     secret: np.ndarray
 
@@ -120,16 +122,16 @@ class Parts:
         header = self.header
         if clients is not None:
             header = replace(header, kind="sum", clients=tuple(clients))
-        body = (*map(pack, self.residues), *self.nonces, self.secret.astype("<u2").tobytes())
+        body = (*map(pack, self.residues), *self.nonces, pack_secret(self.secret))
         return header.to_bytes() + b"".join(body)
 
 
 def frames(data: bytes) -> Parts:
     header, body = read_header(data)
     nonces = len(header.clients)
-    chunks = (len(body) - nonces * NONCE_BYTES - SECRET_BYTES) // C0_BYTES
-    read = read_frames(body, chunks=chunks, clients=nonces)
-    return Parts(header, list(map(unpack, read.packed)), list(read.nonces), read.secret.copy())
+    length = (len(body) - nonces * NONCE_BYTES - SECRET_BYTES) // SENT_BYTES
+    read = read_frames(body, length=length, clients=nonces)
+    return Parts(header, list(read.chunks()), list(read.nonces), read.secret.copy())
 
 
 def total(*uploads: bytes, clients: Iterable[str] = "abc", per_chunk=None, secrets=None) -> bytes:
@@ -141,10 +143,8 @@ def total(*uploads: bytes, clients: Iterable[str] = "abc", per_chunk=None, secre
     everyone = range(len(parts))
     residues = []
     for chunk in range(len(parts[0].residues)):
-        sum_ = np.zeros(DEGREE, dtype=np.uint64)
-        for place in (per_chunk or {}).get(chunk, everyone):
-            sum_ = add(sum_, parts[place].residues[chunk], modulus=MODULUS)
-        residues.append(sum_)
+        chosen = (per_chunk or {}).get(chunk, everyone)
+        residues.append(sum(parts[place].residues[chunk] for place in chosen))
     counted = [parts[place] for place in secrets or everyone]
     nonces = [nonce for each in counted for nonce in each.nonces]
     secret = sum((each.secret for each in counted), start=np.zeros(DEGREE, dtype=np.uint16))
@@ -169,7 +169,7 @@ def test_a_doubled_client(rounds, uploads):
 def test_a_doubled_ckks_client(rounds, uploads):
     """Its ciphertexts carry nothing that the server could see twice."""
     round_ = rounds("ckks", size=SIZE)
-    accumulator = round_.cipher._backend.accumulator(round_.cipher._chunks(SIZE))
+    accumulator = round_.cipher._backend.accumulator(round_.cipher._codec.length(SIZE))
     header, body = read_header(uploads("ckks")["a"])
     for _ in range(2):
         accumulator.add(body)
@@ -257,7 +257,7 @@ def test_other_nonces(rounds, uploads, other):
 
 
 @pytest.mark.parametrize("place", [0, 1, DEGREE - 1])
-@pytest.mark.parametrize("bit", [0, 7, 15])
+@pytest.mark.parametrize("bit", [0, 7, 10])
 def test_another_sum_of_secrets(rounds, uploads, place, bit):
     round_ = rounds(size=SIZE)
     sum_ = frames(round_.add(uploads("default")))
@@ -270,10 +270,10 @@ def test_a_secret_that_the_server_adds_on_both_sides_changes_nothing(rounds, upl
     round_ = rounds(size=SIZE)
     honest = round_.add(uploads("default"))
     sum_, own = frames(honest), lattice.draw_short(bytes(32), 0)
-    zeros = [np.zeros(DEGREE, dtype=np.uint64)] * 3
+    zeros = [np.zeros(len(each), dtype=np.uint64) for each in sum_.residues]
     context = bound_to(round_.terms, round_.key)
     added = lattice.encrypt(zeros, own, context=context, plain_modulus=2**47)
-    residues = [add(a, b, modulus=MODULUS) for a, b in zip(sum_.residues, added, strict=True)]
+    residues = [a + narrow(b) for a, b in zip(sum_.residues, added, strict=True)]
     secret = sum_.secret + own.astype(np.uint16)
     opened = round_.open(replace(sum_, residues=residues, secret=secret).bytes())
     np.testing.assert_array_equal(opened.mean, round_.open(honest).mean)
@@ -295,7 +295,10 @@ def test_another_round(rounds, uploads, name):
 def test_other_terms_in_the_header(rounds, uploads, name, changes):
     round_ = rounds(name, size=SIZE)
     data = renamed(round_.add(uploads(name)), terms=replace(round_.terms, **changes))
-    assert_tampered(round_.with_terms(**changes), data)
+    with pytest.raises((Tampered, Malformed)):
+        round_.with_terms(**changes).open(data)
+    if "size" not in changes:  # which says how long a body is
+        assert_tampered(round_.with_terms(**changes), data)
     if "run" in changes:
         assert_tampered(round_, data)
 
@@ -333,7 +336,8 @@ def vectors(round_, data: bytes) -> list:
     """The TenSEAL vectors of an upload or a sum, without a key."""
     backend = round_.cipher._backend
     _, body = read_header(data)
-    messages = documented._messages(body, chunks=round_.cipher._chunks(SIZE), scale=backend._scale)
+    chunks = round_.cipher._codec.length(SIZE) // documented.SLOTS
+    messages = documented._messages(body, chunks=chunks, scale=backend._scale)
     return [ts.ckks_vector_from(backend._fits.context(), each) for each in messages]
 
 
@@ -387,7 +391,7 @@ def test_a_plaintext_that_the_server_adds(rounds, uploads, place, change):
     sum_ = frames(round_.add(uploads("default")))
     added = np.zeros(DEGREE, dtype=np.uint64)
     added[place] = change
-    sum_.residues[1] = add(sum_.residues[1], lift(added, 2**47), modulus=MODULUS)
+    sum_.residues[1] = narrow(add(widen(sum_.residues[1]), lift(added, 2**47), modulus=MODULUS))
     if place >= 4094 and change % TAG_MODULUS == 0:
         # A tag counts modulo P: this changes no value, and may be let through.
         np.testing.assert_array_equal(
@@ -402,16 +406,17 @@ def test_a_flipped_bit_is_noticed_or_lies_within_the_noise(rounds):
     """A sample over residues and secrets, and all nonces of a small sum; `test_fuzz` has more.
 
     A ciphertext carries noise, and a change no larger than what is left of its bound q/2t = 2^12
-    is noise too: decryption is the same to the last bit. One bit in five of a residue is like that.
+    is noise too: decryption is the same to the last bit. One bit in seven of what is sent of a
+    residue is like that.
     """
-    round_ = rounds()
-    data = round_.add({c: round_.encrypt(np.ones(10), client=c) for c in "ab"})
+    round_ = rounds(size=5000)
+    data = round_.add({c: round_.encrypt(np.ones(5000), client=c) for c in "ab"})
     honest = round_.open(data)
     secret = len(data) - SECRET_BYTES
     nonces = secret - 2 * NONCE_BYTES
     rng = np.random.default_rng(0)
     unnoticed = 0
-    residues = rng.integers(nonces - C0_BYTES, nonces, 500)
+    residues = rng.integers(nonces - 17_000, nonces, 500)
     secrets = rng.integers(secret, len(data), 50)
     for place in [*residues, *range(nonces, secret), *secrets]:
         altered = bytearray(data)
@@ -424,24 +429,23 @@ def test_a_flipped_bit_is_noticed_or_lies_within_the_noise(rounds):
         assert place < nonces
         assert (opened.weight, opened.clients) == (honest.weight, honest.clients)
         np.testing.assert_array_equal(opened.mean, honest.mean)
-    assert 0.1 < unnoticed / 500 < 0.3
+    assert 0.08 < unnoticed / 500 < 0.25
 
 
-def test_a_residue_that_is_none_is_refused_on_both_ends(rounds, uploads):
+@pytest.mark.parametrize("byte", [0, 255])
+def test_any_bytes_are_residues_and_open_to_nothing(rounds, uploads, byte):
+    """There are none to refuse: what was never encrypted is found by its tags."""
     round_ = rounds(size=SIZE)
     upload = frames(uploads("default")["a"])
-    upload.residues[2][-1] = MODULUS
+    wild = [np.full(len(each), byte * (2**56 // 255), dtype=np.uint64) for each in upload.residues]
     adder = round_.cipher.adder(round_.terms)
     adder.add(uploads("default")["b"], client="b")
-    before = adder.to_bytes()
-    with pytest.raises(Malformed, match="not below the modulus"):
-        adder.add(upload.bytes(), client="a")
-    assert adder.to_bytes() == before
-    with pytest.raises(Malformed, match="not below the modulus"):
-        round_.open(upload.bytes("a"))
+    adder.add(replace(upload, residues=wild).bytes(), client="a")
+    assert_tampered(round_, adder.to_bytes())
+    assert_tampered(round_, replace(upload, residues=wild).bytes("a"))
 
 
-@pytest.mark.parametrize("cut", [1, 16, 8192, 30_720])
+@pytest.mark.parametrize("cut", [1, 7, 16, 5632])
 def test_another_length_is_refused_on_both_ends(rounds, uploads, cut):
     round_ = rounds(size=SIZE)
     upload, sum_ = uploads("default")["a"], round_.add(uploads("default"))

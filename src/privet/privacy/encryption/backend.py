@@ -21,7 +21,8 @@ from privet.privacy.encryption.header import Header, Terms
 from privet.privacy.encryption.keys.secret import SecretKey
 
 Plaintext = NDArray[Any]
-"""A chunk: uint64 coefficients below t for BFV, float64 slots for CKKS."""
+"""A chunk: uint64 coefficients below t for BFV, the last one maybe fewer than 4096, and float64
+slots for CKKS."""
 Mask = NDArray[np.uint16]
 """Numbers modulo 2^16, shape (4096,), that hide the secret of one upload."""
 
@@ -72,15 +73,15 @@ class Backend(Protocol):
         """The body of an upload, in parts, one chunk at a time."""
 
     def decrypt(
-        self, body: memoryview, *, key: SecretKey, header: Header, chunks: int
+        self, body: memoryview, *, key: SecretKey, header: Header, length: int
     ) -> Iterator[Plaintext]:
-        """The chunks of a sum; nothing says yet that they are right.
+        """The chunks of a sum, `length` numbers in all; nothing says yet that they are right.
 
         Raises Malformed, before the first chunk, when the body has another length or form.
         """
 
-    def accumulator(self, chunks: int) -> Accumulator:
-        """An empty sum."""
+    def accumulator(self, length: int) -> Accumulator:
+        """An empty sum of so many numbers in all chunks."""
 
 
 DEGREE = 4096
@@ -98,12 +99,24 @@ COINS = 128
 """Of the centred binomials that secrets and errors are drawn from: -64 to 64, deviation 5.66."""
 
 
-def noise_bound(clients: int) -> int:
-    """What the error of a sum stays below, but with probability 2^-128 a coefficient (Hoeffding).
+CUT_ERROR = 10
+"""What sending a residue in 56 bits adds to a client's error at most (`residues.narrow`)."""
 
-    `clients` honest errors of 128 coins, and one of rounding q/t for each.
+SECRET_BITS = 11
+"""In which sums of secrets are sent."""
+
+
+def coins_bound(clients: int) -> int:
+    """What a sum of secrets or errors stays below, but with probability 2^-128 (Hoeffding)."""
+    return math.isqrt(COINS * clients * 90 // 2) + 1
+
+
+def noise_bound(clients: int) -> int:
+    """What the error of a sum stays below, but with probability 2^-128 a coefficient.
+
+    `clients` honest errors of 128 coins, and for each one of rounding q/t and what is cut off.
     """
-    return clients + math.isqrt(COINS * clients * 90 // 2) + 1
+    return coins_bound(clients) + clients + CUT_ERROR * (clients + 1)
 
 
 TAG_MODULUS = 2**31 - 1
@@ -157,6 +170,8 @@ class Profile:
         # Decryption is exact while the noise is below q / 2t; 3 of that is kept for rounding.
         room = MODULUS // (2 * t) - 3
         yield "max_clients", noise_bound(clients) <= room, f"fewer: the noise has room for {room}"
+        room = 2 ** (SECRET_BITS - 1)
+        yield "max_clients", coins_bound(clients) <= room, f"fewer: secrets have room for {room}"
 
     @property
     def levels(self) -> int:

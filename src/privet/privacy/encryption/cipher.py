@@ -229,7 +229,7 @@ class Cipher:
     def adder(self, terms: Terms) -> Adder:
         """An empty sum of uploads under `terms`, for the server."""
         return Adder(
-            self._backend.accumulator(self._chunks(terms.size)),
+            self._backend.accumulator(self._codec.length(terms.size)),
             digest=self.digest,
             terms=terms,
             max_clients=self.facts.max_clients,
@@ -256,12 +256,9 @@ class Cipher:
         if len(header.clients) < at_least:
             raise TooFewClients(f"a sum of {len(header.clients)} clients: at_least = {at_least}")
         chunks = self._backend.decrypt(
-            body, key=key, header=header, chunks=self._chunks(terms.size)
+            body, key=key, header=header, length=self._codec.length(terms.size)
         )
         return self._codec.decode(chunks, of=SealedSum(header, body), secret=key)
-
-    def _chunks(self, size: int) -> int:
-        return -(-size // self._codec.values)
 
     def _sum(self, data: bytes) -> tuple[Header, memoryview]:
         header, body = read_header(data)

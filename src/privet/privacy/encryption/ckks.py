@@ -63,6 +63,10 @@ class RealCodec:
         if MAX_CLIENTS * 2**SCALE_BITS >= 2 ** (_MODULUS_BITS - 1):
             raise EncryptionError(f"a sum of {MAX_CLIENTS} clients overflows at 2^{SCALE_BITS}")
 
+    def length(self, size: int) -> int:
+        """See `Codec.length`; chunks are whole."""
+        return -(-size // self.values) * SLOTS
+
     def encode(self, own: Contribution, *, terms: Terms, secret: SecretKey) -> Iterator[Slots]:
         """Slots, shape (2048,), for every `values` values of the vector."""
         words = Words(secret.tag, purpose=b"tags", context=bound_to(terms, secret))

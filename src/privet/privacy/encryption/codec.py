@@ -1,7 +1,9 @@
 """What the plaintexts mean: a vector, a weight and who sent them, in chunks that can be added.
 
-    coefficients 0 .. N-3   fixed-point digits: values of the vector, then the trailer
-    coefficients N-2, N-1   the tags of all those digits
+    coefficients 0 .. n-3   fixed-point digits: values of the vector, then the trailer
+    coefficients n-2, n-1   the tags of all those digits
+
+n is N = 4096, and in the last chunk what it takes: coefficients that hold nothing are not sent.
 
 The trailer says how many clients there are, their weight, and which uploads. Tags are linear and
 keyed: those of clients add up to those of the sum, and only holders of the key can make them. A
@@ -96,7 +98,10 @@ class Codec(Protocol):
 
     @property
     def values(self) -> int:
-        """Values of the vector in one chunk."""
+        """Values of the vector in a full chunk."""
+
+    def length(self, size: int) -> int:
+        """Numbers in all chunks of a vector of `size` values."""
 
     def encode(self, own: Contribution, *, terms: Terms, secret: SecretKey) -> Iterator[Plaintext]:
         """The chunks of one upload."""
@@ -227,24 +232,31 @@ class FixedPointCodec:
 
     def __init__(self, profile: Profile) -> None:
         self._profile, self._levels = profile, profile.levels
-        self.values = profile.digits * (DEGREE - TAGS) - trailer_length(profile.value_bits)
+        self._trailer = trailer_length(profile.value_bits)
+        self.values = profile.digits * (DEGREE - TAGS) - self._trailer
         self.name = (
             f"fixed-point {profile.digits}x{profile.digit_bits} bits, values {profile.value_bits},"
-            f" fields {FIELD_BITS}, tags {TAGS} mod {TAG_MODULUS}, clients {profile.max_clients}"
+            f" fields {FIELD_BITS}, tags {TAGS} mod {TAG_MODULUS}, clients {profile.max_clients},"
+            " last chunk cut"
         )
 
+    def length(self, size: int) -> int:
+        """See `Codec.length`."""
+        full, rest = divmod(size, self.values)
+        return full * DEGREE + (self._filled(rest) + TAGS if rest else 0)
+
     def encode(self, own: Contribution, *, terms: Terms, secret: SecretKey) -> Iterator[Integers]:
-        """Coefficients below t, shape (4096,), for every `values` values of the vector."""
+        """Coefficients below t, shape (4096,) or less, for every `values` values of the vector."""
         tagger = Tagger(secret.tag, context=bound_to(terms, secret))
         trailer = Trailer.of(own, terms=terms, secret=secret)
         end = trailer.to_digits(bits=self._profile.value_bits)
-        digits = np.concatenate([np.zeros(self.values, dtype=np.uint64), end])
         for chunk, start in enumerate(range(0, terms.size, self.values)):
             part = own.x[start : start + self.values]
+            digits = np.zeros(self._profile.digits * self._filled(len(part)), dtype=np.uint64)
             digits[: len(part)] = to_digits(
                 part, weight=own.weight, clamp=terms.clamp, levels=self._levels, rng=own.rng
             )
-            digits[len(part) : self.values] = 0  # the last chunk, after a full one
+            digits[-len(end) :] = end
             yield self._coefficients(digits, tagger.tags(chunk, digits))
 
     def decode(self, chunks: Iterable[Integers], *, of: SealedSum, secret: SecretKey) -> OpenedSum:
@@ -259,7 +271,7 @@ class FixedPointCodec:
             # No early end: how long it takes must not say which chunk was altered.
             genuine &= np.array_equal(tags, tagger.tags(chunk, digits))
             # A copy: a view would keep the chunk in memory.
-            ends.append(digits[self.values :].copy())
+            ends.append(digits[-self._trailer :].copy())
             part = mean[chunk * self.values : (chunk + 1) * self.values]
             part[:] = from_digits(
                 digits[: len(part)], clients=len(clients), clamp=terms.clamp, levels=self._levels
@@ -272,6 +284,10 @@ class FixedPointCodec:
         weight = integer_to_weight(trailer.weight)
         mean /= weight
         return OpenedSum(mean=mean, weight=weight, clients=clients)
+
+    def _filled(self, values: int) -> int:
+        """Coefficients that so many values and the trailer take."""
+        return -(-(values + self._trailer) // self._profile.digits)
 
     def _coefficients(self, digits: Integers, tags: Integers) -> Integers:
         profile = self._profile

@@ -105,7 +105,7 @@ class DocumentedBackend:
         """Encrypt with it, and add the result to what fits."""
         vector = _encrypted(_private(lattice), np.zeros(SLOTS))
         try:
-            self.accumulator(1).add(memoryview(b"".join(_framed([vector]))))
+            self.accumulator(SLOTS).add(memoryview(b"".join(_framed([vector]))))
             vector.decrypt()
         except (Malformed, *_NATIVE_ERRORS):
             raise EncryptionError(_WRONG_KEY) from None
@@ -128,16 +128,16 @@ class DocumentedBackend:
         *,
         key: SecretKey,
         header: Header,  # noqa: ARG002
-        chunks: int,
+        length: int,
     ) -> Iterator[Plaintext]:
         """See `Backend.decrypt`."""
         context = _private(key.lattice)
-        messages = _messages(body, chunks=chunks, scale=self._scale)
+        messages = _messages(body, chunks=length // SLOTS, scale=self._scale)
         return (_opened(context, message) for message in messages)
 
-    def accumulator(self, chunks: int) -> VectorSum:
+    def accumulator(self, length: int) -> VectorSum:
         """An empty sum; TenSEAL adds, with parameters and no key."""
-        return VectorSum(chunks, scale=self._scale, fits=self._fits)
+        return VectorSum(length // SLOTS, scale=self._scale, fits=self._fits)
 
     @cached_property
     def _fits(self) -> Any:

@@ -5,12 +5,13 @@ secret s and sends, of every plaintext m_k,
 
     c_k = a_k s + e_k + round(q m_k / t)        in Z_q[X] / (X^4096 + 1)
 
-and s itself, masked, in 4096 numbers of 16 bits. Both parts add up: whoever takes the masks out of
-the sum of secrets S opens the sum of the c_k, and no single one. So no key outlives a round that a
-server could aim at with crafted sums, masks cost the same for every length of the vector, and a
-receiver has no more to do for a hundred clients than for one. The idea is that of ACORN (Bell et
-al., USENIX Security 2023) and Willow (Bell-Clark et al., ePrint 2024/936): a cipher that is
-homomorphic in its keys.
+of which the coefficients that hold anything, each in 56 bits (modulus switching: Brakerski &
+Vaikuntanathan 2011), and s itself, masked, in 4096 numbers of 11 bits. Both parts add up: whoever
+takes the masks out of the sum of secrets S opens the sum of the c_k, and no single one. So no key
+outlives a round that a server could aim at with crafted sums, masks cost the same for every length
+of the vector, and a receiver has no more to do for a hundred clients than for one. The idea is that
+of ACORN (Bell et al., USENIX Security 2023) and Willow (Bell-Clark et al., ePrint 2024/936): a
+cipher that is homomorphic in its keys.
 
 Secrets and errors are centred binomials of 128 coins, deviation 5.66. S and the sum of the errors
 become known to those who open the sum. What is left of the secrets and errors of any two honest
@@ -34,22 +35,30 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
-from privet.privacy.encryption.backend import COINS, DEGREE, MODULUS, Mask, Plaintext
+from privet.privacy.encryption.backend import (
+    COINS,
+    DEGREE,
+    MODULUS,
+    SECRET_BITS,
+    Mask,
+    Plaintext,
+)
 from privet.privacy.encryption.codec import Words, bound_to
 from privet.privacy.encryption.errors import EncryptionError
 from privet.privacy.encryption.header import Header, Terms
 from privet.privacy.encryption.keys.secret import SecretKey
 from privet.privacy.encryption.residues import (
-    C0_BYTES,
     NONCE_BYTES,
-    Bytes,
+    SENT_BYTES,
     Integers,
     ResidueSum,
     add,
     lift,
+    narrow,
     pack,
+    pack_secret,
     read_frames,
-    unpack,
+    widen,
 )
 
 Short = NDArray[np.int64]
@@ -120,12 +129,12 @@ def spectrum(short: Short) -> _Spectrum:
 def encrypt(
     plaintexts: Iterable[Plaintext], secret: Short, *, context: bytes, plain_modulus: int
 ) -> Iterator[Integers]:
-    """c_k for every plaintext below t in turn; `context` says what sum it is for."""
+    """c_k for every plaintext below t in turn, as long as it; `context` says what sum it is for."""
     public, own, errors = PublicPolynomials(context), spectrum(secret), os.urandom(32)
     for chunk, plaintext in enumerate(plaintexts):
-        noise = draw_short(errors, chunk).view(np.uint64)
+        noise = draw_short(errors, chunk)[: len(plaintext)].view(np.uint64)
         np.minimum(noise, noise + np.uint64(MODULUS), out=noise)
-        masked = add(public.times(chunk, own), noise, modulus=MODULUS)
+        masked = add(public.times(chunk, own)[: len(plaintext)], noise, modulus=MODULUS)
         yield add(masked, lift(plaintext, plain_modulus), modulus=MODULUS)
 
 
@@ -138,7 +147,8 @@ def decrypt(
     """
     public, own = PublicPolynomials(context), spectrum(secret)
     for chunk, total in enumerate(residues):
-        yield _rounded(subtract(total, public.times(chunk, own)), plain_modulus)
+        own_part = public.times(chunk, own)[: len(total)]
+        yield _rounded(subtract(total, own_part), plain_modulus)
 
 
 def subtract(a: Integers, b: Integers) -> Integers:
@@ -187,11 +197,14 @@ class LatticeBackend:
 
     takes_masks = True
     modulus_bits = _Q_BITS
-    chunk_bytes = float(C0_BYTES)
+    chunk_bytes = float(SENT_BYTES * DEGREE)
 
     def __init__(self, plain_modulus: int) -> None:
         self._plain_modulus = plain_modulus
-        self.name = f"short secrets N={DEGREE} q={MODULUS} t={plain_modulus} coins={COINS}"
+        self.name = (
+            f"short secrets N={DEGREE} q={MODULUS} t={plain_modulus} coins={COINS}"
+            f" sent {8 * SENT_BYTES}, {SECRET_BITS} bits"
+        )
 
     def generate(self) -> bytes:
         """Nothing: no secret of the lattice outlives an upload."""
@@ -214,30 +227,36 @@ class LatticeBackend:
         context, nonce = bound_to(terms, key), os.urandom(NONCE_BYTES)
         secret = draw_short(os.urandom(32), 0)
         chunks = encrypt(plaintexts, secret, context=context, plain_modulus=self._plain_modulus)
-        yield from map(pack, chunks)
+        yield from (pack(narrow(chunk)) for chunk in chunks)
         yield nonce
         hidden = secret.astype(np.uint16) + _pad(key, context, nonce)
         if mask is not None:
             hidden += mask
-        yield hidden.astype("<u2", copy=False).tobytes()
+        yield pack_secret(hidden)
 
     def decrypt(
-        self, body: memoryview, *, key: SecretKey, header: Header, chunks: int
+        self, body: memoryview, *, key: SecretKey, header: Header, length: int
     ) -> Iterator[Integers]:
-        """See `Backend.decrypt`; every frame is checked before the first is decrypted."""
-        frames = read_frames(body, chunks=chunks, clients=len(header.clients))
-        context, secret = bound_to(header.terms, key), frames.secret.copy()
+        """See `Backend.decrypt`."""
+        frames = read_frames(body, length=length, clients=len(header.clients))
+        context, hidden = bound_to(header.terms, key), frames.secret.copy()
         for nonce in frames.nonces:
-            secret -= _pad(key, context, nonce)
-        return self._decrypted(frames.packed, secret.view(np.int16).astype(np.int64), context)
+            hidden -= _pad(key, context, nonce)
+        residues = map(widen, frames.chunks())
+        return decrypt(
+            residues, _signed(hidden), context=context, plain_modulus=self._plain_modulus
+        )
 
-    def accumulator(self, chunks: int) -> ResidueSum:
+    def accumulator(self, length: int) -> ResidueSum:
         """An empty sum."""
-        return ResidueSum(chunks)
+        return ResidueSum(length)
 
-    def _decrypted(self, packed: Bytes, secret: Short, context: bytes) -> Iterator[Integers]:
-        residues = map(unpack, packed)
-        return decrypt(residues, secret, context=context, plain_modulus=self._plain_modulus)
+
+def _signed(secret: Mask) -> Short:
+    """Numbers modulo 2^11 as -1024 to 1023."""
+    top = 1 << (SECRET_BITS - 1)
+    signed: Short = ((secret & (2 * top - 1)) ^ top).astype(np.int64) - top
+    return signed
 
 
 def _pad(key: SecretKey, context: bytes, nonce: bytes) -> Mask:

@@ -1,8 +1,9 @@
 """The arithmetic of encrypted sums, in numpy alone: no native parser sees what a client sent.
 
 Real numbers become integers of a few bits (digits), digits lie in coefficients, and coefficients
-and residues add up modulo t and q. The server adds residues and masked secrets. In a body stand the
-chunks, 4096 residues of 60 bits each, packed in 7.5 bytes, then a nonce, then the secret.
+add up modulo t, residues modulo q. What is sent of a residue are its upper 56 bits (`narrow`): 7
+bytes, which add up modulo 2^56. The server adds those and masked secrets. In a body stand all
+residues, then a nonce, then the secret, 4096 numbers of 11 bits.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privet.paged import paged_zeros
-from privet.privacy.encryption.backend import DEGREE, MODULUS, Mask
+from privet.privacy.encryption.backend import DEGREE, MODULUS, SECRET_BITS, Mask
 from privet.privacy.encryption.errors import EncryptionError, Malformed, UploadRefused
 
 Integers = NDArray[np.uint64]
+Bytes = NDArray[np.uint8]
 Reals = NDArray[np.float32] | NDArray[np.float64]
 
 WEIGHT_BITS = 47
@@ -101,32 +103,63 @@ def _blocks(x: Reals) -> Iterator[Reals]:
     yield from (x[start : start + _BLOCK] for start in range(0, len(x), _BLOCK))
 
 
-_ROWS = 16
-_LOW_60 = np.uint64(2**60 - 1)
-_NIBBLES = np.arange(0, 60, 4, dtype=np.uint64)[:, None]
-PACKED_PER_COEFFICIENT = 7.5
 _MODULUS_BITS = MODULUS.bit_length()
+_FOLD = 2**_MODULUS_BITS - MODULUS
+"""2^60 modulo q."""
+SENT_BYTES = 7
+"""Of a residue."""
+_SENT_BITS = 8 * SENT_BYTES
+_CUT = np.uint64(_MODULUS_BITS - _SENT_BITS)
+# Products with _FOLD, which has 14 bits, must fit 64.
+_HEAD = np.uint64(14)
 
 
-def pack(residues: Integers) -> bytes:
-    """`residues`, shape (n,), n a multiple of 16, each below 2^60, in 7.5 n bytes.
+def narrow(residues: Integers) -> Integers:
+    """2^56 c / q, rounded, modulo 2^56, for every c below q: what is sent of c.
 
-    Fifteen rows of words hold a residue each and, in their upper four bits, a nibble of the
-    sixteenth row.
+    Of c alone, so it tells no more than c. With a share of its own that makes c cover all 60 bits,
+    as q does not, 4 bits are rounded away: an error of at most 8, and 1.01 more as the share is
+    rounded down.
     """
-    rows = residues.reshape(_ROWS, -1)
-    words = (rows[-1] >> _NIBBLES) << np.uint64(60)
-    words |= rows[:-1]
-    return bytes(words.astype("<u8", copy=False).data)
+    share = (residues >> _HEAD) * np.uint64(_FOLD) >> (np.uint64(_MODULUS_BITS) - _HEAD)
+    share += residues
+    share += np.uint64(1) << _CUT - np.uint64(1)
+    share >>= _CUT
+    share &= np.uint64(2**_SENT_BITS - 1)
+    return share
 
 
-def unpack(packed: NDArray[np.uint8]) -> Integers:
-    """The inverse of `pack`; any bytes give residues below 2^60."""
-    words = packed.view("<u8").reshape(_ROWS - 1, -1)
-    rows = np.empty((_ROWS, words.shape[1]), dtype=np.uint64)
-    np.bitwise_and(words, _LOW_60, out=rows[:-1])
-    np.bitwise_or.reduce((words >> np.uint64(60)) << _NIBBLES, axis=0, out=rows[-1])
-    return rows.reshape(-1)
+def widen(sent: Integers) -> Integers:
+    """The residues modulo q that sums of what is sent stand for; off by at most 1.01 more."""
+    share = (sent >> _HEAD) * np.uint64(_FOLD) >> (np.uint64(_SENT_BITS) - _HEAD)
+    residues: Integers = (sent << _CUT) - share
+    return residues
+
+
+def pack(sent: Integers) -> bytes:
+    """`sent` modulo 2^56, shape (n,), in 7 n bytes, the least first."""
+    words = sent.astype("<u8", copy=False).view(np.uint8).reshape(-1, 8)
+    return words[:, :SENT_BYTES].tobytes()
+
+
+def unpack(packed: Bytes) -> Integers:
+    """The inverse of `pack`: any bytes are numbers below 2^56."""
+    words = np.zeros((len(packed) // SENT_BYTES, 8), dtype=np.uint8)
+    words[:, :SENT_BYTES] = packed.reshape(-1, SENT_BYTES)
+    return words.view("<u8").reshape(-1)
+
+
+def pack_secret(secret: Mask) -> bytes:
+    """Numbers modulo 2^11, shape (4096,), in 5632 bytes."""
+    bits = np.unpackbits(secret.astype("<u2").view(np.uint8), bitorder="little")
+    return np.packbits(bits.reshape(-1, 16)[:, :SECRET_BITS], bitorder="little").tobytes()
+
+
+def unpack_secret(packed: Bytes) -> Mask:
+    """The inverse of `pack_secret`."""
+    bits = np.zeros((DEGREE, 16), dtype=np.uint8)
+    bits[:, :SECRET_BITS] = np.unpackbits(packed, bitorder="little").reshape(DEGREE, -1)
+    return np.packbits(bits, bitorder="little").view("<u2")
 
 
 def add(a: Integers, b: Integers, *, modulus: int, out: Integers | None = None) -> Integers:
@@ -144,7 +177,7 @@ def lift(plaintext: Integers, plain_modulus: int) -> Integers:
     whose numerator fits 64 bits.
     """
     bits = plain_modulus.bit_length() - 1
-    share = plaintext * np.uint64(2**_MODULUS_BITS - MODULUS)
+    share = plaintext * np.uint64(_FOLD)
     share += np.uint64(plain_modulus // 2 - 1)  # a half is rounded up in the difference
     share >>= np.uint64(bits)
     lifted: Integers = plaintext << np.uint64(_MODULUS_BITS - bits)
@@ -170,12 +203,9 @@ def coefficients_to_digits(coefficients: Integers, *, per_coefficient: int, bits
     return planes.reshape(-1)
 
 
-C0_BYTES = int(PACKED_PER_COEFFICIENT * DEGREE)
 NONCE_BYTES = 16
-SECRET_BYTES = 2 * DEGREE
-"""Of a masked secret: numbers of 16 bits, least byte first."""
-
-Bytes = NDArray[np.uint8]
+SECRET_BYTES = SECRET_BITS * DEGREE // 8
+"""Of a masked secret."""
 
 
 @dataclass(frozen=True)
@@ -183,33 +213,36 @@ class Frames:
     """The body of an upload or a sum, as views of its bytes."""
 
     packed: Bytes
-    """Residues, shape (chunks, 30720)."""
+    """What is sent of the residues, 7 bytes each."""
     nonces: tuple[bytes, ...]
     """One for each upload, 16 bytes that no other has."""
     secret: Mask
-    """The masked secret, or the sum of such."""
+    """The masked secret, or the sum of such, modulo 2^11."""
+
+    def chunks(self) -> Iterator[Integers]:
+        """The residues sent, 4096 at a time; of the last chunk, those that were filled."""
+        size = SENT_BYTES * DEGREE
+        for start in range(0, len(self.packed), size):
+            yield unpack(self.packed[start : start + size])
 
 
-def read_frames(body: memoryview, *, chunks: int, clients: int) -> Frames:
-    """Raises Malformed for another length or a residue that is not below q."""
-    expected = chunks * C0_BYTES + clients * NONCE_BYTES + SECRET_BYTES
+def read_frames(body: memoryview, *, length: int, clients: int) -> Frames:
+    """Raises Malformed for anything but `length` residues, `clients` nonces and a secret."""
+    residues, nonces = length * SENT_BYTES, clients * NONCE_BYTES
+    expected = residues + nonces + SECRET_BYTES
     if len(body) != expected:
         raise Malformed(f"the body has {len(body)} bytes, expected are {expected}")
     content = np.frombuffer(body, dtype=np.uint8)
-    packed = content[: chunks * C0_BYTES].reshape(chunks, C0_BYTES)
-    # Before anything is added: `add` needs summands below q, and an upload counts whole or not.
-    if any(unpack(chunk).max() >= MODULUS for chunk in packed):
-        raise Malformed("a residue is not below the modulus")
-    nonces = content[chunks * C0_BYTES : -SECRET_BYTES].reshape(clients, NONCE_BYTES)
-    secret = content[-SECRET_BYTES:].view("<u2")
-    return Frames(packed, tuple(each.tobytes() for each in nonces), secret)
+    apart = content[residues:-SECRET_BYTES].reshape(clients, NONCE_BYTES)
+    secret = unpack_secret(content[-SECRET_BYTES:])
+    return Frames(content[:residues], tuple(each.tobytes() for each in apart), secret)
 
 
 class ResidueSum:
-    """A running sum of uploads: 32 kB a chunk, and 8 kB."""
+    """A running sum of uploads of so many residues: 8 bytes for each, and 8 kB."""
 
-    def __init__(self, chunks: int) -> None:
-        self._total = paged_zeros((chunks, DEGREE), np.uint64)
+    def __init__(self, length: int) -> None:
+        self._total = paged_zeros((length,), np.uint64)
         self._secret: Mask = np.zeros(DEGREE, dtype=np.uint16)
         self._nonces: list[bytes] = []
 
@@ -218,11 +251,11 @@ class ResidueSum:
 
         Raises UploadRefused for an upload that was added before, under whatever name.
         """
-        frames = read_frames(body, chunks=len(self._total), clients=1)
+        frames = read_frames(body, length=len(self._total), clients=1)
         if frames.nonces[0] in self._nonces:
             raise UploadRefused("the upload repeats one that is in the sum already")
-        for total, chunk in zip(self._total, frames.packed, strict=True):
-            add(total, unpack(chunk), modulus=MODULUS, out=total)
+        for total, chunk in zip(self._chunks(), frames.chunks(), strict=True):
+            total += chunk  # modulo 2^64, so modulo 2^56 as well
         self._secret += frames.secret
         self._nonces += frames.nonces
 
@@ -232,6 +265,10 @@ class ResidueSum:
 
     def body(self) -> Iterator[bytes]:
         """All frames: the sums of the residues, the nonces of all summands, the sum of secrets."""
-        yield from map(pack, self._total)
+        yield from map(pack, self._chunks())
         yield from self._nonces
-        yield self._secret.astype("<u2", copy=False).tobytes()
+        yield pack_secret(self._secret)
+
+    def _chunks(self) -> Iterator[Integers]:
+        for start in range(0, len(self._total), DEGREE):
+            yield self._total[start : start + DEGREE]
