@@ -24,6 +24,7 @@ CHECKOUT = TESTS.parent
 ROOMS = (
     ("commands",),
     ("reports",),
+    ("serving",),
     ("audits",),
     ("sweeps",),
     ("simulations", "deployment"),

@@ -12,7 +12,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from privet.api import audit, report, simulate, sweep
+from privet.api import audit, load, report, simulate, sweep
 
 if TYPE_CHECKING:
     from privet.errors import PrivetError
@@ -28,6 +28,7 @@ __all__ = [
     "PrivetError",
     "Task",
     "audit",
+    "load",
     "report",
     "simulate",
     "sweep",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from privet.experiment import Experiment
     from privet.privacy.accounting.tuning import RandomRuns
     from privet.record.history import Watch
+    from privet.serving.model import TrainedModel
     from privet.simulations import Engine
     from privet.simulations.prepare import Prepared
     from privet.simulations.run import Execution
@@ -212,6 +213,24 @@ def report(folder: Path) -> Path:
 
         return of_run.write_report(folder, plots=True)
     raise PrivetError(f"{folder} is not a run folder: it has no experiment.toml")
+
+
+def load(run: Path | str, *, task: str | None = None, data_dir: Path | None = None) -> TrainedModel:
+    """Open the model that a run left: a run's or a fetched job's folder, or a model's file.
+
+    `module` of what this gives is the torch module in evaluation mode, `predict` answers new
+    records, and `card` says what the file says of itself, with the claim of its run.
+
+    A file may come from a stranger: it is never unpickled, and a task of someone's own
+    ("package.module:Class") is imported only where `task` names the same. `data_dir` is where the
+    records are, for models whose file may not have what was taken from them.
+
+    Raises:
+        PrivetError: there is no such model, it does not fit its task, or its code is not allowed.
+    """
+    from privet.serving.model import load as opened
+
+    return opened(Path(run), task=task, data_dir=data_dir)
 
 
 def audit(

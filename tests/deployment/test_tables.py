@@ -8,9 +8,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
+import privet
 from privet import Experiment
 from privet.deployment.trial import SERVER, Trial
 from privet.privacy.ledger import read_history
@@ -113,6 +115,10 @@ def test_a_table_trains_on_four_silos_with_files_of_their_own(
     run = trial.kit(SERVER) / "state/jobs" / job / "run"
     weights = load_file(run / "model.safetensors")
     assert sorted(weight.shape for weight in weights.values()) == [(2,), (2, 2 + 5)]
+    rows = pd.DataFrame({"ward": ["acute", None], "age": [80, 20]})
+    assert privet.load(run).predict(rows)["prediction"].isin(["home", "died"]).all()
+    claim = privet.load(run).card.claim
+    assert (claim.simulated, claim.unit) == (False, "record")
     for name in trial.silos:
         spent = read_history(trial.kit(name) / "ledger.sqlite")
         assert spent.datasets == ("stays",)

@@ -44,7 +44,7 @@ from privet.privacy.encryption.masks import (
     sum_label,
     write_confirmation,
 )
-from privet.record.folder import save_tensors
+from privet.record.folder import model_metadata, save_tensors
 from privet.strategies import Strategy, load_strategy
 from privet.vectors import Vector
 from privet.wire import (
@@ -406,14 +406,17 @@ def keep(message: Message, context: Context, experiment: Experiment) -> RecordDi
 
 
 def _write_model(path: Path, vector: Vector, context: Context, experiment: Experiment) -> None:
-    from privet.client.silo import open_silo
+    from privet.client.silo import is_simulated, open_silo
+    from privet.record.card import card_of, claim_of
 
-    flat = open_silo(experiment, context).model()
+    silo = open_silo(experiment, context)
+    flat, task = silo.model(), silo.task
     flat.load(vector)
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.numpy() for name, value in flat.state().items()}
-    base = flat.base.digest
-    save_tensors(path, tensors, {"format": "pt"} | ({"base": base} if base else {}))
+    claim = claim_of(task, experiment, simulated=is_simulated(context))
+    card = card_of(task, experiment, base=flat.base.digest, claim=claim, learned=False)
+    save_tensors(path, tensors, model_metadata(card))
 
 
 def _opened(

@@ -21,6 +21,7 @@ from privet.commands.lists import strategies, task_cli, tasks
 from privet.commands.policy import policy_cli
 from privet.commands.provision import join_cli, provision, try_
 from privet.commands.results import compare, report
+from privet.commands.serving import predict
 from privet.commands.silo import silo_cli
 from privet.commands.simulate import simulate
 from privet.commands.sweep import sweep
@@ -60,6 +61,7 @@ for command in (
     compare,
     simulate,
     report,
+    predict,
     schema,
     tasks,
     strategies,

@@ -23,6 +23,7 @@ from safetensors.numpy import save_file
 from privet.errors import DataError, ExperimentError
 from privet.experiment import Experiment, dotted
 from privet.files import demand_file, leftovers, read_file, replacing, write_whole
+from privet.record.card import CARD, ModelCard, read_card
 from privet.record.history import HISTORY, RoundRecord, read_rounds, whole_rounds
 from privet.record.summary import SUMMARY, RunSummary
 
@@ -158,13 +159,23 @@ class RunFolder:
         """Replace the checkpoint by the state after `round_`; `base` is the digest of the base."""
         self._replace_tensors(CHECKPOINT, tensors, {"round": str(round_), **_named_base(base)})
 
-    def save_model(self, tensors: Tensors, *, base: str | None = None) -> None:
+    def save_model(self, tensors: Tensors, *, card: ModelCard | None = None) -> None:
         """Write what trained of the final model, a tensor for each name of its state dict.
 
-        `base` is the digest of the rest, which the task loads.
+        `card` says how to use it, and of what base the rest is, which the task loads.
         """
-        # The mark that loaders of PyTorch models look for.
-        self._replace_tensors(MODEL, tensors, {"format": "pt", **_named_base(base)})
+        self._replace_tensors(MODEL, tensors, model_metadata(card) if card else {"format": "pt"})
+
+    def complete_model(self, **claim: Any) -> None:
+        """Put what is known by now in the claim of the model that stands here, if one does."""
+        path = self.path / MODEL
+        if not path.exists():
+            return
+        with safe_open(demand_file(path), framework="np") as file:
+            card = read_card(file.metadata(), name=MODEL)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        told = card.model_copy(update={"claim": card.claim.model_copy(update=claim)})
+        self.save_model(tensors, card=told)
 
     def save_summary(self, summary: RunSummary) -> None:
         """Write the outcome, which ends the run."""
@@ -188,6 +199,11 @@ class RunFolder:
         # safetensors writes memory as it lies.
         whole = {key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}
         save_tensors(self.path / name, whole, metadata)
+
+
+def model_metadata(card: ModelCard) -> dict[str, str]:
+    """Metadata of a model's file, with the mark that loaders of PyTorch models look for."""
+    return {"format": "pt", CARD: card.line(), **_named_base(card.base)}
 
 
 def save_tensors(path: Path, tensors: Tensors, metadata: dict[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -68,6 +69,14 @@ class Accounts:
         known = [epsilon for epsilon in per_silo.values() if epsilon is not None]
         largest = max(known) if len(known) == len(per_silo) else None
         return EpsilonSpent(max=largest, per_silo=per_silo)
+
+    def digest(self, silos: Iterable[str]) -> str | None:
+        """SHA-256 of all charges by silo, in hexadecimal; None unless every silo's are known."""
+        told = sorted(silos)
+        if self._unknown.intersection(told):
+            return None
+        charges = {silo: sorted(self._charges(silo)) for silo in told}
+        return hashlib.sha256(json.dumps(charges).encode()).hexdigest()
 
     def cross_checks(self) -> CrossChecks | None:
         """The other accountants' word on the silo that spent most; None when nobody spent."""

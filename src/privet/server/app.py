@@ -17,6 +17,7 @@ from privet.errors import DataError, ExperimentError
 from privet.experiment import Experiment
 from privet.privacy.encryption import make_cipher
 from privet.privacy.encryption.keys import load_roster
+from privet.record.card import card_of
 from privet.record.folder import RunFolder
 from privet.record.history import RoundRecord, Watch
 from privet.server.choosing import BestModel, refuse_validation
@@ -26,7 +27,7 @@ from privet.server.models import ClearModel, GlobalModel
 from privet.server.rounds import Coordinator, RunOutcome, SiloMemory
 from privet.server.sealing import OpenModel, SealedModel
 from privet.server.start import begin_from
-from privet.server.summary import facts_of, summarise, with_still
+from privet.server.summary import claimed, facts_of, summarise, with_still
 from privet.strategies import Strategy, load_strategy
 from privet.tasks import Examples, Task, load_task
 from privet.tasks.datasets import TABLE, demand_schema
@@ -127,9 +128,19 @@ def run(grid: Grid, context: Context, hosting: Hosting) -> None:
         final = evaluate.model if evaluate else _flat(seeded_model(task, experiment.seed), task)
         final.load(outcome.weights)
         tensors = {name: value.numpy() for name, value in final.state().items()}
-        folder.save_model(tensors, base=facts.base_digest)
         facts = with_still(facts, marks, final, outcome)
         tested = _tested(outcome, task, test, final)
+        claim = claimed(task, experiment, outcome, simulated=hosting.simulated)
+        folder.save_model(
+            tensors,
+            card=card_of(
+                task,
+                experiment,
+                base=facts.base_digest,
+                claim=claim,
+                learned=hosting.simulated,
+            ),
+        )
     seconds = time.perf_counter() - start
     folder.save_summary(summarise(experiment, outcome, facts, tested, seconds=seconds))
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from privet.errors import DataError
 from privet.privacy.mechanisms import ExampleLoss
@@ -58,10 +58,7 @@ class Evaluator:
         return Scores(finite.pop("loss", None), finite, by_silo, odd)
 
     def _outputs(self) -> Tensor:
-        with torch.no_grad():
-            return torch.cat(
-                [self.model.module(part) for part in torch.split(self._test.inputs, _BATCH)]
-            )
+        return outputs_of(self.model.module, self._test.inputs)
 
     def _measure(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
         loss = float(ExampleLoss(self._task.loss)(outputs, targets))
@@ -79,6 +76,12 @@ class Evaluator:
                 measured = self._measure(outputs[rows], self._test.targets[rows])
                 by_silo[name] = _finite(measured)
         return by_silo
+
+
+def outputs_of(module: nn.Module, inputs: Tensor) -> Tensor:
+    """What the model says of each of `inputs`, in batches: equal ones give equal bits."""
+    with torch.no_grad():
+        return torch.cat([module(part) for part in torch.split(inputs, _BATCH)])
 
 
 def _finite(figures: dict[str, float]) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from privet.experiment import Experiment
+from privet.record.card import ModelClaim, claim_of
 from privet.record.summary import (
     ClaimedEpsilon,
     CrossCheckFigures,
@@ -21,6 +22,7 @@ from privet.record.summary import (
 from privet.server.accounts import Accounts
 from privet.server.evaluation import Scores
 from privet.server.rounds import RunOutcome
+from privet.tasks import Task
 from privet.vectors import FlatModel
 
 ACCOUNTANT = "PLD (unsampled Gaussians: exact), add-or-remove-one-record adjacency"
@@ -97,6 +99,22 @@ def summarise(
         client_updates_per_second=updates / total if total else None,
         problems=[*problems_in(outcome.rounds), *(tested.problems if tested else ())],
     )
+
+
+def claimed(
+    task: Task, experiment: Experiment, outcome: RunOutcome, *, simulated: bool
+) -> ModelClaim:
+    """What the model's file says of the run's guarantee."""
+    claim, accounts = claim_of(task, experiment, simulated=simulated), outcome.accounts
+    if accounts is None:
+        return claim
+    spent = accounts.spent(outcome.silos)
+    told = {
+        "epsilon": spent.max,
+        "accountant": ACCOUNTANT,
+        "charges": accounts.digest(outcome.silos),
+    }
+    return claim.model_copy(update=told)
 
 
 def _epsilon(accounts: Accounts | None, silos: tuple[str, ...]) -> ClaimedEpsilon | None:

@@ -58,5 +58,6 @@ def complete_summary(folder: RunFolder) -> RunSummary:
     }
     told = {"max": max(per_silo.values()), "per_silo": per_silo}
     summary = summary.model_copy(update={"epsilon": epsilon.model_copy(update=told)})
+    folder.complete_model(epsilon=told["max"])
     folder.save_summary(summary)
     return summary

@@ -81,6 +81,10 @@ class Adult(Classification):
         self._data_dir = data_dir
         self._by_education = silo is not None
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return _INCOMES
+
     def model(self) -> nn.Module:
         return self._build()
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from privet.errors import DataError, nearest
 from privet.tasks.doubtful import USED, check_feature, check_texts
-from privet.tasks.text_tables import TRUTHS, TextFormat, read_text_table
+from privet.tasks.text_tables import TRUTHS, TextFormat, read_texts, typed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,6 +35,10 @@ class Frame:
     path: Path
     rows: pd.DataFrame
     how: TextFormat
+    texts: pd.DataFrame | None = None
+    """Of a text file that was read with `keep_texts`: the cells as they are written."""
+    separator: str = ","
+    """Of a text file."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -113,7 +117,23 @@ def finite(cell: object) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def read_frame(path: Path, how: TextFormat) -> Frame:
+def reader_of(words: Sequence[str]) -> Callable[[object], str | None]:
+    """Which of `words` a cell holds, or None; 1, 1.0 and "1.0" are the word "1"."""
+    known = frozenset(words)
+
+    def read(cell: object) -> str | None:
+        text = label_text(cell)
+        if text in known:
+            return text
+        value = finite(text)
+        # As a column of whole numbers is written as soon as one of them is missing.
+        whole = str(int(value)) if value is not None and value.is_integer() else ""
+        return whole if whole in known else None
+
+    return read
+
+
+def read_frame(path: Path, how: TextFormat, *, keep_texts: bool = False) -> Frame:
     """Read a Parquet file (.parquet, .pq), or anything else as text with a header line.
 
     Spaces around names and after separators are left out; marks of `how` are missing values.
@@ -121,11 +141,13 @@ def read_frame(path: Path, how: TextFormat) -> Frame:
     """
     import pandas as pd
 
+    texts, separator = None, ","
     try:
-        if path.suffix.lower() in _PARQUET:
+        if is_parquet(path.name):
             rows = _marked(_with_index(pd.read_parquet(path)), how)
         else:
-            rows = read_text_table(path, how)
+            texts, separator = read_texts(path, how)
+            rows = typed(texts, how)
     except pd.errors.EmptyDataError:
         raise DataError(f"{path} is empty (0 rows)") from None
     except (OSError, EOFError, ValueError) as error:  # parse and decoding errors are ValueErrors
@@ -136,7 +158,12 @@ def read_frame(path: Path, how: TextFormat) -> Frame:
     rows = rows.rename(columns=lambda name: composed(str(name)))
     if twice := rows.columns[rows.columns.duplicated()].tolist():
         raise DataError(f"{path}: two columns are called {twice[0]!r}; rename one in the header")
-    return Frame(path, rows, how)
+    return Frame(path, rows, how, texts if keep_texts else None, separator)
+
+
+def is_parquet(name: str) -> bool:
+    """Whether a file of this name is read as Parquet, and not as text."""
+    return name.lower().endswith(_PARQUET)
 
 
 def _with_index(rows: pd.DataFrame) -> pd.DataFrame:

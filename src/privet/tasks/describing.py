@@ -10,9 +10,9 @@ import tomli_w
 
 from privet.errors import DataError, PrivetError, nearest
 from privet.files import read_file
-from privet.tasks.columns import MOST_CATEGORIES, in_order, label_text
+from privet.tasks.columns import MOST_CATEGORIES, in_order, is_parquet, label_text
 from privet.tasks.doubtful import feature_fault, texts_fault, words_fault
-from privet.tasks.held_table import Column, is_parquet, number, read_columns
+from privet.tasks.held_table import Column, number, read_columns
 from privet.tasks.table_layout import TableOptions
 from privet.tasks.text_tables import LEADING_ZERO, TextFormat, decoded
 

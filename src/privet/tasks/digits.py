@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from privet.errors import DataError
 from privet.tasks.partitions import stratified
@@ -46,11 +46,15 @@ class Digits(Classification):
     def test_data(self) -> Examples:
         return self._halves[1]
 
+    def encode(self, records: Tensor) -> Tensor:
+        """Inputs of images (n, 8, 8) or (n, 64) with values from 0 to 16."""
+        scaled = (records.to(torch.float64) / _LARGEST - _MEAN) / _STD
+        return scaled.to(torch.float32).reshape(-1, 1, 8, 8)
+
     @cached_property
     def _halves(self) -> tuple[Examples, Examples]:
         pixels, targets = _rows()[:, :-1], _rows()[:, -1].astype(np.int64)
-        scaled = ((pixels / _LARGEST - _MEAN) / _STD).astype(np.float32).reshape(-1, 1, 8, 8)
-        everything = Examples(torch.from_numpy(scaled), torch.from_numpy(targets))
+        everything = Examples(self.encode(torch.from_numpy(pixels)), torch.from_numpy(targets))
         # The legacy generator, from which scikit-learn draws: the split is the one that it makes.
         rng = np.random.RandomState(_SPLIT_SEED)
         train, test = stratified(targets, train=1437, test=360, rng=rng)

@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from privet.errors import DataError, ExperimentError
-from privet.tasks.columns import composed, finite, label_text, scale_of
+from privet.tasks.columns import (
+    composed,
+    finite,
+    is_parquet,
+    label_text,
+    reader_of,
+    scale_of,
+)
 from privet.tasks.files import names_inside, read_inside
 from privet.tasks.table import Table
 from privet.tasks.table_layout import Rows
@@ -29,8 +36,6 @@ from privet.tasks.text_tables import TRUTH_OF, TextFormat
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-_PARQUET = (".parquet", ".pq")
 
 Column = Sequence[object]
 
@@ -195,22 +200,6 @@ def _name(cell: object) -> str:
     return whole if point and whole.isdigit() and not zeros.strip("0") else text
 
 
-def reader_of(words: Sequence[str]) -> Callable[[object], str | None]:
-    """Which of `words` a cell holds, or None; 1, 1.0 and "1.0" are the word "1"."""
-    known = frozenset(words)
-
-    def read(cell: object) -> str | None:
-        text = label_text(cell)
-        if text in known:
-            return text
-        value = finite(text)
-        # As a column of whole numbers is written as soon as one of them is missing.
-        whole = str(int(value)) if value is not None and value.is_integer() else ""
-        return whole if whole in known else None
-
-    return read
-
-
 def number(cell: object, how: TextFormat) -> float | None:
     """The finite number that a cell holds, as the file writes numbers, if it holds one."""
     if isinstance(cell, str):
@@ -224,11 +213,6 @@ def read_columns(
     """The columns of a CSV or Parquet file, each cell a value or None, and its broken lines."""
     how = how or TextFormat()
     return (_parquet(raw, how), 0) if is_parquet(name) else _text(raw, how)
-
-
-def is_parquet(name: str) -> bool:
-    """Whether a file of this name is read as Parquet, and not as text."""
-    return name.lower().endswith(_PARQUET)
 
 
 def _text(raw: bytes, how: TextFormat) -> tuple[dict[str, Column], int]:

@@ -165,6 +165,13 @@ class _IdxImages(Classification):
     def model(self) -> nn.Module:
         return self._build()
 
+    def encode(self, records: Tensor) -> Tensor:
+        """Inputs of images (n, 28, 28) with values from 0 to 255."""
+        pixels = records.to(torch.float32).div(255).reshape(-1, 28, 28)
+        if self._scatters:
+            return scattering_features(pixels)
+        return pixels.sub(self.mean).div(self.std).unsqueeze(1)
+
     def train_data(self) -> Examples:
         # Not kept: who asks partitions them, and two copies of 60,000 records' features are 2 GB.
         return self._read("train")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 
 from privet.errors import DataError, ExperimentError
 from privet.tasks.columns import Frame, Standardiser, in_order, read_frame, scale_of
+from privet.tasks.encoding import TableEncoding
 from privet.tasks.table_layout import Layout, Rows, TableOptions
 from privet.tasks.task import (
     Classification,
@@ -23,6 +25,9 @@ from privet.tasks.task import (
     named_model,
 )
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 _HIDDEN = 32
 _MOST_SHOWN = 6
 _LONGEST = 40
@@ -31,6 +36,8 @@ _MODELS = {
     "linear": lambda: linear(1, 2),
     "mlp": lambda: mlp(1, 2, hidden=_HIDDEN),
 }
+_OF_FILES = ("file", "files", "test_file", "test_fraction", "person", "exclude")
+"""Options of where records are, and whose: new rows are somewhere else."""
 _OWN_STATISTICS = (
     "Columns without a public range ({names}) are scaled by {whose} mean and standard deviation; "
     "epsilon does not cover their influence on the model. data.ranges removes it."
@@ -157,13 +164,62 @@ class Table(Classification):
             )
         return path
 
-    @cached_property
-    def _halves(self) -> tuple[Examples, Examples | None]:
+    @property
+    def declared(self) -> bool:
+        """Whether the options alone decide columns and words."""
+        return self._options.declared
+
+    @property
+    def recipe(self) -> dict[str, object]:
+        """Options that make the same model, and the same inputs of new rows, without any file."""
+        layout = self._layout
+        given = self._options.model_dump(exclude_unset=True, exclude={*_OF_FILES})
+        return {
+            **given,
+            "numeric": list(layout.numeric),
+            "categorical": list(layout.vocabularies),
+            "categories": {name: list(words) for name, words in layout.vocabularies.items()},
+            "classes": list(layout.classes),
+        }
+
+    @property
+    def layout(self) -> Layout:
+        """Columns in use and the values that they can have."""
+        return self._layout
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What the model's outputs stand for, in their order."""
+        return self._layout.classes
+
+    @property
+    def encoding(self) -> TableEncoding:
+        """How rows become inputs; scales that hang on records are those of the training rows."""
+        declared = all(name in self._options.ranges for name in self._layout.numeric)
+        if declared:
+            return TableEncoding.with_learned(self._layout, {})
+        return TableEncoding(self._layout, self._parts[2])
+
+    def test_frame(self) -> pd.DataFrame | None:
+        """The test rows as files have them, (n, columns in use); None without any."""
+        rows = self._divided()[1]
+        return self._layout.frame_of(rows, self._options.silo) if len(rows) else None
+
+    def _divided(self) -> tuple[Rows, Rows]:
+        """To train and to test."""
         train = Rows.joined([self._read(frame) for frame in self._train_frames])
         if self._options.test_file:
-            test = Rows.joined([self._layout.read(frame, silo=None) for frame in self._test_frames])
-        else:
-            train, test = _split(train, self._options.test_fraction)
+            read = [self._layout.read(frame, silo=None) for frame in self._test_frames]
+            return train, Rows.joined(read)
+        return _split(train, self._options.test_fraction)
+
+    @property
+    def _halves(self) -> tuple[Examples, Examples | None]:
+        return self._parts[:2]
+
+    @cached_property
+    def _parts(self) -> tuple[Examples, Examples | None, dict[str | None, Standardiser]]:
+        train, test = self._divided()
         names = in_order({name for name in train.silo if name is not None})
         scales = {
             name: scale_of(
@@ -172,7 +228,7 @@ class Table(Classification):
             for name in set(train.silo)
         }
         encoded = [self._encoded(rows, scales, names) for rows in (train, test)]
-        return encoded[0], encoded[1] if len(test) else None
+        return encoded[0], encoded[1] if len(test) else None, scales
 
     def _read(self, frame: Frame) -> Rows:
         return self._layout.read(frame, silo=frame.path.stem if self._options.files else None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,9 @@ from privet.tasks.columns import (
 )
 from privet.tasks.doubtful import check_last, check_range, check_same_coding, check_words
 from privet.tasks.text_tables import TextFormat, known_encoding
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class TableOptions(BaseModel):
@@ -252,6 +255,16 @@ class Layout:
             np.array([place[label] for label in targets], dtype=np.int64),
             frame.labels(options.silo) if options.silo else np.full(len(frame), silo, dtype=object),
         )
+
+    def frame_of(self, rows: Rows, silo: str | None) -> pd.DataFrame:
+        """`rows` with the columns that they came from, the target and that of the silo too."""
+        import pandas as pd
+
+        numbers = dict(zip(self.numeric, rows.numbers.T, strict=True))
+        words = dict(zip(self.vocabularies, rows.labels.T, strict=True))
+        targets = np.array(self.classes, dtype=object)[rows.targets]
+        whose = {silo: rows.silo} if silo else {}
+        return pd.DataFrame({**numbers, **words, self.options.target: targets, **whose})
 
     def inputs(self, rows: Rows, scale: Standardiser) -> Numbers:
         """Model inputs (n, width): scaled numbers, their indicators, then a column per value."""

@@ -119,6 +119,12 @@ class Task(Protocol):
     And it may have `constant_buffers: tuple[str, ...]`, names or patterns ("*.running_mean") of
     buffers that no training changes. With frozen parameters and what frozen parts keep in buffers
     they are the model's base (`privet.base`): `model` has to give the same one at every place.
+
+    Who uses the trained model asks for three more, each of which may be left out:
+    `encode(records: Tensor) -> Tensor`, model inputs of new records (n, ...) as people have them,
+    each by itself; `answers(outputs) -> dict[str, array]`, columns (n,) that say what the model's
+    outputs mean; and `recipe: dict[str, object]`, options that make the same model without any
+    file of the training.
     """
 
     def model(self) -> nn.Module:
@@ -296,6 +302,21 @@ class Classification:
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Mean cross entropy over the batch, in nats."""
         return F.cross_entropy(outputs, targets)
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """What the outputs stand for, in their order; None: they go by their numbers."""
+        return None
+
+    def answers(self, outputs: Tensor) -> dict[str, npt.NDArray[np.generic]]:
+        """By column of a table: the likeliest class and the probability of each, (n,)."""
+        names = self.class_names or tuple(map(str, range(outputs.shape[1])))
+        shares = torch.softmax(outputs, dim=1).numpy()
+        likeliest = np.array(names, dtype=object)[outputs.argmax(dim=1).numpy()]
+        return {
+            "prediction": likeliest,
+            **{f"probability_{name}": share for name, share in zip(names, shares.T, strict=True)},
+        }
 
     def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
         """ "accuracy": the share of examples whose largest output is their class."""

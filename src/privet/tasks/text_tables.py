@@ -125,8 +125,13 @@ def known_encoding(name: str) -> str:
     return UTF8 if found.name == "utf-8" else found.name
 
 
-def read_text_table(path: Path, how: TextFormat) -> pd.DataFrame:
-    """The rows of a text file with a header; cells are numbers where all of a column are.
+def typed(texts: pd.DataFrame, how: TextFormat) -> pd.DataFrame:
+    """Rows of texts with numbers and truth values where all of a column are, and gaps as such."""
+    return texts.apply(_typed, how=how)
+
+
+def read_texts(path: Path, how: TextFormat) -> tuple[pd.DataFrame, str]:
+    """The rows of a text file with a header, each cell a text, and what separates cells.
 
     DataError with the line for bytes of another encoding, lines of another number of cells than
     the header, and control characters; and for names of columns that are there twice.
@@ -146,7 +151,7 @@ def read_text_table(path: Path, how: TextFormat) -> pd.DataFrame:
         dtype=str,
         na_filter=False,
     )
-    return _filled(rows).apply(_typed, how=how)
+    return _filled(rows), separator
 
 
 def _filled(rows: pd.DataFrame) -> pd.DataFrame:
