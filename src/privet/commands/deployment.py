@@ -39,10 +39,11 @@ def health(
     ],
 ) -> None:
     """Ask a server or a silo whether it is well: exit 0 when it is serving, else 1."""
-    from privet.deployment.monitoring import health_fault
+    from privet.deployment.monitoring import health_fault, parts_at
 
-    fault = health_fault(address)
+    fault, parts = health_fault(address), parts_at(address)
     if fault is not None:
-        typer.secho(f"privet: {address}: {fault}", err=True, fg="red")
+        ill = ", ".join(part for part, well in parts.items() if not well)
+        typer.secho(f"privet: {address}: {fault}{ill and ': '}{ill}", err=True, fg="red")
         raise typer.Exit(1)
-    typer.echo("serving")
+    typer.echo(f"serving{': ' if parts else ''}{', '.join(parts)}")

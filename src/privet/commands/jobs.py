@@ -9,6 +9,7 @@ import json
 import os
 import time
 import webbrowser
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -195,6 +196,8 @@ def _show(project: dict[str, Any]) -> None:
         state = "online" if silo["online"] else "offline"
         silos.add_row(escape(silo["name"]), state, escape(silo["working_on"] or ""))
     console.print(silos)
+    for line in _troubles(project):
+        console.print(escape(line), style="red")
     if not project["jobs"]:
         return
     console.print()
@@ -204,8 +207,20 @@ def _show(project: dict[str, Any]) -> None:
     for job in project["jobs"]:
         rounds = f"{job['round']}/{job['rounds']}"
         row = (job["id"], job["requester"], job["task"], rounds, job["state"], job["detail"])
-        jobs.add_row(*map(escape, row))
+        # Whatever somebody signed: also what no experiment could have for a task.
+        jobs.add_row(*(escape(str(cell)) for cell in row))
     console.print(jobs)
+
+
+def _troubles(project: dict[str, Any]) -> Iterator[str]:
+    """What an operator should look at, a line each."""
+    for part, fault in project.get("health", {}).items():
+        if fault is not None:
+            yield f"server, {part}: {fault}"
+    for name, when in project.get("ending", {}).items():
+        yield f"{'server, ' if name == 'certificate' else ''}{name} {when}"
+    for name, why in project.get("broken", {}).items():
+        yield f"set aside: state/{name} ({why})"
 
 
 def page(

@@ -10,7 +10,8 @@ import json
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -30,6 +31,8 @@ from privet.errors import PrivetError
 
 SERVER, SILO = "privet.server", "privet.silo"
 """Names of the services, beside "" for the process as a whole."""
+UNKNOWN = "unknown"
+"""What is said of a service that there is not."""
 _LOOK = 1.0
 # Watches stay open for as long as who asks likes.
 _MOST_QUESTIONS = 100
@@ -39,27 +42,58 @@ _NO_PROXY = ("grpc.enable_http_proxy", 0)
 """A proxy that the environment names is for other hosts than the one that is asked here."""
 
 
+log = logging.getLogger("privet")
+
+
 class Health:
     """What a process says of itself; safe to share between threads."""
 
     def __init__(self, service: str, servicer: Any = None) -> None:
         """`servicer`: None tells nobody."""
         self._names, self._servicer = ("", service), servicer
+        self._faults: dict[str, str | None] = {}
 
     def set(self, serving: bool) -> None:
         """From now on the process, and its service, is SERVING or NOT_SERVING."""
+        for name in self._names:
+            self._set(name, serving)
+
+    def set_parts(self, faults: Mapping[str, str | None]) -> None:
+        """Say it of each part, as a service "<service>.<part>", and of the whole: it is well when
+        all are. What begins or ends to be wrong is a line of the log."""
+        for part, fault in faults.items():
+            self._set(f"{self._names[1]}.{part}", fault is None)
+            before = self._faults.get(part)
+            if (fault is None) != (before is None):
+                log.log(*_change(part, fault))
+        self._faults = dict(faults)
+        self.set(not any(faults.values()))
+
+    def _set(self, name: str, serving: bool) -> None:
         status = health_pb2.HealthCheckResponse
-        for name in self._names if self._servicer else ():
+        if self._servicer:
             self._servicer.set(name, status.SERVING if serving else status.NOT_SERVING)
 
     @contextmanager
-    def following(self, probe: Callable[[], bool]) -> Iterator[None]:
-        """Say what `probe` says, looked at every second while the context is open."""
+    def following(self, probe: Callable[[], bool | Mapping[str, str | None]]) -> Iterator[None]:
+        """Say what `probe` says, of the whole or of each part, looked at every second while the
+        context is open."""
         over = threading.Event()
+
+        def look() -> None:
+            told = probe()
+            if isinstance(told, bool):
+                self.set(told)
+            else:
+                self.set_parts(told)
 
         def follow() -> None:
             while not over.wait(_LOOK):
-                self.set(probe())
+                try:
+                    look()
+                except Exception:
+                    log.exception("how this process is cannot be told")
+                    self.set(False)
 
         thread = threading.Thread(target=follow, daemon=True, name="health")
         thread.start()
@@ -104,8 +138,15 @@ def serving_health(address: str | None, service: str) -> Iterator[Health]:
         server.stop(grace=0.5).wait()
 
 
-def health_fault(address: str, *, seconds: float = 5.0) -> str | None:
-    """Why whoever answers at "host:port" is not SERVING, in a few words, or None: it is.
+def _change(part: str, fault: str | None) -> tuple[int, str, str, str]:
+    if fault is None:
+        return logging.INFO, "%s: well again%s", part, ""
+    return logging.ERROR, "%s: %s", part, fault
+
+
+def health_fault(address: str, *, service: str = "", seconds: float = 5.0) -> str | None:
+    """Why whoever answers at "host:port", or a service there, is not SERVING, in a few words; None:
+    it is.
 
     Returns within `seconds`. PrivetError for what is no address.
     """
@@ -117,12 +158,28 @@ def health_fault(address: str, *, seconds: float = 5.0) -> str | None:
     with grpc.insecure_channel(address, options=(_NO_PROXY,)) as channel:
         ask = health_pb2_grpc.HealthStub(channel).Check
         try:
-            status = ask(health_pb2.HealthCheckRequest(), timeout=seconds).status
+            question = health_pb2.HealthCheckRequest(service=service)
+            status = ask(question, timeout=seconds).status
         except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.NOT_FOUND:
+                return UNKNOWN
             if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
                 return f"no answer in {seconds:g} s"
             return f"no answer ({error.code().name.lower().replace('_', ' ')})"
     return None if status == names.SERVING else str(names.Name(status)).lower().replace("_", " ")
+
+
+PARTS = ("jobs", "link", "database", "disk", "certificate", "memberships")
+"""Of a server: each is a service of its own too, such as "privet.server.jobs"."""
+
+
+def parts_at(address: str) -> dict[str, bool]:
+    """Which parts the server at "host:port" has, and whether each is well; {} for another one."""
+    told = {part: health_fault(address, service=f"{SERVER}.{part}") for part in PARTS[:1]}
+    if set(told.values()) - {None, "not serving"}:
+        return {}
+    told |= {part: health_fault(address, service=f"{SERVER}.{part}") for part in PARTS[1:]}
+    return {part: fault is None for part, fault in told.items()}
 
 
 def new_registry() -> CollectorRegistry:
@@ -160,8 +217,42 @@ def log_to_stderr(*, as_json: bool) -> None:
     """Write what privet logs to standard error; of other libraries, warnings only."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if as_json else _Lines())
+    handler.addFilter(Sparing())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("privet").setLevel(logging.INFO)
+
+
+STRANGERS = "privet.strangers"
+"""The logger of what is done to people who may be anybody."""
+
+
+class Sparing(logging.Filter):
+    """Lets through ten records of a kind a minute of what anybody can bring about: whoever is
+    refused for ever must not fill a disk. The next one of the kind says how many were kept back."""
+
+    _MOST, _SECONDS = 10, 60.0
+    _NAMES = frozenset({STRANGERS, "uvicorn.error"})
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock, self._lock = clock, threading.Lock()
+        self._kinds: dict[str, tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is one of the first of its kind."""
+        if record.name not in self._NAMES:
+            return True
+        # A kind is a text of the code, without what is filled in: there are few.
+        kind, now = str(record.msg), self._clock()
+        with self._lock:
+            begun, seen = self._kinds.get(kind, (now, 0))
+            kept_back = max(0, seen - self._MOST)
+            if now - begun >= self._SECONDS:
+                begun, seen = now, 0
+            self._kinds[kind] = begun, seen + 1
+        if seen == 0 and kept_back:
+            record.msg = f"{kind} (after {kept_back} more like it, not logged)"
+        return seen < self._MOST
 
 
 class _Lines(logging.Formatter):

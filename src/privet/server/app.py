@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from logging import INFO
 from pathlib import Path
@@ -61,6 +62,8 @@ class Hosting:
     """Reads a sealed model, where this process is a key holder's too: in a simulation."""
     validation: Examples | None = None
     """With [validation]: the records to choose a model by, in a simulation."""
+    sized: Callable[[int], None] = lambda _: None
+    """Told the number of values that the model trains, before silos are asked for any."""
     run: str | None = None
     """What silos know an encrypted run as; unset: by its number at Flower's server."""
 
@@ -105,6 +108,7 @@ def run(grid: Grid, context: Context, hosting: Hosting) -> None:
     flat = first_model(
         task, experiment, data_dir=data_folder(hosting.data_dir), held=not hosting.simulated
     )
+    hosting.sized(sum(flat.sizes))
     if checkpoint is not None:
         folder.check_base(checkpoint, flat.base.digest)
     evaluate = None if measured is None else Evaluator(task, measured, flat)

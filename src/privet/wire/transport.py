@@ -9,11 +9,13 @@ would say: the message without content, and the names of its parts.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
+import numpy as np
 from flwr.app import Array, ArrayRecord, Message
 from flwr.app.message.arraychunk import ArrayChunk
 from flwr.supercore.inflatable.inflatable_object import (
@@ -25,6 +27,8 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 
 Part = Callable[[str], bytes]
 Join = Callable[[Iterable[bytes]], bytes | memoryview]
+_HEADER = 4096
+"""Bytes of numpy's own header, at most."""
 _DEEPEST = 8
 """Message, records, record, array, chunk: what is deeper is nothing of ours."""
 
@@ -37,15 +41,16 @@ def in_memory(parts: Iterable[bytes]) -> bytes:
     return data.getvalue()
 
 
-def assemble(name: str, part: Part, *, join: Join = in_memory) -> Message:
+def assemble(name: str, part: Part, *, join: Join = in_memory, most: int | None = None) -> Message:
     """The message of this name; `part` gives the content of each of its parts, when it is asked.
 
     With another `join`, such as `paged_join`, the message is for reading only: it cannot be sent on
-    or pickled.
-    Raises ValueError for parts that make no message, and whatever `part` raises.
+    or pickled. `most`: bytes of all arrays together; a part may stand in many places.
+    Raises ValueError for parts that make no message, that are more than `most` or than an array
+    says of itself, and whatever `part` raises.
     """
     try:
-        found = _Found({}, {}, {}, join)
+        found = _Found({}, {}, {}, join, most)
         _gather(name, part, found, _DEEPEST)
         message = inflate_object_from_contents(name, found.contents, objects=found.arrays)
     # What Flower's inflation raises, of which none says that the parts are at fault.
@@ -62,7 +67,7 @@ def assemble(name: str, part: Part, *, join: Join = in_memory) -> Message:
     return message
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Found:
     contents: dict[str, bytes]
     """Of the parts that Flower inflates."""
@@ -71,6 +76,27 @@ class _Found:
     values: dict[bytes, bytes | memoryview]
     """Of arrays, by their names."""
     join: Join
+    left: int | None
+    """Bytes that arrays may still have."""
+
+    def pieces(self, contents: Iterable[bytes], declared: int) -> Iterator[bytes]:
+        """The bodies of an array's chunks; ValueError before there are too many bytes."""
+        size = 0
+        for content in contents:
+            body = get_object_body(content, ArrayChunk)
+            size += len(body)
+            if size > declared:
+                raise ValueError("an array is larger than its shape says")
+            if self.left is not None:
+                self.left -= len(body)
+                if self.left < 0:
+                    raise ValueError("its arrays are larger than the job's model allows")
+            yield body
+
+
+def _declared(dtype: str, shape: Iterable[int]) -> int:
+    """The most bytes that an array of this kind has, with what is written in front of it."""
+    return math.prod(shape) * np.dtype(dtype).itemsize + _HEADER
 
 
 def _gather(name: str, part: Part, found: _Found, depth: int) -> None:
@@ -90,7 +116,8 @@ def _gather(name: str, part: Part, found: _Found, depth: int) -> None:
             data=name.encode(),
         )
         pieces = (part(children[place]) for place in about["arraychunk_ids"])
-        found.values[name.encode()] = found.join(get_object_body(p, ArrayChunk) for p in pieces)
+        declared = _declared(about["dtype"], about["shape"])
+        found.values[name.encode()] = found.join(found.pieces(pieces, declared))
         return
     found.contents[name] = content
     for child in children:

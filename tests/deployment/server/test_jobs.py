@@ -191,7 +191,7 @@ def test_a_job_that_is_over_becomes_nothing_else(states: list[State]) -> None:
 
 
 def test_one_of_many_ends_a_job(tmp_path: Path) -> None:
-    job, barrier = Job(tmp_path), threading.Barrier(8)
+    job, barrier = Job(tmp_path), threading.Barrier(2 * len(OVER) + 2)
     job.become("running", start=True)
 
     def end(state: State) -> tuple[State, bool]:
@@ -199,7 +199,7 @@ def test_one_of_many_ends_a_job(tmp_path: Path) -> None:
         Job(tmp_path).become("waiting", "for a silo")
         return state, Job(tmp_path).become(state)
 
-    with ThreadPoolExecutor(8) as threads:
+    with ThreadPoolExecutor(2 * len(OVER) + 2) as threads:
         ends = list(threads.map(end, sorted(OVER) * 2 + ["cancelled", "finished"]))
     (winner,) = (state for state, won in ends if won)
     assert job.standing.state == winner

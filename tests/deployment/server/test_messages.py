@@ -25,11 +25,11 @@ from flwr.supercore.inflatable.inflatable_object import (
 )
 
 from gate_project import GateProject, LiveServer, answer_once, echo, healthy_exchange
-from privet.deployment.server import messages
+from privet.deployment.server import flower, messages
 from privet.deployment.server.grid import Notifier
 from privet.deployment.server.objects import ObjectsOnDisk
 from privet.deployment.silo import connection as silo_side
-from privet.deployment.silo.connection import Connection
+from privet.deployment.silo.connection import Connection, RunOver
 from privet.wire.transport import ANSWER, HEAD, NEXT, pack, unpack
 
 
@@ -286,3 +286,79 @@ def test_a_coordinator_is_told_which_replies_begin_to_come() -> None:
     assert notifier.wait_for_reply(0.01) == set()
     threading.Timer(0.05, notifier.notify_reply, ["c"]).start()
     assert notifier.wait_for_reply(5.0) == {"c"}
+
+
+# --- what a silo may have a server keep
+
+
+def zeros(size: int, *, says: int | None = None) -> RecordDict:
+    """An array of equal pieces, of which one is sent; `says`: the size that it claims to have."""
+    shape = (size if says is None else says,)
+    array = Array(dtype="uint8", shape=shape, stype="bytes", data=bytes(size))
+    return RecordDict({"model": ArrayRecord({"a": array})})
+
+
+@pytest.mark.parametrize(
+    ("content", "is_read"),
+    [(zeros(5_242_880), True), (zeros(8 * 5_242_880), False), (zeros(6_000_000, says=10), False)],
+    ids=["as large as may be", "more than the job's model", "more than it says itself"],
+)
+def test_an_answer_grows_no_larger_than_it_may(
+    project: GateProject,
+    server: LiveServer,
+    monkeypatch: pytest.MonkeyPatch,
+    content: RecordDict,
+    is_read: bool,
+) -> None:
+    monkeypatch.setattr(server.link, "allowance", 8_000_000)
+    written: list[int] = []
+    monkeypatch.setattr(flower, "paged_join", counting_join(written))
+    with project.connection("north") as connection, server.run() as grid:
+        thread = threading.Thread(
+            target=answer_once,
+            args=(connection, lambda message: Message(content, reply_to=message)),
+            daemon=True,
+        )
+        thread.start()
+        (reply,) = grid.send_and_receive([server.message("north")], timeout=20)
+        thread.join(timeout=10)
+        assert reply.has_error() is not is_read
+        assert sum(written) <= 8_000_000
+        assert len(server.link.state.object_store) == 0
+
+
+def counting_join(written: list[int]) -> Any:
+    def join(parts: Any) -> bytes:
+        whole = bytearray()
+        for part in parts:
+            written.append(len(part))
+            whole += part
+        return bytes(whole)
+
+    return join
+
+
+def test_a_silo_has_a_server_keep_no_more_than_its_share(
+    project: GateProject, server: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither in one request nor part by part, whatever it claims to answer."""
+    monkeypatch.setattr(server.link, "allowance", 3_000_000)
+    with project.connection("north") as connection, server.run() as grid:
+        grid.push_messages([server.message("north")])
+        message = taken(connection)
+        too_much = Message(model(1_500_000), reply_to=message)
+        with pytest.raises(RunOver, match="at most"):
+            connection.reply(too_much, to=message)
+        kept = server.link.state.object_store
+        assert sum(len(kept.get(name) or b"") for name in kept.store) <= 3_000_000
+
+
+def test_many_small_parts_are_no_way_around_it(
+    project: GateProject, server: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server.link, "allowance", 1_000_000)
+    with project.connection("north") as connection, server.run() as grid:
+        grid.push_messages([server.message("north")])
+        message = taken(connection)
+        with pytest.raises(RunOver, match="at most"):
+            connection.reply(Message(model(*[100_000] * 10), reply_to=message), to=message)

@@ -334,7 +334,8 @@ def test_only_what_changed_is_read_again(live: Live, tmp_path: Path) -> None:
     for number in range(MOST_JOBS + 5):
         (tmp_path / f"{number:02}").mkdir()
         job = Job(tmp_path / f"{number:02}")
-        (job.folder / "order.json").touch()
+        order = {"project": "lungs", "requester": "ana", "at": 0.0, "experiment": {}}
+        (job.folder / "order.json").write_text(json.dumps({"order": order}))
         job.become("running")
     page = LivePage(store, dict, row)
     assert len(page._state("")["jobs"]) == len(read) == MOST_JOBS

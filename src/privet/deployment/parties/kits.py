@@ -141,6 +141,12 @@ class ServerKit(_Kit):
     """Of the Prometheus metrics; "" serves none."""
     patience: Annotated[float, Field(ge=0)] = 60.0
     """Seconds that a job waits for silos that are away before it begins without them."""
+    max_connections: Annotated[int, Field(ge=32, le=100_000)] = 1000
+    """Connections in all; fewer where the system's limit of open files asks for it."""
+    max_connections_by_address: Annotated[int, Field(ge=8, le=100_000)] = 200
+    """Connections from one address: more for many silos behind one."""
+    least_disk_mb: Annotated[int, Field(ge=0)] = 500
+    """Megabytes free on the disk of `state` below which the server says that it is not well."""
     max_message_mb: Annotated[int, Field(ge=1, le=LARGEST_MESSAGE_MB)] = LARGEST_MESSAGE_MB
 
 

@@ -12,7 +12,7 @@ import os
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -96,6 +96,20 @@ class NodeStatus:
     """Of its last sign of life, seconds since 1970; late for a node that signed off."""
 
 
+ROOM = 64_000_000
+_BYTES_A_VALUE = 64
+
+
+def allowance(values: int) -> int:
+    """Bytes of an answer, and of all that a silo may have on its way, in a job whose model trains
+    so many values: encrypted or with a strategy's extras, several times the model."""
+    return ROOM + _BYTES_A_VALUE * values
+
+
+class TooMuch(PrivetError):  # noqa: N818 - says what is wrong with it
+    """More than a silo may have on the server at a time."""
+
+
 class Link:
     """Nodes, runs and messages; nodes and runs survive a restart, objects do not."""
 
@@ -115,6 +129,10 @@ class Link:
             self.factory.state_instance = self.state
             self._starts: Counter[int] = Counter()
             self._anew: set[int] = set()
+            self.allowance: int | None = None
+            """As the function of this name gives it for the present job; None: no limit."""
+            self._kept: dict[int, dict[str, int]] = {}
+            self._counting = threading.Lock()
         except Exception as error:
             raise PrivetError(
                 f"{database}: the link's database cannot be opened ({error})"
@@ -219,14 +237,36 @@ class Link:
                 room -= len(content)
         return found, parts
 
+    def room(self, node: int) -> int | None:
+        """Bytes that a node may have the server keep beyond what it has there; None: any."""
+        if self.allowance is None:
+            return None
+        with self._counting:
+            kept = self._kept.get(node, {})
+            # Also what another silo sent: it stands there once, and counts for both.
+            here = {name: size for name, size in kept.items() if name in self._objects}
+            self._kept[node] = here
+            return max(0, self.allowance - sum(here.values()))
+
+    def count(self, node: int, parts: Mapping[str, int]) -> None:
+        """Parts with so many bytes came from a node."""
+        with self._counting:
+            self._kept.setdefault(node, {}).update(parts)
+
     def answer(
         self, pushed: PushMessagesRequest, parts: Mapping[str, bytes]
     ) -> PushMessagesResponse:
         """Take a node's answer with these parts of it; says which others are wanted.
 
-        PrivetError when nobody waits for it any more, ValueError for a part that is not what its
-        name says.
+        PrivetError when nobody waits for it any more, TooMuch for more than the node has room for,
+        ValueError for a part that is not what its name says.
         """
+        node = pushed.messages_list[0].metadata.src_node_id
+        sizes = {name: len(part) for name, part in parts.items()}
+        room = self.room(node)
+        if room is not None and sum(sizes.values()) > room:
+            raise TooMuch(f"at most {room} bytes are taken here")
+        self.count(node, sizes)
         (tree,) = pushed.message_object_trees
         names = {each.object_id for each in iterate_object_tree(tree)}
         # They become names of files; what Flower takes for a hash may have capitals, so two names
@@ -276,7 +316,7 @@ class Link:
     @contextmanager
     def run(self, settings: Mapping[str, str]) -> Iterator[LiveRun]:
         """A run while the context is open; one at a time in a process, as Flower's tasks are."""
-        live = LiveRun(self.state, dict(settings), self._starts)
+        live = LiveRun(self.state, dict(settings), self._starts, lambda: self.allowance)
         try:
             yield live
         except BaseException:
@@ -289,10 +329,15 @@ class LiveRun:
     """A run with its own sign of life, and the messages that it sends and gets."""
 
     def __init__(
-        self, state: SqlLinkState, settings: dict[str, str], starts: Mapping[int, int]
+        self,
+        state: SqlLinkState,
+        settings: dict[str, str],
+        starts: Mapping[int, int],
+        most: Callable[[], int | None],
     ) -> None:
-        """`starts`: how often each node was started so far, kept up to date."""
-        self._state, self._starts = state, starts
+        """`starts`: how often each node was started so far, kept up to date. `most`: bytes of an
+        answer."""
+        self._state, self._starts, self._most = state, starts, most
         self.id = state.create_run(
             fab_id=None,
             fab_version=None,
@@ -381,7 +426,7 @@ class LiveRun:
     def read(self, reply: Reply) -> Message:
         """The whole reply, which is then forgotten; an exception for one with parts missing."""
         try:
-            return assemble(reply.id, self._part, join=paged_join)
+            return assemble(reply.id, self._part, join=paged_join, most=self._most())
         finally:
             # The question too: one that came whole is never confirmed by its silo
             # (`Connection.fetch`).
@@ -396,7 +441,10 @@ class LiveRun:
 
     def _beat(self) -> None:
         while not self._over.wait(_BEAT_OF_RUN):
-            self._state.acknowledge_task_heartbeat(self._task_id)
+            try:
+                self._state.acknowledge_task_heartbeat(self._task_id)
+            except Exception:  # Flower gives a run up after several lost ones only
+                log.exception("a sign of life of run %s cannot be written down", self.id)
 
 
 @dataclass(frozen=True)

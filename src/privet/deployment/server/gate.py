@@ -15,18 +15,20 @@ import asyncio
 import base64
 import json
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from flwr.proto.fleet_pb2 import ActivateNodeRequest
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
-from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PushObjectRequest
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
 from google.protobuf.message import DecodeError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from privet.deployment.monitoring import STRANGERS
 from privet.deployment.parties import Party
 from privet.deployment.parties.requests import (
     CANCELS,
@@ -66,6 +68,7 @@ OWN = "/privet/v1/"
 HELLO = OWN + "hello"
 CANCELLED = OWN + "cancelled"
 _FLEET = "/v1/fleet/"
+_PUSH = _FLEET + "push-object"
 # Requests of names and numbers; an order, which `orders.LARGEST` keeps below a megabyte.
 _SMALL, _OWN = 4096, 1 << 20
 # The parts, and their head of names and sizes.
@@ -74,7 +77,7 @@ _LONGEST_LENGTH = 20
 """Digits of a Content-Length, leading zeros too: `int` takes quadratic time for many."""
 _PIECE = 1 << 18
 
-log = logging.getLogger("privet.server")
+log = logging.getLogger(STRANGERS)
 
 
 class _Refused(Exception):  # noqa: N818 - an answer on its way
@@ -103,6 +106,10 @@ class Gate:
     """Who may look at the live page; None: there is none."""
     cancelled: Callable[[], int] = int
     """Another number after every job that is cancelled."""
+    recognise: Callable[[object], None] = lambda _: None
+    """Told of the address, (host, port), from which a party's signed request came."""
+    refused: Counter[int] = field(default_factory=Counter)
+    """How many requests were answered with a reason instead, by status."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request, or refuse it with a JSON object that says why."""
@@ -112,6 +119,7 @@ class Gate:
             try:
                 await self._serve(scope, receive, send)
             except _Refused as refused:
+                self.refused[refused.status] += 1
                 await _answer(send, refused)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -130,7 +138,10 @@ class Gate:
         headers = {name.decode("latin-1"): value for name, value in reversed(scope["headers"])}
         # By the head alone: a stranger can neither fill memory with a body nor reach a parser.
         party, digest = self._who(headers, scope)
+        self.recognise(scope.get("client"))
         self._may(party, path)
+        if path == _PUSH:
+            cap = self._room(party, cap)
         body = await self._body(headers, receive, cap)
         if not matches(body, digest):
             raise _Refused(400, "the body is not what was signed")
@@ -180,6 +191,12 @@ class Gate:
         if cap is None or method != "POST":
             raise _Refused(404, "there is nothing here")
         return cap
+
+    def _room(self, party: Party, cap: int) -> int:
+        """Before a byte of it is read: a part is held against what the silo has here already."""
+        room = self.link.room(self.members.nodes.get(party.name, 0))
+        # The part is wrapped in its name, its session and its run.
+        return cap if room is None else min(cap, room + _SMALL)
 
     def _who(self, headers: dict[str, bytes], scope: Scope) -> tuple[Party, str]:
         query = scope.get("query_string", b"")
@@ -269,6 +286,9 @@ class Gate:
         if what == "confirm-message-received":
             confirmed = ConfirmMessageReceivedRequest.FromString(body)
             self.link.run_of(confirmed.message_object_id, asked=node)
+        elif what == "push-object":
+            part = PushObjectRequest.FromString(body)
+            self.link.count(node, {part.object_id: len(part.object_content)})
         elif what in ("activate-node", "send-node-heartbeat"):
             kind = ActivateNodeRequest if what == "activate-node" else SendNodeHeartbeatRequest
             if not 0 < kind.FromString(body).heartbeat_interval <= 6 * HEARTBEAT:

@@ -148,9 +148,12 @@ class LivePage:
         return JSONResponse(told, headers=PRIVATE)
 
     def _state(self, chosen: str) -> dict[str, Any]:
-        jobs = self.store.all()[-MOST_JOBS:][::-1]
-        self._forget_all_but({job.id for job in jobs})
-        rows = [self._kept(self._rows, job, self.row) for job in jobs]
+        newest = {job.id for job in self.store.all()[-MOST_JOBS:]}
+        self._forget_all_but(newest)
+        told = self.store.each(
+            lambda job: (job, self._kept(self._rows, job, self.row)) if job.id in newest else None
+        )
+        jobs, rows = zip(*filter(None, reversed(told)), strict=True) if any(told) else ((), ())
         shown = next((job for job in jobs if job.id == chosen), None) or _foremost(jobs)
         planned = next((row.get("rounds", 0) for row in rows if shown and row["id"] == shown.id), 0)
         return {
@@ -185,7 +188,7 @@ class LivePage:
         return [svg.figure(each) for each in charts(history.rounds(), planned=planned)]
 
 
-def _foremost(jobs: list[Job]) -> Job | None:
+def _foremost(jobs: Sequence[Job]) -> Job | None:
     """The job to look at when none was chosen: the one that runs, or the newest."""
     running = (job for job in jobs if job.standing.state == "running")
     return next(running, jobs[0] if jobs else None)

@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from privet.deployment.parties.requests import Denied
-from privet.deployment.server.flower import HEARTBEAT, Link
+from privet.deployment.server.flower import HEARTBEAT, Link, TooMuch
 from privet.deployment.server.gate import OWN, PARTY
 from privet.deployment.server.grid import Notifier
 from privet.deployment.server.membership import Membership
@@ -84,6 +84,8 @@ class Messages:
             return _no(400, "malformed")
         except Denied as denied:
             return _no(403, str(denied))
+        except TooMuch as much:
+            return _no(413, str(much))
         except PrivetError as error:
             return _no(410, str(error))
         self.notifier.notify_reply(pushed.messages_list[0].metadata.reply_to_message_id)

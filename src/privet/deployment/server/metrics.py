@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Metric
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from privet.deployment.server.condition import CERTIFICATE, Condition
 from privet.deployment.server.flower import Link
 from privet.deployment.server.jobs import JobStore, State
 from privet.deployment.server.membership import Membership
@@ -50,8 +51,14 @@ class ServerMetrics:
     """Counts what the rounds of a server's jobs say, and looks at the rest when it is asked."""
 
     def __init__(
-        self, registry: CollectorRegistry, store: JobStore, members: Membership, link: Link
+        self,
+        registry: CollectorRegistry,
+        store: JobStore,
+        members: Membership,
+        link: Link,
+        condition: Condition | None = None,
     ) -> None:
+        """`condition`: how the server's parts are, where a server runs."""
         self._members = members
         self._rounds = Counter("privet_rounds", "Rounds finished.", registry=registry)
         self._seconds = Histogram(
@@ -79,6 +86,8 @@ class ServerMetrics:
             registry=registry,
         )
         registry.register(_Standing(store, members, link))
+        if condition is not None:
+            registry.register(_Parts(condition, store))
 
     def watch(self, entry: RoundRecord) -> None:
         """Count one new entry of a job's history in."""
@@ -126,7 +135,7 @@ class _Standing(Collector):
 
     def _jobs(self) -> Metric:
         jobs = GaugeMetricFamily("privet_jobs", "Jobs by state.", labels=["state"])
-        counts = Counts(job.standing.state for job in self._store.all())
+        counts = Counts(self._store.each(lambda job: job.standing.state))
         for state in get_args(State):
             jobs.add_metric([state], counts[state])
         return jobs
@@ -154,3 +163,42 @@ class _Standing(Collector):
         yield GaugeMetricFamily("privet_silos", "Silos on the list of parties.", value=len(nodes))
         yield online
         yield age
+
+
+class _Parts(Collector):
+    """The parts of a server, and the days and connections that it has left."""
+
+    def __init__(self, condition: Condition, store: JobStore) -> None:
+        self._condition, self._store = condition, store
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing: what is there is known at a scrape only."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """Gauges, and counts of what strangers were refused."""
+        parts = GaugeMetricFamily("privet_part_up", "1: the part is well.", labels=["part"])
+        for part, fault in self._condition.parts().items():
+            parts.add_metric([part], float(fault is None))
+        yield parts
+        days = self._condition.days_left()
+        yield GaugeMetricFamily(
+            "privet_certificate_days_left", "Of the server.", value=days.pop(CERTIFICATE)
+        )
+        members = GaugeMetricFamily(
+            "privet_membership_days_left", "Until a membership ends.", labels=["party"]
+        )
+        for party, left in days.items():
+            members.add_metric([party], left)
+        yield members
+        for name, text, value in (
+            ("privet_broken", "What was set aside among the jobs.", len(self._store.broken)),
+            ("privet_loop_failures", "Turns of the jobs' loop.", self._condition.failures()),
+            ("privet_connections_open", "Connections.", len(self._condition.crowd)),
+        ):
+            yield GaugeMetricFamily(name, text, value=value)
+        for name, text, value in (
+            ("privet_connections_cut_off", "Strangers'.", self._condition.crowd.cut_off),
+            ("privet_requests_refused", "At the gate.", self._condition.refused()),
+        ):
+            yield CounterMetricFamily(name, text, value=value)

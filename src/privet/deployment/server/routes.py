@@ -7,7 +7,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import flwr
@@ -46,12 +46,13 @@ def application(
     *,
     pages: PagePasses | None = None,
     lifespan: Callable[[Starlette], Any] | None = None,
+    condition: Callable[[], Mapping[str, Any]] = dict,
 ) -> Starlette:
     """The routes below /privet/v1, with `pages` those of the live page too.
 
-    Who may use them is decided before.
+    Who may use them is decided before. `condition`: how the server is, told with `status`.
     """
-    admin = _AdminRoutes(store, runner, members)
+    admin = _AdminRoutes(store, runner, members, condition)
     jobs = f"{OWN}jobs"
     routes = [
         Route(HELLO, admin.hello),
@@ -64,6 +65,7 @@ def application(
         Route(f"{jobs}/{{job}}/history", admin.history),
         Route(f"{jobs}/{{job}}/log", admin.log),
         Route(f"{jobs}/{{job}}/cancel", admin.cancel, methods=["POST"]),
+        Route(f"{jobs}/{{job}}/remove", admin.remove, methods=["POST"]),
         Route(f"{jobs}/{{job}}/files/{{name}}", admin.file),
         *Messages(runner.link, members, runner.notifier).routes(),
     ]
@@ -76,8 +78,15 @@ def application(
 
 
 class _AdminRoutes:
-    def __init__(self, store: JobStore, runner: Runner, members: Membership) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        runner: Runner,
+        members: Membership,
+        condition: Callable[[], Mapping[str, Any]],
+    ) -> None:
         self._store, self._runner, self._members = store, runner, members
+        self._condition = condition
 
     async def hello(self, request: Request) -> Response:  # noqa: ARG002
         """Who this is: the only thing that is told to everybody."""
@@ -102,7 +111,7 @@ class _AdminRoutes:
         return JSONResponse(await run_in_threadpool(self._status))
 
     async def jobs(self, request: Request) -> Response:  # noqa: ARG002
-        return JSONResponse(await run_in_threadpool(lambda: list(map(_row, self._store.all()))))
+        return JSONResponse(await run_in_threadpool(self._store.each, _row))
 
     async def submit(self, request: Request) -> Response:
         # What was not UTF-8 is then not what was signed, and is refused for that.
@@ -116,20 +125,19 @@ class _AdminRoutes:
         return JSONResponse(await run_in_threadpool(_row, job), status_code=201)
 
     async def job(self, request: Request) -> Response:
-        job = self._named(request)
+        job = await self._named(request)
         return JSONResponse(await run_in_threadpool(_row, job)) if job else _no_job(request)
 
     async def history(self, request: Request) -> Response:
         """Entries from number `from` on; held open while there are no more and the job goes on."""
-        job = self._named(request)
+        job = await self._named(request)
         if job is None:
             return _no_job(request)
         start, end = _start(request), time.monotonic() + _HOLD
         if start is None:
             return _no(400, _FROM)
         while True:
-            over = job.standing.state in OVER  # first: its last entry is then there already
-            lines = await run_in_threadpool(job.history.lines, start)
+            over, lines = await run_in_threadpool(_look, job, start)
             leaving = self._runner.notifier.closing
             if lines or over or leaving or time.monotonic() > end:
                 return await run_in_threadpool(_news, job, lines)
@@ -138,14 +146,28 @@ class _AdminRoutes:
 
     async def log(self, request: Request) -> Response:
         """The log from byte `from` on."""
-        job = self._named(request)
+        job = await self._named(request)
         if job is None:
             return _no_job(request)
         start = _start(request)
-        return _no(400, _FROM) if start is None else PlainTextResponse(job.log(start))
+        if start is None:
+            return _no(400, _FROM)
+        return PlainTextResponse(await run_in_threadpool(job.log, start))
+
+    async def remove(self, request: Request) -> Response:
+        """Delete a job that is over."""
+        job = await self._named(request)
+        if job is None:
+            return _no_job(request)
+        try:
+            await run_in_threadpool(self._store.remove, job)
+        except Denied as denied:
+            return _no(409, str(denied))
+        log.info("job %s is removed by %s", job.id, request.scope[PARTY].name)
+        return JSONResponse({"id": job.id})
 
     async def cancel(self, request: Request) -> Response:
-        job = self._named(request)
+        job = await self._named(request)
         if job is None:
             return _no_job(request)
         text = (await request.body()).decode("utf-8", errors="replace")
@@ -159,17 +181,17 @@ class _AdminRoutes:
         return JSONResponse(await run_in_threadpool(_row, job))
 
     async def file(self, request: Request) -> Response:
-        job, name = self._named(request), request.path_params["name"]
+        job, name = await self._named(request), request.path_params["name"]
         if job is None:
             return _no_job(request)
         path = job.run / name
         # A list and not a folder: the run's folder also has checkpoints and what an audit needs.
-        if name not in FILES or not path.exists():
+        if name not in FILES or not await run_in_threadpool(path.is_file):
             return _no(404, f"job {job.id} has no {name[:64]}")
         return FileResponse(path)
 
-    def _named(self, request: Request) -> Job | None:
-        return self._store.get(request.path_params["job"])
+    async def _named(self, request: Request) -> Job | None:
+        return await run_in_threadpool(self._store.get, request.path_params["job"])
 
     def about(self) -> dict[str, Any]:
         """The project and how its silos are."""
@@ -192,7 +214,9 @@ class _AdminRoutes:
         }
 
     def _status(self) -> dict[str, Any]:
-        return {**self.about(), "jobs": [_row(job) for job in self._store.all()]}
+        rows = self._store.each(_row)
+        broken = dict(self._store.broken)
+        return {**self.about(), "jobs": rows, "broken": broken, **self._condition()}
 
 
 def _inviting(pages: PagePasses) -> Callable[[Request], Awaitable[Response]]:
@@ -206,8 +230,7 @@ def _inviting(pages: PagePasses) -> Callable[[Request], Awaitable[Response]]:
 def _row(job: Job) -> dict[str, Any]:
     # Not read as an order: this must show jobs too whose requester was revoked, or whose settings
     # an upgrade no longer takes.
-    order = json.loads(job.order_text())["order"]
-    standing = job.standing
+    order, standing = job.facts, job.standing
     return {
         "id": job.id,
         "project": order["project"],
@@ -223,6 +246,12 @@ def _row(job: Job) -> dict[str, Any]:
         "starts": standing.starts,
         "files": [name for name in FILES if (job.run / name).exists()],
     }
+
+
+def _look(job: Job, start: int) -> tuple[bool, list[bytes]]:
+    """Whether a job is over, and its history from entry `start` on."""
+    over = job.standing.state in OVER  # first: its last entry is then there already
+    return over, job.history.lines(start)
 
 
 def _news(job: Job, lines: list[bytes]) -> Response:

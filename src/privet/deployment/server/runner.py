@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from flwr.app import Context, RecordDict
 
 from privet.deployment.parties.orders import ORDER_KEY
-from privet.deployment.server.flower import Link
+from privet.deployment.server.flower import Link, allowance
 from privet.deployment.server.grid import Cancelled, LinkGrid, Notifier
 from privet.deployment.server.jobs import OVER, Job, JobStore
 from privet.deployment.server.membership import Membership
@@ -26,6 +26,8 @@ from privet.server.cohort import Absent, Unapproved
 # Flower's own number for the server's side of a run.
 _SERVER_NODE = 1
 _LOOK_AROUND = 0.2
+_LONGEST_IDLE = 5.0
+"""Seconds; a new job is told of."""
 _PAUSE = 5.0
 _FIRST_REST, _LONGEST_REST = 1.0, 30.0
 """Seconds between two questions whether a job has been approved."""
@@ -53,6 +55,10 @@ class Runner:
     _job: Job | None = None
     _grid: LinkGrid | None = None
     _thread: threading.Thread | None = None
+    failures: int = 0
+    """Turns of the loop that went wrong."""
+    _failed: str | None = None
+    """How the last turn went wrong, if it did."""
     _resting: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Jobs that wait for approval: when they are tried again (monotonic), and the pause before."""
 
@@ -91,20 +97,41 @@ class Runner:
         self._more.set()
         self.notifier.notify_reply()
 
+    def fault(self) -> str | None:
+        """Why no job would go on, or None."""
+        if self._thread is None or not self._thread.is_alive():
+            return "their thread does not run"
+        return self._failed
+
     def _work(self) -> None:
         while not self._down.is_set():
-            job = self._next()
-            if job is not None:
-                self._job, self._grid = job, None
-                try:
-                    self._try(job)
-                except OSError:  # its folder cannot be written: try again, others may come first
-                    log.exception("job %s cannot be written down", job.id)
-                    self._down.wait(_PAUSE)
-                self._job = self._grid = None
+            # Whatever happens (no file left, a full disk, a fault here): the next turn may go well.
+            try:
+                self._turn()
+            except Exception as error:
+                self.failures += 1
+                self._failed = f"{type(error).__name__}: {error}"
+                log.exception("the jobs go on in %.0f s", _PAUSE)
+                self._down.wait(_PAUSE)
             else:
-                self._more.wait(timeout=_LOOK_AROUND)
-                self._more.clear()
+                self._failed = None
+            finally:
+                self._job = self._grid = None
+
+    def _turn(self) -> None:
+        job = self._next()
+        if job is None:
+            self._more.wait(timeout=self._idle())
+            self._more.clear()
+            return
+        self._job = job
+        self._try(job)
+
+    def _idle(self) -> float:
+        """Seconds until a job that rests is to be looked at again."""
+        now = time.monotonic()
+        ends = [until - now for until, _ in self._resting.values()]
+        return max(0.0, min([_LONGEST_IDLE, *ends]))
 
     def _next(self) -> Job | None:
         """The first job that is not over, but for those that a person has to decide on."""
@@ -155,6 +182,7 @@ class Runner:
         rests = job.id in self._resting
         if not rests:
             self._begin(job)
+        self.link.allowance = allowance(0)
         with self.link.run({ORDER_KEY: job.order_text()}) as live:
             self._grid = LinkGrid(live, self.notifier, stop=self._stop)
             encrypted = experiment.encryption is not None
@@ -173,6 +201,7 @@ class Runner:
                 folder=job.run,
                 resume=True,
                 watch=watch,
+                sized=self._size,
                 identify=self.members.identify,
                 roster=self.members.roster() if encrypted else None,
             )
@@ -183,6 +212,9 @@ class Runner:
         summary = read_summary(job.run)
         if summary and summary.model and summary.model.nothing_trained:
             raise PrivetError(summary.model.nothing_trained)
+
+    def _size(self, values: int) -> None:
+        self.link.allowance = allowance(values)
 
     def _begin(self, job: Job) -> None:
         if not job.become("running", start=True):

@@ -11,9 +11,11 @@ import asyncio
 import contextlib
 import ctypes
 import logging
+import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
@@ -24,6 +26,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from privet.deployment.monitoring import SERVER, new_registry, serving_health, serving_metrics
 from privet.deployment.parties import PartiesFile, ServerKit, host_port
 from privet.deployment.parties.requests import Checking
+from privet.deployment.server.condition import Condition, certificate_end
+from privet.deployment.server.connections import Crowd, Door, doors, files_for
 from privet.deployment.server.flower import Link
 from privet.deployment.server.gate import Gate
 from privet.deployment.server.grid import Notifier
@@ -35,10 +39,11 @@ from privet.deployment.server.runner import Runner
 from privet.deployment.server.viewers import PagePasses
 from privet.errors import PrivetError
 from privet.files import only_process
+from privet.privacy.ledger.keys import refuse_open_key
 
 HEAD_BYTES = 1 << 16
 """Of a request's head; uvicorn's httptools protocol has no limit of its own."""
-HEAD_SECONDS = 20.0
+HEAD_SECONDS = 10.0
 """From a connection, or a request's first byte, to the end of its head: who sends a byte now and
 then, as Slowloris does, keeps a connection no longer."""
 WHOLE_SECONDS = 150.0
@@ -98,8 +103,6 @@ class BoundedHttp(HttpToolsProtocol):
         self.transport.abort()
 
 
-_MOST_CONNECTIONS = 2000
-"""Beyond these uvicorn answers 503 at once."""
 _MMAP_THRESHOLD, _ARENA_MAX = -3, -8  # of malloc.h
 
 log = logging.getLogger("privet.server")
@@ -122,7 +125,6 @@ def serve(kit: ServerKit, *, ready: Callable[[], None]) -> None:
         members.current()
         store = JobStore(kit.state / "jobs")
         registry = new_registry()
-        metrics = ServerMetrics(registry, store, members, link)
         runner = Runner(
             store,
             members,
@@ -130,9 +132,17 @@ def serve(kit: ServerKit, *, ready: Callable[[], None]) -> None:
             notifier,
             tasks=kit.tasks,
             patience=kit.patience,
-            observe=metrics.watch,
         )
         pages = PagePasses(members.current)
+        places = files_for(kit.max_connections)
+        if places < kit.max_connections:
+            log.warning(
+                "the limit of open files leaves room for %d connections, not for max_connections "
+                "= %d: raise LimitNOFILE (ulimit -n)",
+                places,
+                kit.max_connections,
+            )
+        crowd = Crowd(places, min(places, kit.max_connections_by_address))
 
         @asynccontextmanager
         async def lifespan(app: Starlette) -> AsyncIterator[None]:  # noqa: ARG001
@@ -143,7 +153,14 @@ def serve(kit: ServerKit, *, ready: Callable[[], None]) -> None:
 
         gate = Gate(
             fleet=link.app(),
-            own=application(store, runner, members, pages=pages, lifespan=lifespan),
+            own=application(
+                store,
+                runner,
+                members,
+                pages=pages,
+                lifespan=lifespan,
+                condition=lambda: {"health": condition.parts(), "ending": condition.ending()},
+            ),
             link=link,
             checking=Checking(members.current),
             notifier=notifier,
@@ -151,33 +168,48 @@ def serve(kit: ServerKit, *, ready: Callable[[], None]) -> None:
             largest=kit.max_message_mb * 1_000_000,
             pages=pages,
             cancelled=lambda: store.cancelled,
+            recognise=crowd.recognise,
         )
-        server = listener(gate, kit)
-        try:
-            with (
-                serving_metrics(kit.metrics, registry),
-                serving_health(kit.health, SERVER) as health,
-                health.following(lambda: server.started and not server.should_exit),
-            ):
-                server.run()
-        # uvicorn exits by itself where it cannot bind.
-        except SystemExit:  # uvicorn has said why in its log
-            raise PrivetError(f"cannot serve at {kit.listen}") from None
-        if not server.started:
-            raise PrivetError(
-                f"cannot serve at {kit.listen}: the address is taken or not this host's"
-            )
+        server = listener(gate, kit, crowd)
+        condition = Condition(
+            runner=runner,
+            members=members,
+            link=link,
+            crowd=crowd,
+            state=kit.state,
+            certificate=kit.certificate,
+            least_disk_mb=kit.least_disk_mb,
+            listening=lambda: server.started and not server.should_exit,
+            refused=lambda: sum(gate.refused.values()),
+        )
+        runner.observe = ServerMetrics(registry, store, members, link, condition).watch
+
+        def probe() -> dict[str, str | None]:
+            condition.warn()
+            return condition.parts()
+
+        with (
+            serving_metrics(kit.metrics, registry),
+            serving_health(kit.health, SERVER) as health,
+            health.following(probe),
+        ):
+            server.run()
 
 
-def listener(gate: Gate, kit: ServerKit) -> uvicorn.Server:
-    """What listens at the kit's address and serves TLS 1.3, once it is run."""
-    host, port = host_port(kit.listen)
+def listener(gate: Gate, kit: ServerKit, crowd: Crowd | None = None) -> uvicorn.Server:
+    """What listens at the kit's address from now on, and serves TLS 1.3 once it is run.
+
+    PrivetError when that is not possible, or the key is one that others may read.
+    """
     _check_certificate(kit.certificate, kit.certificate_key)
-    return _Server(
+    if crowd is None:
+        crowd = Crowd(kit.max_connections, kit.max_connections_by_address)
+    server = _Server(
         uvicorn.Config(
             gate,
-            host=host,
-            port=port,
+            loop="privet.deployment.server.connections:Loop",
+            # An address is believed when it is the connection's own.
+            proxy_headers=False,
             ssl_certfile=str(kit.certificate),
             ssl_keyfile=str(kit.certificate_key),
             # No client certificates: requests are signed, which holds behind a proxy that ends TLS
@@ -196,9 +228,10 @@ def listener(gate: Gate, kit: ServerKit) -> uvicorn.Server:
             # What is still under way after the waiting were let go is an upload, which its silo
             # sends again.
             timeout_graceful_shutdown=2,
-            limit_concurrency=_MOST_CONNECTIONS,
         )
     )
+    server.doors = doors(*host_port(kit.listen), crowd)
+    return server
 
 
 def _give_memory_back() -> None:
@@ -215,6 +248,12 @@ def _give_memory_back() -> None:
 
 class _Server(uvicorn.Server):
     """Lets silos and administrators go who are being kept waiting, before it waits for them."""
+
+    doors: Sequence[Door] = ()
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve whoever comes through the doors."""
+        super().run([*self.doors, *(sockets or [])])
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """End at a signal."""
@@ -236,3 +275,7 @@ def _check_certificate(certificate: Path, key: Path) -> None:
     for path in (certificate, key):
         if not path.exists():
             raise PrivetError(f"{path} is missing; privet provision makes it")
+    refuse_open_key(key)
+    end = certificate_end(certificate)
+    if end < datetime.now(UTC):
+        log.error("%s ended on %s: silos will not connect", certificate, f"{end:%Y-%m-%d}")

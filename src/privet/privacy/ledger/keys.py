@@ -32,6 +32,13 @@ from privet.files import read_file, write_new
 from privet.privacy.ledger.errors import LedgerError
 
 
+def refuse_open_key(path: Path) -> None:
+    """LedgerError when others than its owner may read the key in `path`, OSError for no file."""
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077:
+        raise LedgerError(f"{path} has mode {mode:04o}: others may read the key; chmod 600 it")
+
+
 class SiloKey:
     """The private key of one silo; its `repr` shows the public key only.
 
@@ -62,12 +69,10 @@ class SiloKey:
     def load(cls, path: Path) -> SiloKey:
         """The key in `path`; LedgerError when others may read the file, or it holds no such key."""
         try:
-            mode = stat.S_IMODE(path.stat().st_mode)
+            refuse_open_key(path)
             pem = read_file(path)
         except OSError as error:
             raise LedgerError(f"{path}: the key cannot be read ({error.strerror})") from None
-        if mode & 0o077:
-            raise LedgerError(f"{path} has mode {mode:04o}: others may read the key; chmod 600 it")
         return cls(_private_key(pem, path))
 
     def derived(self, purpose: str) -> bytes:

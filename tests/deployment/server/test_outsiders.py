@@ -1,0 +1,204 @@
+"""A server of its own, with the usual 1,024 open files, and what strangers and old folders do."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from gate_project import HOST, GateProject
+from privet.commands.cli import cli
+from privet.deployment.monitoring import health_fault
+from privet.deployment.parties.orders import Order
+from privet.deployment.trial import free_port
+from privet.experiment import Experiment
+
+OPEN_FILES = 1024
+STATUS = "/privet/v1/status"
+
+
+@dataclass
+class RealServer:
+    project: GateProject
+    process: subprocess.Popen[bytes]
+    log: Path
+    health: str
+    metrics: str
+
+    def figure(self, name: str) -> float:
+        """The sum of a metric's samples."""
+        text = httpx.get(f"http://{self.metrics}/metrics", trust_env=False).text
+        found = [line for line in text.splitlines() if line.startswith(name)]
+        return sum(float(line.rpartition(" ")[2]) for line in found)
+
+    def privet(self, *words: str) -> str:
+        """What an administrator's command prints; it must succeed."""
+        kit = {"PRIVET_KIT": str(self.project.folder / "kits/ana"), "COLUMNS": "200"}
+        done = CliRunner().invoke(cli, words, env=kit)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    def submit(self, **settings: Any) -> str:
+        digits = Experiment.from_mapping({"task": "digits"})
+        made = Order.create(digits, project="lungs", requester="ana")
+        order = replace(made, experiment={"task": "digits", "rounds": 2, **settings})
+        with self.project.http("ana") as ana:
+            told = ana.post("/privet/v1/jobs", content=order.signed(self.project.key("ana")))
+        assert told.status_code == 201, told.text
+        return order.job
+
+    def state(self, job: str) -> str:
+        with self.project.http("ana") as ana:
+            return str(ana.get(f"/privet/v1/jobs/{job}").json()["state"])
+
+
+def few_files() -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
+
+
+@pytest.fixture(scope="module")
+def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
+    project = GateProject(tmp_path_factory.mktemp("project"))
+    kit = project.folder / "kits/server"
+    health, metrics = f"{HOST}:{free_port()}", f"{HOST}:{free_port()}"
+    text = (kit / "server.toml").read_text()
+    text = text.replace('health = ""', f'health = "{health}"')
+    text = text.replace('metrics = ""', f'metrics = "{metrics}"')
+    (kit / "server.toml").write_text(text)
+    (kit / "state/jobs/foo").mkdir(parents=True)
+    torn = kit / "state/jobs/abcdefabcdef"
+    torn.mkdir()
+    (torn / "order.json").write_text("{}")
+    (torn / "state.json").write_text("")
+    log = project.folder / "server.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "privet", "server", str(kit)],
+            stdout=file,
+            stderr=file,
+            preexec_fn=few_files,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+    try:
+        end = time.monotonic() + 60
+        while health_fault(health) is not None:
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.1)
+        yield RealServer(project, process, log, health, metrics)
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+def test_what_cannot_be_read_is_set_aside_by_name(outside: RealServer) -> None:
+    state = outside.project.folder / "kits/server/state"
+    assert {path.name for path in (state / "broken").iterdir()} == {"foo", "abcdefabcdef"}
+    assert list((state / "jobs").iterdir()) == []
+    told = outside.privet("status")
+    for name in ("foo", "abcdefabcdef"):
+        assert f"state/broken/{name}" in told
+        assert name in outside.log.read_text()
+
+
+def test_a_crowd_of_silent_connections_keeps_nobody_out(outside: RealServer) -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(8192, most), most))
+    with ExitStack() as crowd:
+        for _ in range(1100):
+            made = socket.create_connection((HOST, outside.project.port), timeout=5)
+            crowd.enter_context(made)
+        # A job's thread opens files meanwhile, and is not to end at that.
+        job = outside.submit(task="nobodys.module:Task")
+        with outside.project.http("ana") as ana:
+            assert ana.get(STATUS).status_code == 200
+        end = time.monotonic() + 10
+        while outside.state(job) != "failed":  # as it would without a crowd
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        assert health_fault(outside.health) is None
+    assert outside.figure("privet_connections_cut_off_total") >= 900
+
+
+def test_a_party_that_is_connected_gives_way_to_no_stranger(outside: RealServer) -> None:
+    with outside.project.http("ana") as ana, ExitStack() as crowd:
+        ana.get(STATUS)
+        (before,) = ana._transport._pool.connections  # type: ignore[attr-defined]
+        for _ in range(300):
+            made = socket.create_connection((HOST, outside.project.port), timeout=5)
+            crowd.enter_context(made)
+        assert ana.get(STATUS).status_code == 200
+        assert ana._transport._pool.connections == [before]  # type: ignore[attr-defined]
+
+
+def test_what_strangers_ask_for_fills_no_log(outside: RealServer) -> None:
+    before, counted = outside.log.stat().st_size, outside.figure("privet_requests_refused_total")
+    with outside.project.http(None) as nobody:
+        for number in range(300):
+            assert nobody.get(f"/privet/v1/status?{number}").status_code == 403
+    for _ in range(50):
+        with outside.project.socket() as wire:
+            wire.sendall(b"\x00\xff nonsense\r\n\r\n")
+            wire.recv(100)
+    assert outside.log.stat().st_size - before < 6000
+    assert outside.figure("privet_requests_refused_total") - counted == 300
+
+
+def test_an_order_that_looks_like_markup_is_shown(outside: RealServer) -> None:
+    job = outside.submit(task="[/red]x:Y")
+    told = outside.privet("status")
+    assert "[/red]x:Y" in told
+    assert job in told
+    outside.submit(task=["odd"], rounds=[1])
+    assert "['odd']" in outside.privet("status")
+
+
+def test_a_log_is_read_from_wherever_one_likes(outside: RealServer) -> None:
+    job = outside.submit()
+    with outside.project.http("ana") as ana:
+        answer = ana.get(f"/privet/v1/jobs/{job}/log?from=999999999999999")
+        assert (answer.status_code, answer.text) == (200, "")
+        ana.post(f"/privet/v1/jobs/{job}/cancel")
+
+
+def test_health_has_a_word_for_each_part(outside: RealServer) -> None:
+    parts = ("jobs", "link", "database", "disk", "certificate", "memberships")
+    assert outside.privet("health", outside.health) == f"serving: {', '.join(parts)}\n"
+    for part in parts:
+        assert health_fault(outside.health, service=f"privet.server.{part}") is None
+    assert outside.figure("privet_part_up") == len(parts)
+    assert 29 < outside.figure("privet_certificate_days_left") <= 31
+    with outside.project.http("ana") as ana:
+        told = ana.get(STATUS).json()
+    assert told["health"] == dict.fromkeys(parts)
+
+
+def test_a_disk_that_is_nearly_full_is_said(
+    outside: RealServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a second server, which is told that it needs more than there is."""
+    from privet.deployment.server.condition import disk_fault
+
+    assert disk_fault(outside.project.folder, least_mb=10**9) is not None
+    assert disk_fault(outside.project.folder, least_mb=0) is None
+
+
+def test_a_key_that_others_may_read_is_refused(tmp_path: Path) -> None:
+    project = GateProject(tmp_path)
+    kit = project.folder / "kits/server"
+    (kit / "server.key").chmod(0o644)
+    done = CliRunner().invoke(cli, ["server", str(kit)])
+    assert done.exit_code == 1
+    assert "server.key has mode 0644: others may read the key; chmod 600 it" in str(done.exception)
