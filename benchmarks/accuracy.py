@@ -89,7 +89,7 @@ def figure(
         last = RunFolder(out).rounds()[-1]
     epsilon = summary["epsilon"]["max"] if summary["epsilon"] else None
     if row.figure == "mean over hospitals":
-        return statistics.mean(last.silo_accuracy.values()), epsilon
+        return statistics.mean(last.of_silos("accuracy").values()), epsilon
     return summary["accuracy"], epsilon
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from privet import Experiment, sweep
-from privet.sweeps.results import Estimate, Sweep, accuracy_text, title
+from privet.sweeps.results import Estimate, Sweep, mean_text, title
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 PRIVACY = {"privacy.epsilon": 1.0, "privacy.delta": 1e-5, "privacy.clip": 1.0}
@@ -104,7 +104,7 @@ def show(name: str, result: Sweep) -> None:
     for each in result.estimates:
         epsilon = "-" if each.epsilon is None else f"{each.epsilon:.2f}"
         print(
-            f"| {title(each)} | {epsilon} | {accuracy_text(each)} | {_worst(result, each)} "
+            f"| {title(each)} | {epsilon} | {mean_text(each)} | {_worst(result, each)} "
             f"| {len(each.seeds)} |",
             flush=True,
         )

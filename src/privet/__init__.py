@@ -17,6 +17,7 @@ from privet.api import audit, load, report, simulate, sweep
 if TYPE_CHECKING:
     from privet.errors import PrivetError
     from privet.experiment import Experiment
+    from privet.metrics import Metric
     from privet.simulations.run import Execution
     from privet.tasks import Examples, Task
 
@@ -25,6 +26,7 @@ __all__ = [
     "Examples",
     "Execution",
     "Experiment",
+    "Metric",
     "PrivetError",
     "Task",
     "audit",
@@ -38,6 +40,7 @@ _HOMES = {
     "Examples": "privet.tasks",
     "Execution": "privet.simulations.run",
     "Experiment": "privet.experiment",
+    "Metric": "privet.metrics",
     "PrivetError": "privet.errors",
     "Task": "privet.tasks",
 }

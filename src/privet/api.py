@@ -196,22 +196,24 @@ def _sweep_reported(folder: Path) -> Iterator[None]:
     write_report(folder)
 
 
-def report(folder: Path) -> Path:
+def report(folder: Path, *, metric: str | None = None) -> Path:
     """Write the report of a run's or a sweep's folder, finished or not; return its path.
 
-    A run's plots are written as well, into `plots`; a sweep's pictures stand beside its page.
+    `metric`: a figure to show in the place of the task's headline. A run's plots are written as
+    well, into `plots`; a sweep's pictures stand beside its page.
 
     Raises:
-        PrivetError: `folder` is neither, or one of its files cannot be read.
+        PrivetError: `folder` is neither, one of its files cannot be read, or nobody measured
+            `metric`.
     """
     if (folder / "sweep.json").exists():
         from privet.reports import sweep as of_sweep
 
-        return of_sweep.write_report(folder)
+        return of_sweep.write_report(folder, metric=metric)
     if (folder / "experiment.toml").exists():
         from privet.reports import run as of_run
 
-        return of_run.write_report(folder, plots=True)
+        return of_run.write_report(folder, plots=True, metric=metric)
     raise PrivetError(f"{folder} is not a run folder: it has no experiment.toml")
 
 

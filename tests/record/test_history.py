@@ -69,7 +69,7 @@ def test_what_is_written_is_read_as_it_was(entry: RoundRecord, tmp_path: Path) -
 
 def test_who_did_what() -> None:
     assert FULL.updated == {"north", "west"}  # it failed at the masks, after its update
-    assert FULL.silo_accuracy == {"north": 0.75}
+    assert FULL.of_silos("accuracy") == {"north": 0.75}
     assert (FULL.silo_epsilon, FULL.kept) == ({"north": 1.5}, {"west"})
     assert FULL.describe() == (
         "loss inf  accuracy 0.8000  on silos' records 0.5000  1 refused  3 silos missing"

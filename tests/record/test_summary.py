@@ -52,6 +52,7 @@ SUMMARY: dict[str, Any] = {
     "client_updates": 3,
     "client_updates_per_second": 1.0,
     "problems": [],
+    "declared": [{"name": "accuracy", "higher_is_better": True, "unit": ""}],
 }
 
 
@@ -63,7 +64,7 @@ def written(folder: Path, content: object) -> Path:
 def test_the_keys_of_the_contract() -> None:
     assert list(RunSummary.model_fields) == list(SUMMARY)[1:]
     schema = RunSummary.model_json_schema()
-    optional = {"start", "validation", "model", "problems"}
+    optional = {"start", "validation", "model", "problems", "declared"}
     assert {*SUMMARY} - {*schema["required"]} == {"schema", *optional}
     assert not schema["additionalProperties"]
 

@@ -95,9 +95,12 @@ class _Measured:
         if rule.noise_multiplier is None:
             return _value(task, rule.name, self.outputs, self.targets)
         # The metric of each record alone: whatever a task calls accuracy, a record moves it by 1/n.
-        alone = self._losses if rule.name == _LOSS else [each[rule.name] for each in self._metrics]
+        alone = self._losses if rule.name == _LOSS else self._alone_by(rule.name)
         noise = self.silo.noise(self.round, use=f"evaluation {rule.name}")
         return NoisyShare(rule.noise_multiplier).release(torch.tensor(alone), noise)
+
+    def _alone_by(self, name: str) -> list[float]:
+        return [float(each[name]) for each in self._metrics]
 
     @cached_property
     def _losses(self) -> list[float]:
@@ -117,7 +120,8 @@ class _Measured:
 def _value(task: Task, name: str, outputs: Tensor, targets: Tensor) -> float:
     if name == _LOSS:
         return float(ExampleLoss(task.loss)(outputs, targets))
-    return task.metrics(outputs, targets)[name]
+    # Numbers of numpy and torch are numbers, too.
+    return float(task.metrics(outputs, targets)[name])
 
 
 def canaries_of(silo: Silo, context: Context) -> Canaries | None:

@@ -27,6 +27,10 @@ Track = Annotated[
     str | None,
     typer.Option(metavar="TRACKER", help="mlflow, mlflow:URI, tensorboard or wandb."),
 ]
+ShownMetric = Annotated[
+    str | None,
+    typer.Option("--metric", metavar="NAME", help="Show this in the place of the headline."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from privet.commands.options import ShownMetric
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -19,11 +21,12 @@ _MOST_COLUMNS = 5
 
 def report(
     folder: Annotated[Path, typer.Argument(help="Run or sweep folder.", show_default=False)],
+    metric: ShownMetric = None,
 ) -> None:
     """Write report.html and plots for the folder of a run or a sweep, finished or not."""
     from privet import api
 
-    typer.echo(f"Report: {api.report(folder)}")
+    typer.echo(f"Report: {api.report(folder, metric=metric)}")
 
 
 def compare(
@@ -32,20 +35,21 @@ def compare(
     ],
     target: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="An accuracy: say in which round each had it first."),
+        typer.Option(help="A value of the metric: say in which round each had it first."),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Write compare.html and compare.csv here.", show_default=False),
     ] = None,
+    metric: ShownMetric = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the comparison as JSON instead of tables.")
     ] = False,
 ) -> None:
-    """Put runs and sweeps side by side: settings, accuracy, epsilon, cost, and what differs."""
+    """Put runs and sweeps side by side: settings, results, epsilon, cost, and what differs."""
     from privet.reports import compare as comparing
 
-    found = comparing.compare(folders, target=target)
+    found = comparing.compare(folders, target=target, metric=metric)
     if as_json:
         typer.echo(json.dumps(found.to_plain(), allow_nan=False))
     else:

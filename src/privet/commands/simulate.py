@@ -22,6 +22,7 @@ from privet.commands.options import (
     TrainingEngine,
     read_experiment,
 )
+from privet.metrics import ACCURACY, LOSS, Metric, metric_named
 
 if TYPE_CHECKING:
     from privet.experiment import Experiment
@@ -240,23 +241,20 @@ def _conclude(summary: dict[str, Any], folder: Path) -> None:
 
 
 def _figures(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    declared = [Metric(**each) for each in summary["declared"]]
+    first = declared[0] if declared else ACCURACY
     if summary["stopped"]:
         yield (
             "stopped",
             f"after round {summary['stopped']['round']}: {summary['stopped']['reason']}",
         )
     if (chosen := summary["validation"]) is not None:
-        by = "loss" if chosen["accuracy"] is None else "accuracy"
-        value = chosen[by] if chosen[by] is not None else math.nan
-        told = f"{by} {value:.4f} on {chosen['records']:,} records for validation"
+        by = first if first.name in chosen["metrics"] else LOSS
+        value = {"loss": chosen["loss"], **chosen["metrics"]}.get(by.name)
+        said = by.text(math.nan if value is None else value)
+        told = f"{by.label} {said} on {chosen['records']:,} records for validation"
         yield "best round", f"{chosen['round']}: {told}; what follows is on test records"
-    if summary["accuracy"] is not None:
-        yield "accuracy", f"{summary['accuracy']:.4f}"
-    if summary["loss"] is not None:
-        yield "loss", f"{summary['loss']:.4f}"
-    for name, value in summary["metrics"].items():
-        if name != "accuracy":
-            yield name, f"{value:.4g}"
+    yield from _measured(summary, first, declared)
     if summary["evaluation"]:
         for name, value in summary["evaluation"]["metrics"].items():
             yield f"{name}, silos", f"{value:.4f} (mean over records that silos held out)"
@@ -272,6 +270,21 @@ def _figures(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "time", f"{summary['seconds']['total']:.1f} s"
     for problem in summary["problems"]:
         yield "problem", problem
+
+
+def _measured(
+    summary: dict[str, Any], first: Metric, declared: Sequence[Metric]
+) -> Iterator[tuple[str, str]]:
+    """The headline and the loss, then every other figure on test records."""
+    found = summary["metrics"]
+    if first.name in found:
+        yield first.label, first.text(found[first.name])
+    if summary["loss"] is not None:
+        yield "loss", f"{summary['loss']:.4f}"
+    for name, value in found.items():
+        if name != first.name:
+            metric = metric_named(name, declared)
+            yield metric.label, f"{value:.4g} {metric.unit}".rstrip()
 
 
 def _checks(epsilon: dict[str, Any]) -> str:

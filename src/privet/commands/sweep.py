@@ -1,4 +1,4 @@
-"""`privet sweep`: accuracy against privacy budget, or against any setting, in one command."""
+"""`privet sweep`: how good, against privacy budget or any other setting, in one command."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from privet.commands.options import (
     ExperimentFile,
     Quiet,
     Settings,
+    ShownMetric,
     Track,
     TrainingEngine,
     read_experiment,
@@ -21,6 +22,7 @@ from privet.commands.options import (
 from privet.errors import ExperimentError
 
 if TYPE_CHECKING:
+    from privet.metrics import Metric
     from privet.sweeps.results import Sweep
 
 Epsilon = Annotated[
@@ -68,6 +70,7 @@ def sweep(
     data_dir: DataDir = None,
     resume: Resume = False,
     track: Track = None,
+    metric: ShownMetric = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -102,6 +105,11 @@ def sweep(
             watch=watch,
             track=track,
         )
+    if metric is not None:
+        from privet.sweeps.cells import showing
+
+        result = showing(result, metric, folder)
+        api.report(folder, metric=metric)
     if not (quiet or as_json):
         _conclude(result, folder)
         typer.echo(f"Report: {folder / 'report.html'}")
@@ -130,21 +138,26 @@ def _interruptible(folder: Path) -> Iterator[None]:
         raise
 
 
+def _heading(metric: Metric) -> str:
+    return f"{metric.label}, {metric.unit}" if metric.unit else metric.label
+
+
 def _conclude(result: Sweep, folder: Path) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    from privet.sweeps.results import accuracy_text, findings, title
+    from privet.sweeps.results import findings, mean_text, title
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("setting", overflow="fold")
-    for heading in ("seeds", "epsilon", "accuracy"):
+    metric = result.metric
+    for heading in ("seeds", "epsilon", _heading(metric)):
         table.add_column(heading, justify="right", overflow="fold")
     for each in result.estimates:
         spent = "-" if each.epsilon is None else f"{each.epsilon:.3f}"
-        table.add_row(escape(title(each)), str(len(each.seeds)), spent, accuracy_text(each))
+        table.add_row(escape(title(each)), str(len(each.seeds)), spent, mean_text(each, metric))
     Console().print(table)
     for line in findings(result):
         typer.echo(line)

@@ -81,9 +81,10 @@ class _Lines:
 def _outcome(cell: Cell) -> str:
     if cell.status == "failed":
         return f"FAILED: {cell.reason}"
-    accuracy = "done" if cell.accuracy is None else f"accuracy {cell.accuracy:.4f}"
+    metric = cell.metric
+    value = "done" if cell.value is None else f"{metric.label} {metric.text(cell.value)}"
     spent = "" if cell.epsilon is None else f"  epsilon {cell.epsilon:.3f}"
-    return f"{accuracy}{spent}  {cell.seconds or 0:.1f} s"
+    return f"{value}{spent}  {cell.seconds or 0:.1f} s"
 
 
 class _Bar:

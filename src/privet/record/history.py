@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +18,7 @@ from pydantic import Field, NonNegativeInt
 
 from privet.errors import DataError
 from privet.files import read_file
+from privet.metrics import ACCURACY, LOSS, Metric
 from privet.privacy.ledger.entries import canonical
 from privet.record.schema import SCHEMA, Recorded, clean, parsed
 
@@ -32,6 +33,24 @@ Events = dict[str, dict[str, Any] | None]
 """By silo: the mechanism that ran; None where the silo keeps its account to itself."""
 Fields = dict[str, dict[str, NonNegativeInt]]
 """By silo: how many values arrived in each field of its messages."""
+
+
+class RecordedMetric(Recorded):
+    """What a task says of one of its figures."""
+
+    name: str
+    higher_is_better: bool
+    unit: str
+
+    @classmethod
+    def of(cls, metric: Metric) -> Self:
+        """As it is written down."""
+        return cls(name=metric.name, higher_is_better=metric.higher_is_better, unit=metric.unit)
+
+    @cached_property
+    def metric(self) -> Metric:
+        """The reverse."""
+        return Metric(self.name, higher_is_better=self.higher_is_better, unit=self.unit)
 
 
 class RecordedFailure(Recorded):
@@ -119,6 +138,8 @@ class RoundRecord(Recorded):
     """By silo that failed or refused: beside what its own log says more."""
     problems: list[str] = Field(default_factory=list)
     """Why nobody trained, and which figures are no finite numbers; such are null or left out."""
+    headline: RecordedMetric | None = None
+    """The first figure that the task declares; null where it declares none."""
 
     @classmethod
     def mended(cls, content: object) -> Self:
@@ -148,11 +169,24 @@ class RoundRecord(Recorded):
         gone = failed.union(self.dropped, self.refused)
         return frozenset(self.participants) - gone
 
-    @cached_property
-    def silo_accuracy(self) -> Figures:
-        """Accuracy on each natural silo's test records."""
+    @property
+    def metric(self) -> Metric:
+        """The headline; of a task that declares nothing accuracy if it was measured, else loss."""
+        if self.headline is not None:
+            return self.headline.metric
+        own = self.evaluation.metrics if self.evaluation else {}
+        without = self.accuracy is None and "accuracy" not in own
+        return LOSS if without and (self.loss is not None or "loss" in own) else ACCURACY
+
+    @property
+    def figures(self) -> Figures:
+        """Everything that was measured on test records, by name."""
+        return all_figures(self.accuracy, self.loss, self.metrics)
+
+    def of_silos(self, name: str) -> Figures:
+        """A figure on each natural silo's test records."""
         found = (self.per_silo or {}).items()
-        return {silo: scores["accuracy"] for silo, scores in found if "accuracy" in scores}
+        return {silo: scores[name] for silo, scores in found if name in scores}
 
     @cached_property
     def silo_epsilon(self) -> Figures:
@@ -175,22 +209,45 @@ class RoundRecord(Recorded):
         return cast(Self, self.model_construct(**{**dict(self), "epsilon": spent}))
 
     def describe(self) -> str:
-        """Loss, accuracy (or the task's first metrics), epsilon, who is missing, and problems."""
-        measured = self.evaluation.metrics.get("accuracy") if self.evaluation else None
-        own = [] if self.accuracy is not None else list(self.metrics.items())[:2]
-        figures = (
-            ("loss {:.4f}", self.loss),
-            ("accuracy {:.4f}", self.accuracy),
-            *((f"{name} {{:.4g}}", value) for name, value in own),
-            ("on silos' records {:.4f}", measured),
-            ("epsilon {:.3f}", self.epsilon and self.epsilon.max),
-            ("{} refused", len(self.refused) or None),
-        )
-        parts = [text.format(value) for text, value in figures if value is not None]
+        """Loss, headline (or the task's first metrics), epsilon, who is missing, and problems."""
+        parts = [*self._measured(), *self._of_own_records()]
+        if self.epsilon and self.epsilon.max is not None:
+            parts.append(f"epsilon {self.epsilon.max:.3f}")
+        if self.refused:
+            parts.append(f"{len(self.refused)} refused")
         missing = len(self.failures) + len(self.dropped)
         if missing:
             parts.append(f"{missing} silo{'s' if missing > 1 else ''} missing")
         return "  ".join([*parts, *self.problems])
+
+    def _measured(self) -> Iterator[str]:
+        metric = self.metric
+        if self.loss is not None:
+            yield f"loss {self.loss:.4f}"
+        if metric != LOSS and (value := self.figures.get(metric.name)) is not None:
+            yield f"{metric.label} {metric.text(value)}"
+        elif self.headline is None:
+            yield from (f"{name} {value:.4g}" for name, value in [*self.metrics.items()][:2])
+
+    def _of_own_records(self) -> Iterator[str]:
+        own = self.evaluation.metrics if self.evaluation else {}
+        if (value := own.get(self.metric.name)) is not None:
+            yield f"on silos' records {self.metric.text(value)}"
+
+
+def all_figures(accuracy: float | None, loss: float | None, metrics: Figures) -> Figures:
+    """By name, but for those that are not known."""
+    both = {"accuracy": accuracy, "loss": loss}
+    others = {name: value for name, value in metrics.items() if name not in both}
+    return {name: value for name, value in both.items() if value is not None} | others
+
+
+def headline_of(rounds: Sequence[RoundRecord]) -> Metric:
+    """What a run's figures are known by; accuracy where nothing was measured."""
+    told = next((entry.headline for entry in reversed(rounds) if entry.headline), None)
+    found = {entry.metric for entry in rounds if entry.figures or entry.evaluation}
+    # A round whose accuracy was no finite number has a loss alone.
+    return told.metric if told else LOSS if found == {LOSS} else ACCURACY
 
 
 Watch = Callable[[RoundRecord], None]

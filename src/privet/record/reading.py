@@ -10,7 +10,7 @@ from typing import Any
 
 from privet.errors import DataError
 from privet.files import read_file
-from privet.record.history import RoundRecord, mended_rounds
+from privet.record.history import RoundRecord, headline_of, mended_rounds
 from privet.record.run import (
     HeldRecords,
     LedgerReading,
@@ -64,6 +64,9 @@ def read_run(folder: Path) -> Run:
         first_rounds=held.first_rounds,
         chosen=summary.validation if summary else None,
         model=summary.model if summary else None,
+        metric=headline_of(rounds),
+        metrics=last.metrics if last else {},
+        declared=tuple(each.metric for each in summary.declared) if summary else (),
     )
 
 

@@ -7,17 +7,18 @@ encrypted, and the ledger, checked.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from privet.charts.formatting import shortened
-from privet.errors import PrivetError
+from privet.errors import DataError, PrivetError, nearest
 from privet.files import demand_file
+from privet.metrics import ACCURACY, Metric, metric_named, names_in_order
 from privet.privacy.ledger import History, read_history, verify
 from privet.privacy.policy import Policy, PolicyError, explain
-from privet.record.history import RoundRecord, SiloEvaluation
+from privet.record.history import Figures, RoundRecord, SiloEvaluation, all_figures
 from privet.record.schema import Recorded
 from privet.record.summary import (
     ChosenModel,
@@ -258,11 +259,42 @@ class Run:
     """Of a finished run with [validation]: whose model its figures are about."""
     model: ModelFacts | None = None
     """What of the model trained; unknown before the end and in older folders."""
+    metric: Metric = ACCURACY
+    """What a page shows first: the task's headline, unless another was asked for."""
+    metrics: Figures = field(default_factory=dict)
+    """Beside accuracy and loss, of the result or after the last round so far."""
+    declared: tuple[Metric, ...] = ()
 
     def section(self, name: str) -> Mapping[str, Any]:
         """The settings under `[name]`, empty when there are none."""
         found = self.settings.get(name)
         return found if isinstance(found, Mapping) else {}
+
+    @property
+    def figures(self) -> Figures:
+        """Everything that was measured on test records."""
+        return all_figures(self.accuracy, self.loss, self.metrics)
+
+    @property
+    def value(self) -> float | None:
+        """The metric on test records."""
+        return self.figures.get(self.metric.name)
+
+    @property
+    def own_value(self) -> float | None:
+        """Its last mean on the silos' own records."""
+        return self.measured[1].metrics.get(self.metric.name) if self.measured else None
+
+    def showing(self, name: str) -> Self:
+        """The run by another metric; DataError for one that nobody measured."""
+        own = {n for e in self.rounds if e.evaluation for n in e.evaluation.metrics}
+        known = names_in_order({*self.figures, *own}, self.metric)
+        if name not in known:
+            raise DataError(
+                f"no metric {name!r} was measured; there is {', '.join(known) or 'nothing'}."
+                f"{nearest(name, known)}"
+            )
+        return replace(self, metric=metric_named(name, self.declared))
 
     @property
     def trained(self) -> tuple[RoundRecord, ...]:

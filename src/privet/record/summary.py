@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeInt
 
 from privet.errors import DataError
 from privet.files import read_file
-from privet.record.history import Figures, RoundRecord
+from privet.record.history import Figures, RecordedMetric, RoundRecord
 from privet.record.schema import SCHEMA, Recorded, parsed
 
 SUMMARY = "summary.json"
@@ -148,6 +148,8 @@ class RunSummary(Recorded):
     client_updates_per_second: float | None
     problems: list[str] = Field(default_factory=list)
     """What went wrong in the rounds, each once, with the round that it was first in."""
+    declared: list[RecordedMetric] = Field(default_factory=list)
+    """What the task says of its figures, the headline first; empty where it says nothing."""
 
     def plain(self) -> dict[str, object]:
         """As it is written."""

@@ -16,6 +16,7 @@ from flwr.serverapp import Grid, ServerApp
 from privet.base import Base
 from privet.errors import DataError, ExperimentError
 from privet.experiment import Experiment
+from privet.metrics import declared_by
 from privet.privacy.encryption import make_cipher
 from privet.privacy.encryption.keys import load_roster
 from privet.record.card import card_of
@@ -96,6 +97,7 @@ def run(grid: Grid, context: Context, hosting: Hosting) -> None:
         options=experiment.data,
         held=not hosting.simulated,
     )
+    declared = declared_by(task)
     test = _test_data(task, hosting)
     measured = _measured_in_rounds(experiment, test, hosting)
     # After `check` and `load_task`: what they refuse leaves no folder behind.
@@ -126,6 +128,7 @@ def run(grid: Grid, context: Context, hosting: Hosting) -> None:
         memory=hosting.memory,
         identify=hosting.identify,
         best=_best_model(experiment, hosting.validation),
+        headline=next(iter(declared), None),
     )
     outcome, tested = coordinator.run(checkpoint), None
     if outcome.weights is not None:
@@ -146,7 +149,8 @@ def run(grid: Grid, context: Context, hosting: Hosting) -> None:
             ),
         )
     seconds = time.perf_counter() - start
-    folder.save_summary(summarise(experiment, outcome, facts, tested, seconds=seconds))
+    summary = summarise(experiment, outcome, facts, tested, declared=declared, seconds=seconds)
+    folder.save_summary(summary)
 
 
 def _test_data(task: Task, hosting: Hosting) -> Examples | None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from privet.errors import ExperimentError
 from privet.experiment import Experiment
+from privet.metrics import ACCURACY, LOSS
 from privet.record.history import RoundRecord
 from privet.vectors import Vector
 
@@ -17,10 +17,11 @@ BEST = "best.weights"
 
 
 class BestModel:
-    """The best model so far: the most accurate one on the records for validation.
+    """The best model so far by the task's headline on the records for validation.
 
-    Of equally accurate ones, and where the task has no accuracy, it is the one with the smaller
-    loss, and then the earlier one. A figure that is no finite number is worse than any other.
+    A task that declares none is judged by accuracy. Of equal ones, and where there is no accuracy,
+    it is the one with the smaller loss, and then the earlier one. A figure that is no finite number
+    is worse than any other.
     """
 
     def __init__(self, *, records: int, patience: int | None) -> None:
@@ -74,8 +75,5 @@ def best_of(lines: Iterable[RoundRecord]) -> RoundRecord:
 
 def worth(entry: RoundRecord) -> tuple[float, float]:
     """What a model's figures are compared by; larger is better."""
-    return _finite(entry.accuracy, -math.inf), -_finite(entry.loss, math.inf)
-
-
-def _finite(value: float | None, otherwise: float) -> float:
-    return otherwise if value is None or not math.isfinite(value) else value
+    metric = entry.headline.metric if entry.headline else ACCURACY
+    return metric.worth(entry.figures.get(metric.name)), LOSS.worth(entry.loss)

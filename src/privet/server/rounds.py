@@ -11,8 +11,16 @@ from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from privet.experiment import Experiment
+from privet.metrics import Metric
 from privet.record.folder import Checkpoint, RunFolder
-from privet.record.history import Events, RoundRecord, RoundSeconds, TransferredBytes, Watch
+from privet.record.history import (
+    Events,
+    RecordedMetric,
+    RoundRecord,
+    RoundSeconds,
+    TransferredBytes,
+    Watch,
+)
 from privet.record.summary import EncryptionFacts
 from privet.server.accounts import Accounts
 from privet.server.choosing import BestModel
@@ -69,7 +77,9 @@ class Coordinator:
         memory: SiloMemory | None = None,
         identify: IdentifyNode | None = None,
         best: BestModel | None = None,
+        headline: Metric | None = None,
     ) -> None:
+        self._headline = RecordedMetric.of(headline) if headline else None
         self._identify = identify
         self._grid = grid
         self._experiment = experiment
@@ -223,6 +233,7 @@ class Coordinator:
             skipped=tally.skipped,
             references={f.silo: f.reference for f in tally.failures if f.reference},
             problems=[*tally.problems, *(scores.problems if scores else ())],
+            headline=self._headline,
         )
         # The line first: a resume drops lines behind the checkpoint, and could not make up one that
         # is missing.

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from privet.experiment import Experiment
+from privet.metrics import Metric
 from privet.record.card import ModelClaim, claim_of
+from privet.record.history import RecordedMetric
 from privet.record.summary import (
     ClaimedEpsilon,
     CrossCheckFigures,
@@ -66,6 +68,7 @@ def summarise(
     model: ModelFacts,
     tested: Scores | None,
     *,
+    declared: tuple[Metric, ...],
     seconds: float,
 ) -> RunSummary:
     """`seconds` is the wall time of this process's part of the run; `tested` is what a model that
@@ -98,6 +101,7 @@ def summarise(
         client_updates=updates,
         client_updates_per_second=updates / total if total else None,
         problems=[*problems_in(outcome.rounds), *(tested.problems if tested else ())],
+        declared=[RecordedMetric.of(each) for each in declared],
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from privet.client.silo import LocalData, load_local_data
 from privet.client.training import LocalPlan, loss_of, plan_round
 from privet.experiment import Experiment
+from privet.metrics import declared_by
 from privet.privacy.mechanisms import ExampleLoss
 from privet.privacy.policy import Policy
 from privet.server.app import check, initial_model
@@ -83,6 +84,7 @@ def prepare(
     data_dir = data_folder(data_dir)
     experiment = with_digest(experiment, data_dir=data_dir)
     place = load_local_data(experiment, data_dir=data_dir, run_id=run_id, divided=True)
+    declared_by(place.task)  # what says nothing is found before anything is written
     strategy.check_silos(len(place.silos))
     if experiment.privacy is not None:
         place.check(loss_of(place.task, experiment.training), experiment.privacy)

@@ -26,18 +26,27 @@ from pathlib import Path
 from typing import Any
 
 from privet.client.task_code import code_hash
-from privet.errors import DataError, PrivacyError, PrivetError
+from privet.errors import DataError, PrivacyError, PrivetError, nearest
 from privet.experiment import Experiment, dotted
 from privet.files import read_file
+from privet.metrics import ACCURACY, Metric, metric_named
 from privet.privacy.ledger import read_history
 from privet.record.folder import RunFolder
-from privet.record.history import RoundRecord, Watch, look_away
-from privet.record.summary import ClaimedEpsilon, RunSummary
+from privet.record.history import (
+    RoundRecord,
+    Watch,
+    all_figures,
+    headline_of,
+    look_away,
+    mended_rounds,
+)
+from privet.record.summary import ClaimedEpsilon, RunSummary, read_summary
 from privet.simulations import Engine
 from privet.simulations.ledger import LEDGER, settle
 from privet.simulations.prepare import prepare
 from privet.simulations.run import Execution, run_prepared
-from privet.sweeps.results import Cell, Sweep, cell_from_plain, title, to_plain
+from privet.sweeps.results import Cell, Measured, Sweep, cell_from_plain, title, to_plain
+from privet.sweeps.statistics import with_estimates
 from privet.tasks.registry import kept_tasks
 from privet.tracking.following import REPORT, ended, followed
 from privet.tracking.pipe import TrackerPipe, open_pipe
@@ -160,7 +169,7 @@ def _require_training(summary: RunSummary) -> None:
 
 
 def _outcome(cell: Cell, summary: RunSummary, folder: RunFolder, *, seconds: float) -> Cell:
-    rounds = folder.rounds()
+    rounds, metric = folder.rounds(), headline_of(folder.rounds())
     spent = _spent(summary.epsilon, folder.path / LEDGER)
     return replace(
         cell,
@@ -170,8 +179,10 @@ def _outcome(cell: Cell, summary: RunSummary, folder: RunFolder, *, seconds: flo
         accuracy=summary.accuracy,
         validation=summary.validation.accuracy if summary.validation else None,
         loss=summary.loss,
-        accuracy_per_silo=_per_silo(summary, rounds[-1]),
+        accuracy_per_silo=_per_silo("accuracy", summary, rounds[-1]),
         accuracies=tuple(entry.accuracy for entry in rounds),
+        metrics=summary.metrics,
+        measured=None if metric == ACCURACY else measured_in(metric, summary, rounds),
         seconds=seconds,
         bytes_up=sum(entry.bytes.up for entry in rounds),
         bytes_down=sum(entry.bytes.down for entry in rounds),
@@ -186,9 +197,54 @@ def _spent(claimed: ClaimedEpsilon | None, ledger: Path) -> dict[str, float] | N
     return {silo: charged.spent(silo, delta=claimed.delta or 0.0) for silo in claimed.per_silo}
 
 
-def _per_silo(summary: RunSummary, last: RoundRecord) -> dict[str, float] | None:
+def measured_in(metric: Metric, summary: RunSummary, rounds: Sequence[RoundRecord]) -> Measured:
+    """One figure of a finished run, in the form that a sweep compares."""
+    found = all_figures(summary.accuracy, summary.loss, summary.metrics)
+    chosen = summary.validation
+    scores = all_figures(chosen.accuracy, chosen.loss, chosen.metrics) if chosen else {}
+    return Measured(
+        metric,
+        found.get(metric.name),
+        scores.get(metric.name),
+        _per_silo(metric.name, summary, rounds[-1]),
+        tuple(entry.figures.get(metric.name) for entry in rounds),
+    )
+
+
+def showing(sweep: Sweep, name: str, folder: Path) -> Sweep:
+    """The same sweep with estimates and comparisons of another metric, out of its run folders.
+
+    DataError for one that no cell has measured.
+    """
+    if name == sweep.metric.name:
+        return sweep
+    if name not in sweep.metrics:
+        known = ", ".join(sweep.metrics) or "nothing"
+        raise DataError(
+            f"no metric {name!r} was measured; there is {known}.{nearest(name, sweep.metrics)}"
+        )
+    cells = tuple(
+        _showing(cell, name, folder / cell.folder) if cell.status == "done" else cell
+        for cell in sweep.cells
+    )
+    release = sweep.selection
+    if release is not None:
+        value = next((cell.value for cell in cells if cell.address == release.chosen), None)
+        release = replace(release, accuracy=value)
+    return with_estimates(replace(sweep, cells=cells, selection=release))
+
+
+def _showing(cell: Cell, name: str, folder: Path) -> Cell:
+    summary, rounds = read_summary(folder), mended_rounds(folder)
+    if summary is None or not rounds:
+        raise DataError(f"{folder} has no summary")
+    metric = metric_named(name, [each.metric for each in summary.declared])
+    return replace(cell, measured=measured_in(metric, summary, rounds))
+
+
+def _per_silo(name: str, summary: RunSummary, last: RoundRecord) -> dict[str, float] | None:
     measured = (summary.evaluation and summary.evaluation.per_silo) or last.per_silo or {}
-    return {silo: each["accuracy"] for silo, each in measured.items() if "accuracy" in each} or None
+    return {silo: each[name] for silo, each in measured.items() if name in each} or None
 
 
 _LONGEST_REASON = 300

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from privet.errors import DataError
+from privet.metrics import ACCURACY, Metric, names_in_order
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -42,6 +43,18 @@ class Axis:
 
     key: str
     values: tuple[Value, ...]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A figure of a cell that is not accuracy: the task's headline, or what was asked for."""
+
+    metric: Metric
+    value: float | None
+    """As `Cell.accuracy` is of accuracy, and the others likewise."""
+    validation: float | None = None
+    per_silo: Mapping[str, float] | None = None
+    by_round: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,21 +94,50 @@ class Cell:
     """Of the run itself, in its process."""
     bytes_up: int | None = None
     bytes_down: int | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """All figures on test records but the loss."""
+    measured: Measured | None = None
+    """What this sweep shows of the cell; None: accuracy."""
+
+    @property
+    def metric(self) -> Metric:
+        """What `value` and the three after it are about."""
+        return self.measured.metric if self.measured else ACCURACY
+
+    @property
+    def value(self) -> float | None:
+        """After the last round, or of the model that validation chose."""
+        return self.measured.value if self.measured else self.accuracy
+
+    @property
+    def chosen_by(self) -> float | None:
+        """With [validation], the value on the records for it."""
+        return self.measured.validation if self.measured else self.validation
+
+    @property
+    def value_per_silo(self) -> Mapping[str, float]:
+        """As far as it is known."""
+        return (self.measured.per_silo if self.measured else self.accuracy_per_silo) or {}
+
+    @property
+    def values(self) -> tuple[float | None, ...]:
+        """By round, beginning with the initial model."""
+        return self.measured.by_round if self.measured else self.accuracies
 
     @property
     def folder(self) -> str:
         """The run folder of a cell that is done, seen from the sweep's folder."""
         return f"cells/{self.address}"
 
-    def rounds_to(self, accuracy: float) -> int | None:
-        """The first round after which the model was at least so accurate; None: never."""
-        reached = (i for i, a in enumerate(self.accuracies) if a is not None and a >= accuracy)
+    def rounds_to(self, target: float) -> int | None:
+        """The first round after which the model was at least so good; None: never."""
+        reached = (i for i, v in enumerate(self.values) if self.metric.reached(v, target))
         return next(reached, None)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """The accuracy of one setting over its seeds."""
+    """The sweep's metric of one setting over its seeds."""
 
     kind: Kind
     baseline: bool
@@ -107,7 +149,7 @@ class Estimate:
     half_width: float | None
     """Of the 95 % confidence interval, Student t over the seeds; None with one seed."""
     lowest: float | None = None
-    """Of kind "alone": the worst silo's accuracy, mean over seeds."""
+    """Of kind "alone": of the silo with the smallest value, mean over seeds."""
     highest: float | None = None
     asked_epsilon: float | None = None
     epsilon: float | None = None
@@ -148,6 +190,7 @@ class Selection:
     """The address of the cell that is released; None while cells are missing, or with no run."""
     settings: Settings | None
     accuracy: float | None
+    """Of the release; or the sweep's metric, where that is another."""
     run_epsilon: float
     """One run's epsilon by the same (Renyi) accounting, in the silo and setting that cost most."""
     epsilon: float
@@ -202,6 +245,11 @@ class Sweep:
         return all(cell.status != "waiting" for cell in self.cells)
 
     @property
+    def metric(self) -> Metric:
+        """What estimates and comparisons are about."""
+        return next((cell.metric for cell in self.cells if cell.status == "done"), ACCURACY)
+
+    @property
     def failed(self) -> tuple[Cell, ...]:
         """The cells that failed."""
         return tuple(cell for cell in self.cells if cell.status == "failed")
@@ -209,20 +257,31 @@ class Sweep:
     def table(self) -> DataFrame:
         """The cells as a pandas DataFrame, a row each: the axes' keys, then the cell's fields.
 
-        An infinite epsilon stays infinite. Epsilon per silo and the accuracies by round are not in
-        it: they are in `cells`.
+        An infinite epsilon stays infinite. Every other metric has a column at the end. Epsilon per
+        silo and values by round are not in it: they are in `cells`.
         """
         import pandas
 
         keys = dict.fromkeys(key for cell in self.cells for key in cell.settings)
+        own = [name for name in self.metrics if name not in _COLUMNS]
         return pandas.DataFrame(
             [
                 {key: cell.settings.get(key) for key in keys}
-                | {field: getattr(cell, field) for field in _COLUMNS}
+                | {name: getattr(cell, name) for name in _COLUMNS}
+                | {name: cell.metrics.get(name) for name in own}
                 for cell in self.cells
             ],
-            columns=[*keys, *_COLUMNS],
+            columns=[*keys, *_COLUMNS, *own],
         )
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Everything that was measured, the metric of the estimates first and the loss last."""
+        found = [name for cell in self.cells for name in cell.metrics]
+        found += ["loss" for cell in self.cells if cell.loss is not None]
+        # Cells of earlier versions say accuracy alone.
+        found += ["accuracy" for cell in self.cells if cell.accuracy is not None]
+        return tuple(names_in_order(found, self.metric))
 
     def summary(self) -> str:
         """What the sweep shows, in sentences, a line each."""
@@ -294,20 +353,21 @@ def title(of: Estimate | Cell) -> str:
     return f"{kinds[of.kind]}, {text}" if text else kinds[of.kind]
 
 
-def accuracy_text(estimate: Estimate) -> str:
+def mean_text(estimate: Estimate, metric: Metric = ACCURACY) -> str:
     """Mean and interval; of silos alone also the worst and the best of them."""
-    interval = "" if estimate.half_width is None else f" +- {estimate.half_width:.4f}"
+    of = metric.number
+    interval = "" if estimate.half_width is None else f" +- {of(estimate.half_width)}"
     spread = ""
     if estimate.lowest is not None and estimate.highest is not None:
-        spread = f" (silos from {estimate.lowest:.4f} to {estimate.highest:.4f})"
-    return f"{estimate.mean:.4f}{interval}{spread}"
+        spread = f" (silos from {of(estimate.lowest)} to {of(estimate.highest)})"
+    return f"{of(estimate.mean)}{interval}{spread}"
 
 
 def sentences(sweep: Sweep) -> Iterator[str]:
     """Everything that the sweep shows."""
     for each in sweep.estimates:
         spent = "" if each.epsilon is None else f", epsilon {each.epsilon:.3f} by the ledger"
-        yield f"{title(each)}: accuracy {accuracy_text(each)}{spent}"
+        yield f"{title(each)}: {sweep.metric.label} {mean_text(each, sweep.metric)}{spent}"
     yield from findings(sweep)
 
 
@@ -315,13 +375,14 @@ def findings(sweep: Sweep) -> Iterator[str]:
     """What stands beside the estimates: how to read them, comparisons, what went wrong."""
     counts = sorted({len(each.seeds) for each in sweep.estimates})
     if counts == [1]:
-        yield "One seed: accuracies have no interval, and differences between them show nothing."
+        them = "accuracies have" if sweep.metric == ACCURACY else f"{sweep.metric.label} has"
+        yield f"One seed: {them} no interval, and differences between them show nothing."
     elif counts:
         seeds = " or ".join(map(str, counts))
         yield f"+-: 95 % confidence interval of the mean over {seeds} seeds, by Student's t."
     yield from (each.words for each in sweep.comparisons)
     if sweep.selection:
-        yield from _release_sentences(sweep.selection, validated=validated(sweep))
+        yield from _release_sentences(sweep)
     elif best := _best_by_validation(sweep):
         yield best
     if not sweep.selection and len(sweep.tried) > 1:
@@ -342,16 +403,18 @@ def _best_by_validation(sweep: Sweep) -> str | None:
     """The setting to choose where records for validation say which, a sentence."""
     found: dict[str, list[Cell]] = {}
     for cell in sweep.cells:
-        if cell.kind == "federated" and not cell.baseline and cell.validation is not None:
+        if cell.kind == "federated" and not cell.baseline and cell.chosen_by is not None:
             found.setdefault(described(cell.settings) or "the experiment", []).append(cell)
     if len(found) < 2:
         return None
-    means = {name: _mean(cell.validation for cell in cells) for name, cells in found.items()}
-    best = max(means, key=lambda name: means[name])
-    tested = _mean(cell.accuracy for cell in found[best])
+    metric = sweep.metric
+    means = {name: _mean(cell.chosen_by for cell in cells) for name, cells in found.items()}
+    best = max(means, key=lambda name: metric.worth(means[name]))
+    tested = _mean(cell.value for cell in found[best])
     return (
-        f"Best by the records for validation: {best}, mean accuracy {means[best]:.4f} on them and "
-        f"{tested:.4f} on test records, which chose nothing."
+        f"Best by the records for validation: {best}, mean {metric.label} "
+        f"{metric.text(means[best])} on them and {metric.text(tested)} on test records, which "
+        "chose nothing."
     )
 
 
@@ -360,11 +423,13 @@ def _mean(values: Iterable[float | None]) -> float:
     return sum(known) / len(known) if known else math.nan
 
 
-def _release_sentences(selection: Selection, *, validated: bool) -> Iterator[str]:
+def _release_sentences(sweep: Sweep) -> Iterator[str]:
+    selection, metric = sweep.selection, sweep.metric
+    assert selection is not None
     scored = (
         "scored on the records for validation, which count as public; test records were looked at "
         "once for each run and chose nothing."
-        if validated
+        if validated(sweep)
         else "scored on the test records, which count as public."
     )
     yield (
@@ -372,11 +437,12 @@ def _release_sentences(selection: Selection, *, validated: bool) -> Iterator[str
         f"{selection.law} number with mean {selection.expected_runs:g}), each with settings drawn "
         f"at random; {scored}"
     )
-    if selection.chosen is None:
+    if selection.chosen is None or selection.accuracy is None:
         yield "There is no release: no run is done, or some are still missing."
         return
     chosen = described(selection.settings or {}) or "the experiment"
-    yield f"The release is {chosen} (cells/{selection.chosen}): accuracy {selection.accuracy:.4f}."
+    value = f"{metric.label} {metric.text(selection.accuracy)}"
+    yield f"The release is {chosen} (cells/{selection.chosen}): {value}."
     yield (
         f"It costs epsilon {selection.epsilon:.3f} at delta = {selection.delta:g} with the choice "
         f"included (a single run: {selection.run_epsilon:.3f}; both by Renyi DP), if neither other "

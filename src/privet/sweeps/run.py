@@ -19,7 +19,7 @@ from privet.sweeps.plan import Planned, Planner, baselines_of, grid, seeds_of
 from privet.sweeps.request import SweepRequest, sweep_toml
 from privet.sweeps.results import SCHEMA, Axis, Cell, Settings, Sweep
 from privet.sweeps.selection import choose, plan_selection
-from privet.sweeps.statistics import compare, estimate
+from privet.sweeps.statistics import with_estimates
 from privet.sweeps.store import CELLS, LOCK, Store
 from privet.tasks.files import data_folder
 from privet.tasks.registry import kept_tasks
@@ -156,12 +156,8 @@ class _Progress:
 
     def so_far(self) -> Sweep:
         cells = tuple(self.cells.values())
-        estimates = estimate(cells)
         return replace(
-            self.record,
-            cells=cells,
-            estimates=tuple(estimates),
-            comparisons=tuple(compare(cells, estimates, self.record.axes)),
+            with_estimates(replace(self.record, cells=cells)),
             selection=self.record.selection and choose(self.record.selection, cells),
             seconds=time.monotonic() - self.begin,
         )

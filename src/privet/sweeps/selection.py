@@ -1,7 +1,7 @@
 """Private tuning: random settings a random number of times, and what the best of them costs.
 
 Papernot and Steinke 2022 (arXiv 2110.03620). Every run draws one of the settings by itself, with a
-seed of its own, on silos that hold the same records in all runs. The score is the accuracy on the
+seed of its own, on silos that hold the same records in all runs. The score is the headline on the
 records for validation, or without [validation] on the task's test records. Both count as public
 here: they are nobody's whom epsilon protects.
 """
@@ -57,15 +57,15 @@ def plan_selection(
 
 def choose(selection: Selection, cells: Sequence[Cell]) -> Selection:
     """The selection with the best cell in it, once no cell waits; the first of equals."""
-    done = [cell for cell in cells if cell.accuracy is not None]
+    done = [cell for cell in cells if cell.value is not None]
     if not done or any(cell.status == "waiting" for cell in cells):
         return selection
     best = max(done, key=_score)
-    return replace(selection, chosen=best.address, settings=best.settings, accuracy=best.accuracy)
+    return replace(selection, chosen=best.address, settings=best.settings, accuracy=best.value)
 
 
 def _score(cell: Cell) -> float:
-    return (cell.accuracy if cell.validation is None else cell.validation) or 0.0
+    return cell.metric.worth(cell.value if cell.chosen_by is None else cell.chosen_by)
 
 
 def _cost(planner: Planner, options: Sequence[Planned], runs: RandomRuns) -> Selection:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
 
+from privet.metrics import ACCURACY, Metric
 from privet.sweeps.results import (
     Axis,
     Cell,
@@ -16,6 +17,7 @@ from privet.sweeps.results import (
     Kind,
     PairedComparison,
     Settings,
+    Sweep,
     Value,
     described,
 )
@@ -28,17 +30,17 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class _Group:
-    """The accuracies of one setting by seed; of silos alone, of each silo."""
+    """The values of one setting by seed; of silos alone, of each silo."""
 
     kind: Kind
     settings: Settings
     cells: tuple[Cell, ...]
 
     def by_seed(self) -> dict[int, list[float]]:
-        """Whole seeds only: every cell of the seed is done and has an accuracy."""
+        """Whole seeds only: every cell of the seed is done and has a value."""
         found: dict[int, list[float | None]] = {}
         for cell in self.cells:
-            value = cell.accuracy if cell.status == "done" else None
+            value = cell.value if cell.status == "done" else None
             found.setdefault(cell.seed, []).append(value)
         return {
             seed: [value for value in values if value is not None]
@@ -51,7 +53,7 @@ class _Group:
 
 
 def estimate(cells: Iterable[Cell]) -> list[Estimate]:
-    """The mean accuracy of each setting with its 95 % interval (Student t over the seeds).
+    """The mean value of each setting with its 95 % interval (Student t over the seeds).
 
     Settings of which no seed is whole are left out.
     """
@@ -59,7 +61,10 @@ def estimate(cells: Iterable[Cell]) -> list[Estimate]:
 
 
 def compare(
-    cells: Sequence[Cell], estimates: Sequence[Estimate], axes: Sequence[Axis]
+    cells: Sequence[Cell],
+    estimates: Sequence[Estimate],
+    axes: Sequence[Axis],
+    metric: Metric = ACCURACY,
 ) -> list[PairedComparison]:
     """Neighbours along each axis, and each setting that is no baseline with the silos alone.
 
@@ -77,9 +82,16 @@ def compare(
     corrected = holm([test.p for test in tests])
     family = sum(p is not None for p in corrected)
     return [
-        _comparison(pair, test, p, estimates, family)
+        _comparison(pair, test, p, estimates, family, metric)
         for pair, test, p in zip(pairs, tests, corrected, strict=True)
     ]
+
+
+def with_estimates(sweep: Sweep) -> Sweep:
+    """The sweep with what follows from its cells, of the metric that they show."""
+    found = estimate(sweep.cells)
+    differences = compare(sweep.cells, found, sweep.axes, sweep.metric)
+    return replace(sweep, estimates=tuple(found), comparisons=tuple(differences))
 
 
 def half_width(values: Sequence[float]) -> float | None:
@@ -136,14 +148,18 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return corrected
 
 
-def outcome_of(first: str, second: str, test: Paired, p_holm: float, *, family: int) -> str:
+def outcome_of(
+    first: str, second: str, test: Paired, p_holm: float, *, family: int, metric: Metric
+) -> str:
     """A test, one of `family`, as a sentence: below LEVEL a difference is claimed."""
     tests = f"{family} comparison{'s' if family > 1 else ''}"
     how = f"over {test.seeds} seeds (paired t, p = {p_holm:.2g}, Holm over {tests})"
     if p_holm >= LEVEL:
         return f"{first} against {second}: no difference shown {how}"
-    better, worse = (second, first) if (test.difference or 0) > 0 else (first, second)
-    size = f"{abs(test.difference or 0):.4f} +- {test.half_width or 0:.4f}"
+    gained = metric.worth(test.difference or 0) > 0
+    better, worse = (second, first) if gained else (first, second)
+    size = f"{metric.number(abs(test.difference or 0))} +- {metric.number(test.half_width or 0)}"
+    size += f" {metric.unit}" if metric.unit else ""
     return f"{better} is better than {worse} by {size} {how}"
 
 
@@ -218,7 +234,12 @@ def _with_alone(estimates: Sequence[Estimate]) -> Iterator[_Pair]:
 
 
 def _comparison(
-    pair: _Pair, test: Paired, p_holm: float | None, estimates: Sequence[Estimate], family: int
+    pair: _Pair,
+    test: Paired,
+    p_holm: float | None,
+    estimates: Sequence[Estimate],
+    family: int,
+    metric: Metric,
 ) -> PairedComparison:
     first, second, key = pair
     one, two = _names(estimates[first], estimates[second], key)
@@ -231,7 +252,7 @@ def _comparison(
         test.half_width,
         test.p,
         p_holm,
-        words=_sentence(one, two, test, p_holm, family),
+        words=_sentence(one, two, test, p_holm, family, metric),
     )
 
 
@@ -244,10 +265,13 @@ def _names(first: Estimate, second: Estimate, key: str | None) -> tuple[str, str
     return one, two
 
 
-def _sentence(first: str, second: str, test: Paired, p_holm: float | None, family: int) -> str:
+def _sentence(
+    first: str, second: str, test: Paired, p_holm: float | None, family: int, metric: Metric
+) -> str:
     if test.difference is None:
         return f"{first} against {second}: no seed in common"
     if p_holm is None:
         seeds = "one seed" if test.seeds == 1 else f"each of {test.seeds} seeds, without spread"
-        return f"{first} against {second}: {test.difference:+.4f} with {seeds}: no test is possible"
-    return outcome_of(first, second, test, p_holm, family=family)
+        change = metric.change(test.difference)
+        return f"{first} against {second}: {change} with {seeds}: no test is possible"
+    return outcome_of(first, second, test, p_holm, family=family, metric=metric)

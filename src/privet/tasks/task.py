@@ -114,7 +114,8 @@ class Task(Protocol):
     covers that. With [privacy] such a task is refused unless the experiment and the data holder's
     policy say that they know. The sentences go into the report. And it may have
     `described: tuple[str, ...]`, lines that `privet simulate` shows before it trains, of what was
-    made of the files that it read.
+    made of the files that it read. `declared_metrics: tuple[Metric, ...]` says of figures which way
+    is better and in what unit; the first is the run's headline.
 
     And it may have `constant_buffers: tuple[str, ...]`, names or patterns ("*.running_mean") of
     buffers that no training changes. With frozen parameters and what frozen parts keep in buffers
@@ -157,7 +158,7 @@ class Task(Protocol):
         ...
 
     def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
-        """Named measures of `outputs` against `targets`; "accuracy" among them for classes."""
+        """Named measures of `outputs` against `targets`; `declared_metrics` says what they are."""
         ...
 
 

@@ -63,8 +63,7 @@ def figures(entry: RoundRecord) -> dict[str, float]:
 
 
 def _found(entry: RoundRecord) -> Iterator[tuple[str, float | None]]:
-    yield "accuracy", entry.accuracy
-    yield "loss", entry.loss
+    yield from entry.figures.items()
     yield "epsilon", entry.epsilon.max if entry.epsilon else None
     for name, mean in (entry.evaluation.metrics if entry.evaluation else {}).items():
         yield f"own_records/{name}", mean

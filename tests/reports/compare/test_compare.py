@@ -66,7 +66,7 @@ def test_a_run_says_what_its_folder_holds(folders: Path) -> None:
         json.loads(line) for line in (folders / "avg-3" / "history.jsonl").read_text().splitlines()
     ]
     ledger = read_history(folders / "avg-3" / "ledger.sqlite")
-    assert entry.accuracies == {3: summary["accuracy"]}
+    assert entry.values == {3: summary["accuracy"]}
     assert entry.epsilon == max(ledger.spent(name, delta=1e-5) for name in ledger.datasets)
     assert entry.curve == {line["round"]: line["accuracy"] for line in history}
     assert entry.rounds_to_target == (
@@ -88,7 +88,7 @@ def test_a_sweep_gives_its_estimates(folders: Path) -> None:
     sweep = read_sweep(folders / "fast")
     found = _compare(folders, "fast", "avg-3", target=0.5)
     for entry, estimate in zip(found.entries, sweep.estimates, strict=False):
-        assert (entry.accuracy, entry.half_width) == (estimate.mean, estimate.half_width)
+        assert (entry.value, entry.half_width) == (estimate.mean, estimate.half_width)
         assert (entry.epsilon, entry.seeds, entry.kind) == (
             estimate.epsilon,
             estimate.seeds,
@@ -120,7 +120,7 @@ def test_one_run_against_one_run_is_no_claim(folders: Path) -> None:
 def test_runs_that_differ_by_their_seed_are_one_group(folders: Path) -> None:
     names = [f"{kind}-{seed}" for kind in ("avg", "slow") for seed in (3, 4, 5)]
     found = _compare(folders, *names)
-    accuracies = [entry.accuracy for entry in found.entries]
+    accuracies = [entry.value for entry in found.entries]
     assert None not in accuracies
     differences = [b - a for a, b in zip(accuracies[:3], accuracies[3:], strict=True)]  # type: ignore[operator]
     [pair] = found.pairs
@@ -149,7 +149,7 @@ def test_the_same_setting_as_run_and_in_a_sweep_is_one_group(folders: Path) -> N
     assert found.pairs == ()  # a sweep compares its own settings itself
     [note] = found.notes
     assert "over 3 seeds" in note
-    assert found.entries[0].accuracy == found.entries[1].accuracies[3]
+    assert found.entries[0].value == found.entries[1].values[3]
 
 
 @given(order=st.permutations(["avg-3", "avg-4", "slow-3", "slow-4", "plain", "fast"]))
@@ -233,7 +233,7 @@ def test_the_command_prints_what_the_library_finds(command: Command, folders: Pa
     assert done.stderr == ""
     found = _compare(folders, "fast", "slow", "plain", target=0.5)
     for entry in found.entries:
-        assert f"{entry.accuracy:.4f}" in done.stdout
+        assert f"{entry.value:.4f}" in done.stdout
     for finding in found.findings:
         assert finding.replace(f"{folders}/", "") in done.stdout
     assert "to 0.5" in done.stdout
@@ -254,11 +254,11 @@ def test_json_is_the_record(command: Command, folders: Path) -> None:
     told = json.loads(done.stdout)
     found = _compare(folders, "avg-3", "delta").to_plain()
     assert told.keys() == found.keys()
-    assert [entry["accuracy"] for entry in told["entries"]] == [
-        entry["accuracy"] for entry in found["entries"]
+    assert [entry["value"] for entry in told["entries"]] == [
+        entry["value"] for entry in found["entries"]
     ]
     assert told["warnings"] == found["warnings"] != []
-    assert told["schema"] == 1
+    assert told["schema"] == 2
 
 
 def test_warnings_are_on_stderr(command: Command) -> None:
@@ -274,7 +274,7 @@ def test_csv_holds_plain_numbers(command: Command, folders: Path, tmp_path: Path
     with (tmp_path / "a" / "b" / "compare.csv").open() as file:
         rows = list(csv.DictReader(file))
     entries = _compare(folders, "fast", "plain").entries
-    assert [float(row["accuracy"]) for row in rows] == [entry.accuracy for entry in entries]
+    assert [float(row["accuracy"]) for row in rows] == [entry.value for entry in entries]
     assert [row["privacy.epsilon"] for row in rows] == ["4.0", "8.0", "", ""]
     assert rows[0]["seeds"] == "3 4 5"
     assert rows[0]["rounds_to_target"] == "never never never"

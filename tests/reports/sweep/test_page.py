@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import sweep_samples as samples
 from privet.commands.cli import main
 from privet.reports.sweep import write_report
-from privet.reports.sweep.axes import accuracies, rounds_to, targets, views
+from privet.reports.sweep.axes import rounds_to, targets, values, views
 from privet.reports.sweep.marks import marks
 from privet.reports.sweep.marks import settings as settings_of
 from privet.reports.sweep.page import render
@@ -199,7 +199,10 @@ def test_larger_numbers_stand_further_right_and_only_what_has_none_in_the_lane(
 def test_higher_values_stand_higher_and_never_is_on_top(sweep: Sweep) -> None:
     found = settings_of(sweep)
     shown = marks(found)
-    for quantity in [*accuracies(shown, found), rounds_to(0.5, shown, found)]:
+    for quantity in [
+        *values(shown, found, sweep.metric),
+        rounds_to(0.5, shown, found, sweep.metric),
+    ]:
         known = [
             (point.value, at)
             for point, at in zip(quantity.points, quantity.at, strict=True)
@@ -301,7 +304,10 @@ def test_rounds_to_the_target_count_every_seed() -> None:
     assert goals.best == max(each.mean for each in sweep.estimates if each.epsilon)
     lines = {0: [c for c in sweep.cells if c.settings == found[0].estimate.settings]}
     low, high = sorted(cell.accuracy or 0 for cell in lines[0])
-    texts = {level: rounds_to(level, shown, found).points[0].text for level in (low, high, 2.0)}
+    texts = {
+        level: rounds_to(level, shown, found, sweep.metric).points[0].text
+        for level in (low, high, 2.0)
+    }
     assert float(texts[low].split(" ±")[0]) in (3.5, 4)
     assert texts[high] == "with 1 of 2 seeds"
     assert texts[2.0] == "not reached"

@@ -29,6 +29,7 @@ from privet.charts.page import CHARTS, Page
 from privet.charts.scales import finite
 from privet.deployment.server.jobs import Job, JobStore
 from privet.deployment.server.viewers import PAGE, PRIVATE
+from privet.metrics import ACCURACY, LOSS, Metric
 from privet.record.history import HISTORY, HistoryTail, RoundRecord
 
 _MOST_ROUNDS = 400
@@ -38,10 +39,12 @@ class ChartedRound(NamedTuple):
     """What the page draws of a round; all else is forgotten, for a long history takes memory."""
 
     round: int
-    accuracy: float | None
+    metric: Metric
+    value: float | None
+    """Of the metric: the task's headline."""
     loss: float | None
     epsilon: float | None
-    silos_accuracy: float | None
+    silos_value: float | None
     silos_loss: float | None
 
     @classmethod
@@ -49,8 +52,10 @@ class ChartedRound(NamedTuple):
         """Its figures."""
         own = entry.evaluation.metrics if entry.evaluation else {}
         epsilon = entry.epsilon.max if entry.epsilon else None
-        figures = entry.accuracy, entry.loss, epsilon, own.get("accuracy"), own.get("loss")
-        return cls(entry.round, *figures)
+        metric = entry.metric
+        value, silos_value = (found.get(metric.name) for found in (entry.figures, own))
+        own_loss = own.get("loss")
+        return cls(entry.round, metric, value, entry.loss, epsilon, silos_value, own_loss)
 
 
 class ChartedHistory:
@@ -73,27 +78,29 @@ class ChartedHistory:
 
 
 def charts(history: Sequence[ChartedRound], *, planned: int = 0) -> list[Chart]:
-    """Accuracy, loss and epsilon, each with its curves; what has no finite value is left out.
+    """The headline, loss and epsilon, each with its curves; what has no finite value is left out.
 
     At most 400 rounds are drawn, the last one always among them.
     """
     step = math.ceil(len(history) / _MOST_ROUNDS) or 1
     drawn = history[::-1][::step][::-1]
+    metric = drawn[-1].metric if drawn else ACCURACY
+    titles = {"value": metric.titled_unit} if metric != LOSS else {}
     found: dict[str, tuple[Series, ...]] = {
-        name: (
+        title: (
             Series("test records", _numbers(drawn, name), "total"),
             Series("silos' records", _numbers(drawn, f"silos_{name}"), "s0 dash1", sparse=True),
         )
-        for name in ("accuracy", "loss")
+        for name, title in (titles | {"loss": "Loss"}).items()
     }
-    found["epsilon"] = (Series("silo that spent most", _numbers(drawn, "epsilon"), "total"),)
+    found["Epsilon"] = (Series("silo that spent most", _numbers(drawn, "epsilon"), "total"),)
     return [
         line_chart(
-            title=title.capitalize(),
+            title=title,
             unit=_last(known),
             rounds=[entry.round for entry in drawn],
             series=known,
-            zero=title == "epsilon",
+            zero=title == "Epsilon",
             height=192,
             planned=planned,
         )

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from privet.privacy.policy.policy import Policy
-from privet.privacy.policy.rules import ANY, Budget, Metric, Rules, Sending, Training
+from privet.privacy.policy.rules import ANY, Budget, MetricRelease, Rules, Sending, Training
 
 
 def explain(policy: Policy) -> list[str]:
@@ -181,7 +181,7 @@ def _sending(sending: Sending) -> Iterator[str]:
     )
 
 
-def _metric(name: str, metric: Metric) -> str:
+def _metric(name: str, metric: MetricRelease) -> str:
     subject = "Every other metric" if name == ANY else f"The metric {name}"
     match metric.release:
         case "withheld":

@@ -18,7 +18,7 @@ from privet.privacy.policy.rules import (
     Budget,
     Hours,
     Location,
-    Metric,
+    MetricRelease,
     PolicyError,
     Rules,
     Sending,
@@ -443,7 +443,7 @@ def _known_keys(location: Location) -> list[str]:
     table: type[BaseModel] = Policy
     match location:
         case ("data", _, "metrics", _, _):
-            table = Metric
+            table = MetricRelease
         case ("data", _, str(section), _):
             table = _SECTIONS[section]
         case ("data", _, _):

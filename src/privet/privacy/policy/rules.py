@@ -154,7 +154,7 @@ class Sending(_Table):
     opened. Each may tell a bit of them; after so many all further ones are "refused"."""
 
 
-class Metric(_Table):
+class MetricRelease(_Table):
     """How one metric of an evaluation on private records leaves the silo."""
 
     release: Literal["withheld", "noised", "exact"]
@@ -211,7 +211,7 @@ class Rules(_Table):
     """"each-job": what the policy allows waits until somebody at the silo approves the job."""
     training: Training = Training()
     sending: Sending = Sending()
-    metrics: dict[str, Metric] = Field(default_factory=dict)
+    metrics: dict[str, MetricRelease] = Field(default_factory=dict)
     """By name of the metric; one that is not here is withheld."""
     hours: Hours | None = None
     """Unset: at any time."""
@@ -237,9 +237,9 @@ class Rules(_Table):
         listed = ANY in self.requesters or requester in self.requesters
         return self.approval == "each-job" and listed
 
-    def metric(self, name: str) -> Metric:
+    def metric(self, name: str) -> MetricRelease:
         """The rule of metric `name`."""
-        return self.metrics.get(name) or self.metrics.get(ANY) or Metric(release="withheld")
+        return self.metrics.get(name) or self.metrics.get(ANY) or MetricRelease(release="withheld")
 
 
 Location = tuple[int | str, ...]

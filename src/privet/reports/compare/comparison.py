@@ -1,6 +1,6 @@
 """Runs and sweeps side by side: what they were, what came out, and what may be said of it.
 
-Which settings differ in accuracy, as far as their seeds can say.
+Which settings differ in the metric, as far as their seeds can say.
 
 Which settings differ, and what makes figures not comparable.
 """
@@ -17,6 +17,7 @@ from typing import Any
 
 from privet.charts.formatting import NOTHING, listed
 from privet.errors import PrivetError
+from privet.metrics import ACCURACY, Metric
 from privet.reports.compare.entries import ComparisonEntry, read_entries
 from privet.sweeps.results import to_plain
 from privet.sweeps.statistics import Paired, half_width, holm, outcome_of, paired
@@ -40,10 +41,10 @@ class SeedGroup:
 
     @property
     def by_seed(self) -> dict[int, float]:
-        """Accuracies; of a seed that was run twice, the first."""
+        """Values; of a seed that was run twice, the first."""
         found: dict[int, float] = {}
         for entry in self.entries:
-            found = {**entry.accuracies, **found}
+            found = {**entry.values, **found}
         return dict(sorted(found.items()))
 
     @property
@@ -72,9 +73,16 @@ def groups_of(entries: Sequence[ComparisonEntry]) -> list[SeedGroup]:
     """Finished federations by their settings, in the order of the entries."""
     found: dict[str, list[ComparisonEntry]] = {}
     for entry in entries:
-        if entry.kind == "federated" and entry.accuracies:
+        if entry.kind == "federated" and entry.values:
             # Records too: the same settings on other data are another experiment.
-            key = repr((sorted(entry.settings.items()), entry.records, entry.measured_on))
+            key = repr(
+                (
+                    sorted(entry.settings.items()),
+                    entry.records,
+                    entry.measured_on,
+                    entry.metric.name,
+                )
+            )
             found.setdefault(key, []).append(entry)
     return [SeedGroup(tuple(members)) for members in found.values()]
 
@@ -115,9 +123,10 @@ def together(groups: Sequence[SeedGroup]) -> Iterator[str]:
         if len(values) == 1:
             yield f"{group.name}: the same settings and seed"
             continue
-        mean, width = fmean(values), half_width(values) or 0.0
+        of = group.entries[0].metric.number
+        mean, width = of(fmean(values)), of(half_width(values) or 0.0)
         yield (
-            f"{group.name}: the same settings but for the seed, together {mean:.4f} +- {width:.4f} "
+            f"{group.name}: the same settings but for the seed, together {mean} +- {width} "
             f"over {len(values)} seeds"
         )
 
@@ -128,6 +137,8 @@ def _comparable(first: SeedGroup, second: SeedGroup) -> bool:
         return False
     if (one.task, one.measured_on) != (other.task, other.measured_on):
         return False
+    if one.metric != other.metric:
+        return False
     return all(
         one.settings.get(key) == other.settings.get(key) for key in first.swept | second.swept
     )
@@ -136,14 +147,15 @@ def _comparable(first: SeedGroup, second: SeedGroup) -> bool:
 def _words(
     first: SeedGroup, second: SeedGroup, test: Paired, p_holm: float | None, family: int
 ) -> str:
-    pair = f"{first.name} against {second.name}"
+    pair, metric = f"{first.name} against {second.name}", first.entries[0].metric
     if test.difference is None:
         return f"{pair}: no seed in common, so no claim"
+    change = metric.change(test.difference)
     if test.seeds == 1:
-        return f"{pair}: {test.difference:+.4f} with one seed, which shows nothing: no claim"
+        return f"{pair}: {change} with one seed, which shows nothing: no claim"
     if p_holm is None:
-        return f"{pair}: {test.difference:+.4f} with each of {test.seeds} seeds: no test fits"
-    return outcome_of(first.name, second.name, test, p_holm, family=family)
+        return f"{pair}: {change} with each of {test.seeds} seeds: no test fits"
+    return outcome_of(first.name, second.name, test, p_holm, family=family, metric=metric)
 
 
 _SPEAKS_FOR = {
@@ -212,10 +224,16 @@ def _between(entries: Sequence[ComparisonEntry]) -> Iterator[str]:
     yield from _spread("delta: epsilons", {f"{entry.delta:g}" for entry in private})
     yield from _spread("unit of privacy: epsilons", {str(entry.unit) for entry in private})
     yield from _spread(
-        "records: accuracies", {str(e.measured_on) for e in entries if e.measured_on}
+        f"records: {_them(entries)}", {str(e.measured_on) for e in entries if e.measured_on}
     )
     ways = {" and ".join(entry.evaluation) for entry in federated if entry.evaluation}
-    yield from _spread("way out for accuracies of silos: they", ways)
+    yield from _spread(f"way out for {_them(entries)} of silos: they", ways)
+    yield from _spread("headline: its values", {entry.metric.name for entry in entries})
+
+
+def _them(entries: Sequence[ComparisonEntry]) -> str:
+    accuracy = all(entry.metric == ACCURACY for entry in entries)
+    return "accuracies" if accuracy else "figures"
 
 
 def _other_records(entries: Sequence[ComparisonEntry]) -> Iterator[str]:
@@ -245,7 +263,7 @@ def _beside(values: set[str]) -> str:
     return listed(sorted(values)).replace(", ", " beside ")
 
 
-SCHEMA = 1
+SCHEMA = 2
 _FEW = 3
 """Pairs up to which each has its sentence though nothing can be said."""
 
@@ -270,8 +288,13 @@ class Comparison:
         return dict(to_plain(self))
 
     @property
+    def metric(self) -> Metric:
+        """Of the first entry; a warning says where others have another one."""
+        return self.entries[0].metric
+
+    @property
     def findings(self) -> tuple[str, ...]:
-        """What may be said of differences in accuracy, a sentence each."""
+        """What may be said of differences, a sentence each."""
         tested = [pair.words for pair in self.pairs if pair.seeds > 1]
         others = [pair.words for pair in self.pairs if pair.seeds <= 1]
         if len(others) > _FEW:
@@ -279,14 +302,18 @@ class Comparison:
         return (*self.notes, *tested, *others)
 
 
-def compare(folders: Sequence[Path], *, target: float | None = None) -> Comparison:
+def compare(
+    folders: Sequence[Path], *, target: float | None = None, metric: str | None = None
+) -> Comparison:
     """Read the folders of runs and sweeps, at least two, and put them side by side.
 
-    `target`: an accuracy; entries then say in which round they had it first.
+    `target`: a value of the metric; entries then say in which round they had it first. `metric`:
+    what to compare instead of the tasks' headlines.
 
     Raises:
         PrivetError: fewer than two folders, or one twice.
-        DataError: a folder is neither a run's nor a sweep's, or cannot be read.
+        DataError: a folder is neither a run's nor a sweep's, cannot be read, or has not measured
+            `metric`.
     """
     if len(folders) < 2:
         raise PrivetError("privet compare needs at least two folders of runs or sweeps")
@@ -298,7 +325,7 @@ def compare(folders: Sequence[Path], *, target: float | None = None) -> Comparis
     entries = [
         entry
         for folder, name in zip(folders, _short(folders), strict=True)
-        for entry in read_entries(folder, name=name, target=target)
+        for entry in read_entries(folder, name=name, target=target, metric=metric)
     ]
     groups = groups_of(entries)
     return Comparison(

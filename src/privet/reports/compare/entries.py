@@ -14,11 +14,12 @@ from typing import Any, Literal
 
 from privet.errors import DataError
 from privet.experiment import dotted
+from privet.metrics import Metric
 from privet.record.reading import read_run
 from privet.record.run import Run
 from privet.reports.run.curves import own_means
-from privet.reports.run.verdict import own_accuracy
 from privet.simulations.ledger import LEDGER, settle
+from privet.sweeps.cells import showing
 from privet.sweeps.results import Cell, Estimate, Kind, Sweep, title
 from privet.sweeps.store import CELLS, SWEEP, read_sweep
 
@@ -51,35 +52,37 @@ class ComparisonEntry:
     """Dotted keys with defaults, without the seed."""
     swept: tuple[str, ...]
     """The keys that the sweep varied; none for a run."""
-    accuracies: Mapping[int, float]
+    metric: Metric
+    """What the figures below are."""
+    values: Mapping[int, float]
     """By seed, after the last round; empty while the run is unfinished."""
-    accuracy: float | None
+    value: float | None
     """Of an unfinished run: after its last round so far."""
     half_width: float | None
     """Of the 95 % confidence interval over seeds; None with one."""
     measured_on: Literal["test records", "silos' own records"] | None
     curve: Mapping[int, float]
-    """Accuracy by round."""
+    """The metric by round."""
     epsilon: float | None
     """Of the silo that spent most; None: no guarantee."""
     delta: float | None
     unit: str | None
     rounds_to_target: tuple[int | None, ...] | None
-    """Of each seed, the first round with the wanted accuracy (None: never); None: no target."""
+    """Of each seed, the first round with the wanted value (None: never); None: no target."""
     seconds: float | None
     """Of one run."""
     bytes_up: float | None
     bytes_down: float | None
     records: Records
     evaluation: tuple[str, ...]
-    """How silos let out the accuracy on their own records: exact, noised, withheld."""
+    """How silos let out the metric on their own records: exact, noised, withheld."""
     remarks: tuple[str, ...]
     """Why its figures do not stand beside others."""
 
     @property
     def seeds(self) -> tuple[int, ...]:
         """The seeds whose result is known."""
-        return tuple(self.accuracies)
+        return tuple(self.values)
 
     @property
     def private(self) -> bool:
@@ -90,42 +93,52 @@ class ComparisonEntry:
 _RUN = "experiment.toml"
 
 
-def read_entries(folder: Path, *, name: str, target: float | None) -> list[ComparisonEntry]:
+def read_entries(
+    folder: Path, *, name: str, target: float | None, metric: str | None = None
+) -> list[ComparisonEntry]:
     """One entry for a run, one for each setting of a sweep; DataError for any other folder.
 
-    `name` is what the folder is called beside the others; where it lies is told nobody.
+    `name` is what the folder is called beside the others; where it lies is told nobody. `metric`:
+    instead of each one's own headline; DataError where nobody measured it.
     """
     if (folder / SWEEP).exists():
-        entries = list(_of_sweep(folder, name, read_sweep(folder), target))
+        sweep = read_sweep(folder)
+        shown = sweep if metric is None else showing(sweep, metric, folder)
+        entries = list(_of_sweep(folder, name, shown, target))
         if not entries:
             raise DataError(f"{folder} has nothing to compare yet: no setting of the sweep is done")
         return entries
     if (folder / _RUN).exists():
-        return [_of_run(folder, name, target)]
+        return [_of_run(folder, name, target, metric)]
     raise DataError(
         f"{folder} is neither a run's folder nor a sweep's: it has no {_RUN} and no {SWEEP}"
     )
 
 
-def _of_run(folder: Path, name: str, target: float | None) -> ComparisonEntry:
+def _of_run(folder: Path, name: str, target: float | None, metric: str | None) -> ComparisonEntry:
     run = _run(folder)
+    if metric is not None:
+        run = run.showing(metric)
+    shown = run.metric
     # Test records are the same for all runs of a task; silos' own records are each run's.
-    tested = run.accuracy is not None or own_accuracy(run) is None
-    accuracy = run.accuracy if tested else own_accuracy(run)
-    curve = _curve([e.accuracy for e in run.rounds] if tested else own_means(run, "accuracy"), run)
+    tested = run.value is not None or run.own_value is None
+    value = run.value if tested else run.own_value
+    by_round = [e.figures.get(shown.name) for e in run.rounds]
+    curve = _curve(by_round if tested else own_means(run, shown.name), run)
     return ComparisonEntry(
         name=name,
         source=name,
         kind="federated",
         **_of_both(run),
         swept=(),
-        accuracies={_seed(run): accuracy} if run.finished and accuracy is not None else {},
-        accuracy=accuracy,
+        metric=shown,
+        values={_seed(run): value} if run.finished and value is not None else {},
+        value=value,
         half_width=None,
         measured_on=None if not curve else "test records" if tested else "silos' own records",
         curve=curve,
         epsilon=_spent(run),
-        rounds_to_target=None if target is None else (_first(curve, target),),
+        rounds_to_target=None if target is None else (_first(curve, target, shown),),
         seconds=run.seconds.total,
         bytes_up=sum(entry.bytes.up for entry in run.rounds),
         bytes_down=sum(entry.bytes.down for entry in run.rounds),
@@ -160,7 +173,7 @@ def _of_estimate(
     estimate: Estimate, cells: Sequence[Cell], run: Run, target: float | None
 ) -> ComparisonEntry:
     by_seed = {seed: [cell for cell in cells if cell.seed == seed] for seed in estimate.seeds}
-    accuracies = {seed: _mean(cell.accuracy for cell in of) for seed, of in by_seed.items()}
+    values = {seed: _mean(cell.value for cell in of) for seed, of in by_seed.items()}
     reached = tuple(cell.rounds_to(target) for cell in cells) if target is not None else None
     return ComparisonEntry(
         name=title(estimate),
@@ -168,8 +181,9 @@ def _of_estimate(
         kind=estimate.kind,
         **_of_both(run),
         swept=tuple(estimate.settings),
-        accuracies={seed: mean for seed, mean in accuracies.items() if mean is not None},
-        accuracy=estimate.mean,
+        metric=cells[0].metric,
+        values={seed: mean for seed, mean in values.items() if mean is not None},
+        value=estimate.mean,
         half_width=estimate.half_width,
         measured_on="test records",
         curve=_mean_curve(cells),
@@ -191,7 +205,8 @@ def _of_both(run: Run) -> dict[str, Any]:
     }
     privacy = run.section("privacy")
     measured = run.measured
-    ways = {ways.get("accuracy") for ways in measured[1].released.values()} if measured else set()
+    name = run.metric.name
+    ways = {ways.get(name) for ways in measured[1].released.values()} if measured else set()
     return {
         "task": str(run.settings.get("task")),
         "settings": settings,
@@ -257,7 +272,7 @@ def _remarks(run: Run) -> Iterator[str]:
     elif run.stopped:
         yield f"ended after {run.last_round} of {run.planned} rounds: {run.stopped}"
     if run.section("validation"):
-        yield "chosen by validation: accuracy by round is on those records"
+        yield f"chosen by validation: {run.metric.label} by round is on those records"
     if run.guarantee and run.books is None:
         yield "no ledger: epsilon is what the summary says"
     if run.books and run.books.findings:
@@ -274,13 +289,13 @@ def _curve(values: Sequence[float | None], run: Run) -> dict[int, float]:
 def _mean_curve(cells: Sequence[Cell]) -> dict[int, float]:
     """As far as every cell has got."""
     # A run that a budget ended is shorter: a mean over those that went on would jump there.
-    rows = zip(*(cell.accuracies for cell in cells), strict=False)
+    rows = zip(*(cell.values for cell in cells), strict=False)
     whole = {n: [v for v in row if v is not None] for n, row in enumerate(rows)}
     return {n: fmean(row) for n, row in whole.items() if len(row) == len(cells)}
 
 
-def _first(curve: Mapping[int, float], target: float) -> int | None:
-    return next((number for number, value in curve.items() if value >= target), None)
+def _first(curve: Mapping[int, float], target: float, metric: Metric) -> int | None:
+    return next((n for n, value in curve.items() if metric.reached(value, target)), None)
 
 
 def _mean(values: Iterator[float | None] | Iterator[int | None]) -> float | None:

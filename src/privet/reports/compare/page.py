@@ -1,12 +1,13 @@
 """A comparison as one HTML page, and as a table of plain numbers.
 
-The two charts of a comparison: accuracy by round, and accuracy against epsilon.
+The two charts of a comparison: the metric by round, and the metric against epsilon.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from privet.charts.chart import Chart, Key, Series, Shape, apart, hover, line_chart, silo_style
@@ -30,12 +31,12 @@ _CLOSE = 1.5
 
 
 def curves(entries: Sequence[ComparisonEntry]) -> Chart | None:
-    """Accuracy by round, a line for each entry; None where nobody measured it."""
+    """The metric by round, a line for each entry; None where nobody measured it."""
     if not any(entry.curve for entry in entries):
         return None
     rounds = sorted({number for entry in entries for number in entry.curve})
     return line_chart(
-        title="Accuracy by round",
+        title=f"{entries[0].metric.titled_unit} by round",
         rounds=rounds,
         series=[
             Series(entry.name, [entry.curve.get(n) for n in rounds], silo_style(i), sparse=True)
@@ -47,11 +48,11 @@ def curves(entries: Sequence[ComparisonEntry]) -> Chart | None:
 
 
 def points(entries: Sequence[ComparisonEntry]) -> Chart | None:
-    """Accuracy upwards, epsilon to the right (logarithmic), none beyond it.
+    """The metric upwards, epsilon to the right (logarithmic), none beyond it.
 
     None where no entry has an epsilon that can be drawn.
     """
-    shown = [e for e in entries if e.accuracy is not None and (_drawn(e) or not e.private)]
+    shown = [e for e in entries if e.value is not None and (_drawn(e) or not e.private)]
     epsilons = sorted({entry.epsilon for entry in shown if entry.epsilon and _drawn(entry)})
     if not epsilons:
         return None
@@ -70,7 +71,8 @@ def points(entries: Sequence[ComparisonEntry]) -> Chart | None:
     x_ticks = [Tick(column(epsilon), bound(epsilon)) for epsilon in epsilons]
     return Chart(
         title="Against epsilon",
-        description=f"Accuracy against epsilon of {len(shown)} entries; the table has the figures.",
+        description=f"{shown[0].metric.title} against epsilon of {len(shown)} entries; "
+        "the table has the figures.",
         shapes=tuple(drawn),
         x_ticks=(*apart(x_ticks, 9), *([Tick(_LANE, "none")] if lane else [])),
         y_ticks=ticks(levels, up),
@@ -98,15 +100,15 @@ def _apart(places: Sequence[float]) -> list[float]:
 
 def _interval(entry: ComparisonEntry) -> tuple[float, float]:
     half = entry.half_width or 0.0
-    mean = entry.accuracy or 0.0
-    return max(mean - half, 0.0), min(mean + half, 1.0)
+    low, high = (entry.value or 0.0) - half, (entry.value or 0.0) + half
+    return (max(low, 0.0), min(high, 1.0)) if entry.metric.share else (low, high)
 
 
 def _dot(entry: ComparisonEntry, x: float, style: str, up: Scale) -> Iterator[Shape]:
     low, high = map(up, _interval(entry))
     if entry.half_width:
         yield Shape("rule", f"interval {style}", [[(x, low), (x, high)]], entry.name)
-    yield Shape("dot", f"point {style}", [[(x, up(entry.accuracy or 0.0))]], entry.name)
+    yield Shape("dot", f"point {style}", [[(x, up(entry.value or 0.0))]], entry.name)
 
 
 def _hover(shown: Sequence[ComparisonEntry], places: Sequence[float], styles: Sequence[str]) -> str:
@@ -126,8 +128,8 @@ def _hover(shown: Sequence[ComparisonEntry], places: Sequence[float], styles: Se
 
 
 def _mean(entry: ComparisonEntry) -> str:
-    interval = f" ± {entry.half_width:.3f}" if entry.half_width else ""
-    return f"{entry.accuracy:.3f}{interval}"
+    of = partial(entry.metric.number, digits=3)
+    return of(entry.value or 0.0) + (f" ± {of(entry.half_width)}" if entry.half_width else "")
 
 
 PAGE = "compare.html"

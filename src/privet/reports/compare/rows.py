@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterator, Sequence
 
 from privet.charts.formatting import NOTHING, bound, duration, scientific, size, spans
+from privet.metrics import Metric
 from privet.reports.compare.comparison import Comparison, shown
 from privet.reports.compare.entries import ComparisonEntry
 
@@ -15,7 +16,7 @@ def headings(comparison: Comparison) -> tuple[str, ...]:
     """Of the columns that `figures` fills, after the name."""
     delta = ("delta",) if len(_deltas(comparison)) > 1 else ()
     reached = () if comparison.target is None else (f"rounds to {comparison.target:g}",)
-    return ("accuracy", "epsilon", *delta, *reached, "seeds", "time", "bytes")
+    return (_heading(comparison.metric), "epsilon", *delta, *reached, "seeds", "time", "bytes")
 
 
 def figures(comparison: Comparison, entry: ComparisonEntry) -> tuple[str, ...]:
@@ -23,7 +24,7 @@ def figures(comparison: Comparison, entry: ComparisonEntry) -> tuple[str, ...]:
     delta = (scientific(entry.delta),) if len(_deltas(comparison)) > 1 else ()
     reached = () if comparison.target is None else (_reached(entry),)
     return (
-        _accuracy(entry),
+        _value(entry),
         bound(entry.epsilon) if entry.private else "none",
         *delta,
         *reached,
@@ -55,9 +56,10 @@ def to_csv(comparison: Comparison) -> str:
     out = io.StringIO()
     # The module's own default ends lines as Windows does.
     writer = csv.writer(out, lineterminator="\n")
+    name = comparison.metric.name
     names = [
-        "name", "folder", "kind", "task", *comparison.differs, "seeds", "accuracy",
-        "accuracy_half_width", "epsilon", "delta", "rounds_to_target", "seconds", "bytes_up",
+        "name", "folder", "kind", "task", *comparison.differs, "seeds", name,
+        f"{name}_half_width", "epsilon", "delta", "rounds_to_target", "seconds", "bytes_up",
         "bytes_down",
     ]  # fmt: skip
     writer.writerow(names)
@@ -70,7 +72,7 @@ def _plain(comparison: Comparison, entry: ComparisonEntry) -> Iterator[object]:
     yield from (entry.name, entry.source, entry.kind, entry.task)
     yield from (entry.settings.get(key) for key in comparison.differs)
     yield _joined(entry.seeds)
-    yield from (entry.accuracy, entry.half_width, entry.epsilon, entry.delta)
+    yield from (entry.value, entry.half_width, entry.epsilon, entry.delta)
     yield _joined(entry.rounds_to_target or ())
     yield from (entry.seconds, entry.bytes_up, entry.bytes_down)
 
@@ -89,11 +91,15 @@ def _traffic(entry: ComparisonEntry) -> str:
     return size(entry.bytes_up + entry.bytes_down)
 
 
-def _accuracy(entry: ComparisonEntry) -> str:
-    if entry.accuracy is None:
+def _heading(metric: Metric) -> str:
+    return f"{metric.label} ({metric.unit})" if metric.unit else metric.label
+
+
+def _value(entry: ComparisonEntry) -> str:
+    if entry.value is None:
         return NOTHING
-    interval = "" if entry.half_width is None else f" ± {entry.half_width:.4f}"
-    return f"{entry.accuracy:.4f}{interval}"
+    of = entry.metric.number
+    return of(entry.value) + ("" if entry.half_width is None else f" ± {of(entry.half_width)}")
 
 
 def _reached(entry: ComparisonEntry) -> str:

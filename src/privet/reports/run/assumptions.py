@@ -157,7 +157,7 @@ def _limits(run: Run, promise: ClaimedEpsilon) -> tuple[Statement, ...]:
         ),
         Statement(
             "Held-out records and this page",
-            "Accuracy and loss are measured without noise, and this page shows exact counts by "
+            f"{_measured(run)} measured without noise, and this page shows exact counts by "
             "silo. Both are outside the guarantee, which is about training records and updates.",
         ),
         *_own_records(run),
@@ -170,6 +170,11 @@ def _limits(run: Run, promise: ClaimedEpsilon) -> tuple[Statement, ...]:
         *_validation(run),
         *(Statement("About these data", note, caution=True) for note in run.notes),
     )
+
+
+def _measured(run: Run) -> str:
+    loss = run.metric.name == "loss"
+    return "Loss is" if loss else f"{run.metric.title} and loss are"
 
 
 def _validation(run: Run) -> Iterator[Statement]:

@@ -1,4 +1,4 @@
-"""The three charts over rounds: accuracy, loss and epsilon spent."""
+"""The three charts over rounds: the metric, loss and epsilon spent."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from privet.charts.chart import Chart, Series, Values, line_chart, silo_style
 from privet.charts.scales import finite
+from privet.metrics import Metric
 from privet.record.history import RoundRecord
 from privet.record.run import Run
 
@@ -33,15 +34,18 @@ class _Quantity:
     unit: str = "by round"
 
 
-_ACCURACY = _Quantity(
-    title="Accuracy",
-    name="all silos",
-    metric="accuracy",
-    overall=lambda entry: entry.accuracy,
-    per_silo=lambda entry: entry.silo_accuracy,
-    edges=("lowest silo", "highest silo"),
-    zero=False,
-)
+def _quantity(metric: Metric) -> _Quantity:
+    return _Quantity(
+        title=metric.titled_unit,
+        name="all silos",
+        metric=metric.name,
+        overall=lambda entry: entry.figures.get(metric.name),
+        per_silo=lambda entry: entry.of_silos(metric.name),
+        edges=("lowest silo", "highest silo"),
+        zero=False,
+    )
+
+
 _LOSS = _Quantity(
     title="Loss",
     name="all silos",
@@ -63,10 +67,10 @@ _EPSILON = _Quantity(
 )
 
 
-def accuracy_chart(run: Run) -> Chart | None:
-    """Accuracy on held-out records, with each silo's where the run measured them, and the mean on
-    the silos' own records."""
-    return _chart(_ACCURACY, run)
+def metric_chart(run: Run) -> Chart | None:
+    """The metric on held-out records, with each silo's where the run measured them, and the mean on
+    the silos' own records. None where it is the loss, which has a chart of its own."""
+    return None if run.metric.name == "loss" else _chart(_quantity(run.metric), run)
 
 
 def loss_chart(run: Run) -> Chart | None:

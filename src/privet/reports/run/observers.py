@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from privet.charts.formatting import NOTHING, bound, counted, decimal, listed
+from privet.metrics import Metric, names_in_order
 from privet.record.history import SiloEvaluation
 from privet.record.run import Run, Sealing
 from privet.reports.run.curves import in_order
@@ -53,7 +54,7 @@ def evaluation(run: Run) -> EvaluationTable | None:
     if run.measured is None:
         return None
     number, found = run.measured
-    metrics = metric_names(found)
+    metrics = metric_names(found, run.metric)
     silos = in_order(run, found.released) if any(found.per_silo.values()) else []
     failed = in_order(run, (failure.silo for failure in found.failures))
     return EvaluationTable(
@@ -66,10 +67,9 @@ def evaluation(run: Run) -> EvaluationTable | None:
     )
 
 
-def metric_names(found: SiloEvaluation) -> tuple[str, ...]:
-    """Every metric that was asked for, accuracy first and loss last."""
-    names = {name for ways in found.released.values() for name in ways}
-    return tuple(sorted(names, key=lambda name: (name != "accuracy", name == "loss", name)))
+def metric_names(found: SiloEvaluation, first: Metric) -> tuple[str, ...]:
+    """Every metric that was asked for, the headline first and loss last."""
+    return tuple(names_in_order((name for ways in found.released.values() for name in ways), first))
 
 
 def left_the_silos(run: Run) -> dict[str, set[str]]:
@@ -330,13 +330,13 @@ def _reader(run: Run) -> Observer:
     ledger = ", every silo’s account" if run.books else ""
     opened = (
         " The host of the simulation opened the models to measure them."
-        if run.sealing and (run.accuracy is not None or run.loss is not None)
+        if run.sealing and (run.value is not None or run.loss is not None)
         else ""
     )
     return Observer(
         "A reader of this page",
-        f"Exact record counts by silo and label{ledger}, accuracy on held-out records, reasons of "
-        f"failures.{opened}",
+        f"Exact record counts by silo and label{ledger}, {run.metric.label} on held-out "
+        f"records, reasons of failures.{opened}",
         "no",
         "It is made for the person who runs the simulation.",
     )

@@ -21,11 +21,12 @@ from privet.charts.formatting import (
     size,
 )
 from privet.charts.page import CHARTS, Page
+from privet.metrics import metric_named, names_in_order
 from privet.record.run import LENGTH, Run, Sealing
 from privet.record.summary import EncryptionFacts, seconds_in
 from privet.reports.run.assumptions import assumptions, checks_sentence
 from privet.reports.run.attendance import attendance, failures, is_void, refusals, voids
-from privet.reports.run.curves import FEW, accuracy_chart, epsilon_chart, loss_chart
+from privet.reports.run.curves import FEW, epsilon_chart, loss_chart, metric_chart
 from privet.reports.run.distribution import distribution
 from privet.reports.run.ledger import ledger
 from privet.reports.run.observers import evaluation, observers
@@ -35,8 +36,8 @@ from privet.reports.run.verdict import (
     finite_guarantee,
     is_private,
     meaning,
-    own_accuracy,
     verdict,
+    with_unit,
 )
 
 _SCHEMES = {"bfv": "BFV", "ckks": "CKKS"}
@@ -220,7 +221,7 @@ class Figure(NamedTuple):
 def render(run: Run) -> str:
     """The whole page."""
     books = ledger(run)
-    accuracy, loss = accuracy_chart(run), loss_chart(run)
+    metric, loss = metric_chart(run), loss_chart(run)
     return _PAGE.render(
         run=run,
         title=f"{run.settings.get('task', 'unnamed task')}",
@@ -233,9 +234,10 @@ def render(run: Run) -> str:
         private=is_private(run),
         guarantee=finite_guarantee(run),
         checks=checks_sentence(run, run.guarantee) if run.guarantee else None,
-        accuracy=accuracy,
+        metric=metric,
+        measured=tuple(_measured(run)),
         loss=loss,
-        own_line=any(chart and chart.has("own") for chart in (accuracy, loss)),
+        own_line=any(chart and chart.has("own") for chart in (metric, loss)),
         epsilon=epsilon_chart(run) if finite_guarantee(run) else None,
         few=FEW,
         evaluation=evaluation(run),
@@ -274,12 +276,13 @@ def _headline(run: Run) -> Iterator[Figure]:
     held_out = counted(run.test_records, "held-out record") if run.test_records else ""
     if run.section("validation"):
         held_out = f"{held_out}, round {run.chosen.round:,}" if run.chosen else "for validation"
-    if run.accuracy is not None:
-        yield Figure("Accuracy", decimal(run.accuracy), held_out)
+    metric = run.metric
+    if run.value is not None:
+        yield Figure(metric.title, with_unit(metric, run.value), held_out)
     elif run.loss is not None:
         yield Figure("Loss", decimal(run.loss), held_out)
-    elif own_accuracy(run) is not None:
-        yield Figure("Accuracy", decimal(own_accuracy(run)), "on the silos’ own records")
+    elif run.own_value is not None:
+        yield Figure(metric.title, with_unit(metric, run.own_value), "on the silos’ own records")
     promise = finite_guarantee(run)
     if promise:
         yield Figure("Epsilon", f"≤ {bound(promise.max)}", f"at delta {scientific(promise.delta)}")
@@ -292,6 +295,17 @@ def _headline(run: Run) -> Iterator[Figure]:
     if run.silos:
         records = sum(silo.records for silo in run.silos)
         yield Figure("Records", f"{records:,}", f"in {counted(len(run.silos), 'silo')}")
+
+
+def _measured(run: Run) -> Iterator[Figure]:
+    """Every figure on held-out records, where there are more than the charts above show."""
+    found = run.figures
+    if found.keys() <= {"accuracy", "loss"}:
+        return
+    for name in names_in_order(found, run.metric):
+        metric = metric_named(name, run.declared)
+        better = "" if metric.higher_is_better else "smaller is better"
+        yield Figure(metric.title, with_unit(metric, found[name]), better)
 
 
 def _costs(run: Run) -> Iterator[Figure]:

@@ -10,17 +10,20 @@ from privet.charts.formatting import scientific
 from privet.charts.pictures import picture
 from privet.files import write_whole
 from privet.record.run import Run
-from privet.reports.run.curves import accuracy_chart, epsilon_chart, loss_chart
+from privet.reports.run.curves import epsilon_chart, loss_chart, metric_chart
 from privet.reports.run.distribution import distribution
 from privet.reports.run.verdict import finite_guarantee
 
 
 def write_plots(run: Run, folder: Path) -> tuple[Path, ...]:
-    """Write accuracy.png, epsilon.png and silos.png; those with nothing to show are left out."""
+    """Write epsilon.png, silos.png and one of the metric's name, such as accuracy.png.
+
+    Those with nothing to show are left out.
+    """
     folder.mkdir(exist_ok=True)
     held = distribution(run)
     shown = {
-        "accuracy": [chart for chart in (accuracy_chart(run), loss_chart(run)) if chart],
+        run.metric.filename: [chart for chart in (metric_chart(run), loss_chart(run)) if chart],
         "epsilon": _epsilon(run),
         "silos": [held.chart] if held else [],
     }

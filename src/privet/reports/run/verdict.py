@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from privet.charts.formatting import bound, counted, decimal, listed, scientific, shortened
+from privet.metrics import Metric
 from privet.record.run import Run
 from privet.record.summary import ClaimedEpsilon, problems_in
 from privet.reports.run.attendance import notices
@@ -104,19 +105,20 @@ def _quality(run: Run) -> str:
         )
     elif run.section("validation"):
         on = " on records for validation"
-    if run.accuracy is not None:
-        return f"Accuracy {decimal(run.accuracy)}{on} {end}."
+    metric = run.metric
+    if run.value is not None:
+        return f"{metric.title} {with_unit(metric, run.value)}{on} {end}."
     if run.loss is not None:
         return f"Loss {decimal(run.loss)}{on} {end}."
-    own = own_accuracy(run)
-    if own is not None:
-        return f"Accuracy {decimal(own)} on the silos’ own held-out records {end}."
+    if (own := run.own_value) is not None:
+        told = with_unit(metric, own)
+        return f"{metric.title} {told} on the silos’ own held-out records {end}."
     return f"No measured quality {end}."
 
 
-def own_accuracy(run: Run) -> float | None:
-    """The last mean accuracy on the silos' own records."""
-    return run.measured[1].metrics.get("accuracy") if run.measured else None
+def with_unit(metric: Metric, value: float | None) -> str:
+    """A figure as the page says it."""
+    return f"{decimal(value)} {metric.unit}".rstrip()
 
 
 def _end(run: Run) -> str:

@@ -11,21 +11,26 @@ from pathlib import Path
 from privet.files import write_whole
 from privet.reports.sweep.chart import write_pictures
 from privet.reports.sweep.page import render
+from privet.sweeps.cells import showing
 from privet.sweeps.store import REQUEST, read_sweep
 
 __all__ = ["write_report"]
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, *, metric: str | None = None) -> Path:
     """Write report.html, accuracy.png and accuracy.svg into a sweep's folder; return the page.
+
+    `metric`: another figure than the task's headline, after which the pictures are then named.
 
     The page is one file that loads nothing. The same results give the same bytes. Pictures are left
     out while nothing is measured.
 
     Raises:
-        DataError: `folder` has no sweep.json that can be read.
+        DataError: `folder` has no sweep.json that can be read, or nobody measured `metric`.
     """
     sweep = read_sweep(folder)
+    if metric is not None:
+        sweep = showing(sweep, metric, folder)
     page = folder / "report.html"
     # Before the page, which names them.
     pictures = write_pictures(sweep, folder)

@@ -3,9 +3,9 @@
 What has no number there (no differential privacy; a baseline to which the key does not matter)
 stands in a lane of its own on the right, beyond a broken axis.
 
-What can be drawn upwards: accuracy, the worst silo, rounds to a target.
+What can be drawn upwards: the metric, the worst silo, rounds to a target.
 
-Accuracies that a reader may ask the rounds to.
+Values that a reader may ask the rounds to.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 from privet.charts.chart import apart, silo_style
 from privet.charts.formatting import NOTHING
 from privet.charts.scales import Scale, Tick, finite, nice_ticks, ticks
+from privet.metrics import Metric
 from privet.reports.sweep.marks import Mark, Setting
 from privet.sweeps.results import Cell, Estimate, Settings, Sweep, Value, described, title
 from privet.sweeps.statistics import half_width
@@ -320,34 +322,41 @@ class Quantity:
     """Where marks stand that never reach the target, above a broken axis."""
 
 
-def accuracies(marks: Sequence[Mark], settings: Sequence[Setting]) -> list[Quantity]:
-    """Mean accuracy, and that of the worst silo where it is known."""
-    found = [_quantity("Mean accuracy", [_accuracy(mark) for mark in marks])]
-    worst = _points(marks, settings, _worst, min, _decimals)
+def values(marks: Sequence[Mark], settings: Sequence[Setting], metric: Metric) -> list[Quantity]:
+    """The mean of the metric, and that of the worst silo where it is known."""
+    share = metric.share
+    unit = f" ({metric.unit})" if metric.unit else ""
+    means = [_mean_of(mark, metric) for mark in marks]
+    found = [_quantity(f"Mean {metric.label}{unit}", means, share=share)]
+    poorest = min if metric.higher_is_better else max
+    worst = _points(marks, settings, partial(_worst, metric), poorest, metric.number)
     if any(point.value is not None for point in worst):
-        found.append(_quantity("Accuracy of the worst silo", worst))
+        label = f"{metric.title} of the worst silo{unit}"
+        found.append(_quantity(label, worst, share=share))
     return found
 
 
-def rounds_to(level: float, marks: Sequence[Mark], settings: Sequence[Setting]) -> Quantity:
-    """Rounds until the model was so accurate; of silos alone, the mean over them."""
+def rounds_to(
+    level: float, marks: Sequence[Mark], settings: Sequence[Setting], metric: Metric
+) -> Quantity:
+    """Rounds until the model was so good; of silos alone, the mean over them."""
 
     def rounds(cell: Cell) -> float | None:
         reached = cell.rounds_to(level)
         return math.inf if reached is None else float(reached)
 
     points = _points(marks, settings, rounds, _mean, _count)
-    return _quantity(f"Rounds to accuracy {level:g}", points, counts=True)
+    return _quantity(f"Rounds to {metric.label} {level:g}", points, counts=True)
 
 
-def _accuracy(mark: Mark) -> Point:
+def _mean_of(mark: Mark, metric: Metric) -> Point:
     if isinstance(mark.of, Cell):
-        return _point([_known(mark.of.accuracy)], _decimals)
+        return _point([_known(mark.of.value)], metric.number)
     value = _known(mark.of.mean)
     half = _known(mark.of.half_width)
     if value is None:
         return Point(None, None, NOTHING)
-    return Point(value, half, _with_half(value, half, _decimals))
+    return Point(value, half, _with_half(value, half, metric.number))
 
 
 def _points(
@@ -386,10 +395,14 @@ def _point(values: Sequence[float | None], write: Callable[[float], str]) -> Poi
     return Point(value, half, _with_half(value, half, write))
 
 
-def _quantity(label: str, points: Sequence[Point], *, counts: bool = False) -> Quantity:
-    """`counts` begin at nothing and may never come; other quantities lie between 0 and 1."""
+def _quantity(
+    label: str, points: Sequence[Point], *, counts: bool = False, share: bool = False
+) -> Quantity:
+    """`counts` begin at nothing and may never come; a `share` lies between 0 and 1."""
     edges = [edge for point in points for edge in _ends(point) if edge is not None]
-    levels = nice_ticks([0.0, *edges] if counts else [min(max(edge, 0.0), 1.0) for edge in edges])
+    if share:
+        edges = [min(max(edge, 0.0), 1.0) for edge in edges]
+    levels = nice_ticks([0.0, *edges] if counts else edges)
     lane = any(point.value == math.inf for point in points)
     scale = Scale(levels[0], levels[-1], 0.0, _BELOW_LANE if lane else 100.0)
     ends = [_ends(point) if point.half else (None, None) for point in points]
@@ -418,10 +431,10 @@ def _ends(point: Point) -> tuple[float | None, float | None]:
     return point.value - (point.half or 0.0), point.value + (point.half or 0.0)
 
 
-def _worst(cell: Cell) -> float | None:
+def _worst(metric: Metric, cell: Cell) -> float | None:
     if cell.kind == "alone":
-        return _known(cell.accuracy)
-    return min(finite((cell.accuracy_per_silo or {}).values()), default=None)
+        return _known(cell.value)
+    return min(finite(cell.value_per_silo.values()), key=metric.worth, default=None)
 
 
 def _given(values: Sequence[float | None]) -> list[float]:
@@ -440,10 +453,6 @@ def _with_half(value: float, half: float | None, write: Callable[[float], str]) 
     return write(value) if half is None else f"{write(value)} ± {write(half)}"
 
 
-def _decimals(value: float) -> str:
-    return f"{value:.4f}"
-
-
 def _count(value: float) -> str:
     return f"{value:.1f}".removesuffix(".0")
 
@@ -455,7 +464,10 @@ DEFAULT = SHARES.index(0.95)
 
 @dataclass(frozen=True)
 class Targets:
-    """Levels of accuracy, each a share of the best mean, rounded so that they can be said."""
+    """Values, each a share of the best mean, rounded so that they can be said.
+
+    Where smaller is better each is the best mean divided by the share.
+    """
 
     best: float
     private: bool
@@ -464,11 +476,18 @@ class Targets:
 
 
 def targets(sweep: Sweep) -> Targets | None:
-    """From the best mean of a federation with privacy, else of any estimate; None without any."""
+    """From the best mean of a federation with privacy, else of any estimate; None without any.
+
+    None also where the best one is not above zero, of which a share means nothing.
+    """
     # A target that only training without privacy reaches would be "never" for everything else.
     private = [each.mean for each in sweep.estimates if each.epsilon is not None]
     means = finite(private) or finite(each.mean for each in sweep.estimates)
     if not means:
         return None
-    best = max(means)
-    return Targets(best, bool(finite(private)), tuple(round(best * share, 3) for share in SHARES))
+    metric = sweep.metric
+    best = max(means, key=metric.worth)
+    if best <= 0 and not metric.share:
+        return None
+    levels = (best * share if metric.higher_is_better else best / share for share in SHARES)
+    return Targets(best, bool(finite(private)), tuple(metric.rounded(level) for level in levels))

@@ -1,4 +1,4 @@
-"""The chart of a sweep, and the same as accuracy.png and accuracy.svg, for papers."""
+"""The chart of a sweep, and the same as a PNG and an SVG of the metric's name, for papers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from privet.reports.sweep.axes import (
     Places,
     Quantity,
     View,
-    accuracies,
+    values,
     views,
 )
 from privet.reports.sweep.marks import Mark, marks, settings
@@ -58,15 +58,16 @@ def keys(view: View) -> tuple[Key, ...]:
 
 
 def write_pictures(sweep: Sweep, folder: Path) -> tuple[str, ...]:
-    """Write the page's chart as it is first shown; return the names, none without an accuracy."""
+    """Write the page's chart as it is first shown; return the names, none without a value."""
     found = settings(sweep)
     shown = marks(found)
     if not shown:
         return ()
-    drawn = chart(views(sweep, shown)[0], accuracies(shown, found)[0], shown)
-    for kind in _KINDS:
-        write_whole(folder / f"accuracy.{kind}", picture([drawn], kind, dpi=200))
-    return tuple(f"accuracy.{kind}" for kind in _KINDS)
+    drawn = chart(views(sweep, shown)[0], values(shown, found, sweep.metric)[0], shown)
+    names = {kind: f"{sweep.metric.filename}.{kind}" for kind in _KINDS}
+    for kind, name in names.items():
+        write_whole(folder / name, picture([drawn], kind, dpi=200))
+    return tuple(names.values())
 
 
 def _joins(view: View, height: Quantity) -> Iterator[Shape]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from privet.charts.formatting import NOTHING, bound, counted, duration, plus_minus, scientific, size
+from privet.metrics import Metric
 from privet.reports.sweep.axes import Quantity
 from privet.reports.sweep.marks import Setting, asked_text
 from privet.sweeps.results import (
@@ -53,7 +54,7 @@ def _outcome(comparison: PairedComparison) -> Outcome:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The sentence above all, and what becomes of accuracy with the budget."""
+    """The sentence above all, and what becomes of the metric with the budget."""
 
     text: str
     promise: str
@@ -61,14 +62,14 @@ class Verdict:
 
 
 def verdict(sweep: Sweep) -> Verdict:
-    """How many differences are real, and accuracy at the ends of the budgets."""
+    """How many differences are real, and the metric at the ends of the budgets."""
     private = any(_is_private(each) for each in sweep.estimates) or any(
         map(_is_private, sweep.cells)
     )
     if not sweep.estimates:
         return Verdict(_nothing(sweep), "", private)
     if sweep.selection:
-        return Verdict(*_release(sweep.selection), private=True)
+        return Verdict(*_release(sweep.selection, sweep.metric), private=True)
     promise = _course(sweep) if private else "Nothing here is private: no setting has a budget."
     return Verdict(_differences(sweep), promise, private)
 
@@ -85,21 +86,23 @@ def _is_private(of: Estimate | Cell) -> bool:
     return of.asked_epsilon is not None or of.epsilon is not None
 
 
-def _release(selection: Selection) -> tuple[str, str]:
+def _release(selection: Selection, metric: Metric) -> tuple[str, str]:
     text = f"Private tuning in {counted(selection.runs, 'run')}."
     if selection.chosen is None or selection.accuracy is None:
         return text, "There is no release."
     chosen = described(selection.settings or {}) or "the experiment"
     cost = f"epsilon ≤ {bound(selection.epsilon)} at delta {scientific(selection.delta)}"
     return text, (
-        f"The release is {chosen}, accuracy {selection.accuracy:.3f}; "
+        f"The release is {chosen}, {metric.label} {metric.text(selection.accuracy, digits=3)}; "
         f"it costs {cost} with the choice included."
     )
 
 
 def _nothing(sweep: Sweep) -> str:
     if any(cell.status == "done" for cell in sweep.cells):
-        return "Nothing was measured: no seed is whole, or there are no test records."
+        if not sweep.metrics:
+            return "Nothing was measured: there are no test records, or no figure is a number."
+        return "Nothing to compare: of no setting is a seed whole."
     return "Nothing was measured: no cell is done."
 
 
@@ -107,7 +110,7 @@ def _differences(sweep: Sweep) -> str:
     tested = [each for each in compared(sweep) if each.outcome != "not tested"]
     if not tested:
         means = counted(len(sweep.estimates), "setting")
-        return f"Accuracy of {means}; no difference can be tested."
+        return f"{sweep.metric.title} of {means}; no difference can be tested."
     real = sum(each.outcome == "shown" for each in tested)
     rest = len(tested) - real
     over = f"over {counted(max(each.of.seeds for each in tested), 'seed')}"
@@ -126,7 +129,7 @@ def _be(count: int) -> str:
 
 
 def _course(sweep: Sweep) -> str:
-    """Accuracy at the smallest budget, at the largest, and without, all else being the same."""
+    """The metric at the smallest budget, at the largest, and without, all else being the same."""
     private = [each for each in sweep.estimates if each.asked_epsilon is not None]
     if not private:
         return ""
@@ -140,19 +143,21 @@ def _course(sweep: Sweep) -> str:
         if each.kind == "federated" and each.asked_epsilon is None and _rest(each) == rest
     ]
     # One budget is told once, though it is both ends.
-    ends = same[:1] + same[1:][-1:]
-    said = [f"{_mean(each)} at epsilon {asked_text(each)}" for each in ends]
-    said += [f"{_mean(plain[0])} without privacy"] if plain else []
+    ends, metric = same[:1] + same[1:][-1:], sweep.metric
+    said = [f"{_mean(each, metric)} at epsilon {asked_text(each)}" for each in ends]
+    said += [f"{_mean(plain[0], metric)} without privacy"] if plain else []
     beside = f" ({described(rest)})" if rest else ""
-    return f"Mean accuracy{beside}: {', '.join(said)}."
+    return f"Mean {metric.label}{beside}: {', '.join(said)}."
 
 
 def _rest(of: Estimate) -> Settings:
     return {key: value for key, value in of.settings.items() if not key.startswith("privacy.")}
 
 
-def _mean(of: Estimate) -> str:
-    return f"{of.mean:.3f}" + ("" if of.half_width is None else f" ± {of.half_width:.3f}")
+def _mean(of: Estimate, metric: Metric) -> str:
+    half = "" if of.half_width is None else f" ± {metric.number(of.half_width, digits=3)}"
+    unit = f" {metric.unit}" if metric.unit else ""
+    return f"{metric.number(of.mean, digits=3)}{half}{unit}"
 
 
 @dataclass(frozen=True)

@@ -59,13 +59,13 @@ def settings(sweep: Sweep) -> tuple[Setting, ...]:
 
 
 def marks(found: tuple[Setting, ...]) -> tuple[Mark, ...]:
-    """All estimates, then the cells that have an accuracy, setting by setting."""
+    """All estimates, then the cells that have a value, setting by setting."""
     estimates = (Mark(place, each.estimate) for place, each in enumerate(found))
     cells = (
         Mark(place, cell)
         for place, each in enumerate(found)
         for cell in each.cells
-        if cell.accuracy is not None
+        if cell.value is not None
     )
     return (*estimates, *cells)
 

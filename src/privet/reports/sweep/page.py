@@ -4,7 +4,7 @@ How far the sweep has got, and what went wrong.
 
 What the script of the page draws and reads out.
 
-Who pays: accuracy of every silo, setting by setting.
+Who pays: the metric of every silo, setting by setting.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from privet.charts.formatting import counted, duration, listed
 from privet.charts.page import CHARTS, Page
 from privet.charts.scales import Scale, Tick, nice_ticks, ticks
 from privet.charts.svg import axis, legend
+from privet.metrics import Metric
 from privet.reports.sweep.axes import (
     BROKEN,
     DEFAULT,
@@ -30,9 +32,9 @@ from privet.reports.sweep.axes import (
     UP_BROKEN,
     Quantity,
     View,
-    accuracies,
     rounds_to,
     targets,
+    values,
     views,
 )
 from privet.reports.sweep.chart import along, chart, keys, upwards
@@ -137,21 +139,21 @@ class Spread:
     ticks: tuple[Tick, ...]
     text: str
     left_out: int
-    """Settings of which accuracy by silo is not known."""
+    """Settings of which the metric by silo is not known."""
 
 
-def spread(settings: Sequence[Setting]) -> Spread | None:
-    """None where no setting tells accuracy by silo."""
-    found = [(title(each.estimate), _by_silo(each)) for each in settings]
+def spread(settings: Sequence[Setting], metric: Metric) -> Spread | None:
+    """None where no setting tells the metric by silo."""
+    found = [(title(each.estimate), _by_silo(each, metric)) for each in settings]
     known = [(name, silos) for name, silos in found if silos]
     if not known:
         return None
     levels = nice_ticks([value for _, silos in known for _, value in silos])
     scale = Scale(levels[0], levels[-1], 0.0, 100.0)
     return Spread(
-        tuple(_row(name, silos, scale) for name, silos in known),
+        tuple(_row(name, silos, scale, metric) for name, silos in known),
         ticks(levels, scale),
-        _told(known),
+        _told(known, metric),
         len(found) - len(known),
     )
 
@@ -159,7 +161,7 @@ def spread(settings: Sequence[Setting]) -> Spread | None:
 _Known = list[tuple[str, float]]
 
 
-def _by_silo(setting: Setting) -> _Known:
+def _by_silo(setting: Setting, metric: Metric) -> _Known:
     """Mean over seeds, worst silo first."""
     values: dict[str, list[float]] = {}
     for cell in setting.cells:
@@ -167,11 +169,11 @@ def _by_silo(setting: Setting) -> _Known:
             values.setdefault(silo, []).append(value)
     # Exact sums: the same results give the same bytes, in whatever order cells were done.
     means = ((silo, math.fsum(each) / len(each)) for silo, each in values.items())
-    return sorted(means, key=lambda each: each[1])
+    return sorted(means, key=lambda each: metric.worth(each[1]))
 
 
 def _of(cell: Cell) -> Iterator[tuple[str, float]]:
-    found = {cell.silo: cell.accuracy} if cell.kind == "alone" else cell.accuracy_per_silo or {}
+    found = {cell.silo: cell.value} if cell.kind == "alone" else cell.value_per_silo
     for silo, value in found.items():
         if silo is not None and value is not None and math.isfinite(value):
             yield silo, value
@@ -181,14 +183,15 @@ def _mean(silos: _Known) -> float:
     return math.fsum(value for _, value in silos) / len(silos)
 
 
-def _row(name: str, silos: _Known, scale: Scale) -> ChartRow:
+def _row(name: str, silos: _Known, scale: Scale, metric: Metric) -> ChartRow:
     """A dot for each silo, worst first, and their mean."""
     at, mean = [scale(value) for _, value in silos], _mean(silos)
     (worst, low), (best, high) = silos[0], silos[-1]
+    of = partial(metric.number, digits=3)
     drawn = Chart(
         name,
-        f"{name}: {counted(len(silos), 'silo')} from {low:.3f} ({worst}) to {high:.3f} ({best}), "
-        f"mean {mean:.3f}",
+        f"{name}: {counted(len(silos), 'silo')} from {of(low)} ({worst}) to {of(high)} ({best}), "
+        f"mean {of(mean)}",
         (
             Shape("rule", "span", [[(at[0], 50), (at[-1], 50)]]),
             Shape("dot", "silo", [[(x, 50) for x in at[1:-1]]]),
@@ -198,23 +201,24 @@ def _row(name: str, silos: _Known, scale: Scale) -> ChartRow:
         hover=hover(
             at=at,
             heads=[silo for silo, _ in silos],
-            names=["accuracy", "worst", "mean", "best"],
+            names=[metric.label, "worst", "mean", "best"],
             styles=["silo"] * 4,
-            texts=[[f"{value:.4f}" for _, value in silos]]
-            + [[f"{value:.4f}"] * len(silos) for value in (low, mean, high)],
+            texts=[[metric.number(value) for _, value in silos]]
+            + [[metric.number(value)] * len(silos) for value in (low, mean, high)],
         ),
         height=26,
     )
-    return ChartRow(name, drawn, f"{low:.3f} · {mean:.3f} · {high:.3f}")
+    return ChartRow(name, drawn, f"{of(low)} · {of(mean)} · {of(high)}")
 
 
-def _told(known: Sequence[tuple[str, _Known]]) -> str:
+def _told(known: Sequence[tuple[str, _Known]], metric: Metric) -> str:
+    of = partial(metric.number, digits=3)
     if len(known) == 1:
         name, silos = known[0]
-        return f"{name}: the worst silo is {silos[0][0]} with {silos[0][1]:.3f}."
-    ordered = sorted(known, key=lambda each: each[1][0][1])
+        return f"{name}: the worst silo is {silos[0][0]} with {of(silos[0][1])}."
+    ordered = sorted(known, key=lambda each: metric.worth(each[1][0][1]))
     ends = (
-        f"{silos[0][1]:.3f} ({silos[0][0]}) with {name}"
+        f"{of(silos[0][1])} ({silos[0][0]}) with {name}"
         for name, silos in (ordered[0], ordered[-1])
     )
     return "The worst silo has " + " and ".join(ends) + "; all other settings lie between."
@@ -234,8 +238,10 @@ def render(sweep: Sweep, *, again: str | None, pictures: Sequence[str] = ()) -> 
     found = settings(sweep)
     shown = marks(found)
     goals = targets(sweep)
-    rounds = [rounds_to(level, shown, found) for level in goals.levels] if goals else []
-    heights = [*accuracies(shown, found), *rounds]
+    rounds = (
+        [rounds_to(level, shown, found, sweep.metric) for level in goals.levels] if goals else []
+    )
+    heights = [*values(shown, found, sweep.metric), *rounds]
     across = views(sweep, shown) if shown else []
     return _PAGE.render(
         sweep=sweep,
@@ -256,7 +262,9 @@ def render(sweep: Sweep, *, again: str | None, pictures: Sequence[str] = ()) -> 
         shares=SHARES,
         target=DEFAULT,
         costs=costs(found, rounds),
-        spread=spread(found),
+        spread=spread(found, sweep.metric),
+        metric=sweep.metric,
+        others=[name for name in sweep.metrics if name != sweep.metric.name],
         settings=found,
         again=again,
         options=tuple(_options(sweep)),
