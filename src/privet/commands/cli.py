@@ -21,7 +21,7 @@ from privet.commands.lists import strategies, task_cli, tasks
 from privet.commands.policy import policy_cli
 from privet.commands.provision import join_cli, provision, try_
 from privet.commands.results import compare, report
-from privet.commands.serving import predict
+from privet.commands.serving import export, predict
 from privet.commands.silo import silo_cli
 from privet.commands.simulate import simulate
 from privet.commands.sweep import sweep
@@ -62,6 +62,7 @@ for command in (
     simulate,
     report,
     predict,
+    export,
     schema,
     tasks,
     strategies,

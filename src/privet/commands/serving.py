@@ -11,6 +11,9 @@ import typer
 from privet.commands.options import DataDir
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from privet.serving.export import Exported
     from privet.serving.model import TrainedModel
     from privet.tasks.text_tables import TextFormat
 
@@ -98,3 +101,54 @@ def _tell(rows: int, without: int, out: Path) -> None:
     where = "" if str(out) == "-" else f": {out}"
     less = f", {without:,} of them without an answer" if without else ""
     typer.echo(f"{rows:,} rows{less}{where}", err=True)
+
+
+def export(
+    run: Run,
+    format_: Annotated[
+        Literal["onnx", "torchscript", "state-dict"], typer.Option("--format", help="Of the file.")
+    ] = "onnx",
+    out: Annotated[
+        Path | None, typer.Option(help="The file. [default: model.onnx, .ts or .pt in the run]")
+    ] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="ONNX with weights of 8 bits, a quarter of the size.")
+    ] = False,
+    silo: Silo = None,
+    task: OwnTask = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Write the model of a run for other programs, once it was held against torch."""
+    from privet.api import load
+    from privet.files import write_whole
+    from privet.record.folder import MODEL
+    from privet.serving.export import SUFFIXES, export, probe_of
+
+    model = load(run, task=task, data_dir=data_dir)
+    folder = run if run.is_dir() else run.parent
+    probe = probe_of(model, folder, data_dir, silo)
+    found = export(model, probe, to=format_, int8=int8, silo=silo)
+    name = f"model{'.int8' if int8 else ''}{SUFFIXES[format_]}"
+    path = out or folder / name
+    write_whole(path, found.content)
+    typer.echo(f"{path}: {_size(len(found.content))}")
+    before = run / MODEL if run.is_dir() else run
+    for line in _comparison(found, before.stat().st_size):
+        typer.echo(line)
+
+
+def _comparison(found: Exported, before: int) -> Iterator[str]:
+    """How an export compares with torch."""
+    what = "made-up" if found.made_up else "test"
+    yield f"model.safetensors   {_size(before)}"
+    yield (
+        f"against torch       largest difference {found.difference:.2g} on {found.records:,} "
+        f"{what} records"
+    )
+    yield f"other answers       {found.changed:.2%}"
+    for name, (torch, exported) in found.figures.items():
+        yield f"{name:<18}  {exported:.4f}, by torch {torch:.4f}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1000:,.1f} kB"

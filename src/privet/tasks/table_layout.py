@@ -203,11 +203,12 @@ class Layout:
     @property
     def width(self) -> int:
         """How many inputs a model gets."""
-        numbers = len(self.numeric) * (2 if self._imputes else 1)
-        return numbers + sum(len(self._words(name)) for name in self.vocabularies)
+        numbers = len(self.numeric) * (2 if self.imputes else 1)
+        return numbers + sum(len(self.words(name)) for name in self.vocabularies)
 
     @property
-    def _imputes(self) -> bool:
+    def imputes(self) -> bool:
+        """Whether a missing value has an input of its own."""
         return self.options.missing == "impute"
 
     @classmethod
@@ -268,16 +269,17 @@ class Layout:
 
     def inputs(self, rows: Rows, scale: Standardiser) -> Numbers:
         """Model inputs (n, width): scaled numbers, their indicators, then a column per value."""
-        blocks = [filled(scale(rows.numbers), indicators=self._imputes)]
+        blocks = [filled(scale(rows.numbers), indicators=self.imputes)]
         for i, name in enumerate(self.vocabularies):
             # `is` would not go element by element.
             labels = np.where(rows.labels[:, i] == None, MISSING, rows.labels[:, i])  # noqa: E711
-            blocks.append(one_hot(labels, self._words(name)))
+            blocks.append(one_hot(labels, self.words(name)))
         return np.column_stack(blocks)
 
-    def _words(self, name: str) -> tuple[str, ...]:
+    def words(self, name: str) -> tuple[str, ...]:
+        """What has an input of its own in a categorical column; the last may be for gaps."""
         words = self.vocabularies[name]
-        return (*words, MISSING) if self._imputes else words
+        return (*words, MISSING) if self.imputes else words
 
 
 def _features(options: TableOptions, frames: Sequence[Frame]) -> tuple[list[str], list[str]]:
