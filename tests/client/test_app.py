@@ -23,12 +23,14 @@ from privet.wire import (
     ENROL,
     Enrolment,
     EnrolRequest,
+    EvaluateReply,
     EvaluateRequest,
     TrainReply,
     TrainRequest,
 )
 from silo_holder import describing, holder
 from silo_log import refused
+from tree_tasks import KINDS, Tokens
 
 HERE = "toy_tasks"
 _jobs = itertools.count(1000)
@@ -101,6 +103,24 @@ def test_a_silo_holds_its_own_base_against_what_every_message_names(
     assert update.shape == weights.shape == (27,)
     told = refused(train(settings(), base=own))  # a model that trains whole has none
     assert told.code == "base"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_silo_trains_and_measures_on_records_of_each_kind(
+    kind: type[Tokens], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = 'loss = { release = "exact" }\naccuracy = { release = "exact" }'
+    for name, value in holder(tmp_path, plain=True, metrics=metrics).items():
+        monkeypatch.setitem(NODE, name, value)
+    job = settings(task=f"tree_tasks:{kind.__name__}", evaluation__holdout=0.3)
+    weights = FlatModel(kind().model()).vector()
+    answer = TrainReply.from_records(train(job, weights=weights).content)
+    assert answer.update is not None
+    assert answer.update.any()
+    assert decode_event(answer.event).count == 12
+    asked = ask(EvaluateRequest(1, weights).to_records(), "evaluate", job)
+    measured = EvaluateReply.from_records(asked.content)
+    assert {*measured.metrics} == {"loss", "accuracy"}
 
 
 def test_with_privacy_no_training_loss_leaves_the_silo() -> None:

@@ -15,10 +15,16 @@ from privet.simulations.run import simulate
 PAGE = (Path(__file__).parents[2] / "docs/tasks.md").read_text(encoding="utf-8")
 
 
+def _section(title: str) -> str:
+    found = re.search(rf"^## {title}.*?(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE)
+    assert found
+    return found[0]
+
+
 def test_a_base_with_a_head_trains_and_is_loaded_as_the_page_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task, afterwards = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    task, afterwards = re.findall(r"```python\n(.*?)```", _section("A model"), re.DOTALL)
     (tmp_path / "my_model.py").write_text(task)
     (tmp_path / "data").mkdir()
     monkeypatch.chdir(tmp_path)

@@ -65,5 +65,5 @@ def _example_type(task: Task, experiment: Experiment) -> ExampleType:
         test = task.test_data()
         if test is None:
             raise
-        return ExampleType.of(test.inputs, test.targets)
+        return ExampleType.of(*test.batch(slice(0, 0)))
     return found

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from privet.audits.code import TrainingCode
 from privet.client.watching import dry_examples, dry_model, trained_sizes
@@ -20,6 +20,7 @@ from privet.errors import ModelError
 from privet.experiment import TrainingSettings
 from privet.privacy.mechanisms.canaries import Floats
 from privet.privacy.mechanisms.traces import StepTrace, dry_places
+from privet.pytrees import Tree, called, one_by_one
 
 _SAME = 1e-3
 """Relative: how far float32 may take a step from the one in float64."""
@@ -43,7 +44,8 @@ class Oracle:
         examples, model = dry_examples(dry, code.like), dry.module
         places = dry_places(tuple(trained_sizes(model)))
         rows, norms = [], []
-        for inputs, target in zip(examples.inputs, examples.targets, strict=True):
+        pairs = zip(one_by_one(examples.inputs), one_by_one(examples.targets), strict=True)
+        for inputs, target in pairs:
             gradient = _gradient(code, model, inputs, target, class_weights)
             if not np.array_equal(
                 gradient, _gradient(code, model, inputs, target, class_weights), equal_nan=True
@@ -71,14 +73,14 @@ class Oracle:
 def _gradient(
     code: TrainingCode,
     model: nn.Module,
-    inputs: Tensor,
-    target: Tensor,
+    inputs: Tree,
+    target: Tree,
     class_weights: tuple[float, ...] | None,
 ) -> Floats:
     """Of one example's own loss, over all that is trained, shape (d,)."""
     trained = [p for p in model.parameters() if p.requires_grad]
     with torch.enable_grad():
-        loss = code.task.loss(model(inputs[None]), target[None])
+        loss = code.task.loss(called(model, inputs), target)
         weight = 1.0 if class_weights is None else class_weights[int(target)]
         parts = torch.autograd.grad(loss.sum() * weight, trained, allow_unused=True)
     whole = [torch.zeros_like(p) if g is None else g for p, g in zip(trained, parts, strict=True)]

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from flwr.app import Context
-from torch import Tensor
 
 from privet.client.guard import EvaluationPermit
 from privet.client.silo import Silo
@@ -21,8 +21,10 @@ from privet.privacy.accounting import encode_event
 from privet.privacy.mechanisms import Canaries, CanaryTrace, DpSgd, ExampleLoss, NoisyShare
 from privet.privacy.mechanisms.canaries import CanaryObservation, add_observation
 from privet.privacy.policy import MetricRule
+from privet.pytrees import Tree, called, one_by_one
 from privet.randomness import numpy_generator, stream
 from privet.tasks import Examples, Task
+from privet.tasks.task import evaluated
 from privet.vectors import Vector
 from privet.wire import EvaluateReply
 from privet.wire.answers import KNOWN_METRICS
@@ -36,9 +38,9 @@ def metric_names(silo: Silo) -> tuple[str, ...]:
     """What the task can measure, found on a made-up record: none of the silo's is used."""
     module, like = silo.model().module.eval(), silo.local.example_type
     # Not made like the first record: maybe all are held out, and there is none.
+    inputs, targets = like.zeros(1)
     with torch.no_grad():
-        outputs = module(torch.zeros((1, *like.inputs), dtype=like.input_type))
-    targets = torch.zeros((1, *like.targets), dtype=like.target_type)
+        outputs = called(module, inputs)
     return (_LOSS, *silo.task.metrics(outputs, targets))
 
 
@@ -71,24 +73,20 @@ def measure(silo: Silo, round_: int, weights: Vector, permit: EvaluationPermit) 
 
 @dataclass(frozen=True)
 class _Measured:
-    """The model's outputs on the records, shape (n, ...), beside their targets, shape (n,)."""
+    """The model's outputs on the records, tensors (n, ...), beside their targets."""
 
     silo: Silo
     round: int
-    outputs: Tensor
-    targets: Tensor
+    outputs: Any
+    targets: Tree
 
     @classmethod
     def of(cls, silo: Silo, round_: int, weights: Vector, examples: Examples) -> _Measured:
         model = silo.model()
         model.load(weights)
         module = model.module.eval()
-        outputs = torch.zeros(0)
-        if len(examples):
-            with torch.no_grad():
-                batches = torch.split(examples.inputs, _BATCH)
-                outputs = torch.cat([module(batch) for batch in batches])
-        return cls(silo, round_, outputs, examples.targets)
+        outputs, targets = evaluated(module, examples, at_once=_BATCH)
+        return cls(silo, round_, outputs, targets)
 
     def figure(self, rule: MetricRule) -> float:
         task = self.silo.task
@@ -110,14 +108,12 @@ class _Measured:
     def _metrics(self) -> list[dict[str, float]]:
         return [self.silo.task.metrics(*each) for each in self._alone()]
 
-    def _alone(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Each record's outputs and target, shapes (1, ...) and (1,)."""
-        for place in range(len(self.targets)):
-            alone = slice(place, place + 1)
-            yield self.outputs[alone], self.targets[alone]
+    def _alone(self) -> Iterator[tuple[Any, Tree]]:
+        """Each record's outputs and target, with a first axis of length one."""
+        return zip(one_by_one(self.outputs), one_by_one(self.targets), strict=True)
 
 
-def _value(task: Task, name: str, outputs: Tensor, targets: Tensor) -> float:
+def _value(task: Task, name: str, outputs: Any, targets: Tree) -> float:
     if name == _LOSS:
         return float(ExampleLoss(task.loss)(outputs, targets))
     # Numbers of numpy and torch are numbers, too.

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from flwr.app import Context
 from torch import nn
 
@@ -89,7 +88,7 @@ class LocalData:
     @property
     def example_type(self) -> ExampleType:
         """What the task's examples look like: the same at every silo, and nothing of any record."""
-        return ExampleType.of(self.silos[0].inputs, self.silos[0].targets)
+        return ExampleType.of(*self.silos[0].batch(slice(0, 0)))
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -138,11 +137,8 @@ class LocalData:
     def fingerprint(self, index: int) -> Fingerprint:
         """What all records of silo `index` are recognised by; computed once."""
         if index not in self._fingerprints:
-            parts = [self.silos[index], *self.held_out[index : index + 1]]
-            self._fingerprints[index] = fingerprint_of(
-                torch.cat([part.known_by for part in parts]).numpy(),
-                torch.cat([part.targets for part in parts]).numpy(),
-            )
+            records = Examples.joined([self.silos[index], *self.held_out[index : index + 1]])
+            self._fingerprints[index] = fingerprint_of(*records.columns())
         return self._fingerprints[index]
 
 
@@ -431,9 +427,7 @@ def _set_apart(
         return silos, None
     chosen = [_coins(silo, b"validation") < share for silo in silos]
     parts = [s.take(np.flatnonzero(out)) for s, out in zip(silos, chosen, strict=True)]
-    apart = Examples(
-        torch.cat([part.inputs for part in parts]), torch.cat([part.targets for part in parts])
-    )
+    apart = Examples.joined(parts)
     kept = tuple(s.take(np.flatnonzero(~out)) for s, out in zip(silos, chosen, strict=True))
     if len(apart) == 0 or not all(map(len, kept)):
         raise DataError(
@@ -449,7 +443,7 @@ def _coins(examples: Examples, key: bytes) -> np.ndarray:
     Equal records have coins of their own, by how many of them came before: which of them is which
     nobody can say.
     """
-    rows = zip(examples.known_by.numpy(), examples.targets.numpy(), strict=True)
+    rows = zip(*examples.columns(), strict=True)
     contents = [b"".join(part.tobytes() for part in row) for row in rows]
     digests = (
         hashlib.blake2b(content + b"%d" % before * (before > 0), key=key, digest_size=8).digest()

@@ -30,6 +30,7 @@ from privet.privacy.mechanisms import (
     privatise,
     sampling_rate,
 )
+from privet.pytrees import Tree, called
 from privet.tasks import Examples, Task
 from privet.tasks.task import Classification
 from privet.vectors import FlatModel, Vector
@@ -191,7 +192,7 @@ def _train(work: LocalTraining) -> Trained:
     ) as private:
         for inputs, targets in _drawn(work, batches):
             private.optimizer.zero_grad()
-            private.backward(work.loss, private.model(inputs), targets)
+            private.backward(work.loss, called(private.model, inputs), targets)
             private.optimizer.step()
     trace = block.trace if block else None
     update = flat.vector() - work.weights  # `privatise` has looked at all else
@@ -220,7 +221,7 @@ def _descend(
     losses = []
     for inputs, targets in _drawn(work, work.batches()):
         optimizer.zero_grad()
-        loss = work.loss(model(inputs), targets)
+        loss = work.loss(called(model, inputs), targets)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         losses.append(loss.detach())
@@ -238,10 +239,9 @@ def mean_loss(losses: Sequence[float], training: TrainingSettings) -> float:
     return mean
 
 
-def _drawn(work: LocalTraining, batches: Iterable[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
+def _drawn(work: LocalTraining, batches: Iterable[np.ndarray]) -> Iterator[tuple[Tree, Tree]]:
     for batch in batches:
-        indices = torch.from_numpy(batch)
-        yield work.examples.inputs[indices], work.examples.targets[indices]
+        yield work.examples.batch(batch)
 
 
 def _without(batch: np.ndarray, start: int, stop: int) -> np.ndarray:

@@ -38,6 +38,7 @@ from privet.privacy.mechanisms.traces import (
     own_places,
 )
 from privet.privacy.policy import MetricRule
+from privet.pytrees import called, mapped
 from privet.randomness import numpy_generator, stream
 from privet.tasks import Examples, Task
 from privet.vectors import FlatModel, Vector
@@ -208,22 +209,25 @@ def dry_examples(base: Base, like: ExampleType) -> Examples:
     """Made-up examples that the model takes, with gradients of very different lengths."""
     problem: Exception | None = None
     for inputs in like.made_up(EXAMPLES):
-        given = inputs
-        if inputs.is_floating_point():
-            factors = np.geomspace(_SMALLEST, _LARGEST, EXAMPLES).astype(np.float32)
-            order = numpy_generator(stream(0, "made-up sizes")).permutation(EXAMPLES)
-            shape = (-1, *(1 for _ in like.inputs))
-            given = inputs * torch.from_numpy(factors[order]).view(shape)
+        given = mapped(_of_many_sizes, inputs)
         try:
             with torch.no_grad():
                 # On a copy: a trial must not move the buffers of the model that is trained next.
-                outputs = base.twin()(given)
+                outputs = called(base.twin(), given)
         except Exception as error:  # a task's own model
             problem = problem or error
             continue
         return Examples(given, like.made_up_targets(outputs))
     assert problem is not None
     raise problem
+
+
+def _of_many_sizes(leaf: Tensor) -> Tensor:
+    if not leaf.is_floating_point():
+        return leaf
+    factors = np.geomspace(_SMALLEST, _LARGEST, EXAMPLES).astype(np.float32)
+    order = numpy_generator(stream(0, "made-up sizes")).permutation(EXAMPLES)
+    return leaf * torch.from_numpy(factors[order]).view(-1, *(1 for _ in leaf.shape[1:]))
 
 
 def dry_training(

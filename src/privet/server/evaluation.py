@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from privet.errors import DataError
 from privet.privacy.mechanisms import ExampleLoss
+from privet.pytrees import Tree, applied, at, joined, rows
 from privet.tasks import Examples, Task
-from privet.tasks.task import constant_buffers, task_errors
+from privet.tasks.task import constant_buffers, evaluated, task_errors
 from privet.vectors import FlatModel, Vector
 
 _BATCH = 512
@@ -50,38 +52,36 @@ class Evaluator:
         """Evaluate `weights`, shape (d,)."""
         self.model.load(weights)
         with task_errors("the model or a metric fails on the test records"):
-            outputs = self._outputs()
-            everything = self._measure(outputs, self._test.targets)
-            by_silo = self._by_silo(outputs)
+            outputs, targets = evaluated(self.model.module, self._test, at_once=_BATCH)
+            everything = self._measure(outputs, targets)
+            by_silo = self._by_silo(outputs, targets)
         finite = _finite(everything)
         odd = tuple(f"{name} is not finite" for name in everything if name not in finite)
         return Scores(finite.pop("loss", None), finite, by_silo, odd)
 
-    def _outputs(self) -> Tensor:
-        return outputs_of(self.model.module, self._test.inputs)
-
-    def _measure(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+    def _measure(self, outputs: Any, targets: Tree) -> dict[str, float]:
         loss = float(ExampleLoss(self._task.loss)(outputs, targets))
         metrics = self._task.metrics(outputs, targets)
         # Numbers of numpy and torch are numbers, too.
         return {"loss": loss, **{name: float(value) for name, value in metrics.items()}}
 
-    def _by_silo(self, outputs: Tensor) -> dict[str, dict[str, float]] | None:
+    def _by_silo(self, outputs: Any, targets: Tree) -> dict[str, dict[str, float]] | None:
         if self._test.silo is None:
             return None
         by_silo = {}
         for index, name in enumerate(self._test.silo_names):
-            rows = torch.from_numpy(self._test.silo == index)
-            if rows.any():
-                measured = self._measure(outputs[rows], self._test.targets[rows])
+            own = torch.from_numpy(self._test.silo == index)
+            if own.any():
+                measured = self._measure(at(outputs, own), at(targets, own))
                 by_silo[name] = _finite(measured)
         return by_silo
 
 
-def outputs_of(module: nn.Module, inputs: Tensor) -> Tensor:
+def outputs_of(module: nn.Module, inputs: Tree) -> Any:
     """What the model says of each of `inputs`, in batches: equal ones give equal bits."""
-    with torch.no_grad():
-        return torch.cat([module(part) for part in torch.split(inputs, _BATCH)])
+    starts = range(0, max(1, rows(inputs)), _BATCH)
+    parts = [at(inputs, slice(start, start + _BATCH)) for start in starts]
+    return joined([applied(module, part) for part in parts])
 
 
 def _finite(figures: dict[str, float]) -> dict[str, float]:

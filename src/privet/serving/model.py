@@ -23,6 +23,7 @@ from privet.base import Base
 from privet.errors import DataError, ExperimentError, ModelError, PrivetError
 from privet.experiment import Experiment
 from privet.files import demand_file
+from privet.pytrees import Tree, leaves
 from privet.randomness import one_thread
 from privet.record.card import ModelCard, read_card
 from privet.record.folder import MODEL, SETTINGS
@@ -92,18 +93,18 @@ class TrainedModel:
             inputs = tensor.to(torch.float32) if encode is None else encode(tensor)
         return inputs, np.ones(len(inputs), dtype=bool)
 
-    def outputs(self, inputs: Tensor) -> Tensor:
+    def outputs(self, inputs: Tree) -> Any:
         """What the module makes of `inputs`, in the batches of an evaluation."""
         # With more threads sums have another order, and other bits.
         with one_thread(), _unfit("the records do not fit the model"):
             return outputs_of(self.module, inputs)
 
-    def answers(self, outputs: Tensor) -> Mapping[str, np.ndarray]:
+    def answers(self, outputs: Any) -> Mapping[str, np.ndarray]:
         """What the outputs say, by column, (n,)."""
         say = getattr(self.task, "answers", None)
         if say is not None:
             return cast(Mapping[str, np.ndarray], say(outputs))
-        flat = outputs.reshape(len(outputs), -1).numpy()
+        flat = torch.cat([leaf.reshape(len(leaf), -1) for leaf in leaves(outputs)], dim=1).numpy()
         return {f"output_{place}": values for place, values in enumerate(flat.T)}
 
     @cached_property

@@ -12,9 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from flwr.app import Context, RecordDict
-from torch import Tensor
 
 from privet.client.keyring import SIMULATED_RUN
 from privet.client.silo import LocalData
@@ -48,6 +47,7 @@ from privet.simulations.ledger import complete_summary, simulated_ledger
 from privet.simulations.pool import WorkerPool
 from privet.simulations.prepare import Prepared, prepare
 from privet.simulations.vectorised import Vectorised, chain_for, pays
+from privet.tasks import Examples
 from privet.tasks.task import uncovered
 
 SILOS = "silos.json"
@@ -59,11 +59,11 @@ def describe_silos(place: LocalData, plans: Sequence[LocalPlan]) -> dict[str, An
     """Sizes, labels and plans of the silos. Labels are left out when there are too many."""
     held_out = place.held_out or (None,) * len(place.silos)
     of_silos = [
-        silo.targets if out is None else torch.cat([silo.targets, out.targets])
+        _labels(silo if out is None else Examples.joined([silo, out]))
         for silo, out in zip(place.silos, held_out, strict=True)
     ]
-    targets = torch.cat(of_silos)
-    labels = None if targets.is_floating_point() else torch.unique(targets).tolist()
+    targets = np.concatenate(of_silos)
+    labels = None if targets.dtype.kind == "f" else np.unique(targets).tolist()
     if labels is not None and len(labels) > _MOST_LABELS:
         labels = None
     test = place.task.test_data()
@@ -83,7 +83,13 @@ def describe_silos(place: LocalData, plans: Sequence[LocalPlan]) -> dict[str, An
     }
 
 
-def _count(targets: Tensor, labels: Sequence[int]) -> dict[str, int]:
+def _labels(examples: Examples) -> np.ndarray:
+    """The targets, or NaN of each where it is not one number."""
+    found = examples.labels
+    return np.full(len(examples), np.nan) if found is None else found
+
+
+def _count(targets: np.ndarray, labels: Sequence[int]) -> dict[str, int]:
     return {str(label): int((targets == label).sum()) for label in labels}
 
 

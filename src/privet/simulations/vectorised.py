@@ -72,6 +72,8 @@ def chain_for(place: LocalData, loss: ExampleLoss) -> Chain:
     """The model of the place's task as a chain; NotBatchable, with the reason, when it is none, or
     when a batch's loss is not the mean of its examples' own."""
     like = place.example_type
+    if not like.single:
+        raise NotBatchable("inputs or targets are tuples or dicts of tensors")
     inputs = next(like.made_up())
     model = place.model_cache.model().module
     chain = chain_of(model, inputs)

@@ -59,14 +59,7 @@ class Dealt:
     def train_data(self) -> Examples:
         silos = self._local_data.silos
         owners = np.repeat(np.arange(len(silos)), [len(silo) for silo in silos])
-        records = [silo.records for silo in silos if silo.records is not None]
-        return Examples(
-            torch.cat([silo.inputs for silo in silos]),
-            torch.cat([silo.targets for silo in silos]),
-            owners,
-            self._local_data.names,
-            torch.cat(records) if records else None,
-        )
+        return Examples.joined(silos).of_silos(owners, self._local_data.names)
 
     def test_data(self) -> Examples | None:
         return self._local_data.task.test_data()

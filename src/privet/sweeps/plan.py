@@ -22,6 +22,7 @@ from privet.client.silo import LocalData
 from privet.client.training import plan_round
 from privet.errors import ExperimentError, nearest
 from privet.experiment import Experiment, StartSettings
+from privet.pytrees import leaves
 from privet.server.start import with_digest
 from privet.sweeps.dealing import Dealt, OneSilo, dealt, task_settings
 from privet.sweeps.results import Axis, Cell, Kind, Settings, described
@@ -70,7 +71,7 @@ def data_identity(experiment: Experiment, *, data_dir: Path | None) -> str:
 def _content(examples: Examples | None) -> Iterator[Buffer]:
     if examples is None:
         return
-    for each in (examples.inputs, examples.targets):
+    for each in leaves((examples.inputs, examples.targets)):
         # The memory itself: to copy a data set only to hash it may be too much.
         yield np.ascontiguousarray(each.numpy()).data
     yield ",".join(examples.silo_names).encode()

@@ -63,13 +63,19 @@ def partition(
     order = numpy_generator(stream(seed, "partition")).permutation(len(examples))
     if how == "iid":
         return [np.sort(part) for part in np.array_split(order, silos)]
-    labels = examples.targets.numpy()[order]
+    if how in ("linear", "exponential"):
+        parts = _growing(len(order), silos=silos, how=how)
+        return [np.sort(order[part]) for part in parts]
+    if examples.labels is None:
+        raise DataError(
+            f"federation.partition = {how!r} goes by classes, and the targets are not one number "
+            "for each record; allowed are iid, linear, exponential and natural"
+        )
+    labels = examples.labels[order]
     if how == "dirichlet":
         parts = _dirichlet(labels, silos=silos, alpha=alpha, seed=seed)
-    elif how == "shards":
-        parts = _shards(labels, silos=silos, shards_per_silo=shards_per_silo, seed=seed)
     else:
-        parts = _growing(len(order), silos=silos, how=how)
+        parts = _shards(labels, silos=silos, shards_per_silo=shards_per_silo, seed=seed)
     return [np.sort(order[part]) for part in parts]
 
 

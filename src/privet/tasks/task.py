@@ -24,7 +24,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from privet.errors import DataError, ExperimentError, ModelError, PrivetError, nearest, words_of
+from privet.pytrees import Tree, applied, at, joined, leaves, mapped
 from privet.randomness import stream, torch_seed
 
 Indices = npt.NDArray[np.int64]
@@ -42,68 +43,141 @@ Indices = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Examples:
-    """n examples held in memory, row i of every field belonging to example i.
+    """n examples held in memory, row i of every tensor belonging to example i.
 
-    `inputs` is a float tensor (n, ...), `targets` a tensor (n,) (int64 class numbers for
-    classification). `silo` is None, or an int array (n,) that says which natural silo (hospital,
-    branch, person) each example came from, as an index into `silo_names`. Where `inputs` are
-    computed from what lies in the data folder, by a rule that depends on the task's model,
+    `inputs` is a tensor (n, ...) of any type, or a tuple or dict of such: the model is called with
+    the tensor, with the tuple's as its arguments or with the dict's by their names. `targets` is a
+    tensor (int64 class numbers (n,) for classification), or a tuple or dict as well, and goes to
+    the task's loss as it is.
+
+    `silo` is None, or an int array (n,) that says which natural silo (hospital, branch, person)
+    each example came from, as an index into `silo_names`. Where `inputs` are computed from what
+    lies in the data folder, by a rule that depends on the task's model,
     `records` is what they are computed from, (n, ...): a ledger knows the records by it, and one
     model's training counts against another's.
 
-    Raises DataError when the lengths differ.
+    Raises DataError when the lengths differ, and for what is neither tensor, tuple nor dict.
     """
 
-    inputs: Tensor
-    targets: Tensor
+    inputs: Tree
+    targets: Tree
     silo: Indices | None = None
     silo_names: tuple[str, ...] = ()
-    records: Tensor | None = None
+    records: Tree | None = None
 
     def __post_init__(self) -> None:
-        lengths = {"inputs": len(self.inputs), "targets": len(self.targets)}
+        lengths = dict(_lengths("inputs", self.inputs))
+        lengths.update(_lengths("targets", self.targets))
         if self.silo is not None:
             lengths["silo"] = len(self.silo)
         if self.records is not None:
-            lengths["records"] = len(self.records)
+            lengths.update(_lengths("records", self.records))
         if len(set(lengths.values())) > 1:
             said = ", ".join(f"{count} {name}" for name, count in lengths.items())
             raise DataError(f"examples do not match up: {said}")
 
     def __len__(self) -> int:
-        return len(self.inputs)
+        return len(leaves(self.inputs)[0])
 
     @property
-    def known_by(self) -> Tensor:
+    def known_by(self) -> Tree:
         """What distinguishes these examples from others, (n, ...): `records`, or else `inputs`."""
         return self.inputs if self.records is None else self.records
+
+    @property
+    def labels(self) -> npt.NDArray[Any] | None:
+        """The targets, (n,), where each is one number: what a partition by classes goes by."""
+        single = isinstance(self.targets, Tensor) and self.targets.dim() == 1
+        return np.asarray(self.targets.numpy()) if single else None
+
+    def columns(self) -> list[npt.NDArray[Any]]:
+        """All that a record consists of as arrays (n, ...): what it is known by, and targets."""
+        return [_array(leaf) for leaf in leaves((self.known_by, self.targets))]
+
+    def batch(self, indices: Sequence[int] | Indices | slice) -> tuple[Tree, Tree]:
+        """Inputs and targets of the examples at `indices`, as a model and a loss take them."""
+        index = indices if isinstance(indices, slice) else torch.as_tensor(indices)
+        return at(self.inputs, index), at(self.targets, index)
 
     def take(self, indices: Sequence[int] | Indices | slice) -> Examples:
         """The examples at `indices`, in that order: a copy, or for a slice a view."""
         rows = indices if isinstance(indices, slice) else np.asarray(indices, dtype=np.int64)
         index = rows if isinstance(rows, slice) else torch.from_numpy(rows)
         silo = None if self.silo is None else self.silo[rows]
-        records = None if self.records is None else self.records[index]
-        return Examples(self.inputs[index], self.targets[index], silo, self.silo_names, records)
+        inputs, targets, records = at((self.inputs, self.targets, self.records), index)
+        return Examples(inputs, targets, silo, self.silo_names, records)
+
+    def of_silos(self, silo: Indices, names: tuple[str, ...]) -> Examples:
+        """The same examples as records of natural silos, see the class."""
+        return replace(self, silo=silo, silo_names=names)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Examples]) -> Examples:
+        """All examples of `parts`, one part after the other; they are of no silo."""
+        records = [part.records for part in parts]
+        known = None if any(each is None for each in records) else joined(records)
+        inputs = joined([part.inputs for part in parts])
+        return cls(inputs, joined([part.targets for part in parts]), records=known)
 
     @classmethod
     def of(cls, dataset: Dataset[Any]) -> Examples:
         """Read a torch `Dataset` of (input, target) pairs, one after the other, into memory.
 
-        Inputs may be tensors, arrays or numbers of one shape; they become float32. Whole-number
-        targets become int64, others float32. Raises DataError when the dataset is empty or the
-        inputs differ in shape.
+        Both may be tensors, arrays, numbers, or tuples or dicts of such, of one shape for all
+        examples. Tensors and arrays keep their types; of other numbers, and of targets that are one
+        number each, whole ones become int64 and others float32. Raises DataError when the dataset
+        is empty or shapes differ.
         """
         pairs = [dataset[i] for i in range(len(cast(Sized, dataset)))]
         if not pairs:
             raise DataError("the dataset holds no examples")
-        inputs = [torch.as_tensor(pair[0], dtype=torch.float32) for pair in pairs]
-        shapes = {tuple(row.shape) for row in inputs}
-        if len(shapes) > 1:
-            raise DataError(f"inputs differ in shape: {', '.join(map(str, sorted(shapes)[:3]))}")
-        targets = torch.stack([torch.as_tensor(pair[1]) for pair in pairs]).reshape(len(pairs))
-        whole = not targets.is_floating_point()
-        return cls(torch.stack(inputs), targets.to(torch.int64 if whole else torch.float32))
+        targets = _stacked("targets", pairs, 1)
+        if isinstance(targets, Tensor) and targets.dim() == 1:
+            targets = targets.float() if targets.is_floating_point() else targets.long()
+        return cls(_stacked("inputs", pairs, 0), targets)
+
+
+def _lengths(name: str, tree: Tree) -> Iterator[tuple[str, int]]:
+    """How many rows each tensor of a tree has, by its path."""
+    if isinstance(tree, Tensor):
+        if tree.dim() == 0:
+            raise DataError(f"{name} is a single number: the first axis counts the examples")
+        yield name, len(tree)
+        return
+    if not isinstance(tree, tuple | dict) or not tree:
+        kind = type(tree).__name__
+        raise DataError(f"{name} is a {kind}: allowed are a tensor, and a tuple or dict of tensors")
+    parts = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    for key, part in parts:
+        yield from _lengths(f"{name}[{key!r}]", part)
+
+
+def _array(leaf: Tensor) -> npt.NDArray[Any]:
+    if leaf.dtype in (torch.bfloat16,):  # numpy has none
+        leaf = leaf.contiguous().view(torch.int16)
+    return np.asarray(leaf.numpy())
+
+
+def _stacked(name: str, pairs: Sequence[Any], part: int) -> Tree:
+    """Of all examples that part, with a first axis more."""
+    trees = [_tree(pair[part]) for pair in pairs]
+    try:
+        return mapped(lambda *rows: torch.stack(rows), *trees)
+    except (RuntimeError, KeyError) as error:
+        shapes = {str(mapped(lambda leaf: tuple(leaf.shape), tree)) for tree in trees}
+        said = ", ".join(sorted(shapes)[:3])
+        raise DataError(f"{name} differ in shape: {said}") from error
+
+
+def _tree(value: Any) -> Tree:
+    """Numbers and arrays as tensors, within dicts and tuples."""
+    if isinstance(value, Mapping):
+        return {key: _tree(part) for key, part in value.items()}
+    if isinstance(value, tuple):
+        return tuple(map(_tree, value))
+    found = torch.as_tensor(value)
+    typed = isinstance(value, Tensor | np.ndarray | np.generic)
+    return found.float() if found.is_floating_point() and not typed else found
 
 
 class Task(Protocol):
@@ -149,15 +223,16 @@ class Task(Protocol):
         """Examples that are never trained on, or None when this place has none."""
         ...
 
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, outputs: Any, targets: Any) -> Tensor:
         """The mean loss over the batch, a scalar; `outputs` is what the model returned.
 
-        It must be a mean of terms that each depend on one example, or per-example clipping
-        means nothing.
+        That is a tensor, or what holds tensors (a tuple, a dict, Hugging Face's with `logits`),
+        each with a row for each example. It must be a mean of terms that each depend on one
+        example, or per-example clipping means nothing.
         """
         ...
 
-    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+    def metrics(self, outputs: Any, targets: Any) -> dict[str, float]:
         """Named measures of `outputs` against `targets`; `declared_metrics` says what they are."""
         ...
 
@@ -169,16 +244,21 @@ def check_examples(examples: Examples, name: str) -> None:
     """
     if len(examples) == 0:
         raise DataError(f"{name} holds no records")
-    for part, values in (("inputs", examples.inputs), ("targets", examples.targets)):
-        # The sum is not finite when one value is not, and much quicker than looking at each.
-        if not values.is_floating_point() or math.isfinite(values.sum()):
-            continue
-        bad = ~torch.isfinite(values.reshape(len(values), -1))
-        if bad.any():
-            raise DataError(
-                f"{name} holds {int(bad.sum())} NaN or infinite {part} "
-                f"in {int(bad.any(dim=1).sum())} of {len(examples)} records"
-            )
+    for part, tree in (("inputs", examples.inputs), ("targets", examples.targets)):
+        for values in leaves(tree):
+            _check_finite(values, f"{name} holds", part)
+
+
+def _check_finite(values: Tensor, told: str, part: str) -> None:
+    # The sum is not finite when one value is not, and much quicker than looking at each.
+    if not values.is_floating_point() or math.isfinite(values.sum()):
+        return
+    bad = ~torch.isfinite(values.reshape(len(values), -1))
+    if bad.any():
+        raise DataError(
+            f"{told} {int(bad.sum())} NaN or infinite {part} "
+            f"in {int(bad.any(dim=1).sum())} of {len(values)} records"
+        )
 
 
 Build = Callable[[], nn.Module]
@@ -255,6 +335,17 @@ def seeded_model(task: Task, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(stream(seed, "weights")))
         return task.model()
+
+
+def evaluated(model: nn.Module, examples: Examples, *, at_once: int) -> tuple[Any, Tree]:
+    """What the model puts out for the examples, `at_once` of them together, and their targets."""
+    starts = range(0, max(1, len(examples)), at_once)
+    outputs, targets = [], []
+    for start in starts:
+        inputs, true = examples.batch(slice(start, start + at_once))
+        outputs.append(applied(model, inputs))
+        targets.append(true)
+    return joined(outputs), joined(targets)
 
 
 def constant_buffers(task: Task) -> tuple[str, ...]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 from torch.optim import Optimizer
 
 from privet.base import Base
@@ -17,6 +18,7 @@ from privet.privacy.mechanisms.losses import ExampleLoss
 from privet.privacy.mechanisms.noise import NoiseSource
 from privet.privacy.mechanisms.plan import DpSgd
 from privet.privacy.mechanisms.soundness import STATE_MOVED, changed, check_model, reachable
+from privet.pytrees import Tree, leaves
 
 if TYPE_CHECKING:
     from privet.privacy.mechanisms.per_example import PerExampleModule, PrivateOptimizer
@@ -33,13 +35,16 @@ class PrivateStep:
     model: PerExampleModule
     optimizer: PrivateOptimizer
 
-    def backward(self, loss: ExampleLoss, outputs: Tensor, targets: Tensor) -> None:
+    def backward(self, loss: ExampleLoss, outputs: Any, targets: Tree) -> None:
         """Gather each example's gradient of its own loss; no other example can weigh on it."""
-        if len(outputs):
+        count = len(leaves(outputs)[0])
+        if count:
             # The sum, not the mean: dividing by n and multiplying again would leave n in low bits.
             self.model.loss_reduction = "sum"
-            own = loss.gradients(outputs, targets, times=float(len(outputs)))
-            (outputs * own).sum().backward()  # type: ignore[no-untyped-call]
+            own = loss.gradients(outputs, targets, times=float(count))
+            pairs = zip(leaves(outputs), leaves(own), strict=True)
+            sums = [(each * gradient).sum() for each, gradient in pairs if each.requires_grad]
+            torch.autograd.backward(sums)
 
     @property
     def ran(self) -> int:

@@ -10,15 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from privet.errors import ModelError
 from privet.privacy.mechanisms.examples import ExampleType
+from privet.pytrees import Tree, leaves, mapped, one_by_one, scores, with_leaves
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""Outputs (n, ...) and targets (n, ...) to the mean loss of the n examples."""
+Loss = Callable[[Any, Any], Tensor]
+"""What a model put out for n examples and their targets to the mean loss of the n examples; both
+are tensors (n, ...) or hold such (`privet.pytrees`)."""
 
 
 @dataclass(frozen=True)
@@ -35,25 +39,27 @@ class ExampleLoss:
     class_weights: tuple[float, ...] | None = None
     separable: bool = False
 
-    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def __call__(self, outputs: Any, targets: Tree) -> Tensor:
         """The mean over a batch, a scalar: for training without differential privacy."""
         if self.class_weights is None:
             value = self.loss(outputs, targets)
             return value.mean() if value.dim() else value
-        values = torch.func.vmap(self._own)(outputs, targets)
+        values: Tensor = _each(self._own, outputs, targets)
         return values.mean()
 
-    def gradients(self, outputs: Tensor, targets: Tensor, *, times: float) -> Tensor:
-        """Each example's own loss, differentiated by its own output, `times` 1 / n; (n, ...).
+    def gradients(self, outputs: Any, targets: Tree, *, times: float) -> Any:
+        """Each example's own loss, differentiated by its own output, `times` 1 / n; as `outputs`.
 
         Guarantee: row i is a function of outputs[i], targets[i], n and `times` alone.
         """
-        values = outputs.detach()
-        if not len(values):
-            return torch.zeros_like(values)
+        values = mapped(Tensor.detach, outputs)
+        count = len(leaves(values)[0])
+        if not count:
+            return mapped(torch.zeros_like, values)
         # Cross entropy leaves negative targets out (ignore_index), and its mean is then of fewer.
-        if not (self.separable and bool(targets.min() >= 0)):
-            return _one_by_one(self._own, values, targets) * (times / len(values))
+        if not (self.separable and isinstance(values, Tensor) and bool(targets.min() >= 0)):
+            found = _one_by_one(self._own, values, targets)
+            return mapped(lambda leaf: leaf * (times / count), found)
         leaf = values.requires_grad_()
         with torch.enable_grad():
             (gradients,) = torch.autograd.grad(self.loss(leaf, targets) * times, [leaf])
@@ -62,25 +68,26 @@ class ExampleLoss:
         weights = self._weight_of(leaf, targets)
         return gradients * weights.view(-1, *(1,) * (gradients.dim() - 1))
 
-    def check(self, outputs: Tensor, like: ExampleType) -> None:
+    def check(self, outputs: Any, like: ExampleType) -> None:
         """Raise ModelError unless a batch's loss is the mean of its examples' own losses.
 
         `outputs` (n, ...) is something that the model gave. Values and gradients are compared on
         made-up scores and targets, in batches of several sizes and mixes of classes.
         """
-        width = outputs.shape[1] if outputs.dim() > 1 else 2
         self._check_weights(outputs, like)
         generator = torch.Generator().manual_seed(1)
-        for rows in (2, 3, min(max(2 * width, 7), 4096)):
-            shape = (rows, *outputs.shape[1:])
-            scores = torch.randn(shape, generator=generator).to(outputs.dtype)
+        for rows in (2, 3, min(max(2 * _width(outputs), 7), 4096)):
+            made_up = mapped(partial(_made_up, rows=rows, generator=generator), outputs)
             # A loss may want probabilities, and fail or not be finite on other numbers.
-            if not any(_is_mean(self.loss, each, like) for each in (scores, scores.sigmoid())):
+            tried = made_up, mapped(_sigmoid, made_up)
+            if not any(_is_mean(self.loss, each, like) for each in tried):
                 raise ModelError("the loss fails, or is not finite, on made-up outputs and targets")
 
-    def _own(self, output: Tensor, target: Tensor) -> Tensor:
+    def _own(self, output: Any, target: Tree) -> Tensor:
         """One example's loss, a scalar."""
-        value = self.loss(output.unsqueeze(0), target.unsqueeze(0))
+        value = self.loss(
+            *(mapped(lambda leaf: leaf.unsqueeze(0), each) for each in (output, target))
+        )
         if value.numel() != 1:
             raise ModelError(f"the loss of one example has shape {tuple(value.shape)}: one number")
         value = value.reshape(())
@@ -88,37 +95,91 @@ class ExampleLoss:
             return value
         return value * self._weight_of(output, target)
 
-    def _weight_of(self, like: Tensor, targets: Tensor) -> Tensor:
+    def _weight_of(self, outputs: Any, targets: Tensor) -> Tensor:
+        like = leaves(outputs)[0] if (found := scores(outputs)) is None else found
         return torch.tensor(self.class_weights, dtype=like.dtype, device=like.device)[targets]
 
-    def _check_weights(self, outputs: Tensor, like: ExampleType) -> None:
+    def _check_weights(self, outputs: Any, like: ExampleType) -> None:
         if self.class_weights is None:
             return
         given = f"training.class_weights has {len(self.class_weights)} numbers"
-        if like.target_type.is_floating_point or like.targets:
+        classes = (
+            isinstance(like.target_type, torch.dtype) and not like.target_type.is_floating_point
+        )
+        if not classes or like.targets:
             raise ModelError(f"{given}, but the targets are not class numbers")
-        if outputs.dim() != 2 or outputs.shape[1] != len(self.class_weights):
-            raise ModelError(f"{given}, but the model puts out {tuple(outputs.shape[1:])}")
+        found = scores(outputs)
+        if found is None:
+            raise ModelError(f"{given}, but the model puts out several tensors, none named logits")
+        if found.dim() != 2 or found.shape[1] != len(self.class_weights):
+            raise ModelError(f"{given}, but the model puts out {tuple(found.shape[1:])}")
 
 
-def _one_by_one(
-    own: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, targets: Tensor
-) -> Tensor:
-    one = torch.func.grad(own)
+def _width(outputs: Any) -> int:
+    found = scores(outputs)
+    return found.shape[1] if found is not None and found.dim() > 1 else 2
+
+
+def _made_up(like: Tensor, *, rows: int, generator: torch.Generator) -> Tensor:
+    shape = rows, *like.shape[1:]
+    if not like.is_floating_point():
+        return torch.zeros(shape, dtype=like.dtype)
+    return torch.randn(shape, generator=generator).to(like.dtype)
+
+
+def _sigmoid(leaf: Tensor) -> Tensor:
+    return leaf.sigmoid() if leaf.is_floating_point() else leaf
+
+
+def _each(one: Callable[..., Any], outputs: Any, targets: Tree) -> Any:
+    """`one` of each example's output and target, batched: they are without a first axis."""
+    given, wanted = leaves(outputs), leaves(targets)
+
+    def of_leaves(values: list[Tensor], others: list[Tensor]) -> Any:
+        return one(with_leaves(outputs, values), with_leaves(targets, others))
+
+    return torch.func.vmap(of_leaves)(given, wanted)
+
+
+def _one_by_one(own: Callable[[Any, Tree], Tensor], outputs: Any, targets: Tree) -> Any:
+    """Of each example's own loss the gradient by its output; zeros of what has none."""
+    floats = [leaf.is_floating_point() for leaf in leaves(outputs)]
+
+    def gradients(output: Any, target: Tree) -> list[Tensor]:
+        whole = leaves(output)
+
+        def of_floats(numbers: list[Tensor]) -> Tensor:
+            left = iter(numbers)
+            pairs = zip(whole, floats, strict=True)
+            return own(with_leaves(output, [next(left) if f else w for w, f in pairs]), target)
+
+        numbers = [each for each, is_float in zip(whole, floats, strict=True) if is_float]
+        found: list[Tensor] = torch.func.grad(of_floats)(numbers)
+        return found
+
     try:
-        return torch.func.vmap(one)(outputs, targets)  # type: ignore[no-any-return]
+        found = _each(gradients, outputs, targets)
     except (RuntimeError, ValueError, TypeError):  # code that torch cannot batch, such as `if`
-        pairs = zip(outputs.unbind(), targets.unbind(), strict=True)
-        return torch.stack([one(*pair) for pair in pairs])
+        found = _in_turn(gradients, outputs, targets)
+    left = iter(found)
+    every = zip(leaves(outputs), floats, strict=True)
+    return with_leaves(outputs, [next(left) if f else torch.zeros_like(w) for w, f in every])
 
 
-def _is_mean(loss: Loss, outputs: Tensor, like: ExampleType) -> bool:
+def _in_turn(one: Callable[..., list[Tensor]], outputs: Any, targets: Tree) -> list[Tensor]:
+    given = [mapped(lambda leaf: leaf[0], each) for each in one_by_one(outputs)]
+    wanted = [mapped(lambda leaf: leaf[0], each) for each in one_by_one(targets)]
+    found = [one(*pair) for pair in zip(given, wanted, strict=True)]
+    return [torch.stack(parts) for parts in zip(*found, strict=True)]
+
+
+def _is_mean(loss: Loss, outputs: Any, like: ExampleType) -> bool:
     """Whether the loss takes these numbers; ModelError where examples weigh on each other."""
     targets = like.made_up_targets(outputs)
     try:
-        _demand_outputs_alone(loss(outputs.detach(), targets))
+        _demand_outputs_alone(loss(mapped(Tensor.detach, outputs), targets))
         batch, gradient = _value_and_gradient(loss, outputs, targets)
-        pairs = zip(torch.split(outputs, 1), torch.split(targets, 1), strict=True)
+        pairs = zip(one_by_one(outputs), one_by_one(targets), strict=True)
         alone = [_value_and_gradient(loss, *pair) for pair in pairs]
     except ModelError:
         raise
@@ -128,7 +189,7 @@ def _is_mean(loss: Loss, outputs: Tensor, like: ExampleType) -> bool:
     # Of nothing but NaN nothing can be said; a NaN of some examples alone differs from any mean.
     if not (batch.isfinite() and values.isfinite().any()):
         return False
-    own = torch.cat([part for _, part in alone]) / len(outputs)
+    own = torch.cat([part for _, part in alone]) / len(alone)
     if not (
         torch.allclose(batch, values.mean(), rtol=1e-4, atol=1e-6)
         and torch.allclose(gradient, own, rtol=1e-3, atol=1e-6)
@@ -152,10 +213,14 @@ def _demand_outputs_alone(value: Tensor) -> None:
         )
 
 
-def _value_and_gradient(loss: Loss, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    leaf = outputs.detach().clone().requires_grad_()
+def _value_and_gradient(loss: Loss, outputs: Any, targets: Tree) -> tuple[Tensor, Tensor]:
+    """The mean loss, and its gradient by all outputs, a row for each example."""
+    every = [leaf.detach().clone() for leaf in leaves(outputs)]
+    floats = [leaf.requires_grad_() for leaf in every if leaf.is_floating_point()]
     with torch.enable_grad():
-        value = loss(leaf, targets)
+        value = loss(with_leaves(outputs, every), targets)
         value = value.mean() if value.dim() else value
-        (gradient,) = torch.autograd.grad(value, [leaf])
-    return value.detach(), gradient
+        found = torch.autograd.grad(value, floats, materialize_grads=True, allow_unused=True)
+    return value.detach(), torch.cat(
+        [part.flatten(1) if part.dim() > 1 else part[:, None] for part in found], dim=1
+    )

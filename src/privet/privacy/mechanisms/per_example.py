@@ -27,6 +27,7 @@ from privet.privacy.mechanisms.grid import Grid, release
 from privet.privacy.mechanisms.noise import NoiseSource
 from privet.privacy.mechanisms.plan import DpSgd
 from privet.privacy.mechanisms.recurrent import Gates, StandIn, restore, stand_ins
+from privet.pytrees import leaves, mapped
 
 with untouched_root_logger():
     from opacus.grad_sample import GradSampleModule
@@ -96,9 +97,9 @@ class PerExampleModule(GradSampleModule):  # type: ignore[misc]
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
         if self.training and torch.is_grad_enabled():
-            self._begin(inputs)
+            self._begin(inputs, options)
         # Skipping an empty batch would reveal that it was empty: it is a step of noise alone.
-        if _is_empty(inputs):
+        if _is_empty((inputs, options)):
             return self._output_of_nothing(inputs, options)
         return self._module(*inputs, **options)
 
@@ -209,21 +210,22 @@ class PerExampleModule(GradSampleModule):  # type: ignore[misc]
                 parameter._forward_counter -= 1  # type: ignore[attr-defined]
         del module.max_batch_len
 
-    def _begin(self, inputs: tuple[Any, ...]) -> None:
+    def _begin(self, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
         if self.batch is not None:
             raise PrivacyError(
                 "a second batch before optimizer.zero_grad(): each step takes exactly one batch"
             )
-        if not (inputs and isinstance(inputs[0], Tensor) and inputs[0].dim() > 0):
+        found = leaves((inputs, options))
+        if not (found and found[0].dim() > 0):
             raise ModelError("the model's first input must be a tensor with the examples in rows")
-        self.batch = len(inputs[0])
+        self.batch = len(found[0])
 
-    def _output_of_nothing(self, inputs: tuple[Any, ...], options: dict[str, Any]) -> Tensor:
+    def _output_of_nothing(self, inputs: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """No rows of what the model makes of an all-zero example."""
-        one = [x.new_zeros(1, *x.shape[1:]) if _is_empty((x,)) else x for x in inputs]
+        given, named = mapped(_one_of_nothing, (inputs, options))
         with torch.no_grad():
-            output: Tensor = self._module(*one, **options)
-        return output[:0].detach().requires_grad_()
+            outputs = self._module(*given, **named)
+        return mapped(_no_rows, outputs)
 
     def _check_rows(self, part: Gradients) -> None:
         if len(part) != self.batch:
@@ -263,9 +265,18 @@ def _is_plain(module: nn.Module) -> bool:
     return not used_before and module.activations[0][0].dim() == 2  # type: ignore[index]
 
 
-def _is_empty(inputs: tuple[Any, ...]) -> bool:
-    first = inputs[0] if inputs else None
-    return isinstance(first, Tensor) and first.dim() > 0 and len(first) == 0
+def _is_empty(inputs: Any) -> bool:
+    found = leaves(inputs)
+    return bool(found) and found[0].dim() > 0 and len(found[0]) == 0
+
+
+def _one_of_nothing(leaf: Tensor) -> Tensor:
+    return leaf.new_zeros(1, *leaf.shape[1:]) if _is_empty(leaf) else leaf
+
+
+def _no_rows(leaf: Tensor) -> Tensor:
+    empty = leaf[:0].detach()
+    return empty.requires_grad_() if empty.is_floating_point() else empty
 
 
 class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]

@@ -16,6 +16,7 @@ from privet.base import Base
 from privet.privacy.mechanisms.examples import ExampleType
 from privet.privacy.mechanisms.losses import ExampleLoss
 from privet.privacy.mechanisms.soundness import elsewhere
+from privet.pytrees import called, one_by_one
 
 
 def unreached(base: Base, loss: ExampleLoss, like: ExampleType) -> tuple[str, ...]:
@@ -48,10 +49,10 @@ def _gradients(
     named = {name: each for name, each in model.named_parameters() if each.requires_grad}
     for inputs in like.made_up():
         with suppress(Exception):  # a task's own model and loss
-            outputs = model(inputs)
+            outputs = called(model, inputs)
             targets = like.made_up_targets(outputs)
-            for row in range(len(inputs)):
-                value = loss(outputs[row : row + 1], targets[row : row + 1])
+            for output, target in zip(one_by_one(outputs), one_by_one(targets), strict=True):
+                value = loss(output, target)
                 yield _of(value, named)
 
 

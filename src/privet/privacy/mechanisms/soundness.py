@@ -14,9 +14,10 @@ import pickle
 import sys
 from array import array
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
+from operator import itemgetter
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -33,6 +34,17 @@ from privet.errors import ModelError
 from privet.privacy.mechanisms.examples import ExampleType
 from privet.privacy.mechanisms.gradients import Sums
 from privet.privacy.mechanisms.losses import ExampleLoss
+from privet.pytrees import (
+    Tree,
+    at,
+    called,
+    demand_rows,
+    joined,
+    leaves,
+    mapped,
+    one_by_one,
+    rows,
+)
 from privet.randomness import one_thread
 
 STATE_MOVED = (
@@ -113,7 +125,7 @@ def check_evaluation(model: nn.Module, like: ExampleType, *, base: Base | None =
         _probe(base or Base.of(model), like, training=False)
 
 
-def _probe(base: Base, like: ExampleType, *, training: bool = True) -> Tensor:
+def _probe(base: Base, like: ExampleType, *, training: bool = True) -> Any:
     """What the model puts out for made-up inputs, (4, ...), if nothing is wrong with it."""
     before = base.digest
     try:
@@ -128,7 +140,7 @@ def _probe(base: Base, like: ExampleType, *, training: bool = True) -> Tensor:
                 tensor.requires_grad_(False)
 
 
-def _probed(base: Base, like: ExampleType, *, training: bool) -> Tensor:
+def _probed(base: Base, like: ExampleType, *, training: bool) -> Any:
     model = base.module
     try:
         twin = base.twin()
@@ -301,36 +313,43 @@ def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0]}"
 
 
-def _accepted(base: Base, twin: nn.Module, candidates: list[Tensor]) -> list[Tensor]:
-    """Those inputs that the model takes; ModelError when it takes none."""
+def _accepted(base: Base, twin: nn.Module, candidates: list[Tree]) -> list[Tree]:
+    """Those inputs that the model takes, the most numbers first; ModelError when it takes none."""
     accepted, problems = [], []
     for inputs in candidates:
         try:
-            _outputs(base.twin(twin), inputs)
+            outputs = _outputs(base.twin(twin), inputs)
         except ModelError:
             raise
         except Exception as error:
             problems.append(error)
             continue
-        accepted.append(inputs)
+        accepted.append((_lost(outputs), inputs))
     if accepted:
-        return accepted
-    shape = tuple(candidates[0].shape)
+        # Where all is NaN (a mask of large numbers) rows look alike whatever the model does.
+        return [inputs for _, inputs in sorted(accepted, key=itemgetter(0))]
     raise ModelError(
-        f"the model fails on made-up inputs of shape {shape}, {candidates[0].dtype}: "
-        f"{_said(problems[0])}"
+        f"the model fails on made-up inputs of {_described(candidates[0])}: {_said(problems[0])}"
     ) from problems[0]
 
 
-def _outputs(model: nn.Module, inputs: Tensor) -> Tensor:
+def _lost(outputs: Any) -> int:
+    return sum(int((~leaf.isfinite()).sum()) for leaf in leaves(outputs))
+
+
+def _described(inputs: Tree) -> str:
+    if isinstance(inputs, dict):
+        return ", ".join(f"{name} of {_described(each)}" for name, each in inputs.items())
+    each = [f"shape {tuple(leaf.shape)}, {leaf.dtype}" for leaf in leaves(inputs)]
+    return " and ".join(each)
+
+
+def _outputs(model: nn.Module, inputs: Tree) -> Any:
     with torch.no_grad():
-        output = model(inputs)
-    if not isinstance(output, Tensor) or output.dim() == 0 or len(output) != len(inputs):
-        raise ModelError("the model must return one tensor with one row for each example")
-    return output
+        return demand_rows(called(model, inputs), rows(inputs))
 
 
-def _check_state(base: Base, twin: nn.Module, inputs: Tensor) -> None:
+def _check_state(base: Base, twin: nn.Module, inputs: Tree) -> None:
     """Large weights bring out what acts on them alone, such as a norm that is held down."""
     for scale in (1.0, 1000.0):
         model = base.twin(twin)
@@ -338,21 +357,22 @@ def _check_state(base: Base, twin: nn.Module, inputs: Tensor) -> None:
             for parameter in _trainable(model, base):
                 parameter.mul_(scale)
         before = reachable(model, but=base.ids)
-        for given in (torch.zeros_like(inputs), inputs):  # zeros may look like the first state
+        # Zeros may look like the first state.
+        for given in (mapped(torch.zeros_like, inputs), inputs):
             with torch.enable_grad():
-                output = model(given)
-                if output.requires_grad:
-                    output.sum().backward()
+                moved = [each.sum() for each in leaves(called(model, given)) if each.requires_grad]
+                if moved:
+                    torch.autograd.backward(moved)
             model.zero_grad(set_to_none=True)
             if (path := changed(before, reachable(model, but=base.ids))) is not None:
                 raise ModelError(STATE_MOVED.format(path))
     _check_counters(base, twin, inputs)
 
 
-def _check_counters(base: Base, twin: nn.Module, inputs: Tensor) -> None:
+def _check_counters(base: Base, twin: nn.Module, inputs: Tree) -> None:
     """What a class declares as a counter must count alike whatever the inputs are."""
     ends = []
-    for given in (inputs, torch.zeros_like(inputs)):
+    for given in (inputs, mapped(torch.zeros_like, inputs)):
         model = base.twin(twin)
         _outputs(model, given)
         ends.append(_declared(model))
@@ -368,46 +388,60 @@ def _declared(model: nn.Module) -> dict[str, Any]:
     return found
 
 
-def _check_rows(twin: nn.Module, inputs: Tensor) -> Tensor:
+def _check_rows(twin: nn.Module, inputs: Tree) -> Any:
     together = _outputs(twin, inputs)
     if not _close(_outputs(twin, inputs), together):
         raise ModelError(
             "two passes over the same inputs differ although torch's random draws were held fixed: "
             "the model draws its randomness elsewhere, and rows cannot be compared"
         )
-    alone = torch.cat([_outputs(twin, row.unsqueeze(0)) for row in inputs])
-    twice = _outputs(twin, torch.cat([inputs, inputs]))[: len(inputs)]
-    others = [inputs.roll(1, 0), torch.zeros_like(inputs)]
-    if not torch.equal(inputs, inputs.round()):  # numbers, not indices
-        others.append(inputs.roll(2, 0) * 30)
+    twice = at(_outputs(twin, joined([inputs, inputs])), slice(0, rows(inputs)))
+    others = [_rolled(inputs, 1), mapped(torch.zeros_like, inputs)]
+    if _numbers(inputs):
+        others.append(mapped(lambda leaf: leaf.roll(2, 0) * 30 if _number(leaf) else leaf, inputs))
     among = [_among(twin, inputs, other) for other in others]
-    _demand_close(together, alone, twice, *among)
+    _demand_close(together, _alone(twin, inputs), twice, *among)
     return together
 
 
-def _check_sizes(twin: nn.Module, inputs: Tensor) -> None:
+def _number(leaf: Tensor) -> bool:
+    """Whether it has numbers, not indices or a mask."""
+    return leaf.is_floating_point() and not torch.equal(leaf, leaf.round())
+
+
+def _numbers(inputs: Tree) -> bool:
+    return any(map(_number, leaves(inputs)))
+
+
+def _rolled(inputs: Tree, by: int) -> Tree:
+    return mapped(lambda leaf: leaf.roll(by, 0), inputs)
+
+
+def _alone(twin: nn.Module, inputs: Tree) -> Any:
+    return joined([_outputs(twin, row) for row in one_by_one(inputs)])
+
+
+def _check_sizes(twin: nn.Module, inputs: Tree) -> None:
     """Rows among as many as in a batch, and small ones and outliers among others.
 
     What a batch scales or cuts off, it may leave alone where all rows look alike.
     """
-    many = max(2, min(64, _LARGE // max(inputs.numel(), 1)))
-    _demand_close(
-        _outputs(twin, inputs), _outputs(twin, inputs.repeat(many, *_ones(inputs)))[: len(inputs)]
-    )
-    if not inputs.is_floating_point() or torch.equal(inputs, inputs.round()):
+    size, own = sum(leaf.numel() for leaf in leaves(inputs)), slice(0, rows(inputs))
+    many = joined([inputs] * max(2, min(64, _LARGE // max(size, 1))))
+    _demand_close(_outputs(twin, inputs), at(_outputs(twin, many), own))
+    if not _numbers(inputs):
         return
-    outlying = torch.sinh(3 * inputs)
-    for rows in (inputs / 100, outlying):
-        alone = torch.cat([_outputs(twin, row.unsqueeze(0)) for row in rows])
-        among = _among(twin, rows, inputs.roll(1, 0)), _among(twin, rows, outlying.roll(2, 0))
-        _demand_close(alone, *among)
+    outlying = _of_numbers(lambda leaf: torch.sinh(3 * leaf), inputs)
+    for each in (_of_numbers(lambda leaf: leaf / 100, inputs), outlying):
+        among = [_among(twin, each, other) for other in (_rolled(inputs, 1), _rolled(outlying, 2))]
+        _demand_close(_alone(twin, each), *among)
 
 
-def _ones(inputs: Tensor) -> tuple[int, ...]:
-    return (1,) * (inputs.dim() - 1)
+def _of_numbers(change: Callable[[Tensor], Tensor], inputs: Tree) -> Tree:
+    return mapped(lambda leaf: change(leaf) if _number(leaf) else leaf, inputs)
 
 
-def _demand_close(wanted: Tensor, *found: Tensor) -> None:
+def _demand_close(wanted: Any, *found: Any) -> None:
     if not all(_close(each, wanted) for each in found):
         raise ModelError(
             "the model's output for one example depends on the others in its batch: "
@@ -415,32 +449,37 @@ def _demand_close(wanted: Tensor, *found: Tensor) -> None:
         )
 
 
-def _among(twin: nn.Module, inputs: Tensor, others: Tensor) -> Tensor:
+def _among(twin: nn.Module, inputs: Tree, others: Tree) -> Any:
     """Each row's output with `others` in place of the rows beside it."""
     found = []
-    for place in range(len(inputs)):
-        batch = others.clone()
-        batch[place] = inputs[place]
-        found.append(_outputs(twin, batch)[place])
-    return torch.stack(found)
+    for place, own in enumerate(one_by_one(inputs)):
+        batch = joined([at(others, slice(0, place)), own, at(others, slice(place + 1, None))])
+        found.append(at(_outputs(twin, batch), slice(place, place + 1)))
+    return joined(found)
 
 
-def _close(found: Tensor, wanted: Tensor) -> bool:
+def _close(found: Any, wanted: Any) -> bool:
+    pairs = zip(leaves(found), leaves(wanted), strict=True)
+    return all(_close_tensors(*pair) for pair in pairs)
+
+
+def _close_tensors(found: Tensor, wanted: Tensor) -> bool:
     if found.shape != wanted.shape or not wanted.numel():
         return found.shape == wanted.shape
     size = float(torch.nan_to_num(wanted.abs().float()).max())
+    if not wanted.is_floating_point():
+        return torch.equal(found, wanted)
     return torch.allclose(found, wanted, rtol=1e-4, atol=1e-5 * max(size, 1.0), equal_nan=True)
 
 
-def _check_gradients(twin: nn.Module, inputs: Tensor, outputs: Tensor) -> None:
+def _check_gradients(twin: nn.Module, inputs: Tree, outputs: Any) -> None:
     """Per-example gradients of a random linear function of the outputs, in a batch and alone."""
     # A plain sum of outputs has gradient zero behind a softmax; a random direction has not.
     # Not by torch's generator: its draws are held fixed here.
-    drawn = np.random.default_rng(0).normal(size=tuple(outputs.shape))
-    # Of very different lengths: what holds a batch's gradient down acts on long ones only.
-    lengths = np.array([1e4, 1.0, 1e2, 1e-2]).reshape(-1, *(1,) * (drawn.ndim - 1))
-    direction = torch.from_numpy(drawn * lengths).to(outputs.dtype)
-    wanted = [_gradient(twin, row, part) for row, part in zip(inputs, direction, strict=True)]
+    drawn = np.random.default_rng(0)
+    direction = mapped(lambda leaf: _direction(leaf, drawn), outputs)
+    pairs = zip(one_by_one(inputs), one_by_one(direction), strict=True)
+    wanted = [_gradient(twin, row, part) for row, part in pairs]
     found = _by_hooks(twin, inputs, direction)
     for expected, got in zip(wanted, found, strict=True):
         size = max(float(expected.abs().max()), 1e-3)
@@ -452,17 +491,31 @@ def _check_gradients(twin: nn.Module, inputs: Tensor, outputs: Tensor) -> None:
             )
 
 
-def _gradient(model: nn.Module, row: Tensor, direction: Tensor) -> Tensor:
+def _direction(outputs: Tensor, rng: np.random.Generator) -> Tensor:
+    drawn = rng.normal(size=tuple(outputs.shape))
+    # Of very different lengths: what holds a batch's gradient down acts on long ones only.
+    lengths = np.array([1e4, 1.0, 1e2, 1e-2]).reshape(-1, *(1,) * (drawn.ndim - 1))
+    return torch.from_numpy(drawn * lengths).to(outputs.dtype)
+
+
+def _along(outputs: Any, direction: Any) -> Tensor:
+    """The scalar products of outputs that train with a direction, shape (n,)."""
+    pairs = zip(leaves(outputs), leaves(direction), strict=True)
+    products = [(o * d).reshape(len(o), -1).sum(1) for o, d in pairs if o.requires_grad]
+    return torch.stack(products).sum(0)
+
+
+def _gradient(model: nn.Module, row: Tree, direction: Any) -> Tensor:
     """The gradient over all trainable parameters for one example, shape (d,); unused ones are 0."""
     trainable = _trainable(model)
     with torch.enable_grad():
-        value = (model(row.unsqueeze(0)) * direction).sum()
+        value = _along(called(model, row), direction).sum()
         parts = torch.autograd.grad(value, trainable, allow_unused=True)
     whole = [torch.zeros_like(p) if g is None else g for p, g in zip(trainable, parts, strict=True)]
     return torch.cat([(g.to_dense() if g.is_sparse else g).reshape(-1) for g in whole])
 
 
-def _by_hooks(twin: nn.Module, inputs: Tensor, direction: Tensor) -> list[Tensor]:
+def _by_hooks(twin: nn.Module, inputs: Tree, direction: Any) -> list[Tensor]:
     """Each example's gradient as the training gets it, shape (d,)."""
     from privet.privacy.mechanisms.per_example import PerExampleModule
 
@@ -474,11 +527,11 @@ def _by_hooks(twin: nn.Module, inputs: Tensor, direction: Tensor) -> list[Tensor
     found = []
     try:
         with torch.enable_grad():
-            (wrapped(inputs) * direction).reshape(len(inputs), -1).sum(1).mean().backward()
+            _along(called(wrapped, inputs), direction).mean().backward()  # type: ignore[no-untyped-call]
         parts = wrapped.collect()
-        for place in range(len(inputs)):
+        for place in range(count := rows(inputs)):
             sums: Sums = {p: torch.zeros_like(p, dtype=torch.float64) for p in trainable}
-            chosen = torch.zeros(len(inputs), dtype=torch.float64)
+            chosen = torch.zeros(count, dtype=torch.float64)
             chosen[place] = 1.0
             with torch.no_grad():
                 for part in parts:
