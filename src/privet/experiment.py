@@ -76,6 +76,7 @@ class FederationSettings(_Settings):
     alpha: Positive = 0.5
     """Concentration of the Dirichlet partition; smaller is more uneven."""
     shards_per_silo: Count = 2
+    """With partition = "shards": sorted pieces that each silo gets."""
     participation: Rate = 1.0
     """Chance of each silo to be asked in a round, by independent coins."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -88,20 +89,26 @@ class TrainingSettings(_Settings):
     """One silo's local training in one round."""
 
     epochs: Count = 1
+    """Passes over a silo's records in a round."""
     steps: Count | None = None
     """Local steps in a round, instead of `epochs`."""
     batch_size: Count = 64
+    """Records in a step; under [privacy] the expected number."""
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     """As torch.optim has them; in each round a silo begins with a new one."""
     lr: Positive = 0.1
+    """Learning rate of the silos' optimizer."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Of sgd."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Of adamw decoupled from the gradient, else added to it."""
     schedule: Literal["constant", "cosine", "linear", "step"] = "constant"
     """Learning rate over the rounds: `cosine` and `linear` fall from `lr` to nearly zero, `step` by
     `decay_factor` after every `decay_every` rounds."""
     decay_every: Count | None = None
+    """Rounds, with schedule = "step"."""
     decay_factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """With schedule = "step"."""
     warmup: Annotated[int, Field(ge=0)] = 0
     """Rounds in which the learning rate rises linearly; the schedule begins behind them."""
     class_weights: tuple[Positive, ...] | None = None
@@ -168,6 +175,7 @@ class StrategySettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow", ser_json_inf_nan="constants")
     name: str = "fedavg"
+    """How updates become the next model: one of `privet strategies`, whose options stand beside."""
 
     @model_validator(mode="after")
     def _plain(self) -> Self:
@@ -184,10 +192,13 @@ class PrivacySettings(_Settings):
     """Record-level differential privacy: exactly one of `epsilon` and `noise_multiplier`."""
 
     unit: Literal["record"] = "record"
+    """Whose presence epsilon is about: one record."""
     epsilon: Positive | None = None
     """Target over the whole run for each silo's records (a silo asked in every round)."""
     noise_multiplier: Positive | None = None
+    """Standard deviation of a step's noise over the clip norm, where no epsilon is set."""
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    """Chance that epsilon does not hold; below one over the records of a silo."""
     clip: Positive = 1.0
     """Largest L2 norm of one record's gradient."""
     calibrate: Literal["per-silo", "shared"] = "per-silo"
@@ -285,12 +296,15 @@ class Experiment(_Settings):
     """A whole run. Frozen; `with_settings` gives a changed copy."""
 
     task: str
+    """What is learned: one of `privet tasks`, or "package.module:Class"."""
     model: str | None = None
     """One of the task's models; unset: the task's own choice."""
     start: StartSettings | None = None
     """Unset: the weights follow from the seed."""
     rounds: Count = 10
+    """Rounds of training, from asking silos to the next model."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Of weights, deals to silos, coins and a simulation's noise: equal seeds give equal runs."""
     round_timeout: Positive = 3600.0
     """Seconds to wait for the replies of a round."""
     data: Annotated[dict[str, Any], AfterValidator(_check_plain)] = Field(default_factory=dict)
@@ -374,12 +388,18 @@ class Experiment(_Settings):
             raise ExperimentError(_one_line(error)) from None
 
     @classmethod
-    def from_file(cls, path: Path, settings: Mapping[str, str] | None = None) -> Experiment:
+    def from_file(
+        cls, path: Path, settings: Mapping[str, str] | None = None, *, unset: Sequence[str] = ()
+    ) -> Experiment:
         """Read a TOML file; `settings` are dotted keys with TOML values that replace the file's.
+
+        `unset` are dotted keys, of values or tables, that are taken out first.
 
         A table [sweep] is none of a run's settings: it is left out.
         """
         raw = {key: value for key, value in read_toml(path).items() if key != SWEEP}
+        for key in unset:
+            _remove(raw, key, path)
         for key, text in (settings or {}).items():
             _assign(raw, key, toml_value(text))
         return cls.from_mapping(raw)
@@ -466,6 +486,17 @@ def _assign(raw: dict[str, Any], key: str, value: Any) -> None:
         if not isinstance(raw, dict):
             raise ExperimentError(f"{key}: '{table}' is a value, not a table")
     raw[last] = value
+
+
+def _remove(raw: dict[str, Any], key: str, path: Path) -> None:
+    *tables, last = key.split(".")
+    table: Any = raw
+    for name in tables:
+        table = table.get(name) if isinstance(table, dict) else None
+    if not isinstance(table, dict) or last not in table:
+        known = [*raw, *dotted(raw)]
+        raise ExperimentError(f"--unset {key}: {path} has no such key.{nearest(key, known)}")
+    del table[last]
 
 
 def toml_value(text: str) -> Any:

@@ -17,7 +17,7 @@ from privet.commands.datasets import schema
 from privet.commands.deployment import health, server
 from privet.commands.jobs import cancel, fetch, logs, page, status, submit, watch
 from privet.commands.ledger import ledger_cli
-from privet.commands.lists import strategies, task_cli, tasks
+from privet.commands.lists import explain, strategies, task_cli, tasks
 from privet.commands.policy import policy_cli
 from privet.commands.provision import join_cli, provision, try_
 from privet.commands.results import compare, report
@@ -65,6 +65,7 @@ for command in (
     export,
     schema,
     tasks,
+    explain,
     strategies,
 ):
     # `try` is a word of Python's, so its function has a trailing underscore.

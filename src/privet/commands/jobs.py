@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from privet.commands.options import AsJson, ExperimentFile, Settings, read_experiment
+from privet.commands.options import AsJson, ExperimentFile, Settings, Unset, read_experiment
 from privet.errors import PrivetError
 from privet.files import write_whole
 
@@ -34,6 +34,7 @@ def submit(
     file: ExperimentFile,
     kit: Kit = None,
     settings: Settings = None,
+    unset: Unset = None,
     detach: Annotated[bool, typer.Option("--detach", help="Do not wait for the end.")] = False,
     out: Annotated[
         Path | None, typer.Option(help="Fetch the results into this folder at the end.")
@@ -49,7 +50,7 @@ def submit(
     from privet.server.start import ordered
     from privet.tasks.files import data_folder
 
-    experiment = ordered(read_experiment(file, settings), data_dir=data_folder())
+    experiment = ordered(read_experiment(file, settings, unset), data_dir=data_folder())
     # Here too, before it is sent: a mistake costs no job and no visit to the silos.
     check(experiment)
     refuse_validation(experiment)

@@ -10,17 +10,89 @@ import typer
 from privet.errors import PrivetError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from privet.client.task_code import CodeCover
 
 task_cli = typer.Typer(name="task", no_args_is_help=True, help="Tasks of someone's own.")
 
 
-def tasks() -> None:
-    """List the built-in tasks."""
+def tasks(
+    name: Annotated[
+        str | None, typer.Argument(help="Show models, options and an example of this one.")
+    ] = None,
+) -> None:
+    """List the built-in tasks, or show one."""
     from privet.tasks.registry import TASKS
 
+    if name is not None:
+        for line in _about_task(name):
+            typer.echo(line)
+        return
     _list({name: task.summary for name, task in TASKS.items()})
-    typer.echo('\nYour own: task = "package.module:Class" (see examples/custom_task).')
+    typer.echo("\nprivet tasks NAME shows models, options and an example.")
+    typer.echo('Your own: task = "package.module:Class" (see examples/custom_task).')
+
+
+def _about_task(name: str) -> Iterator[str]:
+    """A task's models, options and an experiment to begin with."""
+    from privet.tasks.registry import TASKS
+
+    options, entry = list(_options(name)), TASKS.get(name)
+    yield f"{name}: {entry.summary if entry else 'a task of your own'}"
+    if entry is not None:
+        yield ""
+        yield f"model    {', '.join(entry.models)} (the first unless another is set)"
+    yield ""
+    if options:
+        yield "[data]"
+        widths = [max(len(row[place]) for row in options) for place in (0, 1)]
+        for key, default, meaning in options:
+            yield f"  {key:<{widths[0]}}  {default:<{widths[1]}}  {meaning}".rstrip()
+    else:
+        yield "It takes no options under [data]."
+    if entry is not None:
+        yield from ("", "An experiment to begin with:", "")
+        yield from (f"    {line}".rstrip() for line in entry.example.splitlines())
+
+
+def _options(name: str) -> Iterator[tuple[str, str, str]]:
+    """The keys that a task takes under [data], with their defaults and what they are."""
+    from privet.commands import reference
+    from privet.tasks.registry import options_of
+
+    if name == "table":
+        for key in reference.every_key():
+            if key.file == reference.TABLE:
+                yield (
+                    key.name.removeprefix("data."),
+                    key.default,
+                    key.meaning.split(". ")[0].rstrip("."),
+                )
+    else:
+        yield from ((key, default, "") for key, default in options_of(name))
+
+
+def explain(
+    key: Annotated[
+        str | None,
+        typer.Argument(help="A key, whole (privacy.epsilon) or its end. [default: list them]"),
+    ] = None,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the reference page of all keys.")
+    ] = False,
+) -> None:
+    """Say what a key of an experiment, a policy or a party's file is, may be and does."""
+    from privet.commands import reference
+
+    if markdown:
+        typer.echo(reference.markdown(reference.every_key()), nl=False)
+    elif key is None:
+        for line in reference.listing(reference.every_key()):
+            typer.echo(line)
+    else:
+        for line in reference.told(reference.found(key)):
+            typer.echo(line)
 
 
 def strategies() -> None:

@@ -17,6 +17,10 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Replace a setting of the file."),
 ]
+Unset = Annotated[
+    list[str] | None,
+    typer.Option("--unset", metavar="KEY", help="Take a setting, or a table, of the file out."),
+]
 DataDir = Annotated[
     Path | None, typer.Option(help="Folder of the data sets. [default: $PRIVET_DATA]")
 ]
@@ -35,8 +39,10 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but er
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def read_experiment(file: Path, settings: list[str] | None) -> Experiment:
+def read_experiment(
+    file: Path, settings: list[str] | None, unset: list[str] | None = None
+) -> Experiment:
     """The experiment of a file with the settings of `--set` in place of the file's."""
     from privet.experiment import Experiment, assignments
 
-    return Experiment.from_file(file, assignments(settings or []))
+    return Experiment.from_file(file, assignments(settings or []), unset=unset or [])

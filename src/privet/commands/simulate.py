@@ -20,6 +20,7 @@ from privet.commands.options import (
     Settings,
     Track,
     TrainingEngine,
+    Unset,
     read_experiment,
 )
 from privet.metrics import ACCURACY, LOSS, Metric, metric_named
@@ -57,6 +58,7 @@ AsJson = Annotated[
 def simulate(
     file: ExperimentFile,
     settings: Settings = None,
+    unset: Unset = None,
     out: Out = None,
     workers: Workers = 1,
     engine: TrainingEngine = "auto",
@@ -71,7 +73,8 @@ def simulate(
     as_json: AsJson = False,
 ) -> None:
     """Run a whole federation on this machine."""
-    experiment = read_experiment(file, settings)  # a mistake is told before seconds of imports
+    # A mistake is told before seconds of imports.
+    experiment = read_experiment(file, settings, unset)
     with _importing("privet.simulations.run"):
         from privet.api import simulate_prepared
         from privet.commands.progress import choose_mode, progress, spinner

@@ -17,6 +17,7 @@ from privet.commands.options import (
     ShownMetric,
     Track,
     TrainingEngine,
+    Unset,
     read_experiment,
 )
 from privet.errors import ExperimentError
@@ -59,6 +60,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print a JSON line for each
 def sweep(
     file: ExperimentFile,
     settings: Settings = None,
+    unset: Unset = None,
     epsilon: Epsilon = None,
     axis: Axes = None,
     seeds: Seeds = None,
@@ -81,7 +83,7 @@ def sweep(
     from privet.experiment import SWEEP, read_toml
     from privet.sweeps.request import SweepRequest, runs_of
 
-    experiment = read_experiment(file, settings)
+    experiment = read_experiment(file, settings, unset)
     request = SweepRequest.from_table(read_toml(file).get(SWEEP, {})).with_options(
         axes=axis or [], epsilon=epsilon, seeds=seeds, baselines=baselines
     )

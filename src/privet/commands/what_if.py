@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from privet.commands.options import ExperimentFile, Settings, read_experiment
+from privet.commands.options import ExperimentFile, Settings, Unset, read_experiment
 from privet.errors import PrivetError
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ Requester = Annotated[str, typer.Option(help="Who would ask.")]
 def what_if(
     file: ExperimentFile,
     settings: Settings = None,
+    unset: Unset = None,
     ledger: LedgerFile = Path("ledger.sqlite"),
     policy: PolicyFile = Path("policy.toml"),
     dataset: Dataset = None,
@@ -57,7 +58,7 @@ def what_if(
     from privet.privacy.ledger import read_history
     from privet.privacy.policy import Policy
 
-    experiment = read_experiment(file, settings)
+    experiment = read_experiment(file, settings, unset)
     rules, history = Policy.from_file(policy), read_history(ledger)
     count = records or (_held(experiment, kit) if kit else _count(experiment, data_dir))
     origin = RequestOrigin(

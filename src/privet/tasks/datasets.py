@@ -49,6 +49,7 @@ class DatasetDescription(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     task: str
+    """One of `privet tasks`; its options stand beside it."""
 
     @classmethod
     def undescribed(cls, task: str) -> DatasetDescription:

@@ -82,40 +82,92 @@ class TaskEntry:
 
     summary: str
     path: str
+    models: tuple[str, ...]
+    """By name; the first is the default."""
+    example: str
+    """An experiment file to begin with."""
     needs_data: bool = True
     held: str = ""
     """The class that reads what a data holder describes, if it is another."""
+
+
+_TABLE_EXAMPLE = """\
+task = "table"
+rounds = 20
+
+[data]
+file = "stays.csv"            # in the data folder: --data-dir, or PRIVET_DATA
+target = "outcome"
+exclude = ["patient"]         # columns that no model gets
+# Declared, so that [privacy] can cover all of it:
+# numeric = ["age"]
+# categorical = ["ward"]
+# ranges.age = [0, 110]
+# categories.ward = ["north", "south"]
+# classes = ["home", "died"]
+
+[federation]
+silos = 5
+
+# [privacy]
+# epsilon = 4.0
+"""
+
+
+def _example(task: str) -> str:
+    return f'''\
+task = "{task}"
+rounds = 20
+
+[training]
+lr = 0.5
+
+[privacy]
+epsilon = 4.0
+'''
 
 
 TASKS: Mapping[str, TaskEntry] = {
     "digits": TaskEntry(
         "8x8 images of handwritten digits, bundled with scikit-learn; needs no download",
         "privet.tasks.digits:Digits",
+        models=("linear", "mlp", "cnn"),
+        example=_example("digits"),
         needs_data=False,
     ),
     "mnist": TaskEntry(
         "28x28 images of handwritten digits",
         "privet.tasks.images:Mnist",
+        models=("cnn", "mlp", "linear", "scatter-linear"),
+        example=_example("mnist"),
         held="privet.tasks.images:HeldMnist",
     ),
     "fashion-mnist": TaskEntry(
         "28x28 images of clothes",
         "privet.tasks.images:FashionMnist",
+        models=("cnn", "mlp", "linear", "scatter-linear"),
+        example=_example("fashion-mnist"),
         held="privet.tasks.images:HeldFashionMnist",
     ),
     "heart-disease": TaskEntry(
         "heart disease in patients of four hospitals, which are the natural silos",
         "privet.tasks.heart:HeartDisease",
+        models=("linear", "mlp"),
+        example=_example("heart-disease"),
         held="privet.tasks.heart:HeldHeartDisease",
     ),
     "adult": TaskEntry(
         "income above 50,000 dollars from census answers",
         "privet.tasks.adult:Adult",
+        models=("linear", "mlp"),
+        example=_example("adult"),
         held="privet.tasks.adult:HeldAdult",
     ),
     "table": TaskEntry(
         "any CSV or Parquet file with a column to predict",
         "privet.tasks.table:Table",
+        models=("linear", "mlp"),
+        example=_TABLE_EXAMPLE,
         held="privet.tasks.held_table:HeldTable",
     ),
 }
@@ -149,6 +201,15 @@ def load_task(
     _check_arguments(name, cls, given)
     key = f"{name} {held} {sorted(arguments.items())}"
     return kept(key, lambda: cast("Task", cls(**arguments)))
+
+
+def options_of(name: str) -> Iterator[tuple[str, str]]:
+    """The keywords of a task's class, which stand under [data], and their defaults."""
+    for parameter in inspect.signature(_task_class(name)).parameters.values():
+        if parameter.name in ("model", "data_dir") or parameter.kind is parameter.VAR_KEYWORD:
+            continue
+        free = parameter.default is parameter.empty
+        yield parameter.name, "required" if free else f"{parameter.default!r}"
 
 
 def _task_class(name: str, *, held: bool = False) -> type:

@@ -51,9 +51,11 @@ class TableOptions(BaseModel):
     test_file: str | None = None
     """Rows to test on; without it about `test_fraction` of the rows are kept for testing."""
     test_fraction: float = Field(default=0.2, ge=0, lt=1)
+    """Share of the rows to test on, each by a coin of its own content."""
     numeric: list[str] | None = None
     """Columns to use as numbers. With `numeric` or `categorical` no other column is used."""
     categorical: list[str] | None = None
+    """Columns to use as words."""
     person: str | None = None
     """At a silo: the column that says whose each row is. One row a person is used, so that epsilon
     is a person's."""
@@ -64,11 +66,13 @@ class TableOptions(BaseModel):
     separator: Annotated[str, Field(min_length=1, max_length=1)] | None = None
     """Of text files; unset: the one of comma, semicolon, tab and bar that the header has most."""
     decimal: Literal[".", ","] = "."
+    """What stands before the decimals of numbers."""
     thousands: Literal[",", ".", " ", "'"] | None = None
     """What groups the digits of numbers, if anything does."""
     missing_marks: list[str] = []
     """Texts that stand for no value, besides nothing at all, "?", NA, N/A, NaN, nan, NULL, null."""
     missing: Literal["impute", "drop", "refuse"] = "impute"
+    """What becomes of a missing value: an input of its own, "drop" of its row, or an error."""
     ranges: dict[str, tuple[float, float]] = {}
     """Public [lowest, highest] value of numeric columns."""
     categories: dict[str, list[str | int | float | bool]] = {}

@@ -99,11 +99,15 @@ class _Kit(BaseModel):
     file_name: ClassVar[str]
 
     project: Name
+    """Name of the project."""
     project_key: Key
     """The operators' Ed25519 public key: who may say who belongs to the project."""
     name: Name
+    """Of this party."""
     ca: FilePath = Path("ca.pem")
+    """The project's certificate authority."""
     parties: FilePath = Path("parties.json")
+    """The signed list of parties."""
 
     @classmethod
     def from_folder(cls, path: Path) -> Self:
@@ -128,8 +132,11 @@ class ServerKit(_Kit):
     file_name = "server.toml"
 
     listen: Address = "0.0.0.0:8443"
+    """Where silos and administrators reach it."""
     certificate: FilePath = Path("server.pem")
+    """Of the server, for TLS."""
     certificate_key: FilePath = Path("server.key")
+    """Of that certificate."""
     state: FilePath = Path("state")
     """Folder of what the server must remember."""
     # TOML has lists, which a strict tuple would refuse.
@@ -148,6 +155,7 @@ class ServerKit(_Kit):
     least_disk_mb: Annotated[int, Field(ge=0)] = 500
     """Megabytes free on the disk of `state` below which the server says that it is not well."""
     max_message_mb: Annotated[int, Field(ge=1, le=LARGEST_MESSAGE_MB)] = LARGEST_MESSAGE_MB
+    """Megabytes of the largest message."""
 
 
 class SiloKit(_Kit):
@@ -156,10 +164,15 @@ class SiloKit(_Kit):
     file_name = "silo.toml"
 
     server: Url
+    """Of the project, https."""
     identity: FilePath = Path("identity.key")
+    """The silo's private key, by which others know it."""
     node_key: FilePath = Path("node.key")
+    """The key of its connection."""
     policy: FilePath = Path("policy.toml")
+    """What the data holder allows."""
     ledger: FilePath = Path("ledger.sqlite")
+    """What was spent, signed."""
     dataset: Name
     """Name, in ledger and policy, of the data set of jobs that name none; unset: the only one of
     `datasets`, or the silo's own name."""
@@ -168,7 +181,9 @@ class SiloKit(_Kit):
     data_dir: FilePath | None = None
     """Where the records lie; unset: $PRIVET_DATA. No file outside is opened."""
     keys: FilePath = Path("keys")
+    """Folder of keys between silos, with [encryption]."""
     models: FilePath = Path("models")
+    """Folder of models of encrypted jobs."""
     state: FilePath = Path("state")
     """Folder of what the silo must remember besides its ledger."""
     canaries: Annotated[int, Field(ge=0, le=10_000)] = 0
@@ -176,7 +191,9 @@ class SiloKit(_Kit):
     share: Share | None = None
     """"0/3": the first third of a public data set, for trying out."""
     health: OptionalAddress = "127.0.0.1:9402"
+    """Of the gRPC health service; "" serves none."""
     metrics: OptionalAddress = "127.0.0.1:9403"
+    """Of the Prometheus metrics; "" serves none."""
 
     @model_validator(mode="before")
     @classmethod
@@ -226,7 +243,9 @@ class AdminKit(_Kit):
     file_name = "admin.toml"
 
     server: Url
+    """Of the project, https."""
     identity: FilePath = Path("identity.key")
+    """The administrator's private key, which signs orders."""
 
 
 def _read(file: Path) -> dict[str, Any]:

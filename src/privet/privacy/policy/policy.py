@@ -323,6 +323,7 @@ class Policy(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     version: Literal[1] = 1
+    """Of the form of this file."""
     data: dict[str, Rules]
     """By name of the data set in the ledger; "*" stands for those that have no rules."""
     _source: str = PrivateAttr("")

@@ -40,6 +40,7 @@ class Hours(BaseModel):
     days: Annotated[tuple[Day, ...], Field(strict=False)] = DAYS
     """The days on which a span begins."""
     start: Annotated[time, Field(strict=False)] = time(0)
+    """First moment of the span."""
     end: Annotated[time, Field(strict=False)] = time(0)
     """First moment outside the span; at or before `start` means on the next day."""
 
@@ -103,9 +104,13 @@ class Budget(_Table):
     epsilon: Positive
     """Over the whole life of the ledger, all jobs together; inf: no limit, hence no promise."""
     delta: Annotated[float, Field(ge=1e-12, le=0.01)]
+    """At which all epsilons of this data set are counted."""
     epsilon_per_job: Limit = None
+    """Of one job."""
     epsilon_per_month: Limit = None
+    """In a calendar month, UTC."""
     epsilon_per_requester: Limit = None
+    """Of all jobs of one requester."""
 
     def finite(self) -> bool:
         """Whether any of the limits can ever be reached."""
@@ -119,12 +124,15 @@ class Training(_Table):
     plain: bool = False
     """Without differential privacy."""
     units: Annotated[tuple[Literal["record", "client"], ...], Field(strict=False)] = ("record",)
+    """Whose presence a job's epsilon may be about."""
     mechanisms: Annotated[tuple[Literal["dp-sgd", "gaussian"], ...], Field(strict=False)] = (
         "dp-sgd",
     )
+    """What may put noise on what is learned."""
     smallest_noise_multiplier: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Standard deviation of the noise over the clip norm."""
     smallest_sampling_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Expected share of the records in one step."""
     largest_sampling_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Expected share of the records in one step."""
     uncovered_preprocessing: bool = False
@@ -147,6 +155,7 @@ class Sending(_Table):
     records_public: bool = False
     """Whether the number of records may be sent."""
     encryption_required: bool = False
+    """Whether updates in the clear are refused."""
     smallest_sum: Annotated[int, Field(ge=1)] = 1
     """Fewest silos whose updates are added before anyone uses the sum."""
     most_failures: Annotated[int, Field(ge=0)] = 20
@@ -158,6 +167,7 @@ class MetricRelease(_Table):
     """How one metric of an evaluation on private records leaves the silo."""
 
     release: Literal["withheld", "noised", "exact"]
+    """Not at all, with noise on its counts, or as it is."""
     noise_multiplier: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Noise on the counts over their L2 sensitivity to one record; only with "noised"."""
 
