@@ -15,7 +15,7 @@ import privet
 from privet.commands.audit import audit
 from privet.commands.datasets import schema
 from privet.commands.deployment import health, server
-from privet.commands.jobs import cancel, fetch, logs, page, status, submit, watch
+from privet.commands.jobs import cancel, fetch, jobs_cli, logs, page, status, submit, watch
 from privet.commands.ledger import ledger_cli
 from privet.commands.lists import explain, strategies, task_cli, tasks
 from privet.commands.policy import policy_cli
@@ -39,6 +39,7 @@ cli = typer.Typer(
     help="Federated training over data that may not be shared, with privacy that is measured.",
 )
 
+cli.add_typer(jobs_cli, name="jobs")
 cli.add_typer(ledger_cli, name="ledger")
 cli.add_typer(policy_cli, name="policy")
 cli.add_typer(join_cli, name="join")

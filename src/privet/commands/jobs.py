@@ -42,6 +42,10 @@ def submit(
     days: Annotated[
         int, typer.Option(min=1, max=3650, help="Days until the order ends, however far it is.")
     ] = 30,
+    hours: Annotated[
+        float | None,
+        typer.Option(min=0.01, max=87600, help="The same in hours, for a shorter limit."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Start a job on the project's silos, and follow it."""
@@ -57,15 +61,16 @@ def submit(
     with _client(kit) as client:
         # To be told of another project or version in a line, and not by an order that is refused.
         client.greet()
-        job = client.submit(experiment, days=days)
+        job = client.submit(experiment, days=days if hours is None else hours / 24)
         if as_json:
             typer.echo(json.dumps({"job": job}))
         else:
             typer.echo(f"Job {job}")
         if not detach:
-            _follow(client, job, as_json=as_json)
-            if out is not None:
+            state = _follow(client, job, as_json=as_json)
+            if out is not None and state["state"] in _WITH_RESULTS:
                 _fetch(client, job, out)
+            _demand_finished(state)
 
 
 def status(kit: Kit = None, as_json: AsJson = False) -> None:
@@ -84,14 +89,16 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more.")] = False,
 ) -> None:
     """Print a job's log."""
+    from privet.deployment.admin import OVER
+
     with _client(kit) as client:
         name, start = _whole(client, job), 0
         while True:
             # Asked before the log is: what is written last is then in what is read.
-            over = client.job(name)["state"] in ("finished", "failed", "cancelled")
-            text = client.log(name, start=start)
-            typer.echo(text, nl=False)
-            start += len(text.encode())
+            over = client.job(name)["state"] in OVER
+            new = client.log_bytes(name, start=start)
+            typer.echo(new.decode(errors="replace"), nl=False)
+            start += len(new)
             if not follow or over:
                 return
             time.sleep(1)
@@ -103,10 +110,22 @@ def cancel(job: JobName, kit: Kit = None) -> None:
         typer.echo(f"Job {client.cancel(_whole(client, job))['id']} is cancelled")
 
 
+jobs_cli = typer.Typer(no_args_is_help=True, help="Jobs that are over.")
+
+
+@jobs_cli.command()
+def remove(job: JobName, kit: Kit = None) -> None:
+    """Delete a job that is over, with its run, from the server."""
+    with _client(kit) as client:
+        name = _whole(client, job)
+        client.remove(name)
+    typer.echo(f"Job {name} is removed")
+
+
 def watch(job: JobName, kit: Kit = None, as_json: AsJson = False) -> None:
     """Follow a job to its end."""
     with _client(kit) as client:
-        _follow(client, _whole(client, job), as_json=as_json)
+        _demand_finished(_follow(client, _whole(client, job), as_json=as_json))
 
 
 def fetch(
@@ -140,7 +159,8 @@ def _whole(client: AdminClient, job: str) -> str:
     return str(found[0])
 
 
-def _follow(client: AdminClient, job: str, *, as_json: bool) -> None:
+def _follow(client: AdminClient, job: str, *, as_json: bool) -> dict[str, Any]:
+    """Show a job to its end; how it ended."""
     from privet.commands.progress import choose_mode, progress
     from privet.deployment.admin import follow
 
@@ -150,11 +170,18 @@ def _follow(client: AdminClient, job: str, *, as_json: bool) -> None:
         state = follow(client, job, watch=watch, say=lambda text: typer.echo(text, err=True))
     if as_json:
         typer.echo(json.dumps(state))
+    elif state["state"] in _WITH_RESULTS:
+        typer.echo(f"Job {job} is {state['state']}. Results: privet fetch {job}")
+    return state
+
+
+_WITH_RESULTS = ("finished", "stopped early")
+
+
+def _demand_finished(state: dict[str, Any]) -> None:
     if state["state"] != "finished":
         # A job that failed is an error of this command, for scripts that wait for it.
-        raise PrivetError(f"job {job} {state['state']}: {state['detail']}".rstrip(": "))
-    if not as_json:
-        typer.echo(f"Job {job} is finished. Results: privet fetch {job}")
+        raise PrivetError(f"job {state['id']} {state['state']}: {state['detail']}".rstrip(": "))
 
 
 def _fetch(client: AdminClient, job: str, out: Path) -> None:

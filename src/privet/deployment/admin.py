@@ -80,7 +80,15 @@ class AdminClient:
 
     def log(self, job: str, *, start: int) -> str:
         """The job's log from byte `start` on."""
-        return self._ask("GET", f"jobs/{job}/log?from={start}").text
+        return self.log_bytes(job, start=start).decode(errors="replace")
+
+    def log_bytes(self, job: str, *, start: int) -> bytes:
+        """The same as it is written: who goes on reading begins behind these bytes."""
+        return self._ask("GET", f"jobs/{job}/log?from={start}").content
+
+    def remove(self, job: str) -> None:
+        """Delete a job that is over, and its run, from the server."""
+        self._json("POST", f"jobs/{job}/remove")
 
     def cancel(self, job: str) -> dict[str, Any]:
         """End a job, for good: silos keep this word and do nothing of the job any more."""
@@ -163,7 +171,7 @@ def _said(answer: httpx.Response) -> str:
         return f"HTTP {answer.status_code}"
 
 
-OVER = frozenset({"finished", "failed", "cancelled"})
+OVER = frozenset({"finished", "stopped early", "failed", "cancelled"})
 _PAUSE = 1.0
 
 

@@ -7,6 +7,14 @@ from collections.abc import Iterator
 import pytest
 
 from gate_project import GateProject, LiveServer
+from real_server import RealServer, running
+
+
+@pytest.fixture(scope="session")
+def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
+    """A process, which takes seconds to start."""
+    with running(tmp_path_factory.mktemp("outside")) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

@@ -148,6 +148,8 @@ class ServerKit(_Kit):
     """Of the Prometheus metrics; "" serves none."""
     patience: Annotated[float, Field(ge=0)] = 60.0
     """Seconds that a job waits for silos that are away before it begins without them."""
+    longest_job_hours: Annotated[float, Field(ge=0)] = 0.0
+    """Hours from its beginning after which a job is stopped; 0: when its order ends."""
     max_connections: Annotated[int, Field(ge=32, le=100_000)] = 1000
     """Connections in all; fewer where the system's limit of open files asks for it."""
     max_connections_by_address: Annotated[int, Field(ge=8, le=100_000)] = 200

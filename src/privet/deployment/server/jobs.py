@@ -142,13 +142,17 @@ class Job:
 
     def log(self, start: int = 0) -> str:
         """The log from byte `start` on."""
+        return self.log_bytes(start).decode("utf-8", errors="replace")
+
+    def log_bytes(self, start: int = 0) -> bytes:
+        """The same as it is written: who goes on reading later begins behind these bytes."""
         path = self.folder / "log.txt"
         if not path.exists():
-            return ""
+            return b""
         with path.open("rb") as file:
             # A place far behind the end is none to some file systems.
             file.seek(min(start, os.fstat(file.fileno()).st_size))
-            return file.read().decode("utf-8", errors="replace")
+            return file.read()
 
 
 class JobStore:
@@ -187,7 +191,8 @@ class JobStore:
     def cancellations(self) -> list[str]:
         """All such words whose orders have not ended by themselves."""
         files = [path / _CANCEL for path in self._words() if Job(path).lasts()]
-        return [file.read_text(encoding="utf-8") for file in files if file.exists()]
+        words = [file.read_text(encoding="utf-8") for file in files if file.exists()]
+        return list(dict.fromkeys(words))
 
     def add(self, text: str, parties: Parties) -> Job:
         """A new job from a signed order; Denied for one that is not valid or known already."""
@@ -220,15 +225,24 @@ class JobStore:
         if job.standing.state not in OVER:
             raise Denied(f"job {job.id} is {job.standing.state}: cancel it first")
         with self._lock:
-            kept = self._beside(_REMOVED) / job.id
             if (job.folder / _CANCEL).exists() and job.lasts():
-                kept.mkdir(mode=0o700, parents=True, exist_ok=True)
-                for name in (_ORDER, _CANCEL):
-                    write_whole(kept / name, (job.folder / name).read_bytes(), durable=True)
+                self._keep_word(job)
             # Under a name that the next start sweeps away, whenever this process dies.
             going = job.folder.rename(job.folder.with_name(f".{job.id}"))
             self._jobs.pop(job.id, None)
         shutil.rmtree(going, ignore_errors=True)
+
+    def _keep_word(self, job: Job) -> None:
+        kept = self._beside(_REMOVED) / job.id
+        if kept.exists():  # since a removal that this process's predecessor died at
+            return
+        building = kept.with_name(f".{job.id}")
+        building.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name in (_ORDER, _CANCEL):
+            write_whole(building / name, (job.folder / name).read_bytes())
+        sync(building)
+        building.rename(kept)
+        sync(kept.parent)
 
     def get(self, name: str) -> Job | None:
         """The job with this id, or None."""
@@ -300,7 +314,7 @@ class JobStore:
                 job.become("cancelled")
 
     def _words(self) -> list[Path]:
-        return [*(job.folder for job in self.all()), *self._beside(_REMOVED).glob("*")]
+        return [*(job.folder for job in self.all()), *self._beside(_REMOVED).glob("[!.]*")]
 
     def _news(self) -> None:
         # After the file: who hears of it finds it.

@@ -152,7 +152,7 @@ class _AdminRoutes:
         start = _start(request)
         if start is None:
             return _no(400, _FROM)
-        return PlainTextResponse(await run_in_threadpool(job.log, start))
+        return PlainTextResponse(await run_in_threadpool(job.log_bytes, start))
 
     async def remove(self, request: Request) -> Response:
         """Delete a job that is over."""

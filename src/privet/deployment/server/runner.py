@@ -1,27 +1,37 @@
-"""Runs a server's jobs one after the other, and goes on with one that a restart cut off."""
+"""Runs a server's jobs one after the other, and goes on with one that a restart cut off.
+
+A job that has to wait (for silos, for a holder's approval, for room on a disk) lets the others go
+first.
+"""
 
 from __future__ import annotations
 
+import errno
 import logging
+import sqlite3
 import threading
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from flwr.app import Context, RecordDict
 
 from privet.deployment.parties.orders import ORDER_KEY
 from privet.deployment.server.flower import Link, allowance
 from privet.deployment.server.grid import Cancelled, LinkGrid, Notifier
-from privet.deployment.server.jobs import OVER, Job, JobStore
+from privet.deployment.server.jobs import OVER, Job, JobStore, State
 from privet.deployment.server.membership import Membership
 from privet.errors import ExperimentError, PrivetError
 from privet.experiment import Experiment
-from privet.record.folder import RunFolder
+from privet.record.folder import SETTINGS, RunFolder
 from privet.record.history import RoundRecord, Watch, look_away
 from privet.record.summary import read_summary
 from privet.server import app
 from privet.server.cohort import Absent, Unapproved
+from privet.wire.errors import CODES
 
 # Flower's own number for the server's side of a run.
 _SERVER_NODE = 1
@@ -29,6 +39,9 @@ _LOOK_AROUND = 0.2
 _LONGEST_IDLE = 5.0
 """Seconds; a new job is told of."""
 _PAUSE = 5.0
+_AWAY = 1.0
+"""Seconds between two looks at a job that waits while others may run."""
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE})
 _FIRST_REST, _LONGEST_REST = 1.0, 30.0
 """Seconds between two questions whether a job has been approved."""
 
@@ -47,6 +60,8 @@ class Runner:
     """Custom tasks whose code may run on the server, "package.module:Class"."""
     patience: float = 60.0
     """Seconds to wait for silos that are away before a job begins without them."""
+    longest: float = 0.0
+    """Seconds from a job's beginning after which it is stopped; 0: only its order's end does."""
     observe: Watch = look_away
     """Told of every entry of a history that is new, and not gone back to after a restart."""
     _down: threading.Event = field(default_factory=threading.Event)
@@ -61,6 +76,10 @@ class Runner:
     """How the last turn went wrong, if it did."""
     _resting: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Jobs that wait for approval: when they are tried again (monotonic), and the pause before."""
+    _away: dict[str, float] = field(default_factory=dict)
+    """Jobs that let others go first: when they are looked at again (monotonic)."""
+    _waits: dict[str, float] = field(default_factory=dict)
+    """Since when jobs wait for silos (monotonic)."""
 
     def start(self) -> None:
         """Begin, with jobs from an earlier start of the server first."""
@@ -130,14 +149,32 @@ class Runner:
     def _idle(self) -> float:
         """Seconds until a job that rests is to be looked at again."""
         now = time.monotonic()
-        ends = [until - now for until, _ in self._resting.values()]
-        return max(0.0, min([_LONGEST_IDLE, *ends]))
+        ends = [*(until for until, _ in self._resting.values()), *self._away.values()]
+        return max(0.0, min([_LONGEST_IDLE, *(end - now for end in ends)]))
 
     def _next(self) -> Job | None:
-        """The first job that is not over, but for those that a person has to decide on."""
-        now = time.monotonic()
-        pending = self.store.pending()
-        return next((j for j in pending if self._resting.get(j.id, (0.0, 0.0))[0] <= now), None)
+        """The first job that is not over, but for those whose time to be looked at will come."""
+        ready = self._ready()
+        return ready[0] if ready else None
+
+    def _ready(self) -> list[Job]:
+        now, pending = time.monotonic(), self.store.pending()
+        there = {job.id for job in pending}
+        # Those that were ended meanwhile are nobody's business any more.
+        self._resting = {name: each for name, each in self._resting.items() if name in there}
+        self._away = {name: each for name, each in self._away.items() if name in there}
+        self._waits = {name: each for name, each in self._waits.items() if name in there}
+        rest, away = self._resting, self._away
+        return [
+            job
+            for job in pending
+            if rest.get(job.id, (0.0, 0.0))[0] <= now and away.get(job.id, 0.0) <= now
+        ]
+
+    def _let_others_go(self, job: Job, why: str, pause: float = _AWAY) -> None:
+        if job.standing.state != "waiting" or job.standing.detail != why:
+            job.become("waiting", why)
+        self._away[job.id] = time.monotonic() + pause
 
     def _rest(self, job: Job, why: str) -> None:
         if job.standing.detail != why:  # once in the log, however long it takes
@@ -152,24 +189,58 @@ class Runner:
         if self._down.is_set() or job.standing.state in OVER:  # told so a moment ago
             return
         try:
-            self._run(job)
+            with self._limited(job):
+                self._run(job)
+            end = _end_of(job)
         except Cancelled:
             log.info("job %s: interrupted", job.id)
         except Unapproved as waits:
             self._rest(job, str(waits))
+        except _Waits as waits:
+            self._let_others_go(job, str(waits))
         except Absent as absent:  # a silo went away since it was waited for
             job.become("waiting", str(absent))
-            self._stop.wait(_LOOK_AROUND)
-        except PrivetError as error:
-            job.become("failed", str(error))
+            self._away[job.id] = time.monotonic() + _AWAY
         except Exception as error:
-            log.exception("job %s failed", job.id)
-            job.become("failed", f"{type(error).__name__}: {error}")
+            self._fail(job, error)
         else:
-            job.become("finished")
-        if job.standing.state in OVER:
-            self._resting.pop(job.id, None)
+            job.become(*end)
         log.info("job %s is %s", job.id, job.standing.state)
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        if full := _is_full(error):  # nothing is wrong with the job
+            log.error("job %s waits: %s", job.id, full)
+            self._let_others_go(job, f"for room on the server ({full})", _PAUSE)
+        elif isinstance(error, PrivetError):
+            job.become("failed", str(error))
+        else:
+            log.exception("job %s failed", job.id, exc_info=error)
+            job.become("failed", f"{type(error).__name__}: {error}")
+
+    @contextmanager
+    def _limited(self, job: Job) -> Iterator[None]:
+        """Stop the job when its order ends, or it has run for too long."""
+        end, why = float(job.facts["until"]), "its order ended"
+        if self.longest and (limit := _begun(job) + self.longest) < end:
+            end, why = limit, f"it ran for {self.longest / 3600:g} h, longest_job_hours"
+        left = min(threading.TIMEOUT_MAX, max(0.0, end - time.time()))
+        timer = threading.Timer(left, self._end, [job, f"{why} ({_moment(end)})"])
+        timer.daemon = True
+        if left:
+            timer.start()
+        else:
+            self._end(job, f"{why} ({_moment(end)})")
+        try:
+            if self._stop.is_set():
+                raise Cancelled
+            yield
+        finally:
+            timer.cancel()
+
+    def _end(self, job: Job, why: str) -> None:
+        """Stop a job, whatever it is at."""
+        if job.become("stopped early", why):
+            self._interrupt()
 
     def _run(self, job: Job) -> None:
         # Signature and requester are checked again at every start, so that revoking somebody ends
@@ -233,15 +304,18 @@ class Runner:
         if experiment.encryption is not None:
             # With fewer, silos would refuse to open any sum.
             least = max(least, experiment.encryption.least_sum)
-        begin, said = time.monotonic(), ""
+        begin, said = self._waits.setdefault(job.id, time.monotonic()), ""
         while True:
             nodes = self.members.nodes
             status = self.link.status(nodes.values())
             away = [name for name, node in nodes.items() if not status[node].online]
             here = len(nodes) - len(away)
             if not away or (here >= least and time.monotonic() - begin > self.patience):
+                self._waits.pop(job.id, None)
                 return
             text = f"for {', '.join(away)} ({here} of {len(nodes)} silos are here)"
+            if [each.id for each in self._ready()] not in ([], [job.id]):
+                raise _Waits(text)
             if text != said:
                 if not job.become("waiting", text):
                     raise Cancelled
@@ -265,3 +339,53 @@ class Runner:
             job.note(f"  the log of {silo} says more at {reference}")
         if self._stop.is_set():
             raise Cancelled
+
+
+class _Waits(Exception):  # noqa: N818 - says for what
+    """The job cannot begin yet, and another one may."""
+
+
+def _end_of(job: Job) -> tuple[State, str]:
+    """What became of a job whose run came to its end."""
+    summary = read_summary(job.run)
+    if summary is None or summary.stopped is None:
+        return "finished", ""
+    rounds = RunFolder(job.run).rounds()
+    refused = rounds[-1].refused
+    why = summary.stopped.reason
+    if refused:
+        kinds = Counter(map(_kind, refused.values()))
+        said = ", ".join(kind for kind, _ in kinds.most_common())
+        silos = set().union(*(entry.silos for entry in rounds))
+        why = f"{len(refused)} of {len(silos)} silos refused ({said})"
+    planned = job.facts["experiment"].get("rounds")
+    of = f" of {planned}" if planned else ""
+    return "stopped early", f"{why}, after round {summary.stopped.round}{of}"
+
+
+def _kind(reason: str) -> str:
+    """The word for a silo's reason, which begins with one of those that a silo can give."""
+    return next((code for code, words in CODES.items() if reason.startswith(words)), "other")
+
+
+def _is_full(error: BaseException | None) -> str | None:
+    """What there is too little of on this machine, if that is why."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return str(error.strerror)
+        if isinstance(error, sqlite3.OperationalError):
+            return str(error)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _begun(job: Job) -> float:
+    """When a job's run began, seconds since 1970; now for one that has not."""
+    try:
+        return (job.run / SETTINGS).stat().st_mtime
+    except OSError:
+        return time.time()
+
+
+def _moment(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -132,6 +132,7 @@ def serve(kit: ServerKit, *, ready: Callable[[], None]) -> None:
             notifier,
             tasks=kit.tasks,
             patience=kit.patience,
+            longest=kit.longest_job_hours * 3600,
         )
         pages = PagePasses(members.current)
         places = files_for(kit.max_connections)
