@@ -242,29 +242,42 @@ def audit(
     delta: float = 1e-5,
     policy: Path | None = None,
     keys: Mapping[str, str] | None = None,
+    anchors: Sequence[str] = (),
     deep: DeepOptions | None = None,
     watch: Callable[[str, int], None] | None = None,
 ) -> Report:
     """Audit run folders, folders of them, ledgers and exports; nothing is written.
 
-    A project's signed list of parties among `paths` adds its silos' public keys to `keys`, by name,
-    if one of `keys` signed it. The rest is as `privet.audits.audit` says.
+    `keys` and `anchors` are what the auditor has from elsewhere than the files, 64 hexadecimal
+    digits each: the public keys of silos by name ("simulation": the one key of a simulation), and
+    those of projects. A signed list of parties among `paths` adds its silos' keys by name. Without
+    any of them no verdict is better than UNANCHORED. The rest is as `privet.audits.audit` says.
 
     Raises:
-        PrivetError: a path with nothing to audit, or a list that none of `keys` signed.
+        PrivetError: a path with nothing to audit, a list that no key of `anchors` or `keys` signed,
+            or an anchor that signed no list.
     """
     from privet import audits
 
     lists = [path for path in paths if _is_list_of_parties(path)]
-    known = dict(keys or {})
+    known, used = dict(keys or {}), set()
     for path in lists:
-        known |= _silos_of(path, known)
+        key, silos = _silos_of(path, [*anchors, *(keys or {}).values()])
+        known |= silos
+        used.add(key)
+    for key in anchors:
+        if key not in used:
+            raise PrivetError(
+                f"the anchor {key} signed no list of parties among the paths; add the project's "
+                "list, or give a silo's key with its name, NAME=HEX"
+            )
     return audits.audit(
         [path for path in paths if path not in lists],
         base=base,
         delta=delta,
         policy=policy,
         keys=known,
+        anchors=anchors,
         deep=deep,
         watch=watch or audits.look_away,
     )
@@ -278,18 +291,18 @@ def _is_list_of_parties(path: Path) -> bool:
         return b'"signed"' in stream.read(100)
 
 
-def _silos_of(path: Path, keys: Mapping[str, str]) -> dict[str, str]:
-    """Public keys of the silos of a signed list; PrivetError unless one of `keys` signed it."""
+def _silos_of(path: Path, keys: Iterable[str]) -> tuple[str, dict[str, str]]:
+    """The one of `keys` that signed a list, and the keys of its silos; PrivetError for none."""
     from privet.deployment.parties.reading import load_parties
 
-    for key in keys.values():
+    for key in keys:
         try:
             parties = load_parties(path, project_key=key)
         # The list does not say whose it is: every key is tried.
         except PrivetError:
             continue
-        return {member.name: member.identity for member in parties.members if member.role == "silo"}
+        return key, {each.name: each.identity for each in parties.members if each.role == "silo"}
     raise PrivetError(
         f"{path}: it is signed by none of the keys that were given; give the project's, as "
-        "--public-key PROJECT=HEX"
+        "--anchor HEX"
     )

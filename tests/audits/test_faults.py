@@ -13,6 +13,7 @@ import pytest
 
 from audits.planted import Row, history, rewritten, summary
 from privet.audits import Report, audit
+from privet.errors import DataError
 from privet.privacy.accounting import decode_event, dp_sgd_event, encode_event
 from privet.privacy.accounting.spending import epsilon
 from privet.privacy.ledger import Ledger, SiloKey, export
@@ -29,6 +30,10 @@ def failed(*paths: Path, **options: object) -> set[str]:
     return {c.id for c in audited(*paths, **options).claims if c.verdict == "FAIL"}
 
 
+def anchor(folder: Path) -> dict[str, str]:
+    return {"simulation": SiloKey.load(folder / "ledger.key").public}
+
+
 def insider(folder: Path, change: Callable[[list[Row]], list[Row]]) -> None:
     rewritten(folder / "ledger.sqlite", folder / "ledger.key", change)
 
@@ -41,9 +46,10 @@ def of(rows: list[Row], silo: str, round_: int, kind: str = "commit") -> Row:
 
 @pytest.mark.parametrize("name", ["clear", "sealed"])
 def test_an_honest_run_passes_every_claim(golden: Path, name: str) -> None:
-    report = audited(golden / name)
+    report = audited(golden / name, keys=anchor(golden / name))
     unknown = {claim.id for claim in report.claims if claim.verdict == "UNKNOWN"}
-    assert (report.verdict, unknown) == ("PASS", {"record.signer", "mechanism.canaries"})
+    assert (report.verdict, unknown) == ("PASS", {"mechanism.canaries"})
+    assert audited(golden / name).verdict == "UNANCHORED"
     ids = [claim.id for claim in report.claims]
     assert len(ids) == len(set(ids))
     assert ("encryption.sums" in ids) == (name == "sealed")
@@ -97,7 +103,7 @@ def test_an_interrupted_round_is_no_fault_and_is_counted(run: Path) -> None:
         return [*rows, reserve | {"round": 3, "time": rows[-1]["time"]}]
 
     insider(run, uncommitted)
-    report = audited(run)
+    report = audited(run, keys=anchor(run))
     assert report.verdict == "PASS"
     complete = next(c for c in report.claims if c.id == "record.complete")
     assert any("never committed: interrupted" in line for line in complete.evidence)
@@ -265,11 +271,31 @@ def test_an_export_with_a_wrong_signature(run: Path, tmp_path: Path) -> None:
 
 
 def test_a_ledger_signed_by_another_key_than_the_silos(run: Path) -> None:
-    own, other = SiloKey.load(run / "ledger.key").public, "ab" * 32
-    report = audited(run, keys={"hospital": own})
+    report = audited(run, keys=anchor(run))
     assert report.verdict == "PASS"
     assert {c.id for c in report.claims if c.verdict != "PASS"} == {"mechanism.canaries"}
-    assert failed(run, keys={"hospital": other}) == {"record.signer"}
+    assert failed(run, keys={"simulation": "ab" * 32}) == {"record.signer"}
+
+
+def test_the_key_of_one_silo_vouches_for_no_other(run: Path) -> None:
+    """One ledger of a run whose key is a silo's, with entries for all: its own are believed."""
+    report = audited(run, keys={"silo-0": anchor(run)["simulation"]})
+    assert report.verdict == "INCOMPLETE"
+    (claim,) = (c for c in report.claims if c.id == "sum.recomputed")
+    assert "silo-1, silo-2" in claim.evidence[0]
+    assert "silo-0" not in claim.evidence[0]
+
+
+def test_what_a_terminal_would_obey_is_written_out(run: Path) -> None:
+    (run / "history.jsonl").write_text('{"round": "\x1b[2J"}\n')
+    (claim,) = (c for c in audited(run).claims if c.verdict == "FAIL")
+    assert claim.evidence[0].isprintable()
+
+
+def test_a_folder_whose_name_no_report_can_hold_is_refused(run: Path) -> None:
+    other = run.rename(run.with_name("run\x1b[2J"))
+    with pytest.raises(DataError, match=r"x1b\[2J': its name is not printable"):
+        audited(other)
 
 
 def test_a_budget_that_was_passed_for_a_moment(run: Path) -> None:
@@ -331,7 +357,7 @@ def test_a_clock_that_jumped_ahead_is_named(run: Path) -> None:
 
     insider(run, ahead)
     later = datetime.fromisoformat(audited(run).audited_at) + timedelta(hours=2)
-    report = audited(run, at=later)
+    report = audited(run, at=later, keys=anchor(run))
     (times,) = (claim for claim in report.claims if claim.id == "record.times")
     assert report.verdict == "PASS"
     assert any(line.startswith("silo-1, round 2") for line in times.evidence)
@@ -431,7 +457,7 @@ def test_a_history_that_did_not_count_what_arrived(run: Path) -> None:
             line.pop("arrived")
 
     history(run, older)
-    report = audited(run)
+    report = audited(run, keys=anchor(run))
     assert report.verdict == "PASS"
     assert "leaks.listed" in {c.id for c in report.claims if c.verdict == "UNKNOWN"}
 
@@ -440,8 +466,8 @@ def test_an_interrupted_run_is_audited_as_far_as_it_got(run: Path) -> None:
     lines = (run / "history.jsonl").read_text().splitlines(keepends=True)
     (run / "history.jsonl").write_text("".join(lines[:3]) + lines[3][:50])
     (run / "summary.json").unlink()
-    report = audited(run)
-    assert report.verdict == "PASS"
+    report = audited(run, keys=anchor(run))
+    assert report.verdict == "INCOMPLETE"
     claims = {claim.id: claim for claim in report.claims}
     assert claims["record.summary"].verdict == "UNKNOWN"
     assert any("interrupted in" in line for line in claims["record.complete"].evidence)

@@ -16,6 +16,7 @@ from privet.audits.deep.again import claim_of_another_run
 from privet.audits.mechanism import claims
 from privet.audits.sound import claims_of_code, claims_of_steps
 from privet.client.silo import Silo
+from privet.privacy.ledger import SiloKey
 from privet.randomness import stream
 from privet.simulations import Engine
 from privet.simulations.run import simulate
@@ -70,7 +71,9 @@ def failed(run: Path, checks: tuple[object, ...] = RAN) -> set[str]:
 
 @pytest.mark.parametrize("engine", ["in-process", "vectorised"])
 def test_without_a_fault_a_run_passes(tmp_path: Path, engine: Engine) -> None:
-    report = audit([ran(tmp_path, None, engine=engine)], base=tmp_path)
+    run = ran(tmp_path, None, engine=engine)
+    key = {"simulation": SiloKey.load(run / "ledger.key").public}
+    report = audit([run], base=tmp_path, keys=key)
     assert report.headline == "PASS"
     told = {claim.id: claim.verdict for claim in report.claims if "mechanism" in claim.id}
     assert told == {f"mechanism.{name}": "PASS" for name in MECHANISM}

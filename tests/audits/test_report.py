@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from audits.planted import history
 from privet.audits import CHECKS, Report, audit, verify_report
+from privet.audits.claims import EXIT_CODES
 from privet.audits.report import SCHEMA_FILE, read, schema_text, to_json, write
 from privet.commands.cli import main
 from privet.deployment.trial import Trial
@@ -57,7 +58,7 @@ def test_what_is_no_report_is_refused(tmp_path: Path) -> None:
 
 def test_a_sweep_and_its_report(golden: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = golden / "out" / "audit.json"
-    assert run_command(golden, "--out", golden / "out") == 0
+    assert run_command(golden, "--out", golden / "out") == EXIT_CODES["UNANCHORED"]
     assert "runs 2, ledgers and exports 2" in capsys.readouterr().out
     told = json.loads(file.read_text())
     assert told["paths"] == [".."]
@@ -71,8 +72,8 @@ def test_a_sweep_and_its_report(golden: Path, capsys: pytest.CaptureFixture[str]
 
 def test_verify_finds_what_changed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = run.parent / "audit.json"
-    assert run_command(run, "--json", file) == 0
-    assert run_command("--verify", file) == 0
+    assert run_command(run, "--json", file) == EXIT_CODES["UNANCHORED"]
+    assert run_command("--verify", file) == EXIT_CODES["UNANCHORED"]
     assert verify_report(file) == []
     moved = run.parent / "elsewhere"
     moved.mkdir()
@@ -91,7 +92,7 @@ def test_verify_finds_another_policy(run: Path) -> None:
     """Even one that changes no verdict: the report names what the run was held against."""
     policy, file = run.parent / "theirs.toml", run.parent / "audit.json"
     shutil.copyfile(run / "policy.toml", policy)
-    assert run_command(run, "--policy", policy, "--json", file) == 0
+    assert run_command(run, "--policy", policy, "--json", file) == EXIT_CODES["UNANCHORED"]
     assert verify_report(file) == []
     policy.write_text(policy.read_text() + "# looked through again\n")
     assert verify_report(file) == ["the file theirs.toml"]
@@ -103,6 +104,8 @@ def test_a_report_that_was_edited_is_found(run: Path) -> None:
     told = json.loads(file.read_text())
     told["sums"][0]["epsilon"] *= 0.9
     file.write_text(json.dumps(told))
+    assert verify_report(file) == ["its text (keys, order or spaces)"]
+    write(read(file), file)
     assert verify_report(file) == ["sums[0].epsilon"]
 
 
@@ -125,6 +128,8 @@ def test_the_command_says_what_fails(
         ("{run}/experiment.toml",),
         ("{run}/plots-that-are-not",),
         ("{run}", "--public-key", "north"),
+        ("{run}", "--anchor", "=" + "ab" * 32),
+        ("{run}", "--anchor", "ab" * 32),
         ("{run}", "--public-key", "north=12"),
         ("{run}", "--policy", "absent.toml"),
         ("{run}", "--out", "a", "--json", "b"),
@@ -255,7 +260,7 @@ def test_a_job_of_real_silos(project: Path) -> None:
 def test_a_job_of_which_a_silo_gave_no_ledger(project: Path) -> None:
     (project / "silo-1.sqlite").unlink()
     report = audit([project], base=project, keys=keys_of(project))
-    assert report.verdict == "PASS"
+    assert report.verdict == "INCOMPLETE"
     unknown = {claim.id: claim for claim in report.claims if claim.verdict == "UNKNOWN"}
     assert {"record.complete", "sum.recomputed", "budget.target"} <= set(unknown)
     assert "silo-1" in unknown["record.complete"].evidence[0]

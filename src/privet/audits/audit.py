@@ -1,7 +1,7 @@
 """From paths to a report: read the evidence, run the CHECKS over it, add up what it says.
 
-Each check judges its own claims (`privet.audits.claims`); the verdict of the whole is given in
-`audit`: FAIL when one claim fails.
+Each check judges its own claims (`privet.audits.claims`); the verdict of the whole is given by
+`privet.audits.claims.outcome`.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from privet.audits import (
     sound,
     spent,
 )
-from privet.audits.claims import Claim, headline, judged
+from privet.audits.claims import Claim, headline, judged, outcome
 from privet.audits.deep.record import Deep, DeepOptions
 from privet.audits.evidence import Evidence
 from privet.audits.ledgers import Account
-from privet.audits.report import File, Options, Report, differences, read
+from privet.audits.report import File, Options, Report, differences, read, to_json
 from privet.errors import DataError
+from privet.privacy.ledger.history import CLOCK_TOLERANCE, moment
 from privet.privacy.policy import Policy
 
 Check = Callable[[Evidence], Iterable[Claim]]
@@ -75,7 +76,7 @@ _ASSUMPTIONS = (
     '("mixture"), or the mechanism that takes all g whenever one is drawn ("domination"), which is '
     "larger. Held-out records count as well.",
     "The history is not signed: it is held against the ledgers, which are. Whoever holds a silo's "
-    "key can write another ledger; a key that the auditor does not have is believed.",
+    "key can write another ledger.",
     "Enrolment, keys and masks are not counted among what left.",
 )
 
@@ -87,6 +88,7 @@ def audit(
     delta: float = 1e-5,
     policy: Path | None = None,
     keys: Mapping[str, str] | None = None,
+    anchors: Sequence[str] = (),
     at: datetime | None = None,
     checks: Sequence[Check] = CHECKS,
     deep: DeepOptions | None = None,
@@ -94,9 +96,10 @@ def audit(
 ) -> Report:
     """Audit run folders, folders of them, ledgers and exports; nothing is written.
 
-    The report names everything relative to `base`. `keys` are public keys by silo, `policy` takes
-    the place of the runs' own, `delta` is for what no run names one for, `at` is now. With `deep`
-    every run is trained again, many times; `watch` is called as models are done.
+    The report names everything relative to `base`. `keys` are public keys by silo, `anchors` those
+    that vouched for some of them, which the report repeats; `policy` takes the place of the runs'
+    own, `delta` is for what no run names one for, `at` is now. With `deep` every run is trained
+    again, many times; `watch` is called as models are done.
     Raises DataError for a path with nothing to audit (to train), PolicyError for a policy that is
     none, and PrivacyError for too few models.
     """
@@ -111,15 +114,20 @@ def audit(
         *_of_policy(found),
         *(claim for of_run, _ in trained for claim in of_run),
     ]
-    verdict = headline(claims)
     return Report(
-        headline=verdict,
-        schema=2,
+        headline=headline(claims),
+        schema=3,
         privet=privet.__version__,
-        audited_at=now.isoformat(),
-        options=Options(delta, dict(keys or {}), _relative(policy, base) if policy else None, deep),
+        audited_at=now.isoformat(timespec="microseconds"),
+        options=Options(
+            delta,
+            dict(keys or {}),
+            tuple(anchors),
+            _relative(policy, base) if policy else None,
+            deep,
+        ),
         paths=tuple(_relative(path, base) for path in paths),
-        verdict="FAIL" if verdict == "FAIL" else "PASS",
+        verdict=outcome(claims),
         files=tuple(_digests(found.files, base)),
         claims=tuple(claims),
         sums=(*spent.sums_of_runs(runs, delta), *spent.sums_of_accounts(found.known, delta)),
@@ -133,24 +141,39 @@ def audit(
 def verify_report(path: Path, *, watch: Watch = look_away) -> list[str]:
     """Where an audit of the same files now differs from the report in `path`; empty: nowhere.
 
-    A deep one trains as long as it did, from the same seed.
+    A deep one trains as long as it did, from the same seed. The file has to be the text that
+    `privet` writes of the report: what a reader of JSON passes over, such as a key that stands
+    there twice, another reader may not.
 
     Raises DataError when the report cannot be read, or what it is about is gone.
     """
     before, base = read(path), path.parent
+    if path.read_text(encoding="utf-8") != to_json(before):
+        return ["its text (keys, order or spaces)"]
+    at = _moment_of(before.audited_at, path)
+    if at > datetime.now(UTC) + CLOCK_TOLERANCE:
+        return ["audited_at, which lies in the future,"]
     again = audit(
         [base / each for each in before.paths],
         base=base,
         delta=before.options.delta,
         policy=base / before.options.policy if before.options.policy else None,
         keys=before.options.public_keys,
-        at=datetime.fromisoformat(before.audited_at),
+        anchors=before.options.anchors,
+        at=at,
         deep=before.options.deep,
         watch=watch,
     )
     now = {file.path: file.sha256 for file in again.files}
     files = [f"the file {f.path}" for f in before.files if now.get(f.path) != f.sha256]
     return files + [each for each in differences(before, again) if not each.startswith("files[")]
+
+
+def _moment_of(text: str, path: Path) -> datetime:
+    try:
+        return moment(text)
+    except (ValueError, TypeError):
+        raise DataError(f"{path} is no report of an audit: audited_at is {text!r}") from None
 
 
 @dataclass(frozen=True)
@@ -215,7 +238,11 @@ def _found(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
 
 
 def _relative(path: Path, base: Path) -> str:
-    return Path(os.path.relpath(path.resolve(), base.resolve())).as_posix()
+    name = Path(os.path.relpath(path.resolve(), base.resolve())).as_posix()
+    # A report names files in UTF-8, and a page of it is read by whoever gets both.
+    if not name.isprintable():
+        raise DataError(f"{name!a}: its name is not printable text in UTF-8; rename it")
+    return name
 
 
 def _digests(files: Sequence[Path], base: Path) -> Iterator[File]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from privet.audits import ledgers
-from privet.audits.ledgers import Account
+from privet.audits.ledgers import SIMULATION, Account
 from privet.errors import DataError, PrivetError
 from privet.experiment import Experiment
 from privet.files import demand_file, read_file
@@ -23,7 +23,6 @@ from privet.record.history import HISTORY, RoundRecord, read_rounds
 from privet.record.summary import SUMMARY, RunSummary, read_summary
 
 POLICY, LEDGER, PLANS, JOB = "policy.toml", "ledger.sqlite", "silos.json", "job.json"
-_SIMULATED = "simulation"
 
 
 @dataclass(frozen=True)
@@ -169,17 +168,20 @@ def read_run(
 def _job_ledger(
     silo: str, run: Evidence, others: Sequence[Account], own: Account | None
 ) -> JobLedger | None:
-    """In the run's own ledger a data set is named as its silo, and the job is a simulation's."""
-    if own is not None:
-        return JobLedger(own, silo, _SIMULATED) if own.sound else None
+    """In the run's own ledger a data set is named as its silo, and the job is a simulation's.
+
+    Where a key is known it comes before a ledger that only lies in the folder.
+    """
+    if own is not None and (own.keyless or own.vouches_for(silo)):
+        return JobLedger(own, silo, SIMULATION) if own.sound else None
     for account in others:
-        if not account.sound or (account.silo or silo) != silo:
+        if not account.vouches_for(silo):
             continue
         for dataset, job in _jobs(account, silo):
             if run.job in (None, job):
                 return JobLedger(account, dataset, job)
         if account.silo == silo or silo in account.history.datasets:
-            return JobLedger(account, silo, run.job or _SIMULATED)
+            return JobLedger(account, silo, run.job or SIMULATION)
     return None
 
 
@@ -224,5 +226,4 @@ def read_own(folder: Path, *, subject: str, keys: Mapping[str, str]) -> Account 
     path = folder / LEDGER
     if not path.exists():
         return None
-    account = ledgers.read_account(path, subject=f"{subject}/{LEDGER}", keys=keys)
-    return replace(account, simulated=True)
+    return ledgers.read_account(path, subject=f"{subject}/{LEDGER}", keys=keys)

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from privet.audits.claims import Claim, judged, unknown
+from privet.audits.claims import SIGNER, Claim, judged, unknown
 from privet.errors import PrivetError
 from privet.files import demand_file
 from privet.privacy.ledger import Charge, Entry, Finding, History, database, verify, verify_bundle
@@ -22,6 +22,8 @@ from privet.privacy.ledger.history import CLOCK_TOLERANCE, moment
 from privet.privacy.ledger.verification import read_bundle
 
 _EXPORT = b'"privet ledger export'
+SIMULATION = "simulation"
+"""The name of a key that signs for all silos of a run; also of such a run's job."""
 _SQLITE = b"SQLite format 3\0"
 
 
@@ -39,13 +41,19 @@ class Account:
     public_key: str
     silo: str | None = None
     keyless: bool = True
-    simulated: bool = False
-    """A simulation's, whose key lies beside it: nobody needs to vouch for that."""
 
     @property
     def sound(self) -> bool:
         """Whether the entries are as they were signed, by a known silo where keys were given."""
         return not self.findings and (self.keyless or self.silo is not None)
+
+    def vouches_for(self, silo: str) -> bool:
+        """Whether its key may speak for a silo: for itself alone, as far as keys are known.
+
+        In a simulation one key signs for all silos. That a ledger is a simulation's is for the
+        auditor to say, by the name of its key: the file itself may be anybody's.
+        """
+        return self.sound and (self.keyless or self.silo in (silo, SIMULATION))
 
     @cached_property
     def history(self) -> History:
@@ -194,13 +202,16 @@ def _findings(path: Path) -> Sequence[Finding]:
 def _signer(account: Account) -> Claim:
     statement = "It is signed by the key that the auditor has for a silo."
     if account.keyless:
-        why = "no public key was given: the key that the file names was believed"
-        decisive = not account.simulated
-        return unknown("record.signer", account.subject, statement, why, decisive=decisive)
-    known = f"the key of {account.silo}" if account.silo else "none of the keys that were given"
-    faults = [] if account.silo else [f"it is signed by {known}"]
-    notes = [f"{known}: {account.public_key}"] if account.silo else []
-    return judged("record.signer", account.subject, statement, faults=faults, notes=notes)
+        why = (
+            "no key was given as an anchor: the one that the file names was believed, "
+            f"{account.public_key}"
+        )
+        return unknown(SIGNER, account.subject, statement, why)
+    if account.silo is None:
+        faults, notes = ["it is signed by none of the keys that were given"], []
+    else:
+        faults, notes = [], [f"the key of {account.silo}: {account.public_key}"]
+    return judged(SIGNER, account.subject, statement, faults=faults, notes=notes)
 
 
 def _registered(account: Account) -> Iterator[tuple[str, str]]:

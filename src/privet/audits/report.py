@@ -16,13 +16,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, PlainSerializer, TypeAdapter, ValidationError
 
-from privet.audits.claims import Claim, Verdict
+from privet.audits.claims import Claim, Outcome
 from privet.audits.deep.record import Deep, DeepOptions
 from privet.audits.leaks import ReleasedField
 from privet.errors import DataError
 from privet.files import write_whole
 
-SCHEMA = 2
+SCHEMA = 3
 SCHEMA_FILE = Path(__file__).with_name("audit.schema.json")
 
 _CLOSE = 1e-6
@@ -58,7 +58,9 @@ class Options:
 
     delta: float
     public_keys: Mapping[str, str]
-    """By silo, 64 hexadecimal digits."""
+    """By silo, 64 hexadecimal digits; that of "simulation" signs for all silos of one."""
+    anchors: tuple[str, ...]
+    """Public keys of projects, whose signed lists some of those were taken from."""
     policy: str | None
     """Path of the policy that was given in place of the runs' own."""
     deep: DeepOptions | None = None
@@ -112,18 +114,18 @@ class Persons:
 
 @dataclass(frozen=True)
 class Report:
-    """A whole audit. `verdict` is FAIL when a claim is, and PASS else, unknown ones or not."""
+    """A whole audit. `verdict` is as `privet.audits.claims.outcome` says."""
 
     headline: str
-    """The verdict, and beside PASS what it leans on and could not be decided."""
-    schema: Literal[2]
+    """The verdict, and what it leans on that could not be decided."""
+    schema: Literal[3]
     privet: str
     """Version of the auditor."""
     audited_at: str
     """UTC; entries of a later time are faults."""
     options: Options
     paths: tuple[str, ...]
-    verdict: Verdict
+    verdict: Outcome
     files: tuple[File, ...]
     claims: tuple[Claim, ...]
     sums: tuple[Sum, ...]

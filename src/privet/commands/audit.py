@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from privet.audits.deep.record import DeepOptions
 
 REPORT = "audit.json"
+STDOUT = Path("-")
 _COLOURS = {"PASS": "green", "FAIL": "bold red", "UNKNOWN": "yellow"}
 _FEW = 3
 """Subjects up to which each has a row of its own for what it passes."""
@@ -42,17 +43,21 @@ Out = Annotated[
     ),
 ]
 Json = Annotated[
-    Path | None, typer.Option(help="Write the report to this file.", show_default=False)
+    Path | None,
+    typer.Option(help="Write the report to this file; - for standard output.", show_default=False),
 ]
 Delta = Annotated[float, typer.Option(help="Delta where no run names one.", min=1e-12, max=0.5)]
 Policy = Annotated[
     Path | None, typer.Option(help="Judge by this policy. [default: each run's own]")
 ]
-PublicKeys = Annotated[
+Anchors = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="NAME=HEX",
-        help="A silo's public key; the project's, by its name, for a list of parties.",
+        "--anchor",
+        "--public-key",
+        metavar="[NAME=]HEX",
+        help="A public key that you have from elsewhere than these files: of a silo, NAME=HEX; of "
+        "a project, for its signed list of parties, HEX; of a simulation, simulation=HEX.",
     ),
 ]
 Verify = Annotated[
@@ -68,7 +73,9 @@ Seed = Annotated[
 ]
 Strict = Annotated[
     bool,
-    typer.Option("--strict", help="Exit 1 as well when a claim that PASS leans on is UNKNOWN."),
+    typer.Option(
+        "--strict", help="Exit 1 instead of 0 when any claim that PASS leans on is UNKNOWN."
+    ),
 ]
 
 
@@ -78,21 +85,22 @@ def audit(
     json: Json = None,
     delta: Delta = 1e-5,
     policy: Policy = None,
-    public_key: PublicKeys = None,
+    anchor: Anchors = None,
     verify: Verify = None,
     deep: DeepAudit = False,
     models: Models = None,
     seed: Seed = None,
     strict: Strict = False,
 ) -> None:
-    """Check what runs and ledgers claim: the record, the sums, budgets, what left. Exit 1 on FAIL.
+    """Check what runs and ledgers claim: the record, the sums, budgets, what left.
 
-    Claims are PASS, FAIL, or UNKNOWN where what was given does not decide them; the first line says
-    what PASS leans on and could not be decided. A run's task is code, and is loaded.
+    Claims are PASS, FAIL, or UNKNOWN where what was given does not decide them. The verdict is PASS
+    (exit 0), FAIL (1), INCOMPLETE (3: something that epsilon rests on is UNKNOWN), or UNANCHORED
+    (4: nobody vouched for the keys). The first line says why. A run's task is code, and is loaded.
     """
     # In the function, as in every command: to print help must not wait for torch.
     from privet import api
-    from privet.audits.claims import undecided
+    from privet.audits.report import to_json
 
     # A report says by itself what was audited and how; anything else beside it would contradict it.
     if verify is not None:
@@ -105,8 +113,8 @@ def audit(
     if out and json:
         raise PrivetError("--out and --json name two places for one report; keep one")
     options = _deep(deep, models, seed)
-    file = out / REPORT if out else json
-    keys = _keys(public_key or [])
+    file = out / REPORT if out else json if json != STDOUT else None
+    keys, anchors = _keys(anchor or [])
     with _bar(options) as watch:
         report = api.audit(
             paths,
@@ -115,14 +123,24 @@ def audit(
             delta=delta,
             policy=policy,
             keys=keys,
+            anchors=anchors,
             deep=options,
             watch=watch,
         )
-    _show(report)
+    if json == STDOUT:
+        typer.echo(to_json(report), nl=False)
+    else:
+        _show(report)
     if file:
         _write(report, file, pages=out is not None)
-    if report.verdict == "FAIL" or (strict and undecided(report.claims)):
-        raise typer.Exit(1)
+    _exit(report, strict=strict)
+
+
+def _exit(report: Report, *, strict: bool = False) -> None:
+    from privet.audits.claims import EXIT_CODES, undecided
+
+    code = EXIT_CODES[report.verdict]
+    raise typer.Exit(1 if strict and code == 0 and undecided(report.claims) else code)
 
 
 def _write(report: Report, file: Path, *, pages: bool) -> None:
@@ -146,16 +164,26 @@ def _verify(file: Path) -> None:
     from privet.audits import verify_report
     from privet.audits.report import read
 
-    with _bar(read(file).options.deep) as watch:
-        found = verify_report(file, watch=watch)
+    before = read(file)
+    with _bar(before.options.deep) as watch:
+        found = [*verify_report(file, watch=watch), *_changed_page(file)]
     if not found:
-        typer.echo(f"{file}: an audit of the same files gives the same report.")
-        return
+        typer.echo(f"{file}: an audit of the same files gives the same report, {before.verdict}.")
+        _exit(before)
     for place in found[:_MOST_DIFFERENCES]:
         typer.secho(f"{file}: {place} is not what an audit gives now", fg="red")
     if len(found) > _MOST_DIFFERENCES:
         typer.secho(f"and {len(found) - _MOST_DIFFERENCES} more differences", fg="red")
     raise typer.Exit(1)
+
+
+def _changed_page(file: Path) -> Iterator[str]:
+    """The page beside a report, if it is not the one that is made of it."""
+    from privet.reports.audit import PAGE, page_of
+
+    page = file.with_name(PAGE)
+    if page.exists() and page.read_bytes() != page_of(file):
+        yield f"the page {page.name} beside it"
 
 
 _MOST_DIFFERENCES = 20
@@ -196,16 +224,21 @@ def _bar(deep: DeepOptions | None) -> Iterator[Callable[[str, int], None]]:
         yield lambda run, done: bar.update(task, completed=done, description=run)
 
 
-def _keys(texts: Sequence[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
+def _keys(texts: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Keys by name, and those without one."""
+    named: dict[str, str] = {}
+    anchors: list[str] = []
     for text in texts:
-        name, _, key = text.partition("=")
+        name, equals, key = text.rpartition("=")
         # Keys are compared as texts, and people copy them in capitals and with a line's end.
         digits = key.strip().lower()
-        if not name or len(digits) != 64 or set(digits) - set("0123456789abcdef"):
-            raise PrivetError(f"--public-key {text}: expected NAME=HEX with 64 hexadecimal digits")
-        found[name] = digits
-    return found
+        if bool(equals) != bool(name) or len(digits) != 64 or set(digits) - set("0123456789abcdef"):
+            raise PrivetError(f"--anchor {text}: expected [NAME=]HEX with 64 hexadecimal digits")
+        if name:
+            named[name] = digits
+        else:
+            anchors.append(digits)
+    return named, anchors
 
 
 def _show(report: Report) -> None:

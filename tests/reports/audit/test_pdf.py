@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from pypdf import PdfReader
 
+from privet.audits.claims import EXIT_CODES
 from reports.audit.conftest import Audited, run_command
 
 
@@ -30,7 +31,7 @@ def pages(audited: Audited) -> list[str]:
 
 
 def test_the_command_says_what_it_wrote(audited: Audited) -> None:
-    assert audited.code == (1 if audited.report.verdict == "FAIL" else 0)
+    assert audited.code == EXIT_CODES[audited.report.verdict]
     for name in ("audit.json", "audit.html", "audit.pdf"):
         assert str(audited.out / name) in audited.said
         assert (audited.out / name).stat().st_size > 1000
@@ -93,7 +94,7 @@ def test_without_weasyprint_there_is_a_page_and_a_way_to_a_pdf(
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "audit.pdf").write_bytes(b"of an earlier audit")
     code, said = run_command(run, "--out", tmp_path / "out")
-    assert code == 0
+    assert code == EXIT_CODES["UNANCHORED"]
     assert "no PDF: it needs WeasyPrint: pip install 'privet[pdf]'" in said
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"audit.json", "audit.html"}
 

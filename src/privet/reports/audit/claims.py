@@ -203,11 +203,20 @@ def in_one_sentence(report: Report) -> str:
         return f"What was claimed does not hold: {_failures(failed)}."
     if not report.claims:
         return "There was nothing to hold against what was given."
+    if report.verdict == "UNANCHORED":
+        return (
+            "What is signed adds up, but by keys that nobody vouched for: whoever made these files "
+            "may have made the keys. Get the public keys of the project or of its silos from those "
+            "who run them, and audit again with --anchor."
+        )
     if leaning := undecided(open_):
         named = listed(list(dict.fromkeys(claim.id for claim in leaning)), most=_MOST)
+        missing = (
+            "Not all that epsilon rests on was given. " if report.verdict == "INCOMPLETE" else ""
+        )
         return (
-            f"Every claim that could be decided holds; {counted(len(open_), 'claim')} could not "
-            f"be. The verdict leans on {named}: {leaning[0].evidence[0]}."
+            f"{missing}Every claim that could be decided holds; {counted(len(open_), 'claim')} "
+            f"could not be. The verdict leans on {named}: {leaning[0].evidence[0]}."
         )
     if open_:
         return (

@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from privet.audits.claims import SIGNER
 from privet.audits.evidence import JOB, PLANS, POLICY
 from privet.audits.report import Report
 from privet.charts.formatting import bound, counted, listed, scientific
@@ -163,6 +164,7 @@ def facts(files: Files) -> tuple[Fact, ...]:
     """Who was audited, over which data, and what was promised of them."""
     return (
         Fact("Who", _who(files)),
+        Fact("Keys", _keys(files.report)),
         Fact("Data", _data(files)),
         Fact("Promise", _promise(files)),
         Fact("Meaning", _meaning(files)),
@@ -189,6 +191,21 @@ def _who(files: Files) -> str:
         those = "Simulation" if len(simulated) == 1 else counted(len(simulated), "simulation")
         said.append(f"{those} ({listed(simulated, most=3)}): silos and server were one process")
     return f"{whose}{'; '.join(said)}."
+
+
+def _keys(report: Report) -> str:
+    """Whose word the signatures are, and where the auditor has the keys from."""
+    given = report.options
+    said = [f"Given as the project's: {key}." for key in given.anchors]
+    said += [f"Signed by {line}." for line in _signers(report)]
+    if not (given.anchors or given.public_keys):
+        said.append("None was given: the keys that the files themselves name were believed.")
+    return " ".join(said)
+
+
+def _signers(report: Report) -> Iterator[str]:
+    found = (c.evidence[0] for c in report.claims if c.id == SIGNER and c.verdict == "PASS")
+    yield from dict.fromkeys(found)
 
 
 def _job(run: AuditedRun) -> str:

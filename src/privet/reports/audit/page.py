@@ -61,7 +61,7 @@ def render(report: Report, *, base: Path, digest: str) -> str:
         moment=_moment(report.audited_at),
         sentence=in_one_sentence(report),
         counts=counts(report),
-        undecided=len(undecided(report.claims)) if report.verdict == "PASS" else 0,
+        undecided=len(undecided(report.claims)) if report.verdict != "FAIL" else 0,
         failed=[claim for claim in report.claims if claim.verdict == "FAIL"],
         facts=facts(files),
         balances=balances(files),
@@ -136,6 +136,14 @@ class WrittenPages:
     """Why there is no PDF, and how to get one."""
 
 
+def page_of(file: Path) -> bytes:
+    """The page of the report in `file`; DataError when it is none."""
+    report = read(file)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    page = render(report, base=file.parent, digest=digest)
+    return page.encode(errors="replace")  # half of a surrogate pair is no text
+
+
 def write_pages(file: Path) -> WrittenPages:
     """Write the report in `file` for a reader, beside it; each page whole or not at all.
 
@@ -143,10 +151,7 @@ def write_pages(file: Path) -> WrittenPages:
     read from the audited files, as far as they are still what was audited. A PDF of an earlier
     report does not stay. Raises DataError when `file` is no report or nothing can be written.
     """
-    report = read(file)
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    page = render(report, base=file.parent, digest=digest)
-    content = page.encode(errors="replace")  # half of a surrogate pair is no text
+    content = page_of(file)
     html, pdf = file.with_name(PAGE), file.with_name(PRINT)
     try:
         # First: if no new one can be made, an old one must not lie beside another report.
