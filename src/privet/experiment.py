@@ -36,6 +36,7 @@ SWEEP = "sweep"
 Rate = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 def _check_plain(options: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -83,6 +84,9 @@ class FederationSettings(_Settings):
     """Chance that a silo that was asked does not answer (simulation only)."""
     min_silos: Count = 1
     """The run ends early when fewer silos than this are willing to go on."""
+    local: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
+    """Names or patterns ("norm*", "head.*") of parameters and buffers that stay in their silo, as
+    in FedBN and FedPer: trained there like the rest, never sent; unset: everything travels."""
 
 
 class TrainingSettings(_Settings):
@@ -292,6 +296,12 @@ def _check_few_silos(encryption: EncryptionSettings | None, silos: int | None) -
     )
 
 
+_NOT_WITH_LOCAL = {
+    "validation": "it chooses one model for all, and every silo has its own; leave one out",
+    "start": "silos do not see its file and could not begin their own parts from it; leave one out",
+}
+
+
 class Experiment(_Settings):
     """A whole run. Frozen; `with_settings` gives a changed copy."""
 
@@ -348,6 +358,9 @@ class Experiment(_Settings):
                 "[validation] chooses a model by what is measured on it, and with [encryption] "
                 "nobody but silos reads one; leave one of them out"
             )
+        for table in ("validation", "start"):
+            if self.federation.local is not None and getattr(self, table) is not None:
+                raise ValueError(f"federation.local with [{table}]: {_NOT_WITH_LOCAL[table]}")
         _check_few_silos(self.encryption, self.federation.silos)
         if self.federation.partition == "natural" and self.federation.silos is not None:
             raise ValueError(

@@ -3,23 +3,35 @@
 Aggregation rules, encryption and checkpoints see vectors of shape (d,), float32; only the two ends
 of a round know modules. What no training changes is no part of it (`privet.base`), and integer
 buffers (BatchNorm's batch counter) stay where they are.
+
+With `federation.local` some of those numbers stay in their silo. A silo trains the whole vector,
+shape (d,); what travels, is added up and kept by the server is the rest of it, the shared part, in
+the same order. The silo's own part is trained with the same clipped and noised steps: it never
+leaves, but the next shared update depends on it through the forward pass, so what is claimed of the
+updates holds only if the steps of all coordinates are covered. As each step is, the own part is
+covered by the same epsilon, though nobody is shown it.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from privet.errors import ModelError
+from privet.errors import ExperimentError, ModelError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from privet.base import Base
+
+    Correction = Callable[[Sequence[nn.Parameter]], None]
 
 Vector = NDArray[np.float32]
 
@@ -33,12 +45,18 @@ class FlatModel:
     """
 
     def __init__(
-        self, module: nn.Module, vector: Vector | None = None, *, constant: Sequence[str] = ()
+        self,
+        module: nn.Module,
+        vector: Vector | None = None,
+        *,
+        constant: Sequence[str] = (),
+        local: Sequence[str] = (),
     ) -> None:
         """`vector`, shape (d,), is that memory and the state from now on, where it is given.
 
-        `constant`: buffers that the task declares to be of the base. ValueError for a vector of
-        another length.
+        `constant`: buffers that the task declares to be of the base. `local`: names or patterns of
+        what stays in its silo. ValueError for a vector of another length; ExperimentError for a
+        pattern that fits nothing, and where nothing is left that trains and travels.
         """
         # Late: who only passes vectors on, as a silo's own process, is spared torch.
         import torch
@@ -70,6 +88,65 @@ class FlatModel:
             if vector is None:
                 part.copy_(tensor.detach().reshape(-1))
             tensor.data = part.view(tensor.shape)  # what it had is free before the next is copied
+        self.local = _local(self.names, local, self.trained)
+        """Names of what stays in its silo, in order."""
+        self._local_ids = frozenset(id(tensors[name]) for name in self.local)
+        stays = [name in self.local for name in self.names]
+        self._stays = np.repeat(stays, self.sizes) if self.local else None
+        self.shared_sizes = tuple(n for n, own in zip(self.sizes, stays, strict=True) if not own)
+        """Of the tensors that travel."""
+        self._first = self.own(self._memory)
+
+    def shared(self, vector: Vector) -> Vector:
+        """Of a vector, shape (d,), what travels; the vector itself where all of it does."""
+        return vector if self._stays is None else vector[~self._stays]
+
+    def own(self, vector: Vector) -> Vector:
+        """Of a vector, shape (d,), what stays in the silo: a copy, empty where nothing does."""
+        return vector[:0] if self._stays is None else vector[self._stays]
+
+    def joined(self, shared: Vector, own: Vector | None = None) -> Vector:
+        """The whole of a shared part and an own one, shape (d,); ValueError for other lengths.
+
+        Without `own` it is as the model was made: a silo's that has not trained yet.
+        """
+        if self._stays is None:
+            return shared
+        whole = np.empty_like(self._memory)
+        for part, where in (
+            (shared, ~self._stays),
+            (self._first if own is None else own, self._stays),
+        ):
+            if part.shape != (count := int(where.sum()),):
+                raise ValueError(f"{count} values are expected, the vector has shape {part.shape}")
+            whole[where] = part
+        return whole
+
+    def on_shared(self, correction: Correction | None) -> Correction | None:
+        """A strategy's correction, made to see the parameters that travel alone.
+
+        It knows no others: it begins from the shared part.
+        """
+        if correction is None or not self.local:
+            return correction
+        travels = [name not in self.local for name in self.trained]
+
+        def on_those(parameters: Sequence[nn.Parameter]) -> None:
+            correction([p for p, shared in zip(parameters, travels, strict=True) if shared])
+
+        return on_those
+
+    @cached_property
+    def unsent(self) -> str | None:
+        """A digest of what does not travel: the base, and which tensors are local; or None.
+
+        Server and silos compare it, so that one's shared part is not another's.
+        """
+        if not self.local:
+            return self.base.digest
+        sizes = dict(zip(self.names, self.sizes, strict=True))
+        facts = [_LOCAL_TITLE, self.base.digest, [[name, sizes[name]] for name in self.local]]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def load(self, vector: Vector) -> None:
         """Take over `vector`, shape (d,); ValueError when the length differs."""
@@ -91,21 +168,59 @@ class FlatModel:
         self.base.check()
 
     def state(self) -> dict[str, Tensor]:
-        """The state dict of the module without what is of the base."""
+        """The state dict of the module without what is of the base, or local."""
         whole = self.module.state_dict(keep_vars=True)
-        own = {name: tensor for name, tensor in whole.items() if id(tensor) not in self.base.ids}
-        return {name: tensor.detach() for name, tensor in own.items()}
+        without = self.base.ids | self._local_ids
+        return {n: tensor.detach() for n, tensor in whole.items() if id(tensor) not in without}
+
+    def own_state(self, own: Vector | None = None) -> dict[str, NDArray[np.float32]]:
+        """The tensors of an own part by their names, or of the one that the model was made with."""
+        left, tensors = self._first if own is None else own, dict(_state(self.module, self.base))
+        found = {}
+        for name in self.local:
+            shape, size = tuple(tensors[name].shape), tensors[name].numel()
+            found[name], left = left[:size].reshape(shape), left[size:]
+        return found
 
     def marks(self) -> dict[str, bytes]:
-        """For each trained parameter a digest of its numbers: two that differ have moved."""
+        """For each parameter that trains and travels a digest of its numbers: two that differ have
+        moved."""
         tensors = zip(self.trained, self.parameters, strict=True)
-        return {n: hashlib.sha256(p.detach().numpy().data).digest() for n, p in tensors}
+        shared = [(name, each.detach()) for name, each in tensors if name not in self.local]
+        return {name: hashlib.sha256(each.numpy().data).digest() for name, each in shared}
 
     def _check(self, vector: Vector) -> None:
         if vector.shape != self._memory.shape:
             raise ValueError(
                 f"the model has {len(self._memory)} values, the vector has shape {vector.shape}"
             )
+
+
+_LOCAL_TITLE = "privet local parts 1"
+
+
+def _local(
+    names: Sequence[str], patterns: Sequence[str], trained: Sequence[str]
+) -> tuple[str, ...]:
+    """Those of the names that fit one of the patterns."""
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ExperimentError(
+                f"federation.local: {pattern!r} is the name of nothing that trains; allowed are "
+                f"names or patterns of {_some(names)}"
+            )
+    local = tuple(name for name in names if any(fnmatchcase(name, each) for each in patterns))
+    if local and set(trained) <= set(local):
+        raise ExperimentError(
+            f"federation.local = {list(patterns)}: every parameter that trains would stay in its "
+            f"silo, and nothing be learned together; leave out some of {_some(trained)}"
+        )
+    return local
+
+
+def _some(names: Sequence[str], most: int = 12) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _state(module: nn.Module, base: Base) -> Iterator[tuple[str, Tensor]]:

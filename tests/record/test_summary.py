@@ -45,6 +45,7 @@ SUMMARY: dict[str, Any] = {
         "sent": 10,
         "base": 5,
         "base_digest": "ab",
+        "local": None,
         "still": [],
         "nothing_trained": None,
     },

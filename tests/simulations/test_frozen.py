@@ -121,6 +121,7 @@ def test_the_run_says_what_trains_and_keeps_nothing_else(tmp_path: Path) -> None
         "sent": 27,
         "base": 137,
         "base_digest": base.digest,
+        "local": None,
         "still": [],
         "nothing_trained": None,
     }

@@ -22,6 +22,7 @@ from flwr.clientapp.typing import Mod
 from flwr.common.constant import ErrorCode
 
 from privet.base import BaseDiffers
+from privet.client import own_part
 from privet.client.evaluation import canaries_of, keep_trace, measure, metric_names
 from privet.client.guard import Guard, RefusedByPolicy, TrainingPermit, open_guard
 from privet.client.masked import SealedRound, advert, consent, reveal, share
@@ -200,6 +201,7 @@ def evaluate_round(message: Message, context: Context) -> Answer:
             weights = holder.receive(request.sealed, request.weights).weights
         else:
             weights = _in_the_clear(request.weights)
+        weights = silo.model().joined(weights, own_part.recall(silo, context))
     with ExitStack() as stack:
         with _stage(REFUSED):
             permit = stack.enter_context(
@@ -224,7 +226,8 @@ def _train(
 ) -> Generator[LocalTraining, Train, Answer]:
     lr = experiment.learning_rate(request.round)
     rng = numpy_generator(silo.entropy(request.round))
-    memory = _recall(context)
+    memory, model = _recall(context), silo.model()
+    whole = model.joined(weights, own_part.recall(silo, context))
     strategy = load_strategy(experiment.strategy.name, experiment.strategy.options)
     local = strategy.local(weights=weights, extras=request.extras, memory=memory, lr=lr)
     canaries = canaries_of(silo, context)
@@ -232,14 +235,14 @@ def _train(
         silo.model,
         loss_of(silo.task, experiment.training),
         admitted.records(),
-        weights,
+        whole,
         plan=admitted.plan,
         training=experiment.training,
         lr=lr,
         noise=partial(silo.noise, request.round),
         chance=int(rng.integers(2**63)),
         draws=rng,
-        correction=local.correction,
+        correction=model.on_shared(local.correction),
         canaries=canaries,
         held_out=silo.n_records - len(silo.examples),
     )
@@ -251,13 +254,15 @@ def _train(
     admitted.commit(event)
     if canaries and trained.canaries and (ran := admitted.plan.mechanism):
         keep_trace(silo, context, request.round, ran, canaries, trained.canaries)
-    extras = local.finish(trained.update, trained.steps)
+    update = model.shared(trained.update)
+    extras = local.finish(update, trained.steps)
     _remember(context, memory)
+    own_part.keep(silo, context, model.own(whole) + model.own(trained.update))
     public = admitted.records_public
-    upload = sealed.seal(trained.update, silo=silo) if sealed else None
+    upload = sealed.seal(update, silo=silo) if sealed else None
     in_the_clear = PRIVACY if admitted.plan.mechanism else PLAIN
     reply = TrainReply(
-        update=None if upload else trained.update,
+        update=None if upload else update,
         # A sealed update has its weight inside, where only the sum of all weights is ever seen.
         weight=float(silo.n_records) if public and not upload else None,
         event=encode_event(event) if public and admitted.plan.mechanism else None,
@@ -266,7 +271,8 @@ def _train(
         sealed=upload,
     )
     if isinstance(work, WatchedTraining):
-        sent = trained.update if reply.update is None else reply.update
+        sent = update if reply.update is None else reply.update
+        sent = model.joined(sent, model.own(trained.update))
         keep_steps(work, sent, silo=silo, context=context, round_=request.round)
     grants = {ENCRYPTION if upload else in_the_clear, *([RECORDS_PUBLIC] if public else [])}
     return Answer(reply.to_records(), frozenset(grants))
@@ -299,7 +305,7 @@ def _advert(message: Message, context: Context) -> Answer:
         with _stage(REFUSED):
             guard.check(experiment, silo, plan)
         records = silo.n_records
-    step = partial(advert, records=records, base=silo.model().base.digest)
+    step = partial(advert, records=records, base=silo.model().unsent)
     return _key_step(step, message, context)
 
 

@@ -151,14 +151,14 @@ class SealedRound:
             raise ExperimentError("the job has [encryption], and the round was not agreed on")
         masks, _, round_ = _resumed(message, context, experiment)
         plan, holder = round_.plan, ModelHolder.of(context, experiment)
-        job = job_digest(experiment, model.base.digest)
+        job = job_digest(experiment, model.unsent)
         if (plan.round, plan.job) != (request.round, job) or request.extras:
             raise OutOfOrder(f"round {request.round} is not the one that was agreed on")
         if plan.noise != noise_text(request.noise_multiplier):
             raise OutOfOrder("another noise multiplier than was agreed on")
         state = holder.base_of(plan)
         # Of the first model the server says them; this silo knows them by its own task.
-        if state.sizes != model.sizes:
+        if state.sizes != model.shared_sizes:
             raise OutOfOrder("the model that was agreed on has other tensors than the task's")
         return cls(holder, state, round_, masks.encrypted_shares)
 

@@ -406,14 +406,16 @@ def keep(message: Message, context: Context, experiment: Experiment) -> RecordDi
 
 
 def _write_model(path: Path, vector: Vector, context: Context, experiment: Experiment) -> None:
+    # Late: who only passes keys on is spared torch.
+    from privet.client import own_part
     from privet.client.silo import is_simulated, open_silo
     from privet.record.card import card_of, claim_of
 
     silo = open_silo(experiment, context)
-    flat, task = silo.model(), silo.task
-    flat.load(vector)
+    flat, task, own = silo.model(), silo.task, own_part.recall(silo, context)
+    flat.load(flat.joined(vector, own))
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {name: value.numpy() for name, value in flat.state().items()}
+    tensors = own_part.whole_state(flat, own)
     claim = claim_of(task, experiment, simulated=is_simulated(context))
     card = card_of(task, experiment, base=flat.base.digest, claim=claim, learned=False)
     save_tensors(path, tensors, model_metadata(card))

@@ -52,9 +52,12 @@ class ModelCache:
     else a model keeps in buffers is put back here.
     """
 
-    def __init__(self, model: nn.Module, constant: Sequence[str] = ()) -> None:
-        """`constant`: buffers that the task declares to be of the model's base."""
-        self._flat = FlatModel(model, constant=constant)
+    def __init__(
+        self, model: nn.Module, constant: Sequence[str] = (), local: Sequence[str] = ()
+    ) -> None:
+        """`constant`: buffers that the task declares to be of the model's base; `local`: what stays
+        in its silo."""
+        self._flat = FlatModel(model, constant=constant, local=local)
         self._counters = [
             (buffer, buffer.clone())
             for buffer in model.buffers()
@@ -192,13 +195,16 @@ class Silo:
         return self.local.model_cache.model()
 
     def demand_base(self, digest: str | None) -> None:
-        """BaseDiffers unless the model here has the base with this digest, or both have none."""
-        own = self.model().base.digest
-        if own != digest:
-            raise BaseDiffers(
-                f"the task loads {_said_of(own)} here, and the server names {_said_of(digest)}: "
-                "the files or the code that the model is made of differ"
-            )
+        """BaseDiffers unless what does not travel of the model here has this digest, or nothing
+        stays at either end."""
+        model = self.model()
+        if model.unsent == digest:
+            return
+        local = f", keeps {', '.join(model.local)} in the silo" if model.local else ""
+        raise BaseDiffers(
+            f"the task loads {_said_of(model.unsent)} here{local}, and the server names "
+            f"{_said_of(digest)}: the files or the code that the model is made of differ"
+        )
 
     def noise(self, round_: int, use: str = "noise") -> NoiseSource:
         """Noise that no other silo, no other round and no other use shares."""
@@ -315,6 +321,7 @@ def load_local_data(
         experiment.model,
         json.dumps(experiment.data, sort_keys=True),
         experiment.federation if divided else None,
+        experiment.federation.local or (),
         experiment.evaluation.holdout if experiment.evaluation else 0.0,
         experiment.validation.share if experiment.validation else 0.0,
         experiment.seed,
@@ -332,6 +339,7 @@ def _load(
     model: str | None,
     options: str,
     federation: FederationSettings | None,
+    local_parts: tuple[str, ...],
     holdout: float,
     validation: float,
     seed: int,
@@ -344,7 +352,7 @@ def _load(
         task_name, model, data_dir, json.loads(options)
     )
     coins = f"holdout {seed}".encode() if key is None else SiloKey.load(key).derived("held out")
-    model_cache = ModelCache(seeded_model(task, seed), constant_buffers(task))
+    model_cache = ModelCache(seeded_model(task, seed), constant_buffers(task), local_parts)
     if federation is None:
         return _held_apart(task, ("silo",), (examples,), model_cache, holdout, coins)
     natural = _is_natural(federation, examples)

@@ -28,6 +28,7 @@ _EXPERIMENT = {
     "federation.silos": "fewer records a silo: more noise for the same epsilon",
     "federation.partition": "decides which records are one silo's",
     "federation.participation": "a silo that is not asked spends nothing",
+    "federation.local": "what stays is noised too: the claim of what is sent, and of it, is the same",
     "training.*": _NONE,
     "training.epochs": "more steps: more is spent, or more noise",
     "training.steps": "more steps: more is spent, or more noise",

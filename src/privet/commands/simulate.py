@@ -192,8 +192,13 @@ def _introduce(prepared: Prepared) -> None:
     model = prepared.place.model_cache.model()
     if len(model.base):
         typer.echo(
-            f"{sum(model.sizes):,} numbers of the model travel; {len(model.base):,} are its base "
-            "and stay as the task loads them."
+            f"{sum(model.shared_sizes):,} numbers of the model travel; {len(model.base):,} are its "
+            "base and stay as the task loads them."
+        )
+    if model.local:
+        own = sum(model.sizes) - sum(model.shared_sizes)
+        typer.echo(
+            f"{own:,} numbers stay in each silo, which has its own: {', '.join(model.local)}"
         )
     if sealing := _sealing(experiment):
         typer.echo(sealing)

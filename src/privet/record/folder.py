@@ -3,7 +3,8 @@
 experiment.toml    resolved settings
 history.jsonl      a line a round, flushed; its schema is `RoundRecord`
 checkpoint.safetensors   what `--resume` goes on from, replaced as a whole after every round
-model.safetensors  the final model, without its base
+model.safetensors  the final model, without its base and what stays in silos
+own-parts.safetensors    of a simulation with federation.local: what each silo has of its own
 summary.json       the outcome (`RunSummary`); written last, so its presence means "finished"
 """
 
@@ -30,6 +31,7 @@ from privet.record.summary import SUMMARY, RunSummary
 SETTINGS = "experiment.toml"
 CHECKPOINT = "checkpoint.safetensors"
 MODEL = "model.safetensors"
+OWN_PARTS = "own-parts.safetensors"
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -80,11 +82,11 @@ class RunFolder:
         More rounds than the run had make it unfinished again."""
         if self.check_settings(experiment):
             # The outcome first: it says "finished", and must not stand beside the new settings.
-            for name in (SUMMARY, MODEL):
+            for name in (SUMMARY, MODEL, OWN_PARTS):
                 (self.path / name).unlink(missing_ok=True)
             write_whole(self.path / SETTINGS, experiment.to_toml().encode())
         # What a killed process left half written is as large as a model.
-        for name in (CHECKPOINT, MODEL):
+        for name in (CHECKPOINT, MODEL, OWN_PARTS):
             for part in leftovers(self.path / name):
                 part.unlink(missing_ok=True)
         checkpoint = self._checkpoint()
@@ -148,7 +150,8 @@ class RunFolder:
             file.write(entry.line() + "\n")
 
     def check_base(self, checkpoint: Checkpoint, base: str | None) -> None:
-        """ExperimentError when the run here was begun with a model of another base."""
+        """ExperimentError when the run here was begun with a model of another base, or with other
+        tensors that stay in their silos."""
         if checkpoint.base != base:
             raise ExperimentError(
                 f"{self.path} was begun with {_base(checkpoint.base)}, and the task now loads "
@@ -165,6 +168,10 @@ class RunFolder:
         `card` says how to use it, and of what base the rest is, which the task loads.
         """
         self._replace_tensors(MODEL, tensors, model_metadata(card) if card else {"format": "pt"})
+
+    def save_own_parts(self, tensors: Tensors) -> None:
+        """Write what each silo has of its own, a tensor for "silo/name"."""
+        self._replace_tensors(OWN_PARTS, tensors, {"format": "pt"})
 
     def complete_model(self, **claim: Any) -> None:
         """Put what is known by now in the claim of the model that stands here, if one does."""

@@ -105,6 +105,8 @@ class ModelFacts(Recorded):
     """In the base, which stays as the task loads it and does not travel."""
     base_digest: str | None
     """What server and silos compared; null without a base."""
+    local: list[str] | None = None
+    """Names of what each silo has of its own and never sent; null where all that trains travels."""
     still: list[str] | None
     """Trained parameters whose numbers are all where they started; null where the coordinator
     cannot read the model. With noise on updates everything moves."""

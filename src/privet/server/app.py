@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from logging import INFO
 from pathlib import Path
 
+import numpy as np
 import torch
 from flwr.app import Context
 from flwr.common.logger import log
@@ -24,7 +25,7 @@ from privet.record.folder import RunFolder
 from privet.record.history import RoundRecord, Watch
 from privet.server.choosing import BestModel, refuse_validation
 from privet.server.cohort import IdentifyNode
-from privet.server.evaluation import Evaluator, Scores
+from privet.server.evaluation import Evaluator, OwnModels, Scores
 from privet.server.models import ClearModel, GlobalModel
 from privet.server.rounds import Coordinator, RunOutcome, SiloMemory
 from privet.server.sealing import OpenModel, SealedModel
@@ -110,10 +111,10 @@ def run(grid: Grid, context: Context, hosting: Hosting) -> None:
     flat = first_model(
         task, experiment, data_dir=data_folder(hosting.data_dir), held=not hosting.simulated
     )
-    hosting.sized(sum(flat.sizes))
+    hosting.sized(sum(flat.shared_sizes))
     if checkpoint is not None:
-        folder.check_base(checkpoint, flat.base.digest)
-    evaluate = None if measured is None else Evaluator(task, measured, flat)
+        folder.check_base(checkpoint, flat.unsent)
+    evaluate = _evaluator(task, experiment, measured, flat, hosting.memory)
     facts, marks = facts_of(flat), flat.marks()
     model = _global_model(grid, experiment, strategy, flat, roster, hosting.open_model, run_name)
     del flat  # without an evaluator nobody needs a second model in memory
@@ -132,8 +133,14 @@ def run(grid: Grid, context: Context, hosting: Hosting) -> None:
     )
     outcome, tested = coordinator.run(checkpoint), None
     if outcome.weights is not None:
-        final = evaluate.model if evaluate else _flat(seeded_model(task, experiment.seed), task)
-        final.load(outcome.weights)
+        final = (
+            evaluate.model
+            if evaluate
+            else _flat(seeded_model(task, experiment.seed), task, experiment)
+        )
+        final.load(final.joined(outcome.weights))
+        if final.local and hosting.memory is not None:
+            folder.save_own_parts(dict(_own_parts(final, hosting.memory)))
         tensors = {name: value.numpy() for name, value in final.state().items()}
         facts = with_still(facts, marks, final, outcome)
         tested = _tested(outcome, task, test, final)
@@ -162,6 +169,33 @@ def _test_data(task: Task, hosting: Hosting) -> Examples | None:
             raise
         log(INFO, "the model is not evaluated here: %s", error)
         return None
+
+
+def _evaluator(
+    task: Task,
+    experiment: Experiment,
+    test: Examples | None,
+    model: FlatModel,
+    memory: SiloMemory | None,
+) -> Evaluator | None:
+    """What measures the model here: with `federation.local` each silo's own, where they are."""
+    if test is None:
+        return None
+    if not model.local:
+        return Evaluator(task, test, model)
+    if memory is None:
+        log(INFO, "the model is not evaluated here: %s stay in the silos", ", ".join(model.local))
+        return None
+    federation = experiment.federation
+    natural = (federation.partition or "natural") == "natural" and federation.silos is None
+    return OwnModels(task, test, model, parts=memory.own_parts, natural=natural)
+
+
+def _own_parts(model: FlatModel, memory: SiloMemory) -> Iterator[tuple[str, np.ndarray]]:
+    """What each silo keeps of its own, a tensor for "silo/name"; of those that trained."""
+    for silo, own in memory.own_parts().items():
+        if own is not None:
+            yield from ((f"{silo}/{name}", part) for name, part in model.own_state(own).items())
 
 
 def _measured_in_rounds(
@@ -203,7 +237,7 @@ def _global_model(
     open_model: OpenModel | None,
     run_name: str,
 ) -> GlobalModel:
-    weights, base = model.vector(), model.base.digest
+    weights, base = model.shared(model.vector()), model.unsent
     if experiment.encryption is None:
         return ClearModel(strategy, weights, experiment, base=base)
     if roster is None:
@@ -215,7 +249,7 @@ def _global_model(
         experiment,
         weights,
         run=run_name,
-        sizes=model.sizes,
+        sizes=model.shared_sizes,
         base=base,
         cipher=make_cipher(experiment.encryption.scheme, profile=experiment.encryption.profile),
         identities=load_roster(roster),
@@ -267,11 +301,13 @@ def first_model(
     task: Task, experiment: Experiment, *, data_dir: Path | None = None, held: bool = False
 ) -> FlatModel:
     """The same, flat."""
-    return _flat(initial_model(task, experiment, data_dir=data_dir, held=held), task)
+    model = initial_model(task, experiment, data_dir=data_dir, held=held)
+    return _flat(model, task, experiment)
 
 
-def _flat(model: torch.nn.Module, task: Task) -> FlatModel:
-    return FlatModel(model, constant=constant_buffers(task))
+def _flat(model: torch.nn.Module, task: Task, experiment: Experiment) -> FlatModel:
+    local = experiment.federation.local or ()
+    return FlatModel(model, constant=constant_buffers(task), local=local)
 
 
 # Under Flower itself, whose runs bring their own code: there is nothing to keep from them.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -55,9 +57,7 @@ class Evaluator:
             outputs, targets = evaluated(self.model.module, self._test, at_once=_BATCH)
             everything = self._measure(outputs, targets)
             by_silo = self._by_silo(outputs, targets)
-        finite = _finite(everything)
-        odd = tuple(f"{name} is not finite" for name in everything if name not in finite)
-        return Scores(finite.pop("loss", None), finite, by_silo, odd)
+        return _scores(everything, by_silo)
 
     def _measure(self, outputs: Any, targets: Tree) -> dict[str, float]:
         loss = float(ExampleLoss(self._task.loss)(outputs, targets))
@@ -75,6 +75,52 @@ class Evaluator:
                 measured = self._measure(at(outputs, own), at(targets, own))
                 by_silo[name] = _finite(measured)
         return by_silo
+
+
+class OwnModels(Evaluator):
+    """Evaluates every silo's own model: the shared weights and what the silo keeps of its own.
+
+    Of natural silos each on its own test records, else each on all of them. The figures of all are
+    over every record that was measured.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        test: Examples,
+        model: FlatModel,
+        *,
+        parts: Callable[[], Mapping[str, Vector | None]],
+        natural: bool,
+    ) -> None:
+        """`parts`: what each silo keeps now; None of one that has not trained."""
+        super().__init__(task, test, model)
+        self._parts, self._natural = parts, natural
+
+    def __call__(self, weights: Vector) -> Scores:
+        """Evaluate the shared `weights`, shape (d,), with every silo's own part."""
+        with task_errors("the model or a metric fails on the test records"):
+            measured = dict(self._each(weights))
+            outputs, targets = (joined(each) for each in zip(*measured.values(), strict=True))
+            by_silo = {name: _finite(self._measure(*each)) for name, each in measured.items()}
+            return _scores(self._measure(outputs, targets), by_silo)
+
+    def _each(self, weights: Vector) -> Iterator[tuple[str, tuple[Any, Tree]]]:
+        """Each silo's name, with the outputs of its model and the targets."""
+        for name, own in self._parts().items():
+            test = self._test
+            if self._natural and test.silo is not None:
+                rows = test.silo == test.silo_names.index(name)
+                test = test.take(np.flatnonzero(rows))
+            if len(test):
+                self.model.load(self.model.joined(weights, own))
+                yield name, evaluated(self.model.module, test, at_once=_BATCH)
+
+
+def _scores(everything: dict[str, float], by_silo: dict[str, dict[str, float]] | None) -> Scores:
+    finite = _finite(everything)
+    odd = tuple(f"{name} is not finite" for name in everything if name not in finite)
+    return Scores(finite.pop("loss", None), finite, by_silo, odd)
 
 
 def outputs_of(module: nn.Module, inputs: Tree) -> Any:

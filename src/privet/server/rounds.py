@@ -44,6 +44,9 @@ class SiloMemory(Protocol):
     def load(self, vectors: Mapping[str, Vector]) -> None:
         """The reverse."""
 
+    def own_parts(self) -> dict[str, Vector | None]:
+        """What each silo keeps of the model itself; None of one that has not trained."""
+
 
 @dataclass(frozen=True)
 class RunOutcome:

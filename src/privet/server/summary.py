@@ -34,9 +34,10 @@ def facts_of(model: FlatModel) -> ModelFacts:
     """What of the model trains, travels and stays, before the run."""
     return ModelFacts(
         trained=sum(parameter.numel() for parameter in model.parameters),
-        sent=sum(model.sizes),
+        sent=sum(model.shared_sizes),
         base=len(model.base),
         base_digest=model.base.digest,
+        local=list(model.local) or None,
         still=None,
         nothing_trained=None,
     )

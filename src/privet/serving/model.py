@@ -211,7 +211,10 @@ def _fill(
     for name in sorted({*tensors} | {*needed}):
         own, found = needed.get(name), tensors.get(name)
         if own is None or found is None or (own.shape, own.dtype) != (found.shape, found.dtype):
-            raise ModelError(f"{path}: tensor {name!r} does not fit the model of {card.task}")
+            apart = "" if found is not None else " (or it stays in its silo: federation.local)"
+            raise ModelError(
+                f"{path}: tensor {name!r} does not fit the model of {card.task}{apart}"
+            )
     with torch.no_grad():
         for name, own in needed.items():
             own.copy_(tensors[name])

@@ -33,6 +33,7 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from privet.client.own_part import OWN_PART
 from privet.vectors import Vector
 from privet.wire import ErrorReply
 
@@ -75,11 +76,19 @@ class InProcessGrid(Grid):
     """Nodes `2 .. silos + 1`, each with its own Flower context."""
 
     def __init__(
-        self, executor: Executor, *, silos: int, run_id: int, isolate: bool = False
+        self,
+        executor: Executor,
+        *,
+        silos: int,
+        run_id: int,
+        isolate: bool = False,
+        names: Sequence[str] = (),
     ) -> None:
-        """`isolate` serialises every message exactly as Flower's wire does."""
+        """`isolate` serialises every message exactly as Flower's wire does; `names` are the
+        silos'."""
         self._executor = executor
         self._nodes = node_ids(silos)
+        self._names = tuple(names) or tuple(f"silo-{index}" for index in range(silos))
         self._states: dict[int, RecordDict] = {}  # of the nodes that keep something
         self._run = Run.create_empty(run_id)
         self._isolate = isolate
@@ -152,6 +161,12 @@ class InProcessGrid(Grid):
             record = state.array_records.get(name, ArrayRecord())
             record[key] = Array(vector)
             state[name] = record
+
+    def own_parts(self) -> dict[str, Vector | None]:
+        """What each silo keeps of the model itself; None of one that has not trained."""
+        found = (self._state(node).array_records.get(OWN_PART) for node in self._nodes)
+        parts = (None if record is None else record[OWN_PART].numpy() for record in found)
+        return dict(zip(self._names, parts, strict=True))
 
     def _answer(self, messages: Iterable[Message]) -> Iterator[Message]:
         for reply, state in self._executor.answers(messages, self._state):

@@ -30,6 +30,8 @@ def run_on_ray(
         ) from None
     if prepared.experiment.strategy.name == "scaffold" and hosting.resume:
         raise ExperimentError("--resume with --engine ray and scaffold: Ray keeps no silo memory")
+    if prepared.experiment.federation.local is not None and hosting.resume:
+        raise ExperimentError("--resume with --engine ray and federation.local: Ray keeps no parts")
     from flwr.simulation import run_simulation
     from flwr.supercore import telemetry
 

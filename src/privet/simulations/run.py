@@ -257,7 +257,13 @@ def _run_in_process(
         )
     )
     with closing(
-        InProcessGrid(executor, silos=len(silos), run_id=run_id, isolate=execution.isolate)
+        InProcessGrid(
+            executor,
+            silos=len(silos),
+            run_id=run_id,
+            isolate=execution.isolate,
+            names=prepared.place.names,
+        )
     ) as grid:
         server = server_app(replace(hosting, memory=grid))
         context = Context(run_id, SERVER_NODE, {}, RecordDict(), {**experiment.to_run_config()})

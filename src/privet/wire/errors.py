@@ -46,7 +46,7 @@ STAGES = frozenset(
 
 CODES: Mapping[str, str] = MappingProxyType(
     {
-        "base": "what it loads of the model without training it is not the server's",
+        "base": "what it loads of the model and never sends is not the server's",
         "approval": "waiting for its data holder's approval",
         "budget": "the data holder's budget does not allow it",
         "code": "code that is not privet's raised an error",

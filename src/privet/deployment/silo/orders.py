@@ -14,6 +14,9 @@ from privet.deployment.parties.requests import Denied
 from privet.errors import PrivetError
 from privet.experiment import Experiment
 
+OWN_PARTS = "own-parts"
+"""The folder, within a silo's state, of its own parts of models."""
+
 ALLOWED = frozenset({ORDER_KEY})
 """Nothing else of what a server says about a run is listened to."""
 
@@ -79,6 +82,7 @@ def node_config(kit: SiloKit, job: OrderedJob, *, roster: Path) -> dict[str, Any
         "identity": str(kit.identity),
         "keys": str(kit.keys),
         "models": str(kit.models),
+        "own-parts": str(kit.state / OWN_PARTS),
         "roster": str(roster),
         "canaries": kit.canaries,
         "canaries-dir": str(kit.state / "canaries" / job.id),

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -20,6 +21,7 @@ from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
 
+from privet.client.own_files import forget_ended
 from privet.client.task_code import code_hash, top_level
 from privet.deployment.monitoring import SILO, new_registry, serving_health, serving_metrics
 from privet.deployment.parties import PartiesError, PartiesFile, SiloKit
@@ -29,7 +31,7 @@ from privet.deployment.parties.transport import check_hello, client
 from privet.deployment.silo import approvals
 from privet.deployment.silo.connection import Connection, RunOver, Stopped, Unreachable, judge
 from privet.deployment.silo.metrics import Outcome, SiloMetrics, outcome_of
-from privet.deployment.silo.orders import OrderedJob, believed, node_config
+from privet.deployment.silo.orders import OWN_PARTS, OrderedJob, believed, node_config
 from privet.deployment.silo.worker import Died, Work, Worker
 from privet.errors import PrivetError
 from privet.experiment import Experiment
@@ -118,6 +120,7 @@ class _Silo:
             told = self._hello(http)
             check_hello(told, project=self.kit.project, server=self.kit.server)
             self._update_parties(http)
+        self._forget_own_parts()
 
     def work(self) -> None:
         """Answer messages, for ever."""
@@ -214,12 +217,21 @@ class _Silo:
                 # One at a time, as the server runs them; a silo that is up for a year keeps no
                 # list.
                 self._jobs = {run: job}
+                self._forget_own_parts()
             except PrivetError as denied:
                 # These say nothing of the order.
                 if isinstance(denied, RunOver | Stopped):
                     raise
                 self._jobs = {run: self._refuse(run, str(denied))}
         return self._jobs[run]
+
+    def _forget_own_parts(self) -> None:
+        """Remove what this silo has of its own of models whose jobs are over."""
+        try:
+            policy = Policy.from_file(self.kit.policy)
+            forget_ended(self.kit.state / OWN_PARTS, partial(_keeps_own_parts, policy))
+        except (PrivetError, OSError) as error:
+            log.warning("parts of models of jobs that are over stay here: %s", error)
 
     def _let_code_be_new(self, task: str) -> None:
         """End a worker that has other code of this task in its memory than what lies there now."""
@@ -382,6 +394,11 @@ class _Silo:
         except Exception as error:  # a torn file, a run that is over: nobody waits then
             log.debug("nobody waits for the message that was lost: %s", error)
         self._forget()
+
+
+def _keeps_own_parts(policy: Policy, dataset: str) -> bool:
+    rules = policy.rules(dataset)
+    return rules is not None and rules.training.keep_own_parts
 
 
 def _seconds(ttl: float) -> float:

@@ -144,6 +144,11 @@ def _training(training: Training) -> Iterator[str]:
         if training.uncovered_preprocessing
         else "Each record's inputs must follow from itself and constants."
     ) + " (training.uncovered_preprocessing)"
+    yield (
+        "Parts of a model that never leave here are kept when their job is over."
+        if training.keep_own_parts
+        else "Parts of a model that never leave here go when their job is over."
+    ) + " (training.keep_own_parts)"
 
 
 def _bounds_rate(training: Training) -> bool:
@@ -251,6 +256,9 @@ largest_sampling_rate = 1.0
 # Whether the inputs of a record may depend on others, such as by scaling with their mean. No
 # epsilon covers what that tells.
 uncovered_preprocessing = false
+# Whether parts of models that never leave this silo (federation.local) are kept when the orders of
+# their jobs have ended.
+keep_own_parts = false
 
 [data.my-data.sending]
 # Whether the number of records may leave.

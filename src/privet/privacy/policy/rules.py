@@ -135,6 +135,8 @@ class Training(_Table):
     """Expected share of the records in one step."""
     largest_sampling_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Expected share of the records in one step."""
+    keep_own_parts: bool = False
+    """What stays here of a job's model (`federation.local`) is kept when its order has ended."""
     uncovered_preprocessing: bool = False
     """Inputs or splits that depend on other records, such as scaling by their own mean and
     deviation: no epsilon covers that."""

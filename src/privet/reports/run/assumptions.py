@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from privet.charts.formatting import bound, counted, scientific
+from privet.charts.formatting import bound, counted, listed, scientific
 from privet.record.run import Run
 from privet.record.summary import ClaimedEpsilon, CrossCheckFigures
 from privet.reports.run.observers import left_the_silos
@@ -167,6 +167,7 @@ def _limits(run: Run, promise: ClaimedEpsilon) -> tuple[Statement, ...]:
             f"could reveal about a {promise.unit} is not in the number.",
         ),
         *_start(run),
+        *_local(run),
         *_validation(run),
         *(Statement("About these data", note, caution=True) for note in run.notes),
     )
@@ -183,6 +184,17 @@ def _validation(run: Run) -> Iterator[Statement]:
             "Records for validation",
             "They chose the model and are outside the guarantee, as test records are: the "
             "coordinator measured on them without noise after every round.",
+        )
+
+
+def _local(run: Run) -> Iterator[Statement]:
+    if run.model and run.model.local:
+        yield Statement(
+            "Parts that stay in their silo",
+            f"Each silo trains its own {listed(run.model.local, most=8)} and never sends it. Its "
+            "gradients are clipped with all others and its steps have the same noise, since what "
+            "is sent afterwards depends on it: the number covers the updates, and what stays as "
+            "well, whoever may come to see it.",
         )
 
 

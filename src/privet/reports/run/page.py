@@ -16,6 +16,7 @@ from privet.charts.formatting import (
     counted,
     decimal,
     duration,
+    listed,
     scientific,
     shortened,
     size,
@@ -323,6 +324,9 @@ def _costs(run: Run) -> Iterator[Figure]:
         everything, digest = model.trained + model.base, (model.base_digest or "")[:12]
         where = f"of {everything:,}; the base, of digest {digest}, did not travel"
         yield Figure("Numbers that train", f"{model.trained:,}", where)
+    if model and model.local:
+        where = f"each silo has its own and never sends it: {listed(model.local, most=8)}"
+        yield Figure("Tensors that stay in their silo", f"{len(model.local):,}", where)
     down = sum(entry.bytes.down for entry in run.rounds)
     up = sum(entry.bytes.up for entry in run.rounds)
     rounds = max(len(run.trained), 1)
