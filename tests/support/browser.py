@@ -77,3 +77,36 @@ def brightness(colour: str) -> float:
     """Of a CSS colour, from 0 to 255."""
     red, green, blue = (float(part) for part in colour.split("(")[1].rstrip(")").split(",")[:3])
     return (red + green + blue) / 3
+
+
+_SCREEN = """
+const wide = document.documentElement.clientWidth, faults = [];
+const shown = each => each.getClientRects().length > 0;
+const named = each => each.outerHTML.slice(0, 80);
+if (document.documentElement.scrollWidth > wide) faults.push("the page scrolls sideways");
+for (const each of document.querySelectorAll("table, pre, .scroll, figure, dl")) {
+  const box = each.getBoundingClientRect(), holder = each.parentElement.closest(".scroll");
+  const beyond = shown(each) && !holder && box.right > wide + 1;
+  if (beyond) faults.push("beyond the screen: " + named(each));
+}
+for (const each of document.querySelectorAll("td, th, p, li, dd")) {
+  const style = getComputedStyle(each);
+  const cut = each.scrollWidth > each.clientWidth + 1 && style.overflowX === "hidden";
+  if (shown(each) && each.clientWidth && cut) faults.push("cut off: " + named(each));
+}
+for (const each of document.querySelectorAll(".scroll"))
+  if (each.tabIndex < 0 || !each.getAttribute("aria-label")) faults.push("no name: " + named(each));
+for (const each of document.querySelectorAll("svg")) {
+  if (each.closest("[aria-hidden=true]") || each.parentElement.closest("svg")) continue;
+  const name = (each.getAttribute("aria-label") || "").trim();
+  const unnamed = each.getAttribute("role") !== "img" || name.length < 8;
+  if (unnamed) faults.push("a chart without a name: " + named(each));
+}
+return faults;
+"""
+
+
+def faults_on_screen(chromium: webdriver.Chrome) -> list[str]:
+    """What of the page lies beyond its screen, and charts that have no name for who cannot see."""
+    found: list[str] = chromium.execute_script(_SCREEN)
+    return found

@@ -20,6 +20,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 from typer.testing import CliRunner
 
+from browser import faults_on_screen
 from gate_project import GateProject
 from privet.commands.cli import cli
 from privet.deployment.admin import AdminClient
@@ -397,7 +398,7 @@ def test_the_page_can_be_read(
     curves = chromium.find_elements(By.CSS_SELECTOR, "path.curve")
     assert len(curves) == 4
     assert all(curve.rect["width"] > 100 and curve.rect["height"] > 40 for curve in curves)
-    assert chromium.execute_script("return document.documentElement.scrollWidth") <= width
+    assert faults_on_screen(chromium) == []
     body = chromium.find_element(By.TAG_NAME, "body")
     paper, ink = (
         brightness(body.value_of_css_property(name)) for name in ("background-color", "color")

@@ -10,7 +10,7 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 
-from browser import brightness, requests, visit
+from browser import brightness, faults_on_screen, requests, visit
 from privet.audits.claims import Claim
 from privet.reports.audit.page import render
 from reports.audit.conftest import Audited
@@ -70,6 +70,17 @@ def test_nothing_scrolls_sideways(page: Path, width: int, chromium: webdriver.Ch
     for folded in chromium.find_elements(By.TAG_NAME, "details"):
         chromium.execute_script("arguments[0].open = true", folded)
     assert chromium.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+@every_page
+@pytest.mark.parametrize("dark", [False, True])
+def test_all_of_it_is_on_a_small_screen_and_charts_have_names(
+    page: Path, dark: bool, chromium: webdriver.Chrome
+) -> None:
+    visit(chromium, page, width=360, dark=dark)
+    for folded in chromium.find_elements(By.TAG_NAME, "details"):
+        chromium.execute_script("arguments[0].open = true", folded)
+    assert faults_on_screen(chromium) == []
 
 
 def test_dark_is_dark_and_light_is_light(honest: Audited, chromium: webdriver.Chrome) -> None:

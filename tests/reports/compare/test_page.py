@@ -11,7 +11,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 import report_samples as samples
-from browser import requests, visit
+from browser import faults_on_screen, requests, visit
 from privet.reports.compare import compare
 from privet.reports.compare.page import render, write
 from privet.reports.compare.rows import to_csv
@@ -37,6 +37,14 @@ def test_it_opens_without_a_fault(chromium: webdriver.Chrome, page: Path, width:
     assert requests(chromium) == [page.as_uri()]
     assert chromium.execute_script("return window.hacked") is None
     assert chromium.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_all_of_it_is_on_a_small_screen_and_charts_have_names(
+    chromium: webdriver.Chrome, page: Path, dark: bool
+) -> None:
+    visit(chromium, page, width=360, dark=dark)
+    assert faults_on_screen(chromium) == []
 
 
 def test_every_entry_is_in_the_table_and_the_chart(chromium: webdriver.Chrome, page: Path) -> None:

@@ -13,7 +13,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
 import report_samples as samples
-from browser import brightness, requests, visit
+from browser import brightness, faults_on_screen, requests, visit
 from privet.reports.run import write_report
 
 SAMPLES = {
@@ -80,6 +80,25 @@ def test_nothing_scrolls_sideways(
 ) -> None:
     visit(chromium, pages[name], width=width)
     assert chromium.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("name", SAMPLES)
+def test_all_of_it_is_on_a_small_screen_and_charts_have_names(
+    name: str, dark: bool, chromium: webdriver.Chrome, pages: dict[str, Path]
+) -> None:
+    visit(chromium, pages[name], width=360, dark=dark)
+    assert faults_on_screen(chromium) == []
+
+
+@pytest.mark.parametrize("width", [360, 500, 1280])
+def test_epsilon_by_silo_is_seen_without_scrolling(
+    width: int, chromium: webdriver.Chrome, pages: dict[str, Path]
+) -> None:
+    visit(chromium, pages["privacy"], width=width)
+    table = chromium.find_element(By.CSS_SELECTOR, "[aria-label='Privacy by silo']")
+    head = next(h for h in table.find_elements(By.TAG_NAME, "th") if h.text == "Epsilon")
+    assert head.rect["x"] + head.rect["width"] <= table.rect["x"] + table.rect["width"]
 
 
 @pytest.mark.parametrize("width", [360, 1280])

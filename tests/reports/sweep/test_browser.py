@@ -78,6 +78,15 @@ def choose(body: WebElement, control: str, text: str) -> None:
     Select(body.find_element(By.ID, control)).select_by_visible_text(text)
 
 
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("name", SAMPLES)
+def test_all_of_it_is_on_a_small_screen_and_charts_have_names(
+    name: str, dark: bool, chromium: webdriver.Chrome, pages: dict[str, Path]
+) -> None:
+    browser.visit(chromium, pages[name], width=360, dark=dark)
+    assert browser.faults_on_screen(chromium) == []
+
+
 @pytest.mark.parametrize("width", [360, 1280])
 @pytest.mark.parametrize("name", SAMPLES)
 def test_nothing_is_loaded_nothing_breaks_and_nothing_scrolls_sideways(
