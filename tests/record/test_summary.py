@@ -54,6 +54,12 @@ SUMMARY: dict[str, Any] = {
     "client_updates_per_second": 1.0,
     "problems": [],
     "declared": [{"name": "accuracy", "higher_is_better": True, "unit": ""}],
+    "baselines": {"accuracy": 0.5},
+    "pictures": {
+        "scores": [{"name": "1", "of_class": [1], "of_others": [2]}],
+        "confusion": {"classes": ["0", "1"], "counts": [[1, 0], [2, 0]]},
+        "against": None,
+    },
 }
 
 
@@ -66,6 +72,7 @@ def test_the_keys_of_the_contract() -> None:
     assert list(RunSummary.model_fields) == list(SUMMARY)[1:]
     schema = RunSummary.model_json_schema()
     optional = {"start", "validation", "model", "problems", "declared"}
+    optional |= {"baselines", "pictures"}
     assert {*SUMMARY} - {*schema["required"]} == {"schema", *optional}
     assert not schema["additionalProperties"]
 

@@ -30,6 +30,8 @@ class Look:
 
 _DEFAULT = Look("s0", 1.5, "none", 1.0, 4.0, hollow=False)
 
+_SHADES = (0.12, 0.3, 0.5, 0.75, 1.0)
+
 # Of two words that are used together, the later one here wins, as it does in a style sheet.
 LOOKS: Mapping[str, Look] = {
     # axes
@@ -64,6 +66,8 @@ LOOKS: Mapping[str, Look] = {
     **{f"s{index}": Look(f"s{index}") for index in range(6)},
     "dash1": Look(dash="6 4", hollow=True),
     "dash2": Look(dash="1.5 4", hollow=True, radius=3.5),
+    # boxes, the darker the more
+    **{f"shade{index + 1}": Look("accent", opacity=o) for index, o in enumerate(_SHADES)},
     # attacks and claims
     "link": Look("took", 2.0),
     "claim": Look("ink", 2.0),

@@ -32,6 +32,7 @@ from privet.privacy.mechanisms import (
 )
 from privet.pytrees import Tree, called
 from privet.tasks import Examples, Task
+from privet.tasks.table import Table
 from privet.tasks.task import Classification
 from privet.vectors import FlatModel, Vector
 
@@ -207,10 +208,10 @@ def _moved(flat: FlatModel, work: LocalTraining) -> Vector:
 
 def loss_of(task: Task, training: TrainingSettings) -> ExampleLoss:
     """The task's loss as training takes it, with the experiment's class weights."""
-    # Of torch's own cross entropy it is known that a batch is the mean of its examples; a task that
-    # overrides it may do anything.
+    # Of torch's own cross entropy, and of a table's losses, it is known that a batch is the mean of
+    # its examples; a task that overrides it may do anything.
     # By the function, not by the class: a task that keeps its data is another one's wrapper.
-    known = getattr(task.loss, "__func__", None) is Classification.loss
+    known = getattr(task.loss, "__func__", None) in (Classification.loss, Table.loss)
     return ExampleLoss(task.loss, training.class_weights, separable=known)
 
 

@@ -284,15 +284,23 @@ def _measured(
     summary: dict[str, Any], first: Metric, declared: Sequence[Metric]
 ) -> Iterator[tuple[str, str]]:
     """The headline and the loss, then every other figure on test records."""
-    found = summary["metrics"]
+    found, without = summary["metrics"], summary["baselines"]
     if first.name in found:
-        yield first.label, first.text(found[first.name])
+        yield first.label, first.text(found[first.name]) + _beside(first, without)
     if summary["loss"] is not None:
-        yield "loss", f"{summary['loss']:.4f}"
+        yield "loss", f"{summary['loss']:.4f}" + _beside(LOSS, without)
     for name, value in found.items():
         if name != first.name:
             metric = metric_named(name, declared)
-            yield metric.label, f"{value:.4g} {metric.unit}".rstrip()
+            told = f"{value:.4g} {metric.unit}".rstrip()
+            yield metric.label, told + _beside(metric, without)
+    if without:
+        yield "baseline", "one answer for everybody: the test records' commonest class or mean"
+
+
+def _beside(metric: Metric, baselines: dict[str, float]) -> str:
+    value = baselines.get(metric.name)
+    return "" if value is None else f" (baseline {value:.4g})"
 
 
 def _checks(epsilon: dict[str, Any]) -> str:

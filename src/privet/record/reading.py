@@ -67,6 +67,8 @@ def read_run(folder: Path) -> Run:
         metric=headline_of(rounds),
         metrics=last.metrics if last else {},
         declared=tuple(each.metric for each in summary.declared) if summary else (),
+        baselines=summary.baselines if summary else {},
+        pictures=summary.pictures if summary else None,
     )
 
 

@@ -23,6 +23,7 @@ from privet.record.schema import Recorded
 from privet.record.summary import (
     ChosenModel,
     ClaimedEpsilon,
+    DrawnCounts,
     EncryptionFacts,
     ModelFacts,
     SpentSeconds,
@@ -264,6 +265,9 @@ class Run:
     metrics: Figures = field(default_factory=dict)
     """Beside accuracy and loss, of the result or after the last round so far."""
     declared: tuple[Metric, ...] = ()
+    baselines: Figures = field(default_factory=dict)
+    """Of one answer for every test record."""
+    pictures: DrawnCounts | None = None
 
     def section(self, name: str) -> Mapping[str, Any]:
         """The settings under `[name]`, empty when there are none."""

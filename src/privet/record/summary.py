@@ -114,6 +114,39 @@ class ModelFacts(Recorded):
     """A sentence, if those are all of them though updates came."""
 
 
+class RecordedScores(Recorded):
+    """How many test records scored in each of equal bins from 0 to 1, by whether they were of the
+    class that the score is of."""
+
+    name: str
+    of_class: list[NonNegativeInt]
+    of_others: list[NonNegativeInt]
+
+
+class RecordedConfusion(Recorded):
+    """Test records by true class (row) and predicted class (column)."""
+
+    classes: list[str]
+    counts: list[list[NonNegativeInt]]
+
+
+class RecordedAgainst(Recorded):
+    """Test records by true value (row) and predicted value (column), in equal cells."""
+
+    low: float
+    high: float
+    unit: str
+    counts: list[list[NonNegativeInt]]
+
+
+class DrawnCounts(Recorded):
+    """What a page draws of the result on test records."""
+
+    scores: list[RecordedScores]
+    confusion: RecordedConfusion | None
+    against: RecordedAgainst | None
+
+
 class SpentSeconds(Recorded):
     """`total` is the wall time of the process that wrote the summary; the others are sums over all
     rounds of what `RoundSeconds` says."""
@@ -152,6 +185,10 @@ class RunSummary(Recorded):
     """What went wrong in the rounds, each once, with the round that it was first in."""
     declared: list[RecordedMetric] = Field(default_factory=list)
     """What the task says of its figures, the headline first; empty where it says nothing."""
+    baselines: Figures = Field(default_factory=dict)
+    """The figures of an answer that is the same for everybody: the commonest class or the mean of
+    the test records."""
+    pictures: DrawnCounts | None = None
 
     def plain(self) -> dict[str, object]:
         """As it is written."""

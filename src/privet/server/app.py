@@ -25,12 +25,12 @@ from privet.record.folder import RunFolder
 from privet.record.history import RoundRecord, Watch
 from privet.server.choosing import BestModel, refuse_validation
 from privet.server.cohort import IdentifyNode
-from privet.server.evaluation import Evaluator, OwnModels, Scores
+from privet.server.evaluation import Evaluator, OwnModels
 from privet.server.models import ClearModel, GlobalModel
-from privet.server.rounds import Coordinator, RunOutcome, SiloMemory
+from privet.server.rounds import Coordinator, SiloMemory
 from privet.server.sealing import OpenModel, SealedModel
 from privet.server.start import begin_from
-from privet.server.summary import claimed, facts_of, summarise, with_still
+from privet.server.summary import TestedBeside, claimed, facts_of, summarise, with_still
 from privet.strategies import Strategy, load_strategy
 from privet.tasks import Examples, Task, load_task
 from privet.tasks.datasets import TABLE, demand_schema
@@ -131,7 +131,7 @@ def run(grid: Grid, context: Context, hosting: Hosting) -> None:
         best=_best_model(experiment, hosting.validation),
         headline=next(iter(declared), None),
     )
-    outcome, tested = coordinator.run(checkpoint), None
+    outcome, tested, beside = coordinator.run(checkpoint), None, TestedBeside()
     if outcome.weights is not None:
         final = (
             evaluate.model
@@ -143,7 +143,12 @@ def run(grid: Grid, context: Context, hosting: Hosting) -> None:
             folder.save_own_parts(dict(_own_parts(final, hosting.memory)))
         tensors = {name: value.numpy() for name, value in final.state().items()}
         facts = with_still(facts, marks, final, outcome)
-        tested = _tested(outcome, task, test, final)
+        if test is not None:
+            tester = Evaluator(task, test, final)
+            # Of a model that was chosen: the one time that test records are looked at.
+            tested = tester(outcome.weights) if outcome.best else None
+            # With parts that stay in the silos there are many models, and none to draw.
+            beside = TestedBeside.of(tester, None if final.local else outcome.weights)
         claim = claimed(task, experiment, outcome, simulated=hosting.simulated)
         folder.save_model(
             tensors,
@@ -156,8 +161,11 @@ def run(grid: Grid, context: Context, hosting: Hosting) -> None:
             ),
         )
     seconds = time.perf_counter() - start
-    summary = summarise(experiment, outcome, facts, tested, declared=declared, seconds=seconds)
-    folder.save_summary(summary)
+    folder.save_summary(
+        summarise(
+            experiment, outcome, facts, tested, declared=declared, beside=beside, seconds=seconds
+        )
+    )
 
 
 def _test_data(task: Task, hosting: Hosting) -> Examples | None:
@@ -213,15 +221,6 @@ def _best_model(experiment: Experiment, validation: Examples | None) -> BestMode
     if experiment.validation is None or validation is None:
         return None
     return BestModel(records=len(validation), patience=experiment.validation.patience)
-
-
-def _tested(
-    outcome: RunOutcome, task: Task, test: Examples | None, model: FlatModel
-) -> Scores | None:
-    """How good the model is that was chosen: the one time that test records are looked at."""
-    if outcome.best is None or outcome.weights is None or test is None:
-        return None
-    return Evaluator(task, test, model)(outcome.weights)
 
 
 def _path(value: object) -> Path | None:

@@ -59,6 +59,24 @@ class Evaluator:
             by_silo = self._by_silo(outputs, targets)
         return _scores(everything, by_silo)
 
+    def baselines(self) -> dict[str, float]:
+        """Figures of an answer that is the same for every test record, of a task that has such."""
+        constant = getattr(self._task, "constant", None)
+        if constant is None:
+            return {}
+        with task_errors("a metric fails on constant outputs"):
+            targets = self._test.targets
+            return _finite(self._measure(constant(targets), targets))
+
+    def pictures(self, weights: Vector) -> list[object]:
+        """Counts of `weights`' predictions to draw, of a task that has such."""
+        counts = getattr(self._task, "pictures", None)
+        if counts is None:
+            return []
+        self.model.load(weights)
+        with task_errors("the task's pictures fail on the test records"):
+            return list(counts(*evaluated(self.model.module, self._test, at_once=_BATCH)))
+
     def _measure(self, outputs: Any, targets: Tree) -> dict[str, float]:
         loss = float(ExampleLoss(self._task.loss)(outputs, targets))
         metrics = self._task.metrics(outputs, targets)

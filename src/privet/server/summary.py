@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 
 from privet.experiment import Experiment
 from privet.metrics import Metric
 from privet.record.card import ModelClaim, claim_of
-from privet.record.history import RecordedMetric
+from privet.record.history import Figures, RecordedMetric
 from privet.record.summary import (
     ClaimedEpsilon,
     CrossCheckFigures,
+    DrawnCounts,
     EarlyEnd,
     ModelFacts,
     RunSummary,
@@ -22,10 +24,11 @@ from privet.record.summary import (
     seconds_in,
 )
 from privet.server.accounts import Accounts
-from privet.server.evaluation import Scores
+from privet.server.evaluation import Evaluator, Scores
 from privet.server.rounds import RunOutcome
 from privet.tasks import Task
-from privet.vectors import FlatModel
+from privet.tasks.figures import Confusion, ScoreCounts, TrueAgainst
+from privet.vectors import FlatModel, Vector
 
 ACCOUNTANT = "PLD (unsampled Gaussians: exact), add-or-remove-one-record adjacency"
 
@@ -63,6 +66,30 @@ def with_still(
     return facts.model_copy(update={"still": still, "nothing_trained": said})
 
 
+@dataclass(frozen=True)
+class TestedBeside:
+    """What test records say beside the figures of the result."""
+
+    baselines: Figures = field(default_factory=dict)
+    pictures: DrawnCounts | None = None
+
+    @classmethod
+    def of(cls, evaluator: Evaluator, weights: Vector | None) -> TestedBeside:
+        """Of the model that the run leaves; None: there are several."""
+        found = [] if weights is None else evaluator.pictures(weights)
+        confusion = next((each for each in found if isinstance(each, Confusion)), None)
+        against = next((each for each in found if isinstance(each, TrueAgainst)), None)
+        scores = [asdict(each) for each in found if isinstance(each, ScoreCounts)]
+        drawn = DrawnCounts.strictly(
+            {
+                "scores": scores,
+                "confusion": asdict(confusion) if confusion else None,
+                "against": asdict(against) if against else None,
+            }
+        )
+        return cls(evaluator.baselines(), drawn if found else None)
+
+
 def summarise(
     experiment: Experiment,
     outcome: RunOutcome,
@@ -70,6 +97,7 @@ def summarise(
     tested: Scores | None,
     *,
     declared: tuple[Metric, ...],
+    beside: TestedBeside,
     seconds: float,
 ) -> RunSummary:
     """`seconds` is the wall time of this process's part of the run; `tested` is what a model that
@@ -103,6 +131,8 @@ def summarise(
         client_updates_per_second=updates / total if total else None,
         problems=[*problems_in(outcome.rounds), *(tested.problems if tested else ())],
         declared=[RecordedMetric.of(each) for each in declared],
+        baselines=beside.baselines,
+        pictures=beside.pictures,
     )
 
 

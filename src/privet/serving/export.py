@@ -121,9 +121,11 @@ def probe_of(model: TrainedModel, run: Path, data_dir: Path | None, silo: str | 
     return _made_up(model, silo)
 
 
-def _classes(model: TrainedModel, rows: Any) -> Tensor:
+def _classes(model: TrainedModel, rows: Any) -> Tensor | None:
     assert model.encoding is not None
     layout = model.encoding.layout
+    if layout.options.objective != "classes":
+        return None
     places = {word: place for place, word in enumerate(layout.classes)}
     return torch.tensor([places[word] for word in rows[layout.options.target]])
 

@@ -76,7 +76,8 @@ def graph_of(model: TrainedModel, example: Tensor, *, silo: str | None) -> onnx.
     parts.constants += inner.graph.initializer
     parts.node("Identity", [result], OUTPUTS)
     parts.output(OUTPUTS, onnx.TensorProto.FLOAT, [_ROWS, *model.outputs(example).shape[1:]])
-    if hasattr(model.task, "class_names"):
+    options = model.encoding.layout.options if model.encoding else None
+    if hasattr(model.task, "class_names") and (not options or options.objective == "classes"):
         names = model.task.class_names or tuple(map(str, range(model.outputs(example).shape[1])))
         _classes(parts, names)
     return parts.model(inner)

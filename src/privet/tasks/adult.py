@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from privet.errors import DataError, ExperimentError, nearest
+from privet.metrics import Metric
 from privet.tasks.columns import finite, one_hot
 from privet.tasks.files import data_file, read_bytes
+from privet.tasks.objectives import Classes, Picture
 from privet.tasks.task import Classification, Examples, linear, mlp, named_model
 
 _EDUCATION = (
@@ -44,6 +46,7 @@ _VOCABULARIES = {
     "Holand-Netherlands ?",
 }
 _INCOMES = ("<=50K", ">50K")
+_OBJECTIVE = Classes(_INCOMES)
 _INPUTS = len(_RANGES) + sum(len(words.split()) for words in _VOCABULARIES.values())
 _MODELS = {
     "linear": lambda: linear(_INPUTS, 2),
@@ -80,6 +83,21 @@ class Adult(Classification):
         self._build = named_model("adult", model or "linear", _MODELS)
         self._data_dir = data_dir
         self._by_education = silo is not None
+
+    @property
+    def declared_metrics(self) -> tuple[Metric, ...]:
+        return _OBJECTIVE.declared_metrics
+
+    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+        return _OBJECTIVE.metrics(outputs, targets)
+
+    def constant(self, targets: Tensor) -> Tensor:
+        """The outputs of a model that says the same of everybody."""
+        return _OBJECTIVE.constant(targets)
+
+    def pictures(self, outputs: Tensor, targets: Tensor) -> list[Picture]:
+        """Counts to draw."""
+        return _OBJECTIVE.pictures(outputs, targets)
 
     @property
     def class_names(self) -> tuple[str, ...]:

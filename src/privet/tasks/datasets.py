@@ -25,7 +25,10 @@ from privet.tasks.registry import DATASET
 from privet.tasks.table_layout import TableOptions
 
 TABLE = "table"
-_SCHEMA = ("target", "numeric", "categorical", "missing", "classes", "ranges", "categories")
+_SCHEMA = (
+    *("target", "numeric", "categorical", "missing", "classes", "ranges", "categories"),
+    *("objective", "unit", "event", "intervals"),
+)
 """What a job says of a table, in the order in which it is shown."""
 _HOLDERS = ("silo", "test_file", "test_fraction")
 """Options of a table that have no sense where one holder describes one data set."""
@@ -138,15 +141,25 @@ def _schema(options: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a table's options that decides what its model learns, in one form."""
     read = TableOptions.of(options)
     numeric, categorical = list(read.numeric or ()), list(read.categorical or ())
+    scaled = [*numeric, *([] if read.has_classes else [read.target])]
     return {
         "target": read.target,
         "numeric": numeric,
         "categorical": categorical,
         "missing": read.missing,
         "classes": list(read.class_names() or ()),
-        "ranges": {name: list(read.ranges[name]) for name in numeric if name in read.ranges},
+        "ranges": {name: list(read.ranges[name]) for name in scaled if name in read.ranges},
         "categories": {name: list(read.vocabulary(name) or ()) for name in categorical},
+        **_of_objective(read),
     }
+
+
+def _of_objective(read: TableOptions) -> dict[str, Any]:
+    """Nothing for classes, as jobs of older versions say it."""
+    if read.objective == "classes":
+        return {}
+    told = {"objective": read.objective, "event": read.event, "intervals": read.intervals}
+    return {key: value for key, value in told.items() if value}
 
 
 def _setting(key: str) -> str:

@@ -15,9 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from privet.errors import DataError, ExperimentError
 from privet.tasks.columns import (
@@ -29,8 +30,9 @@ from privet.tasks.columns import (
     scale_of,
 )
 from privet.tasks.files import names_inside, read_inside
+from privet.tasks.objectives import Number, Survival
 from privet.tasks.table import Table
-from privet.tasks.table_layout import Rows
+from privet.tasks.table_layout import TRUE, TRUTHS, Rows
 from privet.tasks.task import Examples
 from privet.tasks.text_tables import TRUTH_OF, TextFormat
 
@@ -118,8 +120,14 @@ class HeldTable(Table):
     def _readers(self) -> dict[str, Callable[[object], float | str | None]]:
         """What makes a value of a cell, by column in use; None where the cell is not covered."""
         layout = self._layout
-        words = {**layout.vocabularies, self._options.target: layout.classes}
-        numbers = dict.fromkeys(layout.numeric, partial(number, how=self._options.text_format))
+        options = self._options
+        words = {**layout.vocabularies, **({options.event: TRUTHS} if options.event else {})}
+        if options.has_classes:
+            words[options.target] = layout.classes
+        numbers = dict.fromkeys(
+            [*layout.numeric, *([] if options.has_classes else [options.target])],
+            partial(number, how=options.text_format),
+        )
         return {**numbers, **{name: reader_of(known) for name, known in words.items()}}
 
     def file_names(self) -> list[str]:
@@ -167,6 +175,28 @@ class HeldTable(Table):
             for name, read in self._readers.items()
         }
 
+    def _targets(
+        self, values: Mapping[str, list[float | str | None]]
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+        """Targets (n,) and which of them can be trained on: neither absent nor impossible."""
+        objective, given = self._layout.objective, values[self._options.target]
+        if self._options.has_classes:
+            places = {word: place for place, word in enumerate(self._layout.classes)}
+            found = np.array(
+                [-1 if word is None else places[str(word)] for word in given], dtype=np.int64
+            )
+            return found, found >= 0
+        numbers = np.array(given, dtype=float)  # None becomes NaN
+        kept = ~np.isnan(numbers)
+        if isinstance(objective, Survival):
+            came = np.array(values[str(self._options.event)], dtype=object)
+            kept &= (numbers >= 0) & (came != None)  # noqa: E711 - `is` would not go by element
+            return objective.targets(numbers, np.isin(came, TRUE)), kept
+        assert isinstance(objective, Number)
+        # Whatever lies outside the range is another unit or a slip, and no error may tell of it.
+        kept &= (numbers >= objective.low) & (numbers <= objective.high)
+        return objective.scaled(numbers).astype(np.float32), kept
+
     def _rows(self, columns: Mapping[str, Column]) -> Rows:
         """Those that can be trained on; of the persons, where the description has a column."""
         values = self._values(columns)
@@ -177,11 +207,7 @@ class HeldTable(Table):
             numbers[:, place] = np.array(values[name], dtype=float)  # None becomes NaN
         for place, name in enumerate(layout.vocabularies):
             labels[:, place] = values[name]
-        classes = {word: place for place, word in enumerate(layout.classes)}
-        targets = np.array(
-            [-1 if word is None else classes[str(word)] for word in target], dtype=np.int64
-        )
-        kept = targets >= 0
+        targets, kept = self._targets(values)
         if self._options.missing == "drop":
             gaps = labels == None  # noqa: E711 - `is` would not go element by element
             kept &= ~np.isnan(numbers).any(axis=1) & ~gaps.any(axis=1)

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from privet.errors import DataError, ExperimentError
+from privet.metrics import Metric
 from privet.tasks.columns import Frame, Standardiser, in_order, read_frame, scale_of
 from privet.tasks.encoding import TableEncoding
+from privet.tasks.objectives import Objective, Picture
 from privet.tasks.table_layout import Layout, Rows, TableOptions
 from privet.tasks.task import (
     Classification,
@@ -50,7 +53,7 @@ _OWN_LAYOUT = (
 
 
 class Table(Classification):
-    """Predict the class in one column of a table from the others.
+    """Predict one column of a table from the others: a class, a number, or a time.
 
     Options (`[data]` in the experiment file) are those of `TableOptions`. What happens to values:
 
@@ -88,10 +91,39 @@ class Table(Classification):
             raise ExperimentError("data.person: only the description of a holder's table has it")
 
     def model(self) -> nn.Module:
-        width, classes = self._layout.width, len(self._layout.classes)
+        width, outputs = self._layout.width, self._objective.width
         if self._model == "linear":
-            return linear(width, classes)
-        return mlp(width, classes, hidden=_HIDDEN)
+            return linear(width, outputs)
+        return mlp(width, outputs, hidden=_HIDDEN)
+
+    @property
+    def _objective(self) -> Objective:
+        return self._layout.objective
+
+    @property
+    def declared_metrics(self) -> tuple[Metric, ...]:
+        """Of classes accuracy first, of numbers the error that the loss is about."""
+        return self._objective.declared_metrics
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """A mean over the batch of terms that each depend on one example."""
+        return self._objective.loss(outputs, targets)
+
+    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+        """As `declared_metrics` says."""
+        return self._objective.metrics(outputs, targets)
+
+    def constant(self, targets: Tensor) -> Tensor:
+        """The outputs (n, ...) of a model that says the same of everybody, as `targets` are."""
+        return self._objective.constant(targets)
+
+    def pictures(self, outputs: Tensor, targets: Tensor) -> list[Picture]:
+        """Counts to draw."""
+        return self._objective.pictures(outputs, targets)
+
+    def answers(self, outputs: Tensor) -> dict[str, npt.NDArray[np.generic]]:
+        """What the outputs say, by column, (n,)."""
+        return dict(self._objective.answers(outputs))
 
     def train_data(self) -> Examples:
         return self._halves[0]
@@ -105,7 +137,7 @@ class Table(Classification):
         frames = [*self._train_frames, *self._test_frames]
         layout, target = self._layout, self._options.target
         used = [*layout.numeric, *layout.vocabularies, target]
-        known = {**layout.vocabularies, target: layout.classes}
+        known = {**layout.vocabularies, **({target: layout.classes} if layout.classes else {})}
         width = max(len(_shown(name)) for name in used)
         return tuple(
             f"{_shown(name):<{width}}  "
@@ -179,7 +211,7 @@ class Table(Classification):
             "numeric": list(layout.numeric),
             "categorical": list(layout.vocabularies),
             "categories": {name: list(words) for name, words in layout.vocabularies.items()},
-            "classes": list(layout.classes),
+            **({"classes": list(layout.classes)} if layout.classes else {}),
         }
 
     @property

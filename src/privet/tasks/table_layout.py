@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
@@ -33,6 +34,14 @@ from privet.tasks.text_tables import TextFormat, known_encoding
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from privet.tasks.objectives import Number, Objective
+
+
+Kind = Literal["classes", "squared", "absolute", "poisson", "ordinal", "survival"]
+_NUMBERS = ("squared", "absolute", "poisson")
+TRUE, TRUTHS = ("1", "True"), ("0", "1", "False", "True")
+"""How a column says that an event came."""
 
 
 class TableOptions(BaseModel):
@@ -78,7 +87,16 @@ class TableOptions(BaseModel):
     categories: dict[str, list[str | int | float | bool]] = {}
     """Every value that a categorical column can have."""
     classes: list[str | int | float | bool] | None = None
-    """Every value that the target can have."""
+    """Every value that the target can have; of an ordinal target in their order."""
+    objective: Kind = "classes"
+    """What is predicted: one of classes, a number (squared, absolute or Poisson loss) in the range
+    that `ranges` gives the target, a class in an order, or when an event comes."""
+    unit: str = ""
+    """Of a number to predict, for figures."""
+    event: str | None = None
+    """Of survival: the column that says whether the event came at the time in `target`, 1 or 0."""
+    intervals: list[float] | None = None
+    """Of survival: the ends of the intervals in which events are told apart, in rising order."""
 
     @classmethod
     def of(cls, raw: Mapping[str, object]) -> TableOptions:
@@ -97,7 +115,7 @@ class TableOptions(BaseModel):
             raise ValueError("data.silo and data.files exclude each other: each file is a silo")
         if self.test_file and "test_fraction" in self.model_fields_set:
             raise ValueError("data.test_file and data.test_fraction exclude each other")
-        for name in (self.target, self.silo, self.person):
+        for name in (self.target, self.silo, self.person, self.event):
             if name in (self.numeric or []) + (self.categorical or []):
                 raise ValueError(
                     f"column {name!r} cannot be a feature and the target, silo or person"
@@ -117,6 +135,31 @@ class TableOptions(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _fits_the_objective(self) -> Self:
+        of, said = self.objective, f"data.objective = {self.objective!r}"
+        number, survival = of in _NUMBERS, of == "survival"
+        if number and self.target not in self.ranges:
+            raise ValueError(
+                f"{said}: data.ranges.{self.target} = [lowest, highest] is needed, by which the "
+                "target is scaled"
+            )
+        if of == "poisson" and self.ranges[self.target][0] < 0:
+            raise ValueError(f"{said}: data.ranges.{self.target} is below 0; counts are not")
+        if survival and not (self.event and self.intervals):
+            raise ValueError(f"{said}: data.event and data.intervals are needed")
+        for key, fits in (("unit", number), ("event", survival), ("intervals", survival)):
+            if getattr(self, key) and not fits:
+                raise ValueError(f"data.{key} is not for data.objective = {of!r}")
+        if self.classes is not None and (number or survival):
+            raise ValueError(f"data.classes is not for data.objective = {of!r}")
+        ends = self.intervals or []
+        if ends and not all(0 < a < b for a, b in pairwise([*ends, math.inf])):
+            raise ValueError(f"data.intervals = {ends}: rising ends above 0")
+        if self.event and self.event in (self.target, self.silo):
+            raise ValueError(f"column {self.event!r} cannot be the event and something else")
+        return self
+
+    @model_validator(mode="after")
     def _sensible_values(self) -> Self:
         for name, (low, high) in self.ranges.items():
             if not (math.isfinite(low) and math.isfinite(high) and low < high):
@@ -131,7 +174,12 @@ class TableOptions(BaseModel):
         """Whether the options say everything that decides the model, so that no file need be."""
         columns = self.numeric is not None or self.categorical is not None
         words = all(name in self.categories for name in self.categorical or [])
-        return columns and words and self.classes is not None
+        return columns and words and (self.classes is not None or not self.has_classes)
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether the target is one of some classes."""
+        return self.objective in ("classes", "ordinal")
 
     @property
     def text_format(self) -> TextFormat:
@@ -174,7 +222,8 @@ class Rows:
 
     numbers: Numbers
     labels: Labels
-    targets: npt.NDArray[np.int64]
+    targets: npt.NDArray[Any]
+    """Places of classes or intervals as int64, numbers as they are scaled as float32."""
     silo: Labels
 
     def __len__(self) -> int:
@@ -211,6 +260,42 @@ class Layout:
         return numbers + sum(len(self.words(name)) for name in self.vocabularies)
 
     @property
+    def objective(self) -> Objective:
+        """What the outputs of a model are."""
+        # Late: a silo's service reads descriptions, and leaves torch to its worker.
+        from privet.tasks.objectives import Classes, Number, Ordinal, Survival
+
+        options, kind = self.options, self.options.objective
+        if kind == "survival":
+            return Survival(tuple(options.intervals or ()))
+        if kind in ("squared", "absolute", "poisson"):
+            return Number(kind, *options.ranges[options.target], options.unit)
+        return Ordinal(self.classes) if kind == "ordinal" else Classes(self.classes)
+
+    def _targets(self, frame: Frame) -> npt.NDArray[Any]:
+        from privet.tasks.objectives import Number, Survival
+
+        objective, target = self.objective, self.options.target
+        if isinstance(objective, Number):
+            return self._numbers(frame, objective)
+        if isinstance(objective, Survival):
+            times = frame.numbers(target)
+            if (times < 0).any():
+                raise DataError(f"{frame.path}, column {target!r}: a time is below 0")
+            came = _known(frame, str(self.options.event), TRUTHS)
+            return objective.targets(times, np.isin(came, TRUE))
+        place = {name: i for i, name in enumerate(self.classes)}
+        labels = _known(frame, target, self.classes)
+        return np.array([place[label] for label in labels], dtype=np.int64)
+
+    def _numbers(self, frame: Frame, objective: Number) -> npt.NDArray[np.float32]:
+        values = frame.numbers(self.options.target)
+        if objective.kind == "poisson" and (values < 0).any():
+            raise DataError(f"{frame.path}, column {self.options.target!r}: a count is below 0")
+        check_range(frame.path, self.options.target, values, (objective.low, objective.high))
+        return objective.scaled(values).astype(np.float32)
+
+    @property
     def imputes(self) -> bool:
         """Whether a missing value has an input of its own."""
         return self.options.missing == "impute"
@@ -234,7 +319,8 @@ class Layout:
             name: options.vocabulary(name) or _words_found(frames, name, options)
             for name in categorical
         }
-        classes = options.class_names() or _classes(frames, options)
+        named = options.class_names() if options.has_classes else ()
+        classes = _classes(frames, options) if named is None else named
         if not numeric and not categorical:
             raise DataError(
                 f"{frames[0].path}: no column is left to predict {options.target!r} from"
@@ -251,13 +337,11 @@ class Layout:
         frame.require([*used, *_always(options)])
         frame = _complete(frame, used, options)
         labels = [_known(frame, name, words) for name, words in self.vocabularies.items()]
-        targets = _known(frame, options.target, self.classes)
-        place = {name: i for i, name in enumerate(self.classes)}
         # Empty columns in front: a table may have no numbers, or no categories.
         return Rows(
             np.column_stack([np.empty((len(frame), 0)), *map(frame.numbers, self.numeric)]),
             np.column_stack([np.empty((len(frame), 0), dtype=object), *labels]),
-            np.array([place[label] for label in targets], dtype=np.int64),
+            self._targets(frame),
             frame.labels(options.silo) if options.silo else np.full(len(frame), silo, dtype=object),
         )
 
@@ -267,9 +351,17 @@ class Layout:
 
         numbers = dict(zip(self.numeric, rows.numbers.T, strict=True))
         words = dict(zip(self.vocabularies, rows.labels.T, strict=True))
-        targets = np.array(self.classes, dtype=object)[rows.targets]
+        targets = self._written(rows.targets)
         whose = {silo: rows.silo} if silo else {}
         return pd.DataFrame({**numbers, **words, self.options.target: targets, **whose})
+
+    def _written(self, targets: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        from privet.tasks.objectives import Number
+
+        if isinstance(objective := self.objective, Number):
+            return objective.meant(targets.astype(float))
+        # Of survival the interval, and whether it ended with an event.
+        return targets if self.options.event else np.array(self.classes, dtype=object)[targets]
 
     def inputs(self, rows: Rows, scale: Standardiser) -> Numbers:
         """Model inputs (n, width): scaled numbers, their indicators, then a column per value."""
@@ -298,7 +390,7 @@ def _features(options: TableOptions, frames: Sequence[Frame]) -> tuple[list[str]
 
 
 def _always(options: TableOptions) -> list[str]:
-    return [options.target, *([options.silo] if options.silo else [])]
+    return [name for name in (options.target, options.event, options.silo) if name]
 
 
 def _kinds(
@@ -322,7 +414,7 @@ def _not_excluded(options: TableOptions, frames: Sequence[Frame]) -> list[str]:
         if name not in places:
             frames[0].require([name])
     found = [name for frame in training for name in frame.rows.columns]
-    unused = {options.target, options.silo, *options.exclude}
+    unused = {options.target, options.event, options.silo, *options.exclude}
     rest = [name for name in dict.fromkeys(found) if name not in unused]
     for frame in frames:
         frame.require([options.target])
@@ -377,7 +469,8 @@ def _classes(frames: Sequence[Frame], options: TableOptions) -> tuple[str, ...]:
     if len(classes) > MOST_CATEGORIES:
         raise DataError(
             f"{where}: {len(classes)} different values in {rows} rows; "
-            f"a table's target is a class, one of at most {MOST_CATEGORIES}"
+            f"a class is one of at most {MOST_CATEGORIES}; data.objective = 'squared' (with "
+            f"data.ranges.{target}) predicts a number"
         )
     check_same_coding(target, _by_place(frames, target, options.silo), out="data.classes")
     return classes

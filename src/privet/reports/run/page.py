@@ -31,6 +31,7 @@ from privet.reports.run.curves import FEW, epsilon_chart, loss_chart, metric_cha
 from privet.reports.run.distribution import distribution
 from privet.reports.run.ledger import ledger
 from privet.reports.run.observers import evaluation, observers
+from privet.reports.run.tested import charts, confusion_table
 from privet.reports.run.verdict import (
     alarms,
     begun_with,
@@ -237,6 +238,8 @@ def render(run: Run) -> str:
         checks=checks_sentence(run, run.guarantee) if run.guarantee else None,
         metric=metric,
         measured=tuple(_measured(run)),
+        tested=charts(run),
+        confusion=confusion_table(run),
         loss=loss,
         own_line=any(chart and chart.has("own") for chart in (metric, loss)),
         epsilon=epsilon_chart(run) if finite_guarantee(run) else None,
@@ -298,15 +301,27 @@ def _headline(run: Run) -> Iterator[Figure]:
         yield Figure("Records", f"{records:,}", f"in {counted(len(run.silos), 'silo')}")
 
 
-def _measured(run: Run) -> Iterator[Figure]:
+class MeasuredFigure(NamedTuple):
+    """A row of all figures."""
+
+    name: str
+    value: str
+    baseline: str
+    """Of one answer for everybody."""
+    lower: bool
+    """Whether smaller is better."""
+
+
+def _measured(run: Run) -> Iterator[MeasuredFigure]:
     """Every figure on held-out records, where there are more than the charts above show."""
     found = run.figures
     if found.keys() <= {"accuracy", "loss"}:
         return
     for name in names_in_order(found, run.metric):
         metric = metric_named(name, run.declared)
-        better = "" if metric.higher_is_better else "smaller is better"
-        yield Figure(metric.title, with_unit(metric, found[name]), better)
+        without = with_unit(metric, run.baselines[name]) if name in run.baselines else NOTHING
+        lower = not metric.higher_is_better
+        yield MeasuredFigure(metric.title, with_unit(metric, found[name]), without, lower)
 
 
 def _costs(run: Run) -> Iterator[Figure]:
