@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import struct
 import subprocess
@@ -80,6 +81,30 @@ def test_a_file_may_be_written_in_any_way(run: Run, data: Path, tmp_path: Path) 
     )
     first = (tmp_path / "aus.csv").read_text("latin-1").splitlines()[1]
     assert first.startswith((tmp_path / "neu.csv").read_text("latin-1").splitlines()[1] + ";")
+
+
+def test_one_table_written_in_any_way_gives_one_model(run: Run, data: Path, tmp_path: Path) -> None:
+    whole = pd.read_csv(data / "train.csv")
+    ways: dict[str, dict[str, Any]] = {
+        "train.csv": {},
+        "train.tsv": {"sep": "\t"},
+        "deutsch.csv": {"sep": ";", "decimal": ",", "encoding": "latin-1"},
+        "quoted.csv": {"quoting": csv.QUOTE_ALL},
+        "train.parquet": {},
+    }
+    models = []
+    for name, how in ways.items():
+        if name.endswith("parquet"):
+            whole.to_parquet(data / name)
+        else:
+            whole.to_csv(data / name, index=False, **how)
+        said = {key: value for key, value in how.items() if key in ("decimal", "encoding")}
+        options = {"file": name, "test_file": None, "exclude": ["site"], **said}
+        models.append(load_file(run(name, data=options) / "model.safetensors"))
+    for model in models[1:]:
+        assert {key: value.tobytes() for key, value in model.items()} == {
+            key: value.tobytes() for key, value in models[0].items()
+        }
 
 
 def test_standard_input_and_output(run: Run, data: Path) -> None:

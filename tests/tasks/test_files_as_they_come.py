@@ -103,6 +103,18 @@ def test_one_table_written_in_many_ways_is_one_table(
     same(tmp_path, text, **options)
 
 
+def test_all_columns_that_cannot_be_used_are_told_at_once(tmp_path: Path) -> None:
+    days = with_column("day", [f"{1 + i % 28}.3.2020" for i in range(N)])
+    both = with_column("number", [str(i) for i in range(1, N + 1)], days)
+    (tmp_path / "x.csv").write_text(both)
+    said = refused(tmp_path, both)
+    assert "2 columns cannot be used as they are" in said
+    assert "column 'number': numbers its rows from 1; " in said
+    assert "column 'day': '1.3.2020' looks like a date or a time. " in said
+    assert said.count("data.exclude") == 1
+    same(tmp_path, both, exclude=["number", "day"])
+
+
 def test_parquet_is_the_same_table(tmp_path: Path) -> None:
     rows = pd.read_csv(io.StringIO(CLEAN))
     rows.to_parquet(tmp_path / "x.parquet")

@@ -6,6 +6,7 @@ The width of the inputs does not depend on the values; errors say where in the f
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -188,6 +189,7 @@ def _floats(cells: pd.Series) -> pd.Series:
 
 
 _WORDS = ("boolean", "categorical", "empty", "string", "mixed", "mixed-integer")
+_WAY_OUT = re.compile(r"[:;](?: or)? data\.exclude")
 _MARKS = "a mark of missing values is said in data.missing_marks"
 MOST_CATEGORIES = 100
 MISSING = "(missing)"
@@ -258,23 +260,44 @@ def kinds(frames: Sequence[Frame], names: Sequence[str]) -> tuple[list[str], lis
 
     Numbers are numeric; texts and truth values are categorical. Raises DataError for dates and the
     like, for texts with over `MOST_CATEGORIES` values, for columns that are mostly numbers with
-    some text among them, and for those that number or name their rows.
+    some text among them, and for those that number or name their rows: for all of them at once.
     """
-    import pandas as pd
-
     numeric: list[str] = []
     categorical: list[str] = []
+    refused: dict[str, DataError] = {}
     for name in names:
-        # Of all files together: a column that is text in one file is text in all.
-        column = pd.concat([frame.rows[name] for frame in frames], ignore_index=True)
-        numbers = np.concatenate([frame.parsed(name) for frame in frames])
-        if _is_numeric(frames[0].path, name, column, numbers):
-            for frame in frames:
-                check_feature(frame.path, name, frame.numbers(name))
-            numeric.append(name)
-        else:
-            categorical.append(name)
+        try:
+            (numeric if _is_number(frames, name) else categorical).append(name)
+        except DataError as error:
+            refused[name] = error
+    if refused:
+        raise _together(frames[0].path, refused)
     return numeric, categorical
+
+
+def _together(path: Path, refused: Mapping[str, DataError]) -> DataError:
+    """All that is the matter: whoever is told of one column at a time comes back for each."""
+    if len(refused) == 1:
+        return next(iter(refused.values()))
+    # Each with what is the matter alone: the ways out are the same, and said once.
+    whats = (_WAY_OUT.split(str(error).removeprefix(f"{path}, "))[0] for error in refused.values())
+    return DataError(
+        f"{path}: {len(refused)} columns cannot be used as they are: {'; '.join(whats)}. "
+        f"data.exclude = {[*refused]} leaves them out; {USED}"
+    )
+
+
+def _is_number(frames: Sequence[Frame], name: str) -> bool:
+    """Whether a column is one of numbers, in all files together: text in one is text in all."""
+    import pandas as pd
+
+    column = pd.concat([frame.rows[name] for frame in frames], ignore_index=True)
+    numbers = np.concatenate([frame.parsed(name) for frame in frames])
+    if not _is_numeric(frames[0].path, name, column, numbers):
+        return False
+    for frame in frames:
+        check_feature(frame.path, name, frame.numbers(name))
+    return True
 
 
 def _is_numeric(path: Path, name: str, column: pd.Series, numbers: Numbers) -> bool:
