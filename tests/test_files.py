@@ -394,3 +394,11 @@ def test_a_folder_is_locked_itself_or_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         locked(tmp_path / "absent", flags=os.O_DIRECTORY)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_cannot_be_had_is_one_line(tmp_path: Path) -> None:
+    with (
+        pytest.raises(PrivetError, match=r"silo\.pid cannot be locked \(No such file"),
+        only_process(tmp_path / "none" / "silo.pid"),
+    ):
+        pass

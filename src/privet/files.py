@@ -176,9 +176,12 @@ def only_process(path: Path) -> Iterator[None]:
     except BlockingIOError:
         holder = path.read_bytes()[:20].decode("ascii", errors="replace").strip()
         raise PrivetError(f"{path.parent} is in use by process {holder or 'unknown'}") from None
+    except OSError as error:
+        raise PrivetError(f"{path} cannot be locked ({error.strerror})") from None
     with lock as descriptor:
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
+        with suppress(OSError):  # a full disk: the lock holds without the number
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"{os.getpid()}\n".encode())
         try:
             yield
         finally:

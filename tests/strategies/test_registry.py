@@ -53,6 +53,7 @@ def test_an_unknown_option_is_answered_with_the_nearest():
     [
         ("fedprox", {"proximal_mu": -1}, "strategy.proximal_mu = -1: must be a number >= 0"),
         ("fedavgm", {"server_momentum": 1.0}, r"must be a number in \[0, 1\)"),
+        ("fedadam", {"server_lr": 10**400}, "must be a number > 0"),
         ("fedadam", {"server_lr": 0}, "strategy.server_lr = 0: must be a number > 0"),
         ("fedyogi", {"tau": float("nan")}, "strategy.tau = nan"),
         ("fedadam", {"beta_1": True}, "strategy.beta_1 = True"),

@@ -196,6 +196,7 @@ def _fetch(client: AdminClient, job: str, out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PrivetError(f"--out {out}: it cannot be a folder ({error.strerror})") from None
+    _demand_own(out, job)
     write_whole(out / "job.json", (json.dumps(state, indent=2) + "\n").encode())
     with Progress(TextColumn("{task.description}"), BarColumn(), DownloadColumn()) as bars:
         for name in state["files"]:
@@ -211,6 +212,19 @@ def _fetch(client: AdminClient, job: str, out: Path) -> None:
     typer.echo(f"Report: {write_report(out)}")
 
 
+def _demand_own(out: Path, job: str) -> None:
+    """PrivetError for a folder with links in it, or with another job's results."""
+    for path in out.iterdir():
+        if path.is_symlink():
+            raise PrivetError(f"{path} is a link: nothing is written through links")
+    try:
+        there = json.loads((out / "job.json").read_bytes())["id"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return
+    if there != job:
+        raise PrivetError(f"--out {out}: results of job {there} lie there; name another folder")
+
+
 def _show(project: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.markup import escape
@@ -222,7 +236,8 @@ def _show(project: dict[str, Any]) -> None:
         silos.add_column(column)
     for silo in project["silos"]:
         state = "online" if silo["online"] else "offline"
-        silos.add_row(escape(silo["name"]), state, escape(silo["working_on"] or ""))
+        about = silo["working_on"] or silo.get("refused") or ""
+        silos.add_row(escape(silo["name"]), state, escape(about))
     console.print(silos)
     for line in _troubles(project):
         console.print(escape(line), style="red")

@@ -75,6 +75,19 @@ def pending(kit: Kit = Path(), as_json: AsJson = False) -> None:
 
 
 @silo_cli.command()
+def status(kit: Kit = Path(), as_json: AsJson = False) -> None:
+    """Show whether the silo of this machine is at its server, and why not."""
+    from privet.deployment.silo.serving import standing
+
+    told = standing(_kit(kit))
+    if as_json:
+        typer.echo(json.dumps(told))
+    else:
+        why = f": {told['why']}" if told["why"] else ""
+        typer.echo(f"{told['state']} since {told['since']}{why}")
+
+
+@silo_cli.command()
 def approve(job: JobName, kit: Kit = Path(), by: By = "") -> None:
     """Let a job in that waits; it goes on by itself."""
     from privet.deployment.silo import approvals

@@ -5,6 +5,7 @@ A job on real silos is followed as a simulation is: round by round, as lines of 
 
 from __future__ import annotations
 
+import hashlib
 import re
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import httpx
 
 from privet.deployment.parties import AdminKit
 from privet.deployment.parties.orders import DAYS, Cancellation, Order
-from privet.deployment.parties.requests import Signing
+from privet.deployment.parties.requests import DIGEST, Signing
 from privet.deployment.parties.transport import check_hello, client
 from privet.errors import PrivetError
 from privet.experiment import Experiment
@@ -112,8 +113,8 @@ class AdminClient:
         An interrupted transfer goes on where it stopped the next time. `progress` is told the
         bytes so far and in all.
         """
-        to = demand_file(to).resolve()
-        part = demand_file(to.with_name(f".{to.name}.part"))
+        # A part is of one job's file, and what came is held against the digest of the whole.
+        part = _no_link(to.with_name(f".{_no_link(to).name}.{job}.part"))
         have = part.stat().st_size if part.exists() else 0
         headers = {"range": f"bytes={have}-"} if have else {}
         url = f"/privet/v1/jobs/{job}/files/{name}"
@@ -130,6 +131,7 @@ class AdminClient:
                 # A proxy may leave out the range, and send the whole.
                 have = have if more else 0
                 total = have + int(answer.headers.get("content-length", 0))
+                digest = answer.headers.get(DIGEST, "")
                 with part.open("ab" if more else "wb") as file:
                     for piece in answer.iter_bytes(_PIECE):
                         file.write(piece)
@@ -137,6 +139,7 @@ class AdminClient:
                         progress(have, total)
         except httpx.HTTPError as error:
             raise NoAnswer(f"{name}: the transfer broke off ({error}); ask again") from None
+        _demand_whole(part, name, size=total, digest=digest)
         sync(part)
         part.replace(to)
 
@@ -162,6 +165,21 @@ class AdminClient:
         if answer.status_code >= 400:
             raise PrivetError(_said(answer))
         return answer
+
+
+def _no_link(path: Path) -> Path:
+    if path.is_symlink():
+        raise PrivetError(f"{path} is a link: nothing is written through links")
+    return demand_file(path)
+
+
+def _demand_whole(part: Path, name: str, *, size: int, digest: str) -> None:
+    """NoAnswer, and the part is gone, unless it is the file that the server spoke of."""
+    with part.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if part.stat().st_size != size or found != digest:
+        part.unlink()
+        raise NoAnswer(f"{name}: what came is not the file that the server has; ask again")
 
 
 def _said(answer: httpx.Response) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -66,7 +66,7 @@ def _check(name: str, key: str, value: object, options: Mapping[str, Option]) ->
 def _number(default: float, allowed: str, accepts: Callable[[float], bool]) -> Option:
     def fits(value: object) -> bool:
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        return number and math.isfinite(value) and accepts(value)  # type: ignore[arg-type]
+        return number and abs(value) <= sys.float_info.max and accepts(value)  # type: ignore[arg-type]
 
     return Option(default, f"a number {allowed}", fits)
 

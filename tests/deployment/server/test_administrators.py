@@ -7,15 +7,19 @@ import hashlib
 import json
 import math
 import threading
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
 from gate_project import GateProject, LiveServer
+from privet.commands.cli import cli
 from privet.deployment.admin import AdminClient
 from privet.deployment.parties.orders import Order
 from privet.deployment.parties.requests import SIGNATURE
+from privet.errors import PrivetError
 from privet.experiment import Experiment
 from privet.record.folder import RunFolder
 from rounds_written import a_round
@@ -134,3 +138,60 @@ def test_who_waits_for_a_round_has_only_what_is_new_read(
 
 def _job(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+# --- results that are brought to where something lies already
+
+
+def with_model(project: GateProject, server: LiveServer, job: str, content: bytes) -> str:
+    with project.http("ana") as ana:
+        name = ana.post(f"{OWN}jobs", content=odd_order(project, job=job)).json()["id"]
+    found = server.store.get(name)
+    assert found is not None
+    found.run.mkdir()
+    (found.run / "model.safetensors").write_bytes(content)
+    return str(name)
+
+
+def bring(project: GateProject, job: str, to: Path) -> None:
+    with AdminClient(project.admin_kit()) as client:
+        client.fetch(job, "model.safetensors", to, progress=lambda *_: None)
+
+
+def test_a_part_of_another_jobs_model_is_not_gone_on_with(
+    project: GateProject, server: LiveServer, tmp_path: Path
+) -> None:
+    first, second = (
+        with_model(project, server, digit * 12, digit.encode() * 1000) for digit in "ab"
+    )
+    to = tmp_path / "model.safetensors"
+    for job in (first, second, ""):  # "": as an earlier version named a part
+        name = f".model.safetensors.{job}.part".replace("..", ".")
+        (tmp_path / name).write_bytes(b"a" * 400)
+    bring(project, first, to)
+    assert to.read_bytes() == b"a" * 1000
+    with pytest.raises(PrivetError, match="is not the file that the server has"):
+        bring(project, second, to)
+    assert to.read_bytes() == b"a" * 1000
+    bring(project, second, to)
+    assert to.read_bytes() == b"b" * 1000
+
+
+def test_nothing_is_written_through_links(
+    project: GateProject, server: LiveServer, tmp_path: Path
+) -> None:
+    job = with_model(project, server, "c" * 12, b"model")
+    (tmp_path / "own").write_bytes(b"my own")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "model.safetensors").symlink_to(tmp_path / "own")
+    with pytest.raises(PrivetError, match=r"model\.safetensors is a link"):
+        bring(project, job, out / "model.safetensors")
+    kit = {"PRIVET_KIT": str(project.folder / "kits/ana")}
+    done = CliRunner().invoke(cli, ["fetch", job, "--out", str(out)], env=kit)
+    assert "is a link" in str(done.exception)
+    (out / "model.safetensors").unlink()
+    (out / "job.json").write_text('{"id": "dddddddddddd"}')
+    done = CliRunner().invoke(cli, ["fetch", job, "--out", str(out)], env=kit)
+    assert "results of job dddddddddddd lie there" in str(done.exception)
+    assert (tmp_path / "own").read_bytes() == b"my own"

@@ -362,3 +362,63 @@ def test_many_small_parts_are_no_way_around_it(
         message = taken(connection)
         with pytest.raises(RunOver, match="at most"):
             connection.reply(Message(model(*[100_000] * 10), reply_to=message), to=message)
+
+
+# --- what is lost on the way
+
+
+def test_a_message_whose_connection_broke_is_sent_again(
+    project: GateProject, server: LiveServer, north: httpx.Client
+) -> None:
+    """Taken for a silo that never had it: it would be waited for until its time was over."""
+    with project.connection("north") as connection, server.run() as grid:
+        first = grid.push_messages([server.message("north")])
+        answer_once(connection, echo)
+        (_,) = grid.pull_messages(first)
+        sent = grid.push_messages([server.message("north")])
+        # Somebody else's eyes see the answer: to the silo the connection broke.
+        lost = north.post(f"/privet/v1/{NEXT}", json={"had": connection._had})
+        assert PullMessagesResponse.FromString(unpack(lost.content)[0][HEAD]).messages_list
+        answer_once(connection, echo)
+        (reply,) = grid.pull_messages(sent)
+        assert not reply.has_error()
+
+
+def test_a_message_that_a_silo_has_is_not_sent_again(
+    project: GateProject, server: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(messages, "_HOLD", 0.1)
+    with project.connection("north") as connection, server.run() as grid:
+        grid.push_messages([server.message("north")])
+        assert connection.next() is not None
+        assert [connection.next() for _ in range(3)] == [None] * 3
+
+
+def test_nothing_stays_of_a_reply_that_came_too_late(
+    project: GateProject, server: LiveServer, north: httpx.Client
+) -> None:
+    """Its head and half of its parts are there when its time is over; the rest is not taken."""
+    with project.connection("north") as connection, server.run() as grid:
+        replies: list[Message] = []
+
+        def ask() -> None:
+            message = server.message("north")
+            replies.extend(grid.send_and_receive([message], timeout=1.5))
+
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        message = taken(connection)
+        late = Message(model(1_500_000), reply_to=message)
+        push, held = connection._push, threading.Event()
+
+        def slowly(*arguments: Any) -> None:
+            push(*arguments)
+            asking.join(timeout=20)
+            held.set()
+
+        connection._push = slowly  # type: ignore[method-assign]
+        with pytest.raises(RunOver):
+            connection.reply(late, to=message)
+        assert held.is_set()
+        assert replies == []
+        assert len(server.link.state.object_store) == 0

@@ -6,13 +6,16 @@ import resource
 import socket
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from gate_project import HOST, GateProject
 from privet.commands.cli import cli
 from privet.deployment.monitoring import health_fault
+from privet.deployment.parties import PartiesError
 from privet.deployment.server.condition import disk_fault
 from real_server import RealServer
 
@@ -113,3 +116,19 @@ def test_a_key_that_others_may_read_is_refused(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["server", str(kit)])
     assert done.exit_code == 1
     assert "server.key has mode 0644: others may read the key; chmod 600 it" in str(done.exception)
+
+
+def test_a_list_from_before_a_revocation_is_not_acted_by_after_a_restart(tmp_path: Path) -> None:
+    project = GateProject(tmp_path)
+    kit = project.server_kit()
+    old = kit.parties.read_bytes()
+    project.change(lambda party: replace(party, revoked=party.name == "gone"))
+    with project.serving() as server:
+        assert "gone" not in server.members.nodes
+    newer = kit.parties.read_bytes()
+    kit.parties.write_bytes(old)
+    with pytest.raises(PartiesError, match="this server has acted by version 2"), project.serving():
+        pass
+    kit.parties.write_bytes(newer)
+    with project.serving() as server:
+        assert "gone" not in server.members.nodes

@@ -7,3 +7,7 @@ from privet.errors import PrivetError
 
 class PartiesError(PrivetError):
     """A list of parties that nobody vouches for, a kit with a mistake, a key that is unfit."""
+
+
+class OtherProtocol(PartiesError):  # noqa: N818 - says which
+    """Whoever answers speaks as another version of privet does."""

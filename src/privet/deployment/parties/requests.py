@@ -34,6 +34,8 @@ PARTIES = "privet-parties"
 """The header in which a server says the version of its list of parties."""
 CANCELS = "privet-cancels"
 """The header with a number that is another one after every job that was cancelled."""
+DIGEST = "privet-digest"
+"""The header with the SHA-256 of a file as a whole, also where a part of it comes."""
 LONGEST_HEADER = 2000
 
 
@@ -132,6 +134,8 @@ class Checking:
     """Who belongs to the project at this moment, so that revoking someone works at once."""
     start: str = field(default_factory=lambda: secrets.token_hex(16))
     clock: Callable[[], float] = time.time
+    refusals: dict[str, str] = field(default_factory=dict)
+    """By party whose key signed: why its last request was refused, until one is not."""
     _seen: dict[str, float] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -152,17 +156,24 @@ class Checking:
         # From here on refusals say more: they go to whoever holds the party's key.
         now = self.clock()
         if fault := party.fault(datetime.fromtimestamp(now, UTC)):
-            raise Denied(fault)
+            raise self._refused(signature.name, fault)
         if not abs(now - signature.at) <= WINDOW:  # so that a time of NaN is refused as well
-            raise Denied(
+            raise self._refused(
+                signature.name,
                 f"the clock of {signature.name} differs from the server's by "
-                f"{signature.at - now:+.0f} s; at most {WINDOW:.0f} s are allowed"
+                f"{signature.at - now:+.0f} s; at most {WINDOW:.0f} s are allowed "
+                f"({signature.name} has {_moment(signature.at)}, the server {_moment(now)})",
             )
         if signature.start != self.start:
             raise OtherStart("signed for another start of the server")
         # Last, so that only parties can have a nonce remembered, each for a few minutes.
         self._take(signature, now)
+        self.refusals.pop(signature.name, None)
         return party, signature.digest
+
+    def _refused(self, name: str, why: str) -> Denied:
+        self.refusals[name] = why
+        return Denied(why)
 
     def _take(self, signature: Signature, now: float) -> None:
         with self._lock:
@@ -173,6 +184,13 @@ class Checking:
             if signature.nonce in self._seen:
                 raise Denied("this request came before")
             self._seen[signature.nonce] = now + 2 * WINDOW  # by then its time is out of the window
+
+
+def _moment(seconds: float) -> str:
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    except (ValueError, OverflowError, OSError):  # whatever a peer takes for a time
+        return "no time"
 
 
 def matches(body: bytes, digest: str) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 
 import privet
-from privet.deployment.parties.errors import PartiesError
+from privet.deployment.parties.errors import OtherProtocol, PartiesError
 
 QUIET = 30.0
 """Seconds without a byte after which a request has failed."""
@@ -129,7 +129,8 @@ _LONGEST = 64
 
 
 def check_hello(told: object, *, project: str, server: str) -> None:
-    """PartiesError, in one line, unless `server` is the project's and speaks as this privet does.
+    """PartiesError, in one line, unless `server` is the project's and speaks as this privet does;
+    OtherProtocol when it is the project's and does not.
 
     `told` is whatever somebody answered at that address.
     """
@@ -139,7 +140,7 @@ def check_hello(told: object, *, project: str, server: str) -> None:
     if told.get("project") != project:
         raise PartiesError(f"the server is of project {theirs['project']!r}, not {project!r}")
     if told.get("protocol") != PROTOCOL:
-        raise PartiesError(
+        raise OtherProtocol(
             f"the server speaks protocol {theirs['protocol']!r} (privet {theirs['privet']!r}), "
             f"this side {PROTOCOL} (privet {privet.__version__}): upgrade the older one"
         )

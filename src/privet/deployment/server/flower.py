@@ -51,12 +51,14 @@ from flwr.supercore.inflatable.inflatable_object import (
     no_object_id_recompute,
 )
 from flwr.supercore.object_store import ObjectStoreFactory
+from flwr.supercore.object_store.object_store import NoObjectInStoreError
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, uses_nist_ec_curve
 from flwr.supercore.protobuf.translation import ProtobufTranslationMiddleware
 from flwr.supercore.state.schema.linkstate_models import MessageIns, MessageRes
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.supercore.utils import uint64_to_int64
 from flwr.superlink.federation import NoOpFederationManager
+from flwr.superlink.routers.fleet import node_auth
 from flwr.superlink.routers.fleet.node_auth import NodeAuthMiddleware
 from flwr.superlink.routers.fleet.router import router as fleet_router
 from flwr.superlink.servicer.fleet import fleet_handlers
@@ -66,11 +68,16 @@ from sqlalchemy.orm import Session
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 
-from privet.deployment.parties.requests import Denied
+from privet.deployment.parties.requests import WINDOW, Denied
 from privet.deployment.server.objects import ObjectsOnDisk
 from privet.errors import PrivetError
 from privet.paged import paged_join
 from privet.wire.transport import SMALL, TOGETHER, assemble
+
+# One figure for how far clocks may be apart: the gate has checked it when Flower looks, which bears
+# 5 s of a silo that is ahead.
+for _tolerance in ("SYSTEM_TIME_TOLERANCE", "TIMESTAMP_TOLERANCE"):
+    setattr(node_auth, _tolerance, WINDOW)
 
 HEARTBEAT = 10.0
 """Seconds from one sign of life of a node to the next; after twice as long it is offline."""
@@ -129,6 +136,8 @@ class Link:
             self.factory.state_instance = self.state
             self._starts: Counter[int] = Counter()
             self._anew: set[int] = set()
+            self._delivered: dict[int, str] = {}
+            """By node: the message that it was sent last."""
             self.allowance: int | None = None
             """As the function of this name gives it for the present job; None: no limit."""
             self._kept: dict[int, dict[str, int]] = {}
@@ -191,6 +200,7 @@ class Link:
             self.state.deactivate_node(node)
         self._starts[node] += 1
         self._anew.add(node)
+        self._delivered.pop(node, None)
 
     def status(self, nodes: Iterable[int]) -> dict[int, NodeStatus]:
         """What is known of `nodes`, by node."""
@@ -211,10 +221,13 @@ class Link:
             raise Denied("a message of another node")
         return int(found["run_id"]) % 2**64
 
-    def next_message(self, node: int) -> tuple[PullMessagesResponse, dict[str, bytes]] | None:
+    def next_message(
+        self, node: int, *, had: str | None = None
+    ) -> tuple[PullMessagesResponse, dict[str, bytes]] | None:
         """The next message for a node, with the parts that may travel together; None for none.
 
-        To have asked is a sign of life of the node.
+        To have asked is a sign of life of the node. `had`: the message that came to it last, if it
+        says so: another one was lost on its way and is sent again.
         """
         # One transaction for a heartbeat and a look: each by itself would wait for the disk.
         with self.state.session():
@@ -224,10 +237,13 @@ class Link:
             if node in self._anew:
                 self._anew.discard(node)
                 self.state.deliver_again(node)
+            elif (lost := self._delivered.get(node)) and had not in (None, lost):
+                self.state.deliver_again(node, only=lost)
             question = PullMessagesRequest(node=Node(node_id=node))
             found = fleet_handlers.pull_messages(question, self.state, self._objects)
         if not found.messages_list:
             return None
+        self._delivered[node] = str(found.messages_list[0].metadata.message_id)
         parts: dict[str, bytes] = {}
         room = TOGETHER
         for each in iterate_object_tree(found.message_object_trees[0]):
@@ -396,11 +412,12 @@ class LiveRun:
             if name in wanted:
                 self._state.object_store.put(name, part.deflate())
 
-    def forget(self, messages: Iterable[str]) -> None:
-        """Deliver these messages no more, and take no reply to them."""
+    def forget(self, messages: Iterable[str], *, coming: Iterable[Reply] = ()) -> None:
+        """Deliver these messages no more, and take no reply to them; also forget what has come of
+        replies that are on their way."""
         forgotten = set(messages)
         self._state.delete_messages(message_ins_ids=forgotten)
-        for name in forgotten:
+        for name in {*forgotten, *(reply.id for reply in coming)}:
             self._state.object_store.delete(name)
 
     def arrived(self, messages: Iterable[str]) -> Iterator[Reply]:
@@ -481,13 +498,24 @@ class _InTurn(SqlLinkState):
         with self._turn, super().session() as session:
             yield session
 
-    def deliver_again(self, node: int) -> None:
-        """Have a node get once more what was delivered to it and is not answered."""
+    def store_object(
+        self, run_id: int, session_id: str, object_id: str, object_content: bytes
+    ) -> bool:
+        """As Flower's; False also for a part of a reply that nobody waits for any more."""
+        try:
+            return bool(super().store_object(run_id, session_id, object_id, object_content))
+        except NoObjectInStoreError:
+            return False
+
+    def deliver_again(self, node: int, *, only: str | None = None) -> None:
+        """Have a node get once more what was delivered to it and is not answered; with `only`, just
+        that message."""
         # An empty `delivered_at` is what Flower takes for not yet delivered.
         answered = select(MessageRes.reply_to_message_id)
         open_ = (
             MessageIns.dst_node_id == uint64_to_int64(node),
             MessageIns.message_id.not_in(answered),
+            *(() if only is None else (MessageIns.message_id == only,)),
         )
         with self.session() as session:
             session.execute(update(MessageIns).where(*open_).values(delivered_at=""))

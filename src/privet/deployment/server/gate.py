@@ -67,6 +67,7 @@ OWN = "/privet/v1/"
 """Where privet's own routes begin."""
 HELLO = OWN + "hello"
 CANCELLED = OWN + "cancelled"
+LEDGER = OWN + "ledger"
 _FLEET = "/v1/fleet/"
 _PUSH = _FLEET + "push-object"
 # Requests of names and numbers; an order, which `orders.LARGEST` keeps below a megabyte.
@@ -216,7 +217,7 @@ class Gate:
         roles = {"silo"} if path.startswith(_FLEET) else {"admin"}
         if path == OWN + "parties":
             roles = {"silo", "admin"}
-        elif path in (OWN + NEXT, OWN + ANSWER, CANCELLED):
+        elif path in (OWN + NEXT, OWN + ANSWER, CANCELLED, LEDGER):
             roles = {"silo"}
         if party.role not in roles:
             log.warning("refused: %s may not use %r", party, path[:200])

@@ -189,7 +189,8 @@ class LinkGrid(Grid):
                 yield self._read(reply, request)
             # Once more round after the end: what arrived at the last moment counts.
             if over and not here:
-                self._live.forget(sent)  # a silo that comes back begins with the present
+                # A silo that comes back begins with the present.
+                self._live.forget(sent, coming=[reply for reply, _ in coming.values()])
                 return
             # Only replies that were told of are looked for: to ask for all, each time one comes,
             # would take time that grows with the square of the silos.

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from pathlib import Path
 
-from privet.deployment.parties import Parties, PartiesFile
+from privet.deployment.parties import Parties, PartiesError, PartiesFile
 from privet.deployment.server.flower import Link
 from privet.files import write_whole
 from privet.server.cohort import NodeIdentity
 
+_SEEN = "parties.seen.json"
 log = logging.getLogger("privet.server")
 
 
@@ -18,9 +20,11 @@ class Membership:
     """Who belongs to the project at this moment; a node for every silo, none for the revoked."""
 
     def __init__(self, file: PartiesFile, link: Link, *, folder: Path) -> None:
-        self._file, self._link, self._folder = file, link, folder
+        self._file, self._link, self.folder = file, link, folder
         self._lock = threading.Lock()
         self._version = 0
+        self._seen = folder / _SEEN
+        self._demand_newest()
         self.nodes: dict[str, int] = {}
         """By silo."""
 
@@ -30,9 +34,24 @@ class Membership:
         with self._lock:
             if parties.version != self._version:
                 self._follow(parties)
+                # Not by an older one after a restart: whoever was revoked since would act again.
+                write_whole(self._seen, self._file.content(), durable=True)
                 # After the nodes: if they cannot follow, the next look tries again.
                 self._version = parties.version
         return parties
+
+    def _demand_newest(self) -> None:
+        """PartiesError for a list that is older than one that the server has acted by."""
+        try:
+            seen = json.loads(self._seen.read_bytes())["signed"]["version"]
+        except (OSError, ValueError, TypeError, KeyError):
+            return
+        version = self._file.current().version
+        if type(seen) is int and seen > version:
+            raise PartiesError(
+                f"{self._file.path}: the list has version {version}, and this server has acted by "
+                f"version {seen}, which is kept as {self._seen}; put the newer one in its place"
+            )
 
     def content(self) -> bytes:
         """The signed list itself."""
@@ -41,7 +60,7 @@ class Membership:
     def roster(self) -> Path:
         """The silos' identity keys as encryption reads them, in a file."""
         parties = self.current()
-        path = self._folder / f"roster-{parties.version}.toml"
+        path = self.folder / f"roster-{parties.version}.toml"
         write_whole(path, parties.roster().to_toml().encode())
         return path
 

@@ -7,12 +7,14 @@ together go through Flower's own routes.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import math
 import random
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from flwr.proto.fleet_pb2 import PullMessagesResponse, PushMessagesRequest, PushMessagesResponse
@@ -22,10 +24,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from privet.deployment.parties import Party
 from privet.deployment.parties.requests import Denied
 from privet.deployment.server.flower import HEARTBEAT, Link, TooMuch
-from privet.deployment.server.gate import OWN, PARTY
+from privet.deployment.server.gate import LEDGER, OWN, PARTY
 from privet.deployment.server.grid import Notifier
+from privet.deployment.server.ledgers import LedgerHeads
 from privet.deployment.server.membership import Membership
 from privet.errors import PrivetError
 from privet.wire.transport import ANSWER, HEAD, NEXT, pack, unpack
@@ -46,13 +50,20 @@ class Messages:
     link: Link
     members: Membership
     notifier: Notifier
+    ledgers: LedgerHeads
 
     def routes(self) -> list[Route]:
         """Both of them."""
         return [
             Route(OWN + NEXT, self.next, methods=["POST"]),
             Route(OWN + ANSWER, self.answer, methods=["POST"]),
+            Route(LEDGER, self.ledger),
         ]
+
+    async def ledger(self, request: Request) -> Response:
+        """The last head of its ledger that the silo signed for, as it was written; or nothing."""
+        seen = await run_in_threadpool(self.ledgers.seen, request.scope[PARTY])
+        return Response(seen, media_type="text/plain")
 
     async def next(self, request: Request) -> Response:
         """The head of the next message with its small parts, or nothing after some seconds."""
@@ -60,10 +71,12 @@ class Messages:
         if node is None:
             return _no(403, "this silo is not admitted")
         # Read away, so that the next event can only be that the silo hung up.
-        await request.body()
+        told = _told(await request.body())
+        if told.get("ledger"):
+            await run_in_threadpool(self._note, request.scope[PARTY], told["ledger"])
         gone = asyncio.ensure_future(request.receive())
         try:
-            found = await self._wait(node, gone)
+            found = await self._wait(node, gone, told.get("had"))
         finally:
             gone.cancel()
         head, parts = found or (PullMessagesResponse(), {})
@@ -94,8 +107,14 @@ class Messages:
     def _node(self, request: Request) -> int | None:
         return self.members.nodes.get(request.scope[PARTY].name)
 
+    def _note(self, silo: Party, head: str) -> None:
+        try:
+            self.ledgers.note(silo, head)
+        except (ValueError, OSError) as error:
+            log.warning("the head of the ledger of %s is not kept: %s", silo.name, error)
+
     async def _wait(
-        self, node: int, gone: asyncio.Future[Any]
+        self, node: int, gone: asyncio.Future[Any], had: str | None
     ) -> tuple[PullMessagesResponse, dict[str, bytes]] | None:
         """Nothing is taken for a silo that hung up: it would be lost on this connection."""
         # Silos that were answered together would otherwise ask again together, for ever.
@@ -106,9 +125,11 @@ class Messages:
             woken = asyncio.ensure_future(self.notifier.wait_for_message(node, left))
             await asyncio.wait({gone, woken}, return_when=asyncio.FIRST_COMPLETED)
             if gone.done():
-                woken.cancel()
+                # What it was woken for is there for the next question.
+                if not woken.cancel():
+                    self.notifier.notify([node])
                 return None
-            found = await run_in_threadpool(self.link.next_message, node)
+            found = await run_in_threadpool(partial(self.link.next_message, node, had=had))
             if found or self.notifier.closing or time.monotonic() >= end:
                 return found
 
@@ -128,6 +149,16 @@ class Messages:
         if told.metadata.run_id != run:
             raise ValueError("a reply in another run")
         return self.link.answer(pushed, parts)
+
+
+def _told(body: bytes) -> dict[str, str]:
+    """What a silo says with its question; nothing for what it would not say."""
+    try:
+        told = json.loads(body or b"{}")
+    except (ValueError, RecursionError):
+        return {}
+    pairs = told.items() if isinstance(told, dict) else ()
+    return {key: value for key, value in pairs if isinstance(value, str)}
 
 
 def _no(status: int, reason: str) -> Response:

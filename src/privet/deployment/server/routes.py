@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import flwr
@@ -18,10 +21,11 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 import privet
-from privet.deployment.parties.requests import Denied
+from privet.deployment.parties.requests import DIGEST, Denied
 from privet.deployment.parties.transport import PROTOCOL
 from privet.deployment.server.gate import CANCELLED, HELLO, OWN, PARTY
 from privet.deployment.server.jobs import OVER, Job, JobStore
+from privet.deployment.server.ledgers import LedgerHeads
 from privet.deployment.server.live import LivePage
 from privet.deployment.server.membership import Membership
 from privet.deployment.server.messages import Messages
@@ -47,12 +51,14 @@ def application(
     pages: PagePasses | None = None,
     lifespan: Callable[[Starlette], Any] | None = None,
     condition: Callable[[], Mapping[str, Any]] = dict,
+    refusals: Callable[[], Mapping[str, str]] = dict,
 ) -> Starlette:
     """The routes below /privet/v1, with `pages` those of the live page too.
 
-    Who may use them is decided before. `condition`: how the server is, told with `status`.
+    Who may use them is decided before. `condition`: how the server is, told with `status`;
+    `refusals`: by party, why its requests are refused.
     """
-    admin = _AdminRoutes(store, runner, members, condition)
+    admin = _AdminRoutes(store, runner, members, condition, refusals)
     jobs = f"{OWN}jobs"
     routes = [
         Route(HELLO, admin.hello),
@@ -67,7 +73,9 @@ def application(
         Route(f"{jobs}/{{job}}/cancel", admin.cancel, methods=["POST"]),
         Route(f"{jobs}/{{job}}/remove", admin.remove, methods=["POST"]),
         Route(f"{jobs}/{{job}}/files/{{name}}", admin.file),
-        *Messages(runner.link, members, runner.notifier).routes(),
+        *Messages(
+            runner.link, members, runner.notifier, LedgerHeads(members.folder / "ledgers")
+        ).routes(),
     ]
     if pages is not None:
         routes += [
@@ -84,7 +92,9 @@ class _AdminRoutes:
         runner: Runner,
         members: Membership,
         condition: Callable[[], Mapping[str, Any]],
+        refusals: Callable[[], Mapping[str, str]],
     ) -> None:
+        self._refusals = refusals
         self._store, self._runner, self._members = store, runner, members
         self._condition = condition
 
@@ -188,7 +198,8 @@ class _AdminRoutes:
         # A list and not a folder: the run's folder also has checkpoints and what an audit needs.
         if name not in FILES or not await run_in_threadpool(path.is_file):
             return _no(404, f"job {job.id} has no {name[:64]}")
-        return FileResponse(path)
+        headers = {DIGEST: await run_in_threadpool(_digest, path)}
+        return FileResponse(path, headers=headers)
 
     async def _named(self, request: Request) -> Job | None:
         return await run_in_threadpool(self._store.get, request.path_params["job"])
@@ -208,6 +219,7 @@ class _AdminRoutes:
                     "online_until": seen[node].online_until,
                     "since": seen[node].since,
                     "working_on": waiting.get(name),
+                    "refused": self._refusals().get(name),
                 }
                 for name, node in nodes.items()
             ],
@@ -217,6 +229,18 @@ class _AdminRoutes:
         rows = self._store.each(_row)
         broken = dict(self._store.broken)
         return {**self.about(), "jobs": rows, "broken": broken, **self._condition()}
+
+
+def _digest(path: Path) -> str:
+    facts = path.stat()
+    return _sha256(path, facts.st_mtime_ns, facts.st_size, facts.st_ino)
+
+
+# A model is asked for piece by piece.
+@lru_cache(maxsize=64)
+def _sha256(path: Path, *stamp: int) -> str:  # noqa: ARG001 - another file, another digest
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _inviting(pages: PagePasses) -> Callable[[Request], Awaitable[Response]]:

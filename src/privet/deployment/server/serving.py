@@ -152,6 +152,7 @@ def serve(kit: ServerKit, *, ready: Callable[[], None]) -> None:
             yield
             runner.stop()
 
+        checking = Checking(members.current)
         gate = Gate(
             fleet=link.app(),
             own=application(
@@ -161,9 +162,10 @@ def serve(kit: ServerKit, *, ready: Callable[[], None]) -> None:
                 pages=pages,
                 lifespan=lifespan,
                 condition=lambda: {"health": condition.parts(), "ending": condition.ending()},
+                refusals=lambda: checking.refusals,
             ),
             link=link,
-            checking=Checking(members.current),
+            checking=checking,
             notifier=notifier,
             members=members,
             largest=kit.max_message_mb * 1_000_000,

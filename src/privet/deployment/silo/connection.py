@@ -10,6 +10,7 @@ Every call ends: in an answer, or in one of the exceptions below.
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 import ssl
@@ -134,6 +135,11 @@ class Connection:
         self._node = Node()
         self._alive = -HEARTBEAT  # when the server last noted a sign of life, unless by `_beat`
         self._parts: dict[str, bytes] = {}
+        self._had = ""
+        self._beating: threading.Thread | None = None
+        self.ledger: Callable[[], str] = str
+        """The signed head of the silo's ledger, told to the server when it is another one."""
+        self._told_ledger = ""
         interceptor = NodeAuthHttpInterceptor(private, public)  # type: ignore[arg-type]
 
         def fleet() -> FleetHttpClient:
@@ -162,11 +168,14 @@ class Connection:
         return bool(self.node) and self._lost is None and heard
 
     def activate(self) -> None:
-        """Come online, and stay so by a sign of life now and then."""
+        """Come online, and stay so by a sign of life now and then; again, where that ended."""
+        self._lost, self._had, self._told_ledger = None, "", ""
         request = ActivateNodeRequest(public_key=self._public, heartbeat_interval=HEARTBEAT)
         self._node = Node(node_id=self._call(self._fleet.ActivateNode, request).node_id)
         self._alive = time.monotonic()
-        threading.Thread(target=self._beat, daemon=True, name="heartbeat").start()
+        if self._beating is None or not self._beating.is_alive():
+            self._beating = threading.Thread(target=self._beat, daemon=True, name="heartbeat")
+            self._beating.start()
 
     def close(self) -> None:
         """Go offline, if the server can be told."""
@@ -196,6 +205,7 @@ class Connection:
         self._alive = time.monotonic()
         if not answer.messages_list:
             return None
+        self._had = str(answer.messages_list[0].metadata.message_id)
         try:
             return message_from_proto(answer.messages_list[0]), answer.message_object_trees[0]
         except (ValueError, LookupError, TypeError) as error:
@@ -283,7 +293,10 @@ class Connection:
         return {name: content for name, content in parts.items() if name in names}
 
     def _ask(self, _: None) -> tuple[PullMessagesResponse, dict[str, bytes]]:
-        parts, _facts = unpack(self._post(NEXT, b""))
+        ledger = self.ledger()
+        told = {"had": self._had} | ({} if ledger == self._told_ledger else {"ledger": ledger})
+        parts, _facts = unpack(self._post(NEXT, json.dumps(told).encode()))
+        self._told_ledger = ledger
         return _read(PullMessagesResponse(), parts.pop(HEAD, b"")), parts
 
     def _answer(self, body: bytes) -> PushMessagesResponse:
@@ -345,9 +358,9 @@ class Connection:
                 return answer
 
     def _beat(self) -> None:
-        request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT)
         wait = _BEAT
         while not self._stop.wait(wait):
+            request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT)
             # Two clients, but one network: not to add to what it carries while answers come.
             if time.monotonic() - self._alive < 2 * _BEAT:
                 continue  # to ask for messages is a sign of life

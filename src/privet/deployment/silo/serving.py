@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -25,11 +27,20 @@ from privet.client.own_files import forget_ended
 from privet.client.task_code import code_hash, top_level
 from privet.deployment.monitoring import SILO, new_registry, serving_health, serving_metrics
 from privet.deployment.parties import PartiesError, PartiesFile, SiloKit
+from privet.deployment.parties.errors import OtherProtocol
 from privet.deployment.parties.orders import read_cancellation
 from privet.deployment.parties.requests import Denied, Signing
 from privet.deployment.parties.transport import check_hello, client
 from privet.deployment.silo import approvals
-from privet.deployment.silo.connection import Connection, RunOver, Stopped, Unreachable, judge
+from privet.deployment.silo.connection import (
+    Connection,
+    NotTrusted,
+    RunOver,
+    ServerRefused,
+    Stopped,
+    Unreachable,
+    judge,
+)
 from privet.deployment.silo.metrics import Outcome, SiloMetrics, outcome_of
 from privet.deployment.silo.orders import OWN_PARTS, OrderedJob, believed, node_config
 from privet.deployment.silo.worker import Died, Work, Worker
@@ -37,6 +48,7 @@ from privet.errors import PrivetError
 from privet.experiment import Experiment
 from privet.files import only_process, write_whole
 from privet.privacy.ledger import Ledger, LedgerError, SiloKey
+from privet.privacy.ledger.entries import head_path, parse_head
 from privet.privacy.policy import Policy
 from privet.wire import REFUSED, WAITING, ErrorReply, Failure
 
@@ -45,15 +57,22 @@ _DOWNLOAD_TIMEOUT = 600.0
 _LONGEST_WORK = 86400.0
 """Seconds that a message may be worked on, however long the server would wait."""
 _ROSTER = "roster-{}.toml"
+STANDING = "standing.json"
+"""In the state folder: whether the silo is online, and why not."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
+_LONG = 60.0
+"""Seconds online after which a silo that is refused comes back soon."""
 
 log = logging.getLogger("privet.silo")
 
 
 def serve(kit: SiloKit, *, stop: threading.Event, ready: Callable[[], None]) -> None:
-    """Serve until `stop` is set; `ready` is called when the silo is online.
+    """Serve until `stop` is set; `ready` is called when the silo is online for the first time.
 
+    Whatever the server says, or does not say, is waited for to pass, and the silo registers anew.
     Raises PrivetError when the kit is not complete (no policy, no ledger, another process at work
-    in its folder), and when the server will not have this silo.
+    in its folder), when the silo is revoked on the signed list, when the server speaks as another
+    version does, and when the ledger is an older one than the server has seen.
     """
     # Only to say what is wrong before the silo is online; each message reads both files anew, so
     # that a change of either counts from the next one on.
@@ -75,17 +94,23 @@ def serve(kit: SiloKit, *, stop: threading.Event, ready: Callable[[], None]) -> 
                 serving_health(kit.health, SILO) as health,
                 health.following(lambda: connection.online),
             ):
-                silo.greet()
-                connection.activate()
-                log.info("silo %s is online at %s", kit.name, kit.server)
-                ready()
-                silo.work()
+                silo.stay(ready)
         except Stopped:
             log.info("silo %s goes offline", kit.name)
         finally:
             # First: an answer that nobody will send need not be worked out.
             silo.worker.stop()
             connection.close()
+
+
+def standing(kit: SiloKit) -> dict[str, str]:
+    """Whether a silo is at its server, why not, and since when (ISO 8601), as it wrote it down."""
+    try:
+        told = json.loads((kit.state / STANDING).read_bytes())
+        since = datetime.fromtimestamp(told["since"], UTC).isoformat(timespec="seconds")
+        return {"state": str(told["state"]), "why": str(told["why"]), "since": since}
+    except (OSError, ValueError, TypeError, KeyError):
+        raise PrivetError(f"{kit.state / STANDING}: no silo has run in this kit") from None
 
 
 @dataclass
@@ -111,6 +136,65 @@ class _Silo:
         self._cancels = 0
         self._unanswered = self.kit.state / "unanswered.message"
         self._begun = self.kit.state / "unanswered.job"
+
+    def stay(self, ready: Callable[[], None]) -> None:
+        """Be online and work, and come back whenever that ends, until asked to stop."""
+        pause, first = _FIRST_PAUSE, True
+        while True:
+            met = time.monotonic()
+            try:
+                self.greet()
+                self._check_ledger()
+                self.connection.activate()
+                log.info("silo %s is online at %s", self.kit.name, self.kit.server)
+                self._say("online")
+                if first:
+                    ready()
+                first = False
+                self.work()
+            except OtherProtocol:
+                raise
+            except (ServerRefused, NotTrusted, RunOver, Unreachable, PartiesError) as error:
+                self._demand_membership()
+                if time.monotonic() - met > _LONG:
+                    pause = _FIRST_PAUSE
+                log.warning("offline: %s; again in %.0f s", error, pause)
+                self._say("offline", str(error))
+            if self.stop.wait(random.uniform(pause / 2, pause)):  # noqa: S311 - spreads silos
+                raise Stopped("asked to end")
+            pause = min(1.7 * pause, _LONGEST_PAUSE)
+
+    def _say(self, state: str, why: str = "") -> None:
+        """For `privet silo status`, on this machine."""
+        told = {"state": state, "why": why, "since": time.time()}
+        try:
+            write_whole(self.kit.state / STANDING, json.dumps(told).encode())
+        except OSError as error:
+            log.warning("%s cannot be written: %s", self.kit.state / STANDING, error)
+
+    def _demand_membership(self) -> None:
+        """PartiesError when the signed list itself says that this silo is revoked."""
+        party = self._parties.current().named(self.kit.name)
+        if party is not None and party.revoked:
+            self._say("ended", f"{party} is revoked")
+            raise PartiesError(f"{party} is revoked on the project's list")
+
+    def _check_ledger(self) -> None:
+        """LedgerError for a ledger that lacks what the server has in this silo's own signature."""
+        with client(self.kit.server, ca=self.kit.ca, auth=self.auth, quiet=10.0) as http:
+            try:
+                answer = http.get("/privet/v1/ledger")
+                answer.raise_for_status()
+                seen = answer.text
+            except httpx.HTTPError as error:
+                judge(error)
+                raise Unreachable(f"what the server knows of the ledger: {error}") from error
+        with self._ledger() as ledger:
+            fault = went_back(ledger, seen)
+        if fault:
+            self._say("ended", fault)
+            raise LedgerError(f"{self.kit.ledger}: {fault}")
+        self.connection.ledger = lambda: head_path(self.kit.ledger).read_text(encoding="utf-8")
 
     def greet(self) -> None:
         """Wait for the server and see that it is this project's and speaks as this silo does."""
@@ -138,7 +222,7 @@ class _Silo:
             start = time.monotonic()
             outcome: Outcome = "over"
             try:
-                reply = self._answer(head, tree, until)
+                reply = self._answered(head, tree, until)
                 self.connection.reply(reply, to=head)
                 outcome = outcome_of(reply)
             except RunOver as over:
@@ -157,8 +241,17 @@ class _Silo:
             log.warning("%s cannot be written: %s", self._unanswered, error)
 
     def _forget(self) -> None:
-        self._unanswered.unlink(missing_ok=True)
-        self._begun.unlink(missing_ok=True)
+        for path in (self._unanswered, self._begun):
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                log.warning("%s cannot be removed: %s", path, error)
+
+    def _answered(self, head: Message, tree: ObjectTree, until: float) -> Message:
+        try:
+            return self._answer(head, tree, until)
+        except OSError as error:  # this machine's disk, memory or files: the next may go well
+            return _failed(head, _logged("ledger", f"{type(error).__name__}: {error}"))
 
     def _answer(self, head: Message, tree: ObjectTree, until: float) -> Message:
         run, kind = head.metadata.run_id, head.metadata.message_type
@@ -279,7 +372,7 @@ class _Silo:
                 answer = http.get("/privet/v1/cancelled")
                 answer.raise_for_status()
                 texts = answer.json()
-        except (ValueError, RecursionError, httpx.TransportError, httpx.HTTPStatusError) as error:
+        except (ValueError, RecursionError, httpx.HTTPError) as error:
             log.warning("what was cancelled could not be had: %s", error)
             return
         try:
@@ -345,9 +438,10 @@ class _Silo:
                 return answer.json()
             except (ValueError, RecursionError):
                 return None
-            except (httpx.TransportError, httpx.HTTPStatusError) as error:
+            except httpx.HTTPError as error:
                 judge(error)
                 log.warning("the server does not answer yet (%s)", error)
+                self._say("offline", f"the server does not answer: {error}")
                 self.stop.wait(2.0)
         raise Stopped("asked to end")
 
@@ -358,7 +452,7 @@ class _Silo:
             self._parties.replace(answer.content)
         except PartiesError as error:
             log.warning("the server's list of parties is passed over: %s", error)
-        except (httpx.TransportError, httpx.HTTPStatusError) as error:
+        except httpx.HTTPError as error:
             judge(error)
             log.warning("the list of parties could not be had: %s", error)
 
@@ -399,6 +493,29 @@ class _Silo:
 def _keeps_own_parts(policy: Policy, dataset: str) -> bool:
     rules = policy.rules(dataset)
     return rules is not None and rules.training.keep_own_parts
+
+
+def went_back(ledger: Ledger, seen: str) -> str | None:
+    """Why a ledger is older than the head `seen`, which its own key signed; None when it holds it.
+
+    A head that the key did not sign says nothing.
+    """
+    try:
+        head = parse_head(seen)
+    except ValueError:
+        return None
+    if not head.is_signed_by(ledger.public_key):
+        return None
+    entries = ledger.entries()
+    here = entries[head.sequence - 1].hash if 0 < head.sequence <= len(entries) else None
+    if here == head.hash:
+        return None
+    return (
+        f"it ends at entry {len(entries)}, and this silo has signed for entry {head.sequence} "
+        f"({head.hash[:12]}), which is not in it: an older copy was put back, and what was spent "
+        "since is forgotten. Put the newest copy back, with its .head; if it is lost, see "
+        '"Backup, upgrade, loss" in docs/deploy.md'
+    )
 
 
 def _seconds(ttl: float) -> float:

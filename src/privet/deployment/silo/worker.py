@@ -23,6 +23,9 @@ from typing import Any
 
 from flwr.app import Context, Message, RecordDict
 
+_TO_TAKE = 1.0
+"""Seconds to take a message, at least."""
+
 
 class Died(Exception):  # noqa: N818 - says what happened
     """The process was late, ended, or was ended, before it answered; says how."""
@@ -71,7 +74,7 @@ class Worker:
                     self.stop()
                     raise Died("it was at an earlier message for too long and was ended")
                 self._pipe.recv()
-            self._pipe.send(work)
+            self._send(work, until)
             self._late = not self._pipe.poll(max(0.0, until - time.monotonic()))
             if self._late:
                 raise Died("it had no answer in time")
@@ -82,6 +85,28 @@ class Worker:
         for record in records:
             logging.getLogger(record.name).handle(record)
         return reply, state
+
+    def _send(self, work: Work, until: float) -> None:
+        """Hand the message over; Died if the process has not taken it by `until`."""
+        pipe = self._pipe
+        assert pipe is not None
+        failed: list[BaseException] = []
+
+        def send() -> None:
+            try:
+                pipe.send(work)
+            except BaseException as error:
+                failed.append(error)
+
+        # A pipe takes a few kB: for more, somebody must read.
+        sending = threading.Thread(target=send, daemon=True, name="to the worker")
+        sending.start()
+        sending.join(max(_TO_TAKE, until - time.monotonic()))
+        if sending.is_alive():
+            self.stop()
+            raise Died("it did not take the message and was ended")
+        if failed:
+            raise failed[0]
 
     def stop(self) -> None:
         """End the process."""

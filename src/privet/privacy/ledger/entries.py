@@ -201,6 +201,18 @@ def read_head_file(ledger: Path) -> HeadFile:
     return head_file
 
 
+def parse_head(text: str) -> HeadFile:
+    """The content of a head file that came from elsewhere; ValueError for anything else. Whether
+    the silo signed it is for the caller to find out."""
+    try:
+        head, as_written = _parsed(text.encode())
+    except (ValueError, TypeError, RecursionError):
+        raise ValueError("no head of a ledger") from None
+    if not as_written:
+        raise ValueError("no head of a ledger")
+    return head
+
+
 # Read in every transaction; a simulation's is the same until its ledger is closed.
 @lru_cache(maxsize=4)
 def _parsed(content: bytes) -> tuple[HeadFile, bool]:
