@@ -90,4 +90,4 @@ def test_a_file_that_is_not_of_canaries_is_a_check_that_cannot_be_made(
 ) -> None:
     run = Path(shutil.copytree(honest, tmp_path / "run"))
     (run / CANARIES / "silo-0.jsonl").write_text("junk\n")
-    assert of(audit([run], base=tmp_path), "FAIL") == {"record.checkable"}
+    assert of(audit([run], base=tmp_path), "FAIL") == {"record.checkable", "record.files"}

@@ -176,6 +176,17 @@ def versions_of(entries: Sequence[Entry]) -> list[tuple[Entry, str]]:
     return found
 
 
+def files_named(entries: Sequence[Entry]) -> dict[str, str] | None:
+    """The digests of files behind the last charge, by name; None where it is the last entry."""
+    named: dict[str, str] | None = None
+    for entry in entries:
+        if entry.kind != "note":
+            named = None
+        elif '"files"' in (entry.detail or ""):
+            named = dict(json.loads(entry.detail or "")["files"])
+    return named
+
+
 def _entries(path: Path) -> tuple[tuple[Entry, ...], str]:
     """The entries and the key that the file names, nothing verified; nothing where damaged."""
     try:

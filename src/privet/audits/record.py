@@ -9,8 +9,10 @@ from typing import Any
 
 from privet.audits.claims import Claim, judged, unknown
 from privet.audits.evidence import Evidence, JobLedger
+from privet.audits.ledgers import SIMULATION, files_named
 from privet.privacy.ledger import Charge
 from privet.privacy.ledger.history import CLOCK_TOLERANCE, moment
+from privet.record.folder import digests_of
 from privet.record.history import RoundRecord
 from privet.record.summary import ClaimedEpsilon, RunSummary, chosen_model, last_evaluation
 from privet.server.choosing import best_of
@@ -34,6 +36,7 @@ def claims(run: Evidence) -> Iterator[Claim]:
         times,
     )
     yield _of_summary(run)
+    yield _of_files(run)
 
 
 Findings = Iterator[tuple[bool, str]]
@@ -162,6 +165,30 @@ def _of_summary(run: Evidence) -> Claim:
     ]
     faults += _epsilon_faults(run, run.summary.epsilon)
     return judged("record.summary", run.subject, statement, faults=faults)
+
+
+def _of_files(run: Evidence) -> Claim:
+    """Against the digests behind the last charge: an edited file, one more, or one less."""
+    statement = "The files of the run are those that its ledger names at its end."
+    signed = _signed_files(run) if run.summary is not None else None
+    if signed is None:
+        why = "its ledger names no files: of a job, an interrupted run, or an earlier version"
+        return unknown("record.files", run.subject, statement, why, decisive=False)
+    found = digests_of(run.folder)
+    faults = [
+        f"{name}: {'it is not there' if name not in found else 'it is another file'}"
+        for name, digest in signed.items()
+        if found.get(name) != digest
+    ]
+    faults += [f"{name}: it was not there" for name in found if name not in signed]
+    return judged("record.files", run.subject, statement, faults=faults)
+
+
+def _signed_files(run: Evidence) -> dict[str, str] | None:
+    for ledger in (run.ledgers or {}).values():
+        if ledger.job == SIMULATION:
+            return files_named(ledger.account.entries)
+    return None
 
 
 def _expected(run: Evidence, summary: RunSummary) -> dict[str, Any]:

@@ -10,6 +10,7 @@ summary.json       the outcome (`RunSummary`); written last, so its presence mea
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tomllib
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from safetensors.numpy import save_file
 from privet.errors import DataError, ExperimentError
 from privet.experiment import Experiment, dotted
 from privet.files import demand_file, leftovers, read_file, replacing, write_whole
+from privet.privacy.mechanisms.canaries import CANARIES
 from privet.record.card import CARD, ModelCard, read_card
 from privet.record.history import HISTORY, RoundRecord, read_rounds, whole_rounds
 from privet.record.summary import SUMMARY, RunSummary
@@ -206,6 +208,23 @@ class RunFolder:
         # safetensors writes memory as it lies.
         whole = {key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}
         save_tensors(self.path / name, whole, metadata)
+
+
+def digests_of(folder: Path) -> dict[str, str]:
+    """The SHA-256, hexadecimal, of what a finished run's folder holds, by relative names.
+
+    Of what nothing changes afterwards: settings, history, summary, model, and what was seen of
+    canaries. A simulation's ledger names them when it ends.
+    """
+    names = (SETTINGS, HISTORY, SUMMARY, MODEL, OWN_PARTS, "silos.json", "policy.toml")
+    files = [folder / name for name in names if (folder / name).exists()]
+    files += sorted((folder / CANARIES).rglob("*.jsonl"))
+    return {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
+
+
+def _sha256(path: Path) -> str:
+    with demand_file(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def model_metadata(card: ModelCard) -> dict[str, str]:

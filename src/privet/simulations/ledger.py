@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from privet.client.guard import LedgerFiles
+from privet.client.guard import SIMULATED_JOB, LedgerFiles
 from privet.privacy.ledger import Ledger, SiloKey, read_history
-from privet.record.folder import RunFolder
+from privet.record.folder import RunFolder, digests_of
 from privet.record.summary import RunSummary, read_summary
 
 LEDGER = "ledger.sqlite"
@@ -37,6 +37,15 @@ def settle(folder: Path) -> None:
     files = _ledger_files(folder)
     if files.ledger.exists() and files.key.exists():
         files.close_simulated()
+
+
+def sign_files(folder: Path, files: LedgerFiles) -> None:
+    """Put the digests of a finished run's files into its ledger, so that later changes are found.
+
+    Of the whole files: what the model's file says of its epsilon is signed for as well.
+    """
+    with files.open() as ledger:
+        ledger.note_files(digests_of(folder), job=SIMULATED_JOB, who="simulation")
 
 
 def _ledger_files(folder: Path) -> LedgerFiles:

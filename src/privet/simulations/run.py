@@ -43,7 +43,7 @@ from privet.simulations.grid import (
     Sequential,
     contexts,
 )
-from privet.simulations.ledger import complete_summary, simulated_ledger
+from privet.simulations.ledger import complete_summary, sign_files, simulated_ledger
 from privet.simulations.pool import WorkerPool
 from privet.simulations.prepare import Prepared, prepare
 from privet.simulations.vectorised import Vectorised, chain_for, pays
@@ -190,7 +190,9 @@ def run_prepared(
             run_on_ray(prepared, hosting, simulated, workers=execution.workers)
         else:
             _run_in_process(prepared, hosting, simulated, execution)
-    return complete_summary(folder)
+        summary = complete_summary(folder)
+        sign_files(out, files)
+    return summary
 
 
 def _keys(prepared: Prepared, out: Path) -> SimulatedKeys | None:

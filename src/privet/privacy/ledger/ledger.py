@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -242,6 +242,13 @@ class Ledger:
             return None if history.holds_note(dataset, job, detail) else remark
 
         self._log.append(draft)
+
+    def note_files(self, digests: Mapping[str, str], *, job: str, who: str) -> None:
+        """Record the SHA-256, hexadecimal, of what a job left, by the names of files."""
+        _check_names(job=job, who=who)
+        detail = canonical({"files": dict(digests)}).decode()
+        remark = Draft(kind="note", who=who, job=job, detail=detail)
+        self._log.append(lambda _history, _time: remark)
 
     def note_evaluation(
         self, text: str, *, dataset: str, job: str, round: int, who: str, terms: JobTerms

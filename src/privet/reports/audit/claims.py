@@ -165,6 +165,7 @@ FAILURES = {
     "record.complete": "uses of records are missing, in the ledger or in the history",
     "record.times": "entries do not belong to the rounds that they are of",
     "record.summary": "a summary does not follow from its history",
+    "record.files": "files are not those that a ledger named when the run ended",
     "record.checkable": "a check could not be made",
     "sum.events": "the mechanism that was reported is not the one that was charged",
     "sum.recomputed": "the epsilon that was claimed is not what the ledger's entries give",

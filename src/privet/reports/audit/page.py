@@ -40,7 +40,8 @@ _NOT_COVERED = (
     "and nothing else of what ran: code that knows them can do right by them alone.",
     "Records that two silos share: their digests are sealed with each silo's key.",
     "A ledger that its silo wrote anew with its own key, unless an earlier export was given.",
-    "Changes to what no ledger vouches for, such as the accuracy of a round before the last.",
+    "Changes to what no ledger vouches for: of a job on real silos, its model and the accuracy of "
+    "a round before the last.",
     "Messages of enrolment, keys and masks, which are not counted among what left.",
     "What the model says of everybody, whether or not they are among the records: that is what it "
     "was trained for.",
