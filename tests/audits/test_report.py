@@ -253,7 +253,10 @@ def test_a_job_of_real_silos(project: Path) -> None:
     report = audit([project], base=project, keys=keys_of(project))
     verdicts = {(claim.id, claim.subject): claim.verdict for claim in report.claims}
     assert report.verdict == "PASS"
-    assert {id_ for (id_, _), v in verdicts.items() if v != "PASS"} == {"mechanism.canaries"}
+    assert {id_ for (id_, _), v in verdicts.items() if v != "PASS"} == {
+        "mechanism.canaries",
+        "record.files",
+    }
     assert {s.silo for s in report.sums if s.job == JOB} == {f"silo-{i}" for i in range(4)}
 
 

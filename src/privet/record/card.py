@@ -8,6 +8,7 @@ kind is named, and found again only where the records are.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -66,7 +67,11 @@ class ModelCard(Recorded):
 
     def line(self) -> str:
         """As it is written."""
-        return json.dumps(self.model_dump(), ensure_ascii=False, allow_nan=False)
+        told = self.model_dump()
+        # JSON has no infinity, and an epsilon without a bound guarantees nothing.
+        if not math.isfinite(self.claim.epsilon or 0.0):
+            told["claim"]["epsilon"] = None
+        return json.dumps(told, ensure_ascii=False, allow_nan=False)
 
 
 def card_of(
