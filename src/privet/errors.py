@@ -52,9 +52,21 @@ def words_of(error: BaseException) -> str:
     Where a task's own code fails, that is the line to look at, and not fifteen of ours.
     """
     lines = str(error).splitlines() or [""]
+    place = own_place(error)
+    return f"{type(error).__name__}: {lines[0]}{f' ({place})' if place else ''}"
+
+
+def own_place(error: BaseException) -> str | None:
+    """ "file:line: text" of the last code that an error went through and that is no library's.
+
+    None where it went through none: the error is ours.
+    """
     own = [f for f in traceback.extract_tb(error.__traceback__) if not _of_library(f.filename)]
-    place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
-    return f"{type(error).__name__}: {lines[0]}{place}"
+    if not own:
+        return None
+    file, here = Path(own[-1].filename), Path.cwd()
+    shown = file.relative_to(here) if file.is_relative_to(here) else file
+    return f"{shown}:{own[-1].lineno}: {own[-1].line or ''}".rstrip(": ")
 
 
 def _of_library(file: str) -> bool:

@@ -18,6 +18,7 @@ from privet.commands.deployment import health, server
 from privet.commands.jobs import cancel, fetch, jobs_cli, logs, page, status, submit, watch
 from privet.commands.ledger import ledger_cli
 from privet.commands.lists import explain, strategies, task_cli, tasks
+from privet.commands.new import new
 from privet.commands.policy import policy_cli
 from privet.commands.provision import join_cli, provision, try_
 from privet.commands.results import compare, report
@@ -25,7 +26,7 @@ from privet.commands.serving import export, predict
 from privet.commands.silo import silo_cli
 from privet.commands.simulate import simulate
 from privet.commands.sweep import sweep
-from privet.errors import PrivetError
+from privet.errors import PrivetError, own_place, words_of
 
 typer.core.HAS_RICH = False  # else typer escapes brackets for Rich where Rich does not print
 
@@ -65,6 +66,7 @@ for command in (
     predict,
     export,
     schema,
+    new,
     tasks,
     explain,
     strategies,
@@ -102,6 +104,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if _State.debug:
             raise
         typer.secho(f"privet: {error}", err=True, fg="red")
+        sys.exit(2)
+    except Exception as error:
+        # One line of a person's own code, which a task's is, and not fifteen of ours.
+        if _State.debug or own_place(error) is None:
+            raise
+        typer.secho(f"privet: {words_of(error)}", err=True, fg="red")
+        typer.echo("privet --debug shows the way there.", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
         # As shells report a process that SIGINT ended.

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from privet.errors import ModelError
+from privet.errors import ModelError, words_of
 from privet.privacy.mechanisms.examples import ExampleType
 from privet.pytrees import Tree, leaves, mapped, one_by_one, scores, with_leaves
 
@@ -80,8 +80,11 @@ class ExampleLoss:
             made_up = mapped(partial(_made_up, rows=rows, generator=generator), outputs)
             # A loss may want probabilities, and fail or not be finite on other numbers.
             tried = made_up, mapped(_sigmoid, made_up)
-            if not any(_is_mean(self.loss, each, like) for each in tried):
-                raise ModelError("the loss fails, or is not finite, on made-up outputs and targets")
+            unfit = [_unfit(self.loss, each, like) for each in tried]
+            if all(unfit):
+                raise ModelError(
+                    f"the loss fails, or is not finite, on made-up outputs and targets: {unfit[0]}"
+                )
 
     def _own(self, output: Any, target: Tree) -> Tensor:
         """One example's loss, a scalar."""
@@ -173,8 +176,9 @@ def _in_turn(one: Callable[..., list[Tensor]], outputs: Any, targets: Tree) -> l
     return [torch.stack(parts) for parts in zip(*found, strict=True)]
 
 
-def _is_mean(loss: Loss, outputs: Any, like: ExampleType) -> bool:
-    """Whether the loss takes these numbers; ModelError where examples weigh on each other."""
+def _unfit(loss: Loss, outputs: Any, like: ExampleType) -> str | None:
+    """Why the loss does not take these numbers, if so; ModelError where examples weigh on each
+    other."""
     targets = like.made_up_targets(outputs)
     try:
         _demand_outputs_alone(loss(mapped(Tensor.detach, outputs), targets))
@@ -183,12 +187,12 @@ def _is_mean(loss: Loss, outputs: Any, like: ExampleType) -> bool:
         alone = [_value_and_gradient(loss, *pair) for pair in pairs]
     except ModelError:
         raise
-    except Exception:  # a task's own code
-        return False
+    except Exception as error:  # a task's own code
+        return words_of(error)
     values = torch.stack([value for value, _ in alone])
     # Of nothing but NaN nothing can be said; a NaN of some examples alone differs from any mean.
     if not (batch.isfinite() and values.isfinite().any()):
-        return False
+        return f"it is {float(batch):g}"
     own = torch.cat([part for _, part in alone]) / len(alone)
     if not (
         torch.allclose(batch, values.mean(), rtol=1e-4, atol=1e-6)
@@ -200,7 +204,7 @@ def _is_mean(loss: Loss, outputs: Any, like: ExampleType) -> bool:
             "with differential privacy each example's loss stands alone; for rare classes there is "
             "training.class_weights"
         )
-    return True
+    return None
 
 
 def _demand_outputs_alone(value: Tensor) -> None:

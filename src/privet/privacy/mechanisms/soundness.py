@@ -30,7 +30,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from privet.base import Base
-from privet.errors import ModelError
+from privet.errors import ModelError, words_of
 from privet.privacy.mechanisms.examples import ExampleType
 from privet.privacy.mechanisms.gradients import Sums
 from privet.privacy.mechanisms.losses import ExampleLoss
@@ -146,7 +146,7 @@ def _probed(base: Base, like: ExampleType, *, training: bool) -> Any:
         twin = base.twin()
         twin = Base.of(twin, base.constant).train() if training else twin.eval()
     except Exception as error:
-        raise ModelError(f"the model cannot be copied: {_said(error)}") from error
+        raise ModelError(f"the model cannot be copied: {words_of(error)}") from error
     if path := changed(reachable(model, but=base.ids), reachable(twin, but=base.ids)):
         raise ModelError(f"a copy of the model differs from it in {path!r}: what runs is not seen")
     candidates = list(like.made_up())
@@ -308,11 +308,6 @@ def _named(path: str, module: nn.Module) -> str:
     return f"{path!r} ({type(module).__name__})" if path else f"({type(module).__name__})"
 
 
-def _said(error: Exception) -> str:
-    lines = str(error).splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"
-
-
 def _accepted(base: Base, twin: nn.Module, candidates: list[Tree]) -> list[Tree]:
     """Those inputs that the model takes, the most numbers first; ModelError when it takes none."""
     accepted, problems = [], []
@@ -329,7 +324,7 @@ def _accepted(base: Base, twin: nn.Module, candidates: list[Tree]) -> list[Tree]
         # Where all is NaN (a mask of large numbers) rows look alike whatever the model does.
         return [inputs for _, inputs in sorted(accepted, key=itemgetter(0))]
     raise ModelError(
-        f"the model fails on made-up inputs of {_described(candidates[0])}: {_said(problems[0])}"
+        f"the model fails on made-up inputs of {_described(candidates[0])}: {words_of(problems[0])}"
     ) from problems[0]
 
 
@@ -523,7 +518,7 @@ def _by_hooks(twin: nn.Module, inputs: Tree, direction: Any) -> list[Tensor]:
     try:
         wrapped = PerExampleModule(twin)
     except (NotImplementedError, ValueError) as error:
-        raise ModelError(f"per-example gradients fail: {_said(error)}") from error
+        raise ModelError(f"per-example gradients fail: {words_of(error)}") from error
     found = []
     try:
         with torch.enable_grad():
@@ -540,7 +535,7 @@ def _by_hooks(twin: nn.Module, inputs: Tree, direction: Any) -> list[Tensor]:
     except ModelError:
         raise
     except Exception as error:
-        raise ModelError(f"per-example gradients fail: {_said(error)}") from error
+        raise ModelError(f"per-example gradients fail: {words_of(error)}") from error
     finally:
         wrapped.close()
     return found
