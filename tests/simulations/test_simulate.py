@@ -165,7 +165,7 @@ def test_the_summary_keeps_its_contract(reference: Path) -> None:
     assert set(summary) == {
         "schema", "task", "rounds", "seed", "start", "validation", "accuracy", "loss", "metrics",
         "epsilon", "evaluation", "stopped", "encryption", "model", "seconds", "client_updates",
-        "client_updates_per_second", "problems",
+        "client_updates_per_second", "problems", "declared", "baselines", "pictures",
     }  # fmt: skip
     assert summary["schema"] == 2
     assert set(summary["epsilon"]) == {
