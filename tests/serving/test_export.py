@@ -61,6 +61,26 @@ def test_a_table_s_graph_takes_its_columns(
     assert graph.run(["prediction"], columns)[0].tolist() == counted
 
 
+@pytest.mark.parametrize("objective", ["squared", "poisson"])
+def test_a_graph_answers_numbers_in_their_own_unit(
+    run: Run, data: Path, objective: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    number = {"objective": objective, "target": "age", "ranges": {"age": [0, 110]}}
+    folder = run(data={**number, "numeric": ["bmi"], "categorical": ["ward"]})
+    assert exported(folder, "--data-dir", data) == 0
+    told = capsys.readouterr().out
+    assert "on 150 test records" in told
+    assert "\nrmse " in told
+    rows = patients(9)[["bmi", "ward"]]
+    columns = {
+        "bmi": rows["bmi"].to_numpy(),
+        "ward": rows["ward"].where(rows["ward"].notna(), "").to_numpy(dtype=object),
+    }
+    said = session(folder / "model.onnx").run(["prediction"], columns)[0]
+    ours = privet.load(folder).predict(rows)["prediction"].to_numpy()
+    assert np.abs(said - ours).max() < 1e-4
+
+
 def test_int8_is_smaller_and_says_what_it_cost(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

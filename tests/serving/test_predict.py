@@ -107,6 +107,37 @@ def test_one_table_written_in_any_way_gives_one_model(run: Run, data: Path, tmp_
         }
 
 
+@pytest.mark.parametrize("objective", ["squared", "absolute", "poisson"])
+def test_numbers_are_answered_in_their_own_unit(run: Run, data: Path, objective: str) -> None:
+    number = {"objective": objective, "target": "age", "ranges": {"age": [0, 110]}}
+    columns = {"numeric": ["bmi"], "categorical": ["ward", "outcome"]}
+    folder = run(data={**number, **columns})
+    rows = pd.read_csv(data / "new.csv")
+    said = privet.load(folder).predict(rows.drop(columns="age"))["prediction"]
+    told = json.loads((folder / "summary.json").read_text())["metrics"]
+    assert np.sqrt(np.mean((said - rows["age"]) ** 2)) == pytest.approx(told["rmse"], rel=1e-6)
+    assert np.mean(np.abs(said - rows["age"])) == pytest.approx(told["mae"], rel=1e-6)
+
+
+def test_classes_in_an_order_and_times_are_answered(run: Run) -> None:
+    order = {"objective": "ordinal", "target": "ward", "classes": ["north", "süd", "east"]}
+    ordered = run("order", data={**order, "missing": "drop", "exclude": ["site"]})
+    answers = privet.load(ordered).predict(patients(9))
+    assert set(answers["prediction"].dropna()) <= {"north", "süd", "east"}
+    when = {"objective": "survival", "target": "age", "event": "died", "intervals": [40, 60, 80]}
+    rows = patients().assign(died=lambda each: (each["outcome"] == "yes").astype(int))
+    rows.to_csv(ordered / "times.csv", index=False)
+    told = {
+        **when,
+        "file": str(ordered / "times.csv"),
+        "test_file": None,
+        "exclude": ["site", "outcome"],
+    }
+    curves = privet.load(run("times", data=told)).predict(rows[:9].drop(columns=["age", "died"]))
+    alive = curves.filter(like="survival_").to_numpy()
+    assert (np.diff(alive, axis=1) <= 0).all()
+
+
 def test_standard_input_and_output(run: Run, data: Path) -> None:
     command = [sys.executable, "-m", "privet", "predict", str(run()), "-"]
     with (data / "new.csv").open("rb") as file:

@@ -63,6 +63,10 @@ _TABLE = {
     "data.classes": _INPUTS,
     "data.ranges": _INPUTS,
     "data.exclude": _NONE,
+    "data.objective": _NONE,
+    "data.unit": _NONE,
+    "data.event": _NONE,
+    "data.intervals": _NONE,
     "data.missing": _NONE,
 }
 _POLICY = {

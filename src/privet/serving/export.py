@@ -113,21 +113,13 @@ def probe_of(model: TrainedModel, run: Path, data_dir: Path | None, silo: str | 
         if test is not None and model.encoding is None:
             return Probe(test.inputs, None, test.targets)
         rows = getattr(task, "test_frame", lambda: None)()
-        if rows is not None:
+        if rows is not None and test is not None:
+            # The same rows in the same order, as the files have them.
             frame = Frame(Path("test"), rows, model.text_format)
-            return _of_table(model.encoding, frame, silo, _classes(model, rows))
+            return _of_table(model.encoding, frame, silo, test.targets)
     except PrivetError:
         pass  # the records are somewhere else
     return _made_up(model, silo)
-
-
-def _classes(model: TrainedModel, rows: Any) -> Tensor | None:
-    assert model.encoding is not None
-    layout = model.encoding.layout
-    if layout.options.objective != "classes":
-        return None
-    places = {word: place for place, word in enumerate(layout.classes)}
-    return torch.tensor([places[word] for word in rows[layout.options.target]])
 
 
 def _of_table(

@@ -16,6 +16,7 @@ from privet.errors import DataError, ModelError, PrivetError
 from privet.serving.model import TrainedModel
 from privet.tasks.columns import Frame, Numbers, Standardiser
 from privet.tasks.encoding import TableEncoding
+from privet.tasks.objectives import Classes, Number
 
 if TYPE_CHECKING:
     import onnx
@@ -76,10 +77,14 @@ def graph_of(model: TrainedModel, example: Tensor, *, silo: str | None) -> onnx.
     parts.constants += inner.graph.initializer
     parts.node("Identity", [result], OUTPUTS)
     parts.output(OUTPUTS, onnx.TensorProto.FLOAT, [_ROWS, *model.outputs(example).shape[1:]])
-    options = model.encoding.layout.options if model.encoding else None
-    if hasattr(model.task, "class_names") and (not options or options.objective == "classes"):
-        names = model.task.class_names or tuple(map(str, range(model.outputs(example).shape[1])))
-        _classes(parts, names)
+    objective = model.encoding.layout.objective if model.encoding else None
+    if isinstance(objective, Number):
+        _number(parts, objective)
+    elif isinstance(objective, Classes) or (
+        objective is None and hasattr(model.task, "class_names")
+    ):
+        width = model.outputs(example).shape[1]
+        _classes(parts, getattr(model.task, "class_names", None) or tuple(map(str, range(width))))
     return parts.model(inner)
 
 
@@ -237,6 +242,22 @@ def _words(parts: _Parts, name: str, words: Sequence[str], imputes: bool) -> str
     column = parts.node("Unsqueeze", [place, last])
     every = parts.constant(np.arange(len(words), dtype=np.int64))
     return parts.node("Cast", [parts.node("Equal", [column, every])], to=TensorProto.DOUBLE)
+
+
+def _number(parts: _Parts, objective: Number) -> None:
+    """The number that the output stands for, float64 (n,), in its own unit."""
+    from onnx import TensorProto
+
+    first = parts.node("Gather", [OUTPUTS, parts.constant(np.array(0, dtype=np.int64))], axis=1)
+    value = parts.node("Cast", [first], to=TensorProto.DOUBLE)
+    if objective.kind == "poisson":
+        factor, shift, value = objective.high, 0.0, parts.node("Exp", [value])
+    else:
+        factor = (objective.high - objective.low) / 2
+        shift = (objective.low + objective.high) / 2
+    scaled = parts.node("Mul", [value, parts.constant(np.array(factor))])
+    parts.node("Add", [scaled, parts.constant(np.array(shift))], PREDICTION)
+    parts.output(PREDICTION, TensorProto.DOUBLE, [_ROWS])
 
 
 def _classes(parts: _Parts, names: Sequence[str]) -> None:
