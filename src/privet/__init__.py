@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from privet.experiment import Experiment
     from privet.metrics import Metric
     from privet.simulations.run import Execution
-    from privet.tasks import Examples, Task
+    from privet.tasks import Examples, LazyExamples, Task
 
 __version__ = "0.1.0"
 __all__ = [
     "Examples",
     "Execution",
     "Experiment",
+    "LazyExamples",
     "Metric",
     "PrivetError",
     "Task",
@@ -40,6 +41,7 @@ _HOMES = {
     "Examples": "privet.tasks",
     "Execution": "privet.simulations.run",
     "Experiment": "privet.experiment",
+    "LazyExamples": "privet.tasks",
     "Metric": "privet.metrics",
     "PrivetError": "privet.errors",
     "Task": "privet.tasks",

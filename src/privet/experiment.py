@@ -115,6 +115,12 @@ class TrainingSettings(_Settings):
     """With schedule = "step"."""
     warmup: Annotated[int, Field(ge=0)] = 0
     """Rounds in which the learning rate rises linearly; the schedule begins behind them."""
+    augmentations: Count | None = None
+    """Copies of each record in a step, each read (and transformed by the task) anew; their mean
+    gradient is the record's, clipped as one (De et al. 2022)."""
+    physical_batch: Count | None = None
+    """With [privacy] the most records that go through the model together, which bounds the memory
+    of a batch of any size and changes nothing else; unset: found from the model's size."""
     class_weights: tuple[Positive, ...] | None = None
     """A factor for the loss of each class's records, declared and not learned from them. It is
     applied record by record, so that clipping bounds a heavy class like any other."""

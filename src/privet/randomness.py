@@ -10,7 +10,8 @@ clients and no two rounds ever share noise. Nor do two runs that are not the sam
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import random
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 
@@ -51,6 +52,30 @@ def numpy_generator(sequence: np.random.SeedSequence) -> np.random.Generator:
 def torch_seed(sequence: np.random.SeedSequence) -> int:
     """A 63-bit seed for `torch.manual_seed`, for draws that guard nothing (initial weights)."""
     return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+@contextmanager
+def drawing() -> Iterator[Callable[..., None]]:
+    """Yields what seeds torch's, numpy's and Python's own generators by numbers; as often as asked.
+
+    Afterwards they are as they were before.
+    """
+    import torch
+
+    before = torch.get_rng_state(), np.random.get_state(), random.getstate()
+
+    def seeded(*names: int) -> None:
+        words = np.frombuffer(_digest("drawing", *names), dtype=np.uint32)
+        torch.default_generator.manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
+        np.random.seed(words[2:5])
+        random.seed(words[5:].tobytes())
+
+    try:
+        yield seeded
+    finally:
+        torch.set_rng_state(before[0])
+        np.random.set_state(before[1])
+        random.setstate(before[2])
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from flwr.app import Context, Message, RecordDict
 from torch import nn
 
 from frozen_tasks import Head
+from lazy_tasks import Sentences
 from privet import Experiment
 from privet.client.app import app
 from privet.client.silo import open_silo
@@ -105,14 +106,14 @@ def test_a_silo_holds_its_own_base_against_what_every_message_names(
     assert told.code == "base"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, Sentences])
 def test_a_silo_trains_and_measures_on_records_of_each_kind(
     kind: type[Tokens], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     metrics = 'loss = { release = "exact" }\naccuracy = { release = "exact" }'
     for name, value in holder(tmp_path, plain=True, metrics=metrics).items():
         monkeypatch.setitem(NODE, name, value)
-    job = settings(task=f"tree_tasks:{kind.__name__}", evaluation__holdout=0.3)
+    job = settings(task=f"{kind.__module__}:{kind.__name__}", evaluation__holdout=0.3)
     weights = FlatModel(kind().model()).vector()
     answer = TrainReply.from_records(train(job, weights=weights).content)
     assert answer.update is not None

@@ -21,7 +21,7 @@ from torch import nn
 from privet.base import BaseDiffers
 from privet.errors import DataError, ModelError, PrivacyError
 from privet.experiment import Experiment, FederationSettings, PrivacySettings
-from privet.privacy.ledger import Fingerprint, SiloKey, fingerprint_of
+from privet.privacy.ledger import Fingerprint, SiloKey
 from privet.privacy.mechanisms import (
     ExampleLoss,
     ExampleType,
@@ -141,7 +141,7 @@ class LocalData:
         """What all records of silo `index` are recognised by; computed once."""
         if index not in self._fingerprints:
             records = Examples.joined([self.silos[index], *self.held_out[index : index + 1]])
-            self._fingerprints[index] = fingerprint_of(*records.columns())
+            self._fingerprints[index] = records.fingerprint()
         return self._fingerprints[index]
 
 
@@ -451,8 +451,7 @@ def _coins(examples: Examples, key: bytes) -> np.ndarray:
     Equal records have coins of their own, by how many of them came before: which of them is which
     nobody can say.
     """
-    rows = zip(*examples.columns(), strict=True)
-    contents = [b"".join(part.tobytes() for part in row) for row in rows]
+    contents = examples.contents()
     digests = (
         hashlib.blake2b(content + b"%d" % before * (before > 0), key=key, digest_size=8).digest()
         for content, before in zip(contents, occurrences(contents), strict=True)

@@ -5,17 +5,18 @@ One loop, with differential privacy or without.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import cast
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.sgd import sgd
 
-from privet.errors import DataError, ModelError
+from privet.errors import DataError, ExperimentError, ModelError
 from privet.experiment import Experiment, PrivacySettings, TrainingSettings
 from privet.privacy.accounting import noise_multiplier_for, plain_event
 from privet.privacy.dp_events import DpEvent
@@ -25,8 +26,10 @@ from privet.privacy.mechanisms import (
     CanaryTrace,
     DpSgd,
     ExampleLoss,
+    ExampleType,
     NoiseSource,
     local_steps,
+    physical_batch,
     privatise,
     sampling_rate,
 )
@@ -106,6 +109,9 @@ def _calibrated(epsilon: float, delta: float, rate: float, steps: int) -> float:
 Correction = Callable[[list[nn.Parameter]], None]
 
 
+_physical: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+
+
 @dataclass(frozen=True)
 class LocalTraining:
     """One silo's training in one round, ready to run: by `train`, or together with others'."""
@@ -133,6 +139,25 @@ class LocalTraining:
     """The silo's records that are not among `examples`, though the plan counts them."""
     dry_runs: tuple[LocalTraining, ...] = ()
     """Run by whatever runs this; what they leave is with their corrections, for the audit."""
+
+    @property
+    def copies(self) -> int:
+        """Of each record in a step."""
+        return self.training.augmentations or 1
+
+    def reading(self, batch: np.ndarray, step: int) -> tuple[Tree, Tree]:
+        """Inputs and targets of a step's records, `copies` rows of each."""
+        # Of the training's chance: repeatable, and another one for each silo, round and step.
+        return self.examples.readings(batch, copies=self.copies, chance=(self.chance, step))
+
+    def at_once(self, flat: FlatModel) -> int:
+        """How many records go through the model together, with differential privacy."""
+        if self.training.physical_batch is not None:
+            return self.training.physical_batch
+        if flat.module not in _physical:
+            like = ExampleType.of(*self.examples.batch(slice(0, 0)))
+            _physical[flat.module] = physical_batch(flat.base, like)
+        return max(1, _physical[flat.module] // self.copies)
 
     def batches(self) -> Iterator[np.ndarray]:
         """The indices of each step's records; Poisson samples with differential privacy.
@@ -173,6 +198,7 @@ def train(work: LocalTraining) -> Trained:
 
 
 def _train(work: LocalTraining) -> Trained:
+    demand_transform(work.examples, work.training)
     flat = work.model()
     flat.load(work.weights)
     flat.base.train()
@@ -188,16 +214,37 @@ def _train(work: LocalTraining) -> Trained:
         return Trained(_moved(flat, work), work.plan.steps, loss=loss)
     block = CanaryBlock(work.canaries) if work.canaries else None
     batches = block.apart(work.batches(), len(work.examples)) if block else work.batches()
+    at_once = work.at_once(flat)
     with privatise(
-        flat.module, optimizer, plan=mechanism, noise=work.noise(), block=block, base=flat.base
+        flat.module,
+        optimizer,
+        plan=mechanism,
+        noise=work.noise(),
+        block=block,
+        base=flat.base,
+        copies=work.copies,
     ) as private:
-        for inputs, targets in _drawn(work, batches):
+        for step, batch in enumerate(batches):
             private.optimizer.zero_grad()
-            private.backward(work.loss, called(private.model, inputs), targets)
+            for part in _parts(batch, at_once):
+                if part.start:
+                    private.optimizer.gather()
+                inputs, targets = work.reading(batch[part], step)
+                private.backward(work.loss, called(private.model, inputs), targets)
             private.optimizer.step()
     trace = block.trace if block else None
     update = flat.vector() - work.weights  # `privatise` has looked at all else
     return Trained(update, private.ran, nonfinite=private.nonfinite, canaries=trace)
+
+
+def demand_transform(examples: Examples, training: TrainingSettings) -> None:
+    """ExperimentError where copies of a record are asked for that would all be the same."""
+    copies = training.augmentations or 1
+    if copies > 1 and examples.in_memory and examples.transform is None:
+        raise ExperimentError(
+            f"training.augmentations = {copies}, but the task's examples have no transform; "
+            "allowed without is 1"
+        )
 
 
 def _moved(flat: FlatModel, work: LocalTraining) -> Vector:
@@ -220,7 +267,8 @@ def _descend(
 ) -> float:
     """The mean loss over the batches; ModelError unless it is finite."""
     losses = []
-    for inputs, targets in _drawn(work, work.batches()):
+    for step, batch in enumerate(work.batches()):
+        inputs, targets = work.reading(batch, step)
         optimizer.zero_grad()
         loss = work.loss(called(model, inputs), targets)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -240,9 +288,10 @@ def mean_loss(losses: Sequence[float], training: TrainingSettings) -> float:
     return mean
 
 
-def _drawn(work: LocalTraining, batches: Iterable[np.ndarray]) -> Iterator[tuple[Tree, Tree]]:
-    for batch in batches:
-        yield work.examples.batch(batch)
+def _parts(batch: np.ndarray, at_once: int) -> Iterator[slice]:
+    """An empty batch is one part: leaving it out would tell that it was empty."""
+    for start in range(0, max(1, len(batch)), at_once):
+        yield slice(start, start + at_once)
 
 
 def _without(batch: np.ndarray, start: int, stop: int) -> np.ndarray:

@@ -23,7 +23,6 @@ from privet.client.silo import LocalData
 from privet.errors import DataError, ExperimentError
 from privet.experiment import Experiment
 from privet.files import read_file
-from privet.pytrees import leaves
 from privet.tasks import Examples
 
 
@@ -113,7 +112,7 @@ class Decided:
 def _content(*parts: Examples) -> str:
     found = hashlib.sha256()
     for part in parts:
-        for tensor in leaves((part.inputs, part.targets)):
+        for tensor in part.raw():
             # Type and shape as well: the same bytes can be other records.
             found.update(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
             found.update(tensor.contiguous().view(torch.uint8).numpy().data)

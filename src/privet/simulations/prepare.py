@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from privet.client.silo import LocalData, load_local_data
-from privet.client.training import LocalPlan, loss_of, plan_round
+from privet.client.training import LocalPlan, demand_transform, loss_of, plan_round
 from privet.experiment import Experiment
 from privet.metrics import declared_by
 from privet.privacy.mechanisms import ExampleLoss
@@ -86,6 +86,7 @@ def prepare(
     place = load_local_data(experiment, data_dir=data_dir, run_id=run_id, divided=True)
     declared_by(place.task)  # what says nothing is found before anything is written
     strategy.check_silos(len(place.silos))
+    demand_transform(place.silos[0], experiment.training)
     if experiment.privacy is not None:
         place.check(loss_of(place.task, experiment.training), experiment.privacy)
     if experiment.start is not None:  # what does not fit is found before anything is written

@@ -74,6 +74,8 @@ def chain_for(place: LocalData, loss: ExampleLoss) -> Chain:
     like = place.example_type
     if not like.single:
         raise NotBatchable("inputs or targets are tuples or dicts of tensors")
+    if place.silos and any(silo.transform or not silo.in_memory for silo in place.silos):
+        raise NotBatchable("records are read or transformed anew for each step")
     inputs = next(like.made_up())
     model = place.model_cache.model().module
     chain = chain_of(model, inputs)

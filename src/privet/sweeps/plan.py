@@ -22,12 +22,11 @@ from privet.client.silo import LocalData
 from privet.client.training import plan_round
 from privet.errors import ExperimentError, nearest
 from privet.experiment import Experiment, StartSettings
-from privet.pytrees import leaves
 from privet.server.start import with_digest
 from privet.sweeps.dealing import Dealt, OneSilo, dealt, task_settings
 from privet.sweeps.results import Axis, Cell, Kind, Settings, described
 from privet.tasks import Examples, load_task
-from privet.tasks.task import constant_buffers, seeded_model
+from privet.tasks.task import array_of, constant_buffers, seeded_model
 
 Buffer: TypeAlias = bytes | memoryview
 
@@ -71,9 +70,9 @@ def data_identity(experiment: Experiment, *, data_dir: Path | None) -> str:
 def _content(examples: Examples | None) -> Iterator[Buffer]:
     if examples is None:
         return
-    for each in leaves((examples.inputs, examples.targets)):
+    for each in examples.raw():
         # The memory itself: to copy a data set only to hash it may be too much.
-        yield np.ascontiguousarray(each.numpy()).data
+        yield np.ascontiguousarray(array_of(each)).data
     yield ",".join(examples.silo_names).encode()
     if examples.silo is not None:
         yield np.ascontiguousarray(examples.silo).data

@@ -11,12 +11,17 @@ from typing import TYPE_CHECKING, Any
 from privet.tasks.registry import TASKS, load_task
 
 if TYPE_CHECKING:
+    from privet.tasks.lazy import LazyExamples
     from privet.tasks.task import Examples, Task, check_examples
 
-__all__ = ["TASKS", "Examples", "Task", "check_examples", "load_task"]
+__all__ = ["TASKS", "Examples", "LazyExamples", "Task", "check_examples", "load_task"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "LazyExamples":
+        from privet.tasks.lazy import LazyExamples
+
+        return LazyExamples
     if name not in ("Examples", "Task", "check_examples"):
         raise AttributeError(f"module 'privet.tasks' has no attribute '{name}'")
     from privet.tasks import task

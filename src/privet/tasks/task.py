@@ -20,6 +20,7 @@ weights come from torch's global generator.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence, Sized
@@ -35,10 +36,13 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from privet.errors import DataError, ExperimentError, ModelError, PrivetError, nearest, words_of
+from privet.privacy.ledger import Fingerprint, fingerprint_of
 from privet.pytrees import Tree, applied, at, joined, leaves, mapped
-from privet.randomness import stream, torch_seed
+from privet.randomness import drawing, stream, torch_seed
 
 Indices = npt.NDArray[np.int64]
+Transform = Callable[[Any], Any]
+"""An example's input, a tensor or a tuple or dict of such, to another of the same shape."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,10 @@ class Examples:
     `records` is what they are computed from, (n, ...): a ledger knows the records by it, and one
     model's training counts against another's.
 
+    `transform` makes an example's input, without the first axis, anew each time that it is trained
+    on (augmentation); it may draw from torch's, numpy's and Python's own generators, which are
+    seeded for it. It is part of the example: whatever it makes of a record is clipped as one.
+
     Raises DataError when the lengths differ, and for what is neither tensor, tuple nor dict.
     """
 
@@ -64,6 +72,7 @@ class Examples:
     silo: Indices | None = None
     silo_names: tuple[str, ...] = ()
     records: Tree | None = None
+    transform: Transform | None = None
 
     def __post_init__(self) -> None:
         lengths = dict(_lengths("inputs", self.inputs))
@@ -90,14 +99,65 @@ class Examples:
         single = isinstance(self.targets, Tensor) and self.targets.dim() == 1
         return np.asarray(self.targets.numpy()) if single else None
 
-    def columns(self) -> list[npt.NDArray[Any]]:
+    @property
+    def in_memory(self) -> bool:
+        """Whether `inputs` and `targets` are there."""
+        return True
+
+    def fingerprint(self) -> Fingerprint:
+        """What a ledger recognises the records by, whatever their order."""
+        return fingerprint_of(*self._columns())
+
+    def contents(self) -> list[bytes]:
+        """For each record bytes that are others if anything about it is another."""
+        rows = zip(*self._columns(), strict=True)
+        return [b"".join(part.tobytes() for part in row) for row in rows]
+
+    def raw(self) -> list[Tensor]:
+        """Tensors (n, ...) that are others if anything about the records or their order is."""
+        return leaves((self.inputs, self.targets))
+
+    def demand_finite(self, name: str) -> None:
+        """Raise DataError when inputs or targets hold NaN or infinite values."""
+        for part, tree in (("inputs", self.inputs), ("targets", self.targets)):
+            for values in leaves(tree):
+                _check_finite(values, f"{name} holds", part)
+
+    def _columns(self) -> list[npt.NDArray[Any]]:
         """All that a record consists of as arrays (n, ...): what it is known by, and targets."""
-        return [_array(leaf) for leaf in leaves((self.known_by, self.targets))]
+        return [array_of(leaf) for leaf in leaves((self.known_by, self.targets))]
 
     def batch(self, indices: Sequence[int] | Indices | slice) -> tuple[Tree, Tree]:
         """Inputs and targets of the examples at `indices`, as a model and a loss take them."""
         index = indices if isinstance(indices, slice) else torch.as_tensor(indices)
         return at(self.inputs, index), at(self.targets, index)
+
+    def one(self, index: int) -> tuple[Tree, Tree]:
+        """One example, with a first axis of length one."""
+        return self.batch(slice(index, index + 1))
+
+    def readings(
+        self, indices: Indices, *, copies: int, chance: tuple[int, ...]
+    ) -> tuple[Tree, Tree]:
+        """The examples at `indices` as training reads them, `copies` in a row of each.
+
+        What is drawn follows from the numbers `chance`, the example's place and the copy alone.
+        """
+        if (self.in_memory and self.transform is None and copies == 1) or not len(indices):
+            return self.batch(indices)
+        found = []
+        with drawing() as seeded:
+            for index, copy in itertools.product(map(int, indices), range(copies)):
+                seeded(*chance, index, copy)
+                inputs, targets = self.one(index)
+                found.append((self._transformed(inputs), targets))
+        return joined(found)  # type: ignore[no-any-return]
+
+    def _transformed(self, inputs: Tree) -> Tree:
+        if self.transform is None:
+            return inputs
+        made = self.transform(mapped(lambda leaf: leaf[0], inputs))
+        return mapped(lambda leaf: leaf.unsqueeze(0), made)
 
     def take(self, indices: Sequence[int] | Indices | slice) -> Examples:
         """The examples at `indices`, in that order: a copy, or for a slice a view."""
@@ -105,7 +165,7 @@ class Examples:
         index = rows if isinstance(rows, slice) else torch.from_numpy(rows)
         silo = None if self.silo is None else self.silo[rows]
         inputs, targets, records = at((self.inputs, self.targets, self.records), index)
-        return Examples(inputs, targets, silo, self.silo_names, records)
+        return Examples(inputs, targets, silo, self.silo_names, records, self.transform)
 
     def of_silos(self, silo: Indices, names: tuple[str, ...]) -> Examples:
         """The same examples as records of natural silos, see the class."""
@@ -114,10 +174,14 @@ class Examples:
     @classmethod
     def joined(cls, parts: Sequence[Examples]) -> Examples:
         """All examples of `parts`, one part after the other; they are of no silo."""
+        return parts[0]._and(parts[1:])
+
+    def _and(self, others: Sequence[Examples]) -> Examples:
+        parts = [self, *others]
         records = [part.records for part in parts]
         known = None if any(each is None for each in records) else joined(records)
-        inputs = joined([part.inputs for part in parts])
-        return cls(inputs, joined([part.targets for part in parts]), records=known)
+        inputs, targets = joined([(part.inputs, part.targets) for part in parts])
+        return Examples(inputs, targets, records=known, transform=self.transform)
 
     @classmethod
     def of(cls, dataset: Dataset[Any]) -> Examples:
@@ -131,10 +195,7 @@ class Examples:
         pairs = [dataset[i] for i in range(len(cast(Sized, dataset)))]
         if not pairs:
             raise DataError("the dataset holds no examples")
-        targets = _stacked("targets", pairs, 1)
-        if isinstance(targets, Tensor) and targets.dim() == 1:
-            targets = targets.float() if targets.is_floating_point() else targets.long()
-        return cls(_stacked("inputs", pairs, 0), targets)
+        return cls(*collated(pairs))
 
 
 def _lengths(name: str, tree: Tree) -> Iterator[tuple[str, int]]:
@@ -152,10 +213,19 @@ def _lengths(name: str, tree: Tree) -> Iterator[tuple[str, int]]:
         yield from _lengths(f"{name}[{key!r}]", part)
 
 
-def _array(leaf: Tensor) -> npt.NDArray[Any]:
-    if leaf.dtype in (torch.bfloat16,):  # numpy has none
+def array_of(leaf: Tensor) -> npt.NDArray[Any]:
+    """The tensor as an array, of a type that numpy has."""
+    if leaf.dtype == torch.bfloat16:
         leaf = leaf.contiguous().view(torch.int16)
     return np.asarray(leaf.numpy())
+
+
+def collated(pairs: Sequence[Any]) -> tuple[Tree, Tree]:
+    """Inputs and targets of pairs, with a first axis more; see `Examples.of`."""
+    targets = _stacked("targets", pairs, 1)
+    if isinstance(targets, Tensor) and targets.dim() == 1:
+        targets = targets.float() if targets.is_floating_point() else targets.long()
+    return _stacked("inputs", pairs, 0), targets
 
 
 def _stacked(name: str, pairs: Sequence[Any], part: int) -> Tree:
@@ -244,9 +314,7 @@ def check_examples(examples: Examples, name: str) -> None:
     """
     if len(examples) == 0:
         raise DataError(f"{name} holds no records")
-    for part, tree in (("inputs", examples.inputs), ("targets", examples.targets)):
-        for values in leaves(tree):
-            _check_finite(values, f"{name} holds", part)
+    examples.demand_finite(name)
 
 
 def _check_finite(values: Tensor, told: str, part: str) -> None:

@@ -12,7 +12,7 @@ from privet.privacy.ledger.history import (
     Projection,
     TermsRefused,
 )
-from privet.privacy.ledger.keys import Fingerprint, SiloKey, fingerprint_of
+from privet.privacy.ledger.keys import Fingerprint, SiloKey, fingerprint_from, fingerprint_of
 from privet.privacy.ledger.ledger import Ledger
 from privet.privacy.ledger.reservation import Reservation
 from privet.privacy.ledger.verification import Finding, export, read_history, verify, verify_bundle
@@ -35,6 +35,7 @@ __all__ = [
     "SiloKey",
     "TermsRefused",
     "export",
+    "fingerprint_from",
     "fingerprint_of",
     "fitting_noise",
     "forecast",

@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import json
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -159,9 +160,22 @@ def fingerprint_of(inputs: NDArray[np.generic], *columns: NDArray[np.generic]) -
     # Little-endian everywhere, so that two machines agree about the same records.
     arrays = [np.ascontiguousarray(array, array.dtype.newbyteorder("<")) for array in arrays]
     schema = json.dumps([[array.dtype.str, list(array.shape[1:])] for array in arrays])
-    digests = sorted(
-        hashlib.sha256(b"".join(array[row].tobytes() for array in arrays)).digest()
-        for row in range(len(arrays[0]))
+    return fingerprint_from(
+        schema,
+        (
+            hashlib.sha256(b"".join(array[row].tobytes() for array in arrays)).digest()
+            for row in range(len(arrays[0]))
+        ),
     )
-    content = hashlib.sha256(schema.encode() + b"".join(digests)).hexdigest()
-    return Fingerprint(len(digests), schema, content)
+
+
+def fingerprint_from(schema: str, digests: Iterable[bytes]) -> Fingerprint:
+    """The fingerprint of records of a layout, by the SHA-256 of each one's little-endian bytes.
+
+    `schema` is JSON: for each array its dtype and the shape of a row. DataError without a record.
+    """
+    found = sorted(digests)
+    if not found:
+        raise DataError("a fingerprint needs a record")
+    content = hashlib.sha256(schema.encode() + b"".join(found)).hexdigest()
+    return Fingerprint(len(found), schema, content)

@@ -29,7 +29,8 @@ class PrivateStep:
     """What a training loop uses instead of its model and its optimizer.
 
     for batch in plan.batches(n, rng): zero_grad, backward(loss, model(x), y), step. Empty batches
-    need no special case.
+    need no special case. A batch that is too large for the memory goes in parts: model, backward
+    and optimizer.gather for each but the last, which step takes.
     """
 
     model: PerExampleModule
@@ -69,6 +70,7 @@ def privatise(
     noise: NoiseSource,
     block: CanaryBlock | None = None,
     base: Base | None = None,
+    copies: int = 1,
 ) -> Iterator[PrivateStep]:
     """Train `model` with DP-SGD as `plan` says while the block lasts.
 
@@ -81,6 +83,8 @@ def privatise(
 
     With `block` its canaries take part, those of each batch as `block.apart` says. Frozen parts are
     held in evaluation mode meanwhile; `base` is the model's, with what its task declares constant.
+    Of `copies` rows of a batch that follow each other the mean gradient is clipped: augmentations
+    of one record.
 
     Raises ModelError for a model that cannot be trained so (see check_model), an optimizer over
     other parameters, and, at the end, state that training changed; PrivacyError for a model that
@@ -94,6 +98,7 @@ def privatise(
     _check_belong_together(model, optimizer)
     before, digest = reachable(model, trained=False, but=base.ids), base.digest
     wrapped = PerExampleModule(model)
+    wrapped.copies = copies
     with _stepped(optimizer, block), _held(base):
         private = PrivateOptimizer(optimizer, model=wrapped, plan=plan, noise=noise, block=block)
         # The caller still holds the bare optimizer: its step() would release gradients unprotected.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -101,6 +101,42 @@ class OuterGradients:
             into[self.layer.weight].addmm_(weighted.T, self.activations.double())
         if self.layer.bias is not None and self.layer.bias.requires_grad:
             into[self.layer.bias].add_(weighted.sum(0))
+
+
+class _Recorded(dict[Tensor, Tensor]):
+    """Sums of whatever parameters there are."""
+
+    def __missing__(self, parameter: Tensor) -> Tensor:
+        self[parameter] = torch.zeros_like(parameter, dtype=torch.float64, requires_grad=False)
+        return self[parameter]
+
+
+def averaged(part: Gradients, copies: int) -> list[Gradients]:
+    """The mean gradients of rows that are `copies` of one example each, one after the other."""
+    count = len(part) // copies
+    if isinstance(part, DenseGradients):
+        values = part.values.reshape(count, copies, *part.parameter.shape)
+        return [DenseGradients(part.parameter, values.mean(1))]
+    if isinstance(part, OuterGradients):
+        return [*_averaged_outer(part, count, copies)]
+    sums = []
+    for example in torch.eye(count, dtype=torch.float64):
+        sums.append(_Recorded())
+        part.add_weighted(example.repeat_interleave(copies) / copies, sums[-1])
+    return [
+        DenseGradients(cast("nn.Parameter", p), torch.stack([each[p] for each in sums]).to(p.dtype))
+        for p in (sums[0] if sums else {})
+    ]
+
+
+def _averaged_outer(part: OuterGradients, count: int, copies: int) -> Iterator[DenseGradients]:
+    backprops = part.backprops.reshape(count, copies, -1) / copies
+    if part.layer.weight.requires_grad:
+        activations = part.activations.reshape(count, copies, -1)
+        weight = cast("nn.Parameter", part.layer.weight)
+        yield DenseGradients(weight, backprops.transpose(1, 2) @ activations)
+    if part.layer.bias is not None and part.layer.bias.requires_grad:
+        yield DenseGradients(part.layer.bias, backprops.sum(1))
 
 
 _AT_ONCE = 2**19

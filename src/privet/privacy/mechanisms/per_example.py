@@ -21,6 +21,7 @@ from privet.privacy.mechanisms.gradients import (
     Gradients,
     OuterGradients,
     Sums,
+    averaged,
     clip_factors,
 )
 from privet.privacy.mechanisms.grid import Grid, release
@@ -88,6 +89,8 @@ class PerExampleModule(GradSampleModule):  # type: ignore[misc]
         # A record in two accumulated batches would be clipped in each and count twice in one step.
         self.forbid_grad_accumulation()
         self.batch: int | None = None
+        self.copies = 1
+        """So many rows that follow each other are of one example: their mean gradient is its."""
         self._overwritten = any(getattr(each, "inplace", False) for each in model.modules())
         self._outer: list[OuterGradients] = []
         # Walking through a model takes longer than a small one's step: once, then.
@@ -121,7 +124,14 @@ class PerExampleModule(GradSampleModule):  # type: ignore[misc]
             if isinstance(part, DenseGradients) and part.parameter in self._padding:
                 # torch gives the padding row no gradient, Opacus does.
                 part.values[:, self._padding[part.parameter]] = 0.0
-        return gradients
+        if self.copies == 1:
+            return gradients
+        return [mean for part in gradients for mean in averaged(part, self.copies)]
+
+    @property
+    def records(self) -> int:
+        """How many examples the current batch has, whatever copies of each."""
+        return (self.batch or 0) // self.copies
 
     def forget(self) -> None:
         """Drop the batch and all that was kept of it."""
@@ -219,6 +229,8 @@ class PerExampleModule(GradSampleModule):  # type: ignore[misc]
         if not (found and found[0].dim() > 0):
             raise ModelError("the model's first input must be a tensor with the examples in rows")
         self.batch = len(found[0])
+        if self.batch % self.copies:
+            raise ModelError(f"a batch of {self.batch} rows, {self.copies} of each example")
 
     def _output_of_nothing(self, inputs: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """No rows of what the model makes of an all-zero example."""
@@ -317,6 +329,23 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
         self._block = block
         self._closed = False
         self._stepping = False
+        self._gathered: Tensor | None = None
+        self._records = 0
+
+    def gather(self) -> None:
+        """Clip and add up the examples of one part of a batch, and make room for its next part.
+
+        A batch may come in parts of other examples each; the last one is left to `step`.
+        """
+        self._refuse_what_is_not_planned()
+        gradients = self._model.collect()
+        self._records += self._model.records
+        self._grid.check(self._records)
+        if self._gathered is None:
+            self._gathered = torch.zeros(sum(self._weights), dtype=torch.float64)
+        if gradients:
+            self._add_clipped([gradients], self._by_parameter(self._gathered))
+        self._drop()
 
     def step(self, closure: Callable[[], float] | None = None) -> Any:
         """Clip, add noise and step; see the class."""
@@ -336,7 +365,8 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
         noise = self._grid.noise(self._noise, sum(self._weights))
         # Counted before the parameters move: a crash in between costs a step, never hides one.
         self.ran += 1
-        total = torch.zeros_like(noise)
+        total = torch.zeros_like(noise) if self._gathered is None else self._gathered
+        self._gathered, self._records = None, 0
         self._add_clipped(gradients, self._by_parameter(total))
         # By the expected size: dividing by the drawn one would reveal how many took part.
         released = release(total, noise, self._grid.scale).float()
@@ -350,6 +380,10 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
 
     def zero_grad(self, set_to_none: bool = True) -> None:  # noqa: ARG002 - Opacus' signature
         """Forget the last batch and its gradients."""
+        self._gathered, self._records = None, 0
+        self._drop()
+
+    def _drop(self) -> None:
         self._model.forget()
         for parameter in self.params:
             parameter.grad_sample = None
@@ -381,7 +415,7 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
 
     def _collect(self) -> list[list[Gradients]]:
         """The gradients of the batch's records and those of its canaries, if there are any."""
-        self._grid.check(self._model.batch or 0)
+        self._grid.check(self._records + self._model.records)
         canaries = self._block.gradients(clip=self._plan.clip) if self._block else []
         return [group for group in (self._model.collect(), canaries) if group]
 
