@@ -49,6 +49,9 @@ def refusal(name: str, **options: object) -> str:
     return message
 
 
+OPTIONS = {"table": {"file": "absent.csv", "target": "y"}, "images": {"folder": "absent"}}
+
+
 def test_the_list_of_tasks_is_read_without_torch_or_pandas() -> None:
     code = (
         "import sys; from privet.tasks import TASKS; "
@@ -56,25 +59,24 @@ def test_the_list_of_tasks_is_read_without_torch_or_pandas() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     names, loaded = run.stdout.splitlines()
-    assert names.split() == ["digits", "mnist", "fashion-mnist", "heart-disease", "adult", "table"]
+    known = ["digits", "mnist", "fashion-mnist", "heart-disease", "adult", "images", "table"]
+    assert names.split() == known
     assert loaded == "set()"
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_every_built_in_task_is_made_before_any_file_is_read(name: str, tmp_path: Path) -> None:
-    options = {"file": "absent.csv", "target": "y"} if name == "table" else {}
-    task = load_task(name, data_dir=tmp_path, options=options)
+    task = load_task(name, data_dir=tmp_path, options=OPTIONS.get(name))
     assert callable(task.train_data)
     assert TASKS[name].summary
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_an_unknown_model_is_refused_with_the_models_there_are(name: str) -> None:
-    options = {"file": "absent.csv", "target": "y"} if name == "table" else {}
     with pytest.raises(
         ExperimentError, match=r"model = 'linaer'.*linear, mlp.*Did you mean 'linear'"
     ):
-        load_task(name, model="linaer", options=options)
+        load_task(name, model="linaer", options=OPTIONS.get(name))
 
 
 def test_an_unknown_task_is_refused_with_the_nearest() -> None:

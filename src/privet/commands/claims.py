@@ -69,6 +69,18 @@ _TABLE = {
     "data.intervals": _NONE,
     "data.missing": _NONE,
 }
+_IMAGES = {
+    "data.*": _INPUTS,
+    "data.folder": _ONLY_WHERE,
+    "data.folders": _ONLY_WHERE,
+    "data.test_folder": "its records are tested on, and no epsilon is about them",
+    "data.test_fraction": "no epsilon is about records that are tested on",
+    "data.size": _NONE,
+    "data.base": "no epsilon is about what it was trained on; it must not be these records",
+    "data.weights": "as data.base",
+    "data.base_digest": "another base is refused",
+    "data.cache": "holds what the base makes of the records: as private as they are",
+}
 _POLICY = {
     "*": _NONE,
     "data.NAME.*": "a job that it does not name is refused",
@@ -103,6 +115,7 @@ _PARTY = {"*": _NONE, "project_key": "who may say who belongs to the project"}
 CLAIMS: Mapping[str, Mapping[str, str]] = {
     "The experiment": _EXPERIMENT,
     'The experiment, [data] with task = "table"': _TABLE,
+    'The experiment, [data] with task = "images"': _IMAGES,
     "The experiment, options of [strategy]": {
         "strategy.*": "-; it works on what silos sent",
         "strategy.weighting": '"examples": each silo tells how many records it has',

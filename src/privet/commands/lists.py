@@ -61,9 +61,10 @@ def _options(name: str) -> Iterator[tuple[str, str, str]]:
     from privet.commands import reference
     from privet.tasks.registry import options_of
 
-    if name == "table":
+    described = {"table": reference.TABLE, "images": reference.IMAGES}
+    if name in described:
         for key in reference.every_key():
-            if key.file == reference.TABLE:
+            if key.file == described[name]:
                 yield (
                     key.name.removeprefix("data."),
                     key.default,

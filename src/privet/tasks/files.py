@@ -120,3 +120,11 @@ def data_folder(configured: object | None = None) -> Path | None:
     """The folder that was configured, else the one in PRIVET_DATA, else none."""
     folder = configured or os.environ.get(VARIABLE)
     return Path(str(folder)).expanduser() if folder else None
+
+
+def cache_folder(configured: str | None, data_dir: Path | None) -> Path:
+    """The folder that was configured, relative to the data folder, else the user's own cache."""
+    if configured:
+        return (data_dir or Path.cwd()) / Path(configured).expanduser()
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "privet"

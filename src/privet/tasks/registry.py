@@ -91,6 +91,29 @@ class TaskEntry:
     """The class that reads what a data holder describes, if it is another."""
 
 
+_IMAGES_EXAMPLE = """\
+task = "images"
+rounds = 30
+
+[data]
+folder = "scans/train"        # a folder for each class, in the data folder
+test_folder = "scans/test"
+classes = ["clear", "shadow"]
+size = 112
+# base = "efficientnet-lite0" # frozen, its weights from an installed package
+
+[federation]
+silos = 10                    # or folders = "hospitals/*" instead of folder: one for each silo
+
+[training]
+batch_size = 100
+lr = 5.0
+
+# [privacy]
+# epsilon = 3.0
+# delta = 1e-5
+# clip = 1.0
+"""
 _TABLE_EXAMPLE = """\
 task = "table"
 rounds = 20
@@ -163,6 +186,13 @@ TASKS: Mapping[str, TaskEntry] = {
         example=_example("adult"),
         held="privet.tasks.adult:HeldAdult",
     ),
+    "images": TaskEntry(
+        "images in a folder for each class, with a pretrained base or without",
+        "privet.tasks.image_folders:ImageFolders",
+        models=("linear", "mlp", "cnn"),
+        example=_IMAGES_EXAMPLE,
+        held="privet.tasks.image_folders:HeldImageFolders",
+    ),
     "table": TaskEntry(
         "any CSV or Parquet file with a column to predict",
         "privet.tasks.table:Table",
@@ -215,7 +245,7 @@ def options_of(name: str) -> Iterator[tuple[str, str]]:
 def _task_class(name: str, *, held: bool = False) -> type:
     """The class that `name` stands for, with every method a task must have."""
     if ":" in name:
-        return _checked(name, _attribute(name, _own_module(name)))
+        return _checked(name, imported(name, setting="task"))
     if name not in TASKS:
         raise ExperimentError(
             f"task = {name!r}: the tasks are {', '.join(TASKS)}, or your own as "
@@ -229,7 +259,15 @@ def _module(path: str) -> object:
     return importlib.import_module(path.partition(":")[0])
 
 
-def _own_module(name: str) -> object:
+def imported(name: str, *, setting: str) -> object:
+    """What is called "package.module:name", installed or in the current folder.
+
+    Raises ExperimentError, which names the `setting`, where there is no such thing.
+    """
+    return _attribute(name, _own_module(name, setting), setting)
+
+
+def _own_module(name: str, setting: str) -> object:
     """Import the module half of `name`, with the current folder on the module search path."""
     place = str(Path.cwd().resolve())
     if place not in sys.path:
@@ -244,22 +282,25 @@ def _own_module(name: str) -> object:
         # What is missing is neither the module nor a package around it: something that it imports.
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise ExperimentError(
-                f"task = {name!r}: {module} needs {error.name}: {error}"
+                f"{setting} = {name!r}: {module} needs {error.name}: {error}"
             ) from error
         raise ExperimentError(
-            f"task = {name!r}: no module {error.name}, neither installed nor in {place}"
+            f"{setting} = {name!r}: no module {error.name}, neither installed nor in {place}"
         ) from error
     except (ImportError, SyntaxError, ValueError) as error:
-        raise ExperimentError(f"task = {name!r}: {module} cannot be imported: {error}") from error
+        raise ExperimentError(
+            f"{setting} = {name!r}: {module} cannot be imported: {error}"
+        ) from error
 
 
-def _attribute(name: str, module: object) -> object:
+def _attribute(name: str, module: object, setting: str = "task") -> object:
     path, _, attribute = name.partition(":")
     found = getattr(module, attribute, None)
     if found is None:
         classes = [key for key, value in vars(module).items() if inspect.isclass(value)]
         raise ExperimentError(
-            f"task = {name!r}: module {path} has no {attribute!r}.{nearest(attribute, classes)}"
+            f"{setting} = {name!r}: module {path} has no {attribute!r}."
+            f"{nearest(attribute, classes)}"
         )
     return found
 

@@ -30,6 +30,7 @@ from privet.tasks.columns import (
     one_hot,
 )
 from privet.tasks.doubtful import check_last, check_range, check_same_coding, check_words
+from privet.tasks.options import said_of
 from privet.tasks.text_tables import TextFormat, known_encoding
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class TableOptions(BaseModel):
         try:
             return cls.model_validate(dict(raw))
         except ValidationError as error:
-            raise ExperimentError(_one_line(error)) from None
+            raise ExperimentError(said_of(error, cls, task="table")) from None
 
     @model_validator(mode="after")
     def _possible_together(self) -> Self:
@@ -200,20 +201,6 @@ class TableOptions(BaseModel):
     def class_names(self) -> tuple[str, ...] | None:
         """The public values of the target, if they are given."""
         return None if self.classes is None else tuple(dict.fromkeys(map(label_text, self.classes)))
-
-
-def _one_line(error: ValidationError) -> str:
-    first: Any = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in first["loc"])
-    known = list(TableOptions.model_fields)
-    if first["type"] == "extra_forbidden":
-        return f"unknown key 'data.{key}'.{nearest(key, known)} Known: {', '.join(known)}"
-    if first["type"] == "missing" and len(first["loc"]) == 1:
-        return f"the task table needs 'data.{key}'"
-    if first["type"] == "value_error":
-        return str(first["msg"]).removeprefix("Value error, ")
-    said = f"{first['msg'][0].lower()}{first['msg'][1:]}"
-    return f"data.{key[:64]} = {repr(first['input'])[:64]}: {said}"
 
 
 @dataclass(frozen=True)

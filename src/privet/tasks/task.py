@@ -334,11 +334,16 @@ Build = Callable[[], nn.Module]
 
 def named_model(task: str, name: str, models: Mapping[str, Build]) -> Build:
     """The builder called `name` among the `models` of `task`, or ExperimentError."""
+    return models[known_model(task, name, models)]
+
+
+def known_model(task: str, name: str, models: Iterable[str]) -> str:
+    """`name` if it is one of the `models` of `task`, or ExperimentError."""
     if name not in models:
         raise ExperimentError(
             f"model = {name!r}: {task} has {', '.join(models)}.{nearest(name, models)}"
         )
-    return models[name]
+    return name
 
 
 def linear(inputs: int, classes: int) -> nn.Module:
@@ -372,6 +377,18 @@ def cnn_8(classes: int) -> nn.Module:
     first = _normalised(nn.Conv2d(1, 16, 3, padding=1))
     second = _normalised(nn.Conv2d(16, 32, 3, padding=1))
     return nn.Sequential(*first, *second, nn.Flatten(), nn.Linear(32 * 6 * 6, classes))
+
+
+def cnn_rgb(classes: int) -> nn.Module:
+    """Three convolutions for colour images of any size from 8 pixels, inputs (n, 3, size, size)."""
+    layers = [
+        layer
+        for inputs, outputs in ((3, 16), (16, 32), (32, 64))
+        for layer in _normalised(nn.Conv2d(inputs, outputs, 3, stride=2, padding=1))
+    ]
+    return nn.Sequential(
+        *layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(64 * 4 * 4, classes)
+    )
 
 
 def _normalised(convolution: nn.Conv2d) -> list[nn.Module]:
