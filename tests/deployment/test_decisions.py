@@ -58,7 +58,9 @@ def project(provisioned: GateProject, monkeypatch: pytest.MonkeyPatch) -> GatePr
     """Without a job, and with a new ledger and an empty state folder at north."""
     monkeypatch.setattr(messages, "_HOLD", 0.1)
     kit = provisioned.silo_kit("north")
-    for folder in (kit.state, provisioned.server_kit().state / "jobs"):
+    at_server = provisioned.server_kit().state
+    # What the server knows of the old ledger, too: else the silo refuses the new one.
+    for folder in (kit.state, at_server / "jobs", at_server / "ledgers"):
         shutil.rmtree(folder, ignore_errors=True)
     for file in kit.ledger.parent.glob("ledger.sqlite*"):
         file.unlink()

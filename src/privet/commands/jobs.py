@@ -260,8 +260,17 @@ def _troubles(project: dict[str, Any]) -> Iterator[str]:
     for part, fault in project.get("health", {}).items():
         if fault is not None:
             yield f"server, {part}: {fault}"
+    soon: dict[str, list[str]] = {}
     for name, when in project.get("ending", {}).items():
-        yield f"{'server, ' if name == 'certificate' else ''}{name} {when}"
+        soon.setdefault(when, []).append(name)
+    for when, names in soon.items():
+        what = "the server's certificate and " * ("certificate" in names)
+        members = [name for name in names if name != "certificate"]
+        yield (
+            f"{when}: {what}the membership of {', '.join(members)}"
+            if members
+            else (f"{when}: the server's certificate")
+        )
     for name, why in project.get("broken", {}).items():
         yield f"set aside: state/{name} ({why})"
 

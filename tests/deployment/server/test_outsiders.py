@@ -17,6 +17,7 @@ from privet.commands.cli import cli
 from privet.deployment.monitoring import health_fault
 from privet.deployment.parties import PartiesError
 from privet.deployment.server.condition import disk_fault
+from privet.deployment.server.connections import Crowd, Guest
 from real_server import RealServer
 
 STATUS = "/privet/v1/status"
@@ -132,3 +133,30 @@ def test_a_list_from_before_a_revocation_is_not_acted_by_after_a_restart(tmp_pat
     kit.parties.write_bytes(newer)
     with project.serving() as server:
         assert "gone" not in server.members.nodes
+
+
+def test_a_port_that_comes_again_takes_no_place_for_ever() -> None:
+    crowd = Crowd(most=10, most_by_address=2)
+
+    def guest(port: int, host: str = HOST) -> Guest:
+        made = Guest()
+        made.crowd, made.peer, made.home = crowd, (host, port), host
+        return made
+
+    for _ in range(50):
+        first, again, third = guest(1), guest(1), guest(2)
+        assert all(map(crowd.enter, (first, again, third)))  # the first gives way
+        crowd.recognise([HOST, 1])
+        assert (first.is_leaving, again.is_party) == (True, True)
+        for each in (first, again, third):
+            each.close()
+        assert len(crowd) == 0
+    parties = [guest(1), guest(2)]
+    for each in parties:
+        assert crowd.enter(each)
+        crowd.recognise(each.peer)
+    assert not crowd.enter(guest(3))
+    elsewhere = guest(3, "127.0.0.2")
+    assert crowd.enter(elsewhere)
+    for each in (*parties, elsewhere):
+        each.close()

@@ -74,14 +74,17 @@ class Condition:
 
     def warn(self) -> None:
         """Say once in the log what comes to its end, at each of the days in WARN."""
+        told: dict[str, list[str]] = {}
         for name, days in self.days_left().items():
             stage = next((most for most in WARN if days <= most), None)
-            if stage is not None and self._warned.get(name, stage + 1) > stage:
-                what = "the certificate" if name == CERTIFICATE else f"the membership of {name}"
-                log.warning("%s %s: privet provision renews it", what, _days(days))
-                self._warned[name] = stage
-            elif stage is None:
+            if stage is None:
                 self._warned.pop(name, None)
+            elif self._warned.get(name, stage + 1) > stage:
+                self._warned[name] = stage
+                what = "the certificate" if name == CERTIFICATE else f"the membership of {name}"
+                told.setdefault(_days(days), []).append(what)
+        for when, what_ends in told.items():
+            log.warning("%s: %s; privet provision renews it", when, ", ".join(what_ends))
 
     def _members(self) -> list[Party]:
         return [each for each in self.members.current().members if not each.revoked]

@@ -58,10 +58,10 @@ class Crowd:
     """Connections from one address; of IPv6, from one network of 64 bits."""
     cut_off: int = 0
     """Strangers who gave way, and connections that found no place."""
-    _open: dict[_Peer, Guest] = field(default_factory=dict)
+    _open: dict[Guest, None] = field(default_factory=dict)
     """The oldest first."""
-    _parties: set[_Peer] = field(default_factory=set)
-    _leaving: set[_Peer] = field(default_factory=set)
+    _by_peer: dict[_Peer, Guest] = field(default_factory=dict)
+    _leaving: int = 0
     _homes: Counter[str] = field(default_factory=Counter)
 
     def __len__(self) -> int:
@@ -71,49 +71,53 @@ class Crowd:
     @property
     def is_busy(self) -> bool:
         """Whether nobody can be taken in before some who were cut off are gone."""
-        return len(self._leaving) >= _MOST_LEAVING
+        return self._leaving >= _MOST_LEAVING
 
-    def enter(self, guest: Guest, peer: _Peer) -> bool:
+    def enter(self, guest: Guest) -> bool:
         """Take a connection in; False when there is no place, and nobody to give way."""
-        home = _home(peer[0])
-        while self._homes[home] >= self.most_by_address:
-            if not self._cut_off_a_stranger(home):
+        while self._homes[guest.home] >= self.most_by_address:
+            if not self._cut_off_a_stranger(guest.home):
                 return False
-        while len(self._open) - len(self._leaving) >= self.most:
+        while len(self._open) - self._leaving >= self.most:
             if not self._cut_off_a_stranger(None):
                 return False
-        self._homes[home] += 1
-        self._open[peer] = guest
+        self._homes[guest.home] += 1
+        self._open[guest] = None
+        # A port may come again before the one who had it is gone here.
+        self._by_peer[guest.peer] = guest
         return True
 
-    def leave(self, peer: _Peer) -> None:
+    def leave(self, guest: Guest) -> None:
         """A connection is closed."""
-        if self._open.pop(peer, None) is None:
+        if guest not in self._open:
             return
-        if peer not in self._leaving:
-            self._forget_home(peer)
-        self._leaving.discard(peer)
-        self._parties.discard(peer)
+        del self._open[guest]
+        if self._by_peer.get(guest.peer) is guest:
+            del self._by_peer[guest.peer]
+        if guest.is_leaving:
+            self._leaving -= 1
+        else:
+            self._forget_home(guest.home)
 
     def recognise(self, peer: object) -> None:
         """A party's signature came over the connection of `peer`, (host, port): it gives way to
         nobody."""
-        if isinstance(peer, list | tuple) and (known := (peer[0], peer[1])) in self._open:
-            self._parties.add(known)
+        if isinstance(peer, list | tuple) and (guest := self._by_peer.get((peer[0], peer[1]))):
+            guest.is_party = True
 
     def _cut_off_a_stranger(self, home: str | None) -> bool:
         self.cut_off += 1
-        for peer, guest in self._open.items():
-            stays = peer in self._parties or peer in self._leaving
-            if not stays and home in (None, _home(peer[0])):
-                self._leaving.add(peer)
-                self._forget_home(peer)
+        for guest in self._open:
+            stays = guest.is_party or guest.is_leaving
+            if not stays and home in (None, guest.home):
+                guest.is_leaving = True
+                self._leaving += 1
+                self._forget_home(guest.home)
                 guest.cut_off()
                 return True
         return False
 
-    def _forget_home(self, peer: _Peer) -> None:
-        home = _home(peer[0])
+    def _forget_home(self, home: str) -> None:
         self._homes[home] -= 1
         if not self._homes[home]:
             del self._homes[home]
@@ -129,8 +133,8 @@ class Door(socket.socket):
         while not self.crowd.is_busy:
             accepted, peer = super().accept()
             guest = Guest(fileno=accepted.detach())
-            guest.crowd, guest.peer = self.crowd, peer[:2]
-            if self.crowd.enter(guest, guest.peer):
+            guest.crowd, guest.peer, guest.home = self.crowd, peer[:2], _home(peer[0])
+            if self.crowd.enter(guest):
                 return guest, peer
             guest.close()
         raise BlockingIOError
@@ -141,6 +145,10 @@ class Guest(socket.socket):
 
     crowd: Crowd | None = None
     peer: _Peer = "", 0
+    home = ""
+    is_party = False
+    """Whether a party has signed something that came over it."""
+    is_leaving = False
 
     def cut_off(self) -> None:
         """End it; the event loop closes it a moment later."""
@@ -150,7 +158,7 @@ class Guest(socket.socket):
     def close(self) -> None:
         """Give its place away."""
         if self.crowd is not None:
-            self.crowd.leave(self.peer)
+            self.crowd.leave(self)
             self.crowd = None
         super().close()
 

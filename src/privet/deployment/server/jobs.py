@@ -269,8 +269,10 @@ class JobStore:
         for job in self.all():
             try:
                 told.append(look(job))
-            except _NO_JOB as error:
-                self._set_aside(job, error)
+            except _NO_JOB:
+                # Only for what the files are at fault for: a job that runs must stay where it is.
+                if self._take_in(job):
+                    log.exception("job %s is left out of a list", job.id)
         return told
 
     def pending(self) -> list[Job]:
@@ -278,7 +280,8 @@ class JobStore:
         self._over |= {job.id for job in self.all() if job.id not in self._over and _is_over(job)}
         return [job for job in self.all() if job.id not in self._over]
 
-    def _take_in(self, job: Job) -> None:
+    def _take_in(self, job: Job) -> bool:
+        """Whether the job can be read; one that cannot is set aside."""
         try:
             _ = job.facts, job.came, job.standing
         except _NO_JOB as error:
@@ -287,9 +290,12 @@ class JobStore:
             log.error("job %s cannot be read: %s", job.id, error)
         else:
             self._jobs[job.id] = job
+            return True
+        return False
 
     def _set_aside(self, job: Job, error: Exception) -> None:
-        why = f"{type(error).__name__}: {error}"
+        what = Path(str(error.filename)).name if isinstance(error, OSError) else error
+        why = f"{type(error).__name__}: {what}"
         with self._lock:
             self._jobs.pop(job.id, None)
             if not job.folder.exists():

@@ -188,6 +188,7 @@ class Runner:
         self._stop.clear()
         if self._down.is_set() or job.standing.state in OVER:  # told so a moment ago
             return
+        before = job.standing.state
         try:
             with self._limited(job):
                 self._run(job)
@@ -205,7 +206,8 @@ class Runner:
             self._fail(job, error)
         else:
             job.become(*end)
-        log.info("job %s is %s", job.id, job.standing.state)
+        if job.standing.state != before:  # a job that waits is looked at every second
+            log.info("job %s is %s", job.id, job.standing.state)
 
     def _fail(self, job: Job, error: Exception) -> None:
         if full := _is_full(error):  # nothing is wrong with the job

@@ -189,12 +189,21 @@ class _Silo:
             except httpx.HTTPError as error:
                 judge(error)
                 raise Unreachable(f"what the server knows of the ledger: {error}") from error
-        with self._ledger() as ledger:
-            fault = went_back(ledger, seen)
+        try:
+            with self._ledger() as ledger:
+                fault = went_back(ledger, seen)
+        except LedgerError as error:  # its holder may be reading it
+            raise Unreachable(f"the ledger: {error}") from error
         if fault:
             self._say("ended", fault)
             raise LedgerError(f"{self.kit.ledger}: {fault}")
-        self.connection.ledger = lambda: head_path(self.kit.ledger).read_text(encoding="utf-8")
+        self.connection.ledger = self._head
+
+    def _head(self) -> str:
+        try:
+            return head_path(self.kit.ledger).read_text(encoding="utf-8")
+        except (OSError, ValueError):  # the ledger's own check says it, before anything is spent
+            return ""
 
     def greet(self) -> None:
         """Wait for the server and see that it is this project's and speaks as this silo does."""
