@@ -217,7 +217,13 @@ def report(folder: Path, *, metric: str | None = None) -> Path:
     raise PrivetError(f"{folder} is not a run folder: it has no experiment.toml")
 
 
-def load(run: Path | str, *, task: str | None = None, data_dir: Path | None = None) -> TrainedModel:
+def load(
+    run: Path | str,
+    *,
+    task: str | None = None,
+    data_dir: Path | None = None,
+    silo: str | None = None,
+) -> TrainedModel:
     """Open the model that a run left: a run's or a fetched job's folder, or a model's file.
 
     `module` of what this gives is the torch module in evaluation mode, `predict` answers new
@@ -225,14 +231,15 @@ def load(run: Path | str, *, task: str | None = None, data_dir: Path | None = No
 
     A file may come from a stranger: it is never unpickled, and a task of someone's own
     ("package.module:Class") is imported only where `task` names the same. `data_dir` is where the
-    records are, for models whose file may not have what was taken from them.
+    records are, for models whose file may not have what was taken from them. `silo` is whose model,
+    where parts of it stay in their silos (`federation.local`).
 
     Raises:
         PrivetError: there is no such model, it does not fit its task, or its code is not allowed.
     """
     from privet.serving.model import load as opened
 
-    return opened(Path(run), task=task, data_dir=data_dir)
+    return opened(Path(run), task=task, data_dir=data_dir, silo=silo)
 
 
 def audit(

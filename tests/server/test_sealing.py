@@ -13,6 +13,7 @@ import pytest
 from flwr.app import ArrayRecord, Context, Message, MessageType, RecordDict
 from safetensors.numpy import load_file
 
+import privet
 from privet import Experiment, PrivetError
 from privet.client.keyring import SIMULATED_RUN
 from privet.privacy.encryption import SecretKey, Tampered, make_cipher, read_header
@@ -303,6 +304,9 @@ def test_silos_that_keep_models_write_the_last_one_down(tmp_path: Path) -> None:
     theirs, ours = load_file(kept), load_file(tmp_path / "model.safetensors")
     assert theirs.keys() == ours.keys()
     assert all(np.array_equal(theirs[name], ours[name]) for name in ours)
+    opened = privet.load(kept)
+    assert opened.card.claim.epsilon is None
+    assert len(opened.predict(np.zeros((2, 8, 8)))) == 2
 
 
 MASKED = SETTINGS.with_settings(

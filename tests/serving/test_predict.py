@@ -225,6 +225,21 @@ def test_what_was_read_from_records_is_withheld_under_privacy(run: Run, data: Pa
     assert len(privet.load(folder, data_dir=data).predict(patients(9))) == 9
 
 
+def test_a_model_of_which_parts_stay_in_silos_is_one_silo_s(tmp_path: Path) -> None:
+    settings = {"task": "digits", "rounds": 2, "federation": {"silos": 2, "local": ["*bias"]}}
+    simulate(Experiment.from_mapping(settings), out=tmp_path)
+    with pytest.raises(PrivetError, match="--silo, one of silo-0, silo-1"):
+        privet.load(tmp_path)
+    first, second = (privet.load(tmp_path, silo=name) for name in ("silo-0", "silo-1"))
+    records = np.zeros((3, 8, 8))
+    assert not first.predict(records).equals(second.predict(records))
+    whole = {**load_file(tmp_path / "model.safetensors")}
+    own = load_file(tmp_path / "own-parts.safetensors")
+    for name, value in first.module.state_dict().items():
+        expected = whole[name] if name in whole else own[f"silo-0/{name}"]
+        assert value.numpy().tobytes() == expected.tobytes()
+
+
 def test_equal_runs_leave_equal_files(run: Run) -> None:
     files = [run(name) / "model.safetensors" for name in ("one", "two")]
     assert files[0].read_bytes() == files[1].read_bytes()

@@ -28,7 +28,8 @@ OwnTask = Annotated[
     ),
 ]
 Silo = Annotated[
-    str | None, typer.Option(help="Whose scales are used, where each silo has its own.")
+    str | None,
+    typer.Option(help="Whose scales or parts, where each silo has its own."),
 ]
 
 
@@ -60,7 +61,7 @@ def predict(
     from privet.files import write_whole
     from privet.serving.files import STDIN, read_records, scored, written
 
-    model = load(run, task=task, data_dir=data_dir)
+    model = load(run, task=task, data_dir=data_dir, silo=silo)
     said = {
         "encoding": encoding,
         "separator": separator,
@@ -124,7 +125,7 @@ def export(
     from privet.record.folder import MODEL
     from privet.serving.export import SUFFIXES, export, probe_of
 
-    model = load(run, task=task, data_dir=data_dir)
+    model = load(run, task=task, data_dir=data_dir, silo=silo)
     folder = run if run.is_dir() else run.parent
     probe = probe_of(model, folder, data_dir, silo)
     found = export(model, probe, to=format_, int8=int8, silo=silo)

@@ -26,7 +26,7 @@ from privet.files import demand_file
 from privet.pytrees import Tree, leaves
 from privet.randomness import one_thread
 from privet.record.card import ModelCard, read_card
-from privet.record.folder import MODEL, SETTINGS
+from privet.record.folder import MODEL, OWN_PARTS, SETTINGS
 from privet.server.evaluation import outputs_of
 from privet.tasks import Task, load_task
 from privet.tasks.columns import Frame
@@ -135,10 +135,13 @@ def _unfit(what: str) -> Iterator[None]:
         raise DataError(f"{what}: {(str(error).splitlines() or [''])[0]}") from error
 
 
-def load(run: Path, *, task: str | None = None, data_dir: Path | None = None) -> TrainedModel:
+def load(
+    run: Path, *, task: str | None = None, data_dir: Path | None = None, silo: str | None = None
+) -> TrainedModel:
     """Open the model of a run's folder, or a model's file; see `privet.load`."""
     path = run / MODEL if run.is_dir() else run
     card, tensors = _read(path)
+    tensors |= _own_part(path.with_name(OWN_PARTS), silo)
     if ":" in card.task and task != card.task:
         raise ExperimentError(
             f"{path} is a model of {card.task!r}, code of someone's own: --task {card.task} (or "
@@ -160,6 +163,24 @@ def _read(path: Path) -> tuple[ModelCard, dict[str, Tensor]]:
             f"{path.parent} has no {path.name}: the run is not finished, or it is encrypted and "
             "silos keep the model"
         ) from None
+    except (OSError, SafetensorError, ValueError) as error:
+        raise DataError(f"{path} is no safetensors file: {error}") from None
+
+
+def _own_part(path: Path, silo: str | None) -> dict[str, Tensor]:
+    """What of the model stays with `silo`, where a simulation kept it; DataError for no silo."""
+    if not path.exists():
+        return {}
+    try:
+        with safe_open(demand_file(path), framework="pt") as file:
+            names = {name: name.partition("/") for name in file.keys()}  # noqa: SIM118
+            silos = {owner for owner, _, _ in names.values()}
+            if silo not in silos:
+                raise DataError(
+                    f"each silo has a model of its own here: say whose with --silo, one of "
+                    f"{', '.join(sorted(silos))}"
+                )
+            return {n: file.get_tensor(k) for k, (owner, _, n) in names.items() if owner == silo}
     except (OSError, SafetensorError, ValueError) as error:
         raise DataError(f"{path} is no safetensors file: {error}") from None
 
