@@ -126,4 +126,4 @@ def test_an_audit_writes_nothing(run: Path) -> None:
 def test_the_public_names_are_these() -> None:
     import privet
 
-    assert len(privet.__all__) == len(set(privet.__all__)) == 11
+    assert len(privet.__all__) == len(set(privet.__all__)) == 12
