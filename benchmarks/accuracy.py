@@ -30,9 +30,11 @@ class Row:
 
     task: str
     silos: str
-    bar: float
+    bar: float | None
+    """What it has to reach, where something was asked for."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     figure: str = "accuracy"
+    """Or another of the task's, by its name."""
 
 
 DIGITS = {"federation.silos": 10, "federation.partition": "iid"}
@@ -44,6 +46,15 @@ HEART = {
     "training.batch_size": 4,
     "training.steps": 100,
     "training.lr": 0.001,
+}
+
+ADULT = {
+    "federation.silos": 10,
+    "federation.partition": "iid",
+    "rounds": 10,
+    "training.batch_size": 256,
+    "training.lr": 1.0,
+    "privacy.epsilon": 1.0,
 }
 
 ROWS = (
@@ -73,13 +84,15 @@ ROWS = (
     }),
     Row("heart-disease", "4 hospitals", 0.713, HEART, "mean over hospitals"),
     Row("heart-disease", "4 hospitals", 0.748, HEART, "pooled test records"),
+    Row("adult", "10 iid", None, ADULT),
+    Row("adult", "10 iid", None, ADULT, "auc"),
 )  # fmt: skip
 
 
 def figure(
     row: Row, seed: int, workers: int, more: Mapping[str, str]
-) -> tuple[float, float | None]:
-    """The row's figure and the largest epsilon spent, with one seed."""
+) -> tuple[float, float | None, float | None]:
+    """The row's figure, the largest epsilon spent and the baseline, with one seed."""
     experiment = Experiment.from_mapping({"task": row.task}).with_settings(
         {**row.settings, **more, "seed": seed}
     )
@@ -89,8 +102,9 @@ def figure(
         last = RunFolder(out).rounds()[-1]
     epsilon = summary["epsilon"]["max"] if summary["epsilon"] else None
     if row.figure == "mean over hospitals":
-        return statistics.mean(last.of_silos("accuracy").values()), epsilon
-    return summary["accuracy"], epsilon
+        return statistics.mean(last.of_silos("accuracy").values()), epsilon, None
+    name = row.figure if row.figure in summary["metrics"] else "accuracy"
+    return summary["metrics"][name], epsilon, summary["baselines"].get(name)
 
 
 def _deviation(values: list[float]) -> float:
@@ -105,18 +119,19 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
     more = assignments(options.set)
-    print(f"| task | silos | epsilon | figure | mean of {options.seeds} seeds | sd | to reach |")
-    print("|---|---|---|---|---|---|---|")
+    means = f"mean of {options.seeds} seeds"
+    print(f"| task | silos | epsilon | figure | {means} | sd | to reach | baseline |")
+    print("|---|---|---|---|---|---|---|---|")
     for row in ROWS:
         if options.only not in (None, row.task):
             continue
         results = [figure(row, seed, options.workers, more) for seed in range(options.seeds)]
-        values = [value for value, _ in results]
-        epsilon = max((spent for _, spent in results if spent is not None), default=None)
+        values = [value for value, _, _ in results]
+        epsilon = max((spent for _, spent, _ in results if spent is not None), default=None)
         print(
             f"| {row.task} | {row.silos} | {'none' if epsilon is None else f'{epsilon:.2f}'} "
             f"| {row.figure} | {statistics.mean(values):.4f} | {_deviation(values):.4f} "
-            f"| {row.bar} |",
+            f"| {row.bar or ''} | {'' if results[0][2] is None else f'{results[0][2]:.4f}'} |",
             flush=True,
         )
 

@@ -276,6 +276,10 @@ class EvaluationSettings(_Settings):
     """Rounds from one evaluation to the next; the last round always has one."""
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of each silo's records that is kept out of training for it, by a coin for each."""
+    score_bins: Annotated[int, Field(ge=2, le=100, multiple_of=2)] | None = None
+    """Ask for the metric "scores": counts of records by class in so many bins of the second class's
+    probability, from which AUC, calibration and confusion follow; of models of two classes. An even
+    number, so that one half is an edge."""
 
 
 class ValidationSettings(_Settings):

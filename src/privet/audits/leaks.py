@@ -16,7 +16,7 @@ from flwr.app import MessageType
 from privet.audits.claims import Claim, judged, unknown
 from privet.audits.evidence import Evidence
 from privet.record.history import RoundRecord, SiloEvaluation
-from privet.wire.answers import PLAIN, PRIVACY, Protection, fields_at
+from privet.wire.answers import PLAIN, PRIVACY, SCORES, Protection, fields_at
 
 _MODEL, _UPDATE, _SEALED = "update.", "update.update", "sealed-update.upload"
 
@@ -98,8 +98,9 @@ def _protection(
     if field in _SEEN_BEFORE:
         return _SEEN_BEFORE[field], False
     known = fields_at(_KINDS[occasion], field)
-    if occasion == "evaluation" and field.startswith("metrics."):
-        how = ways.get((silo, field.partition(".")[2]), set())
+    if occasion == "evaluation" and (field.startswith("metrics.") or field == f"{SCORES}.counts"):
+        name = SCORES if field.startswith(SCORES) else field.partition(".")[2]
+        how = ways.get((silo, name), set())
         text = " or ".join(sorted(how)) or _UNKNOWN
         return ("noised, in epsilon", True) if how == {"noised"} else (text, False)
     if field.startswith(_MODEL):
@@ -154,7 +155,10 @@ def _evaluation_faults(place: str, measured: SiloEvaluation) -> Iterator[str]:
         fields = {f.partition(".")[2] for f in arrived.get(silo, {}) if f.startswith("metrics.")}
         named = {f.partition(".")[2] for f in arrived.get(silo, {}) if f.startswith("released.")}
         left = {name for name, how in released.items() if how != "withheld"}
-        if not (values == fields == left and named == set(released)):
+        counted = f"{SCORES}.counts" in arrived.get(silo, {})
+        if not (values == fields == left - {SCORES} and named == set(released)) or (
+            counted != (SCORES in left)
+        ):
             yield f"{place}: {silo}: metrics, how they left and what was counted differ"
         if not set(released.values()) <= {"exact", "noised", "withheld"}:
             yield f"{place}: {silo}: no way for a metric to leave"
@@ -190,5 +194,8 @@ def _uneven(run: Evidence) -> Iterator[str]:
     for (use, field), counts in sorted(lengths.items()):
         if field == _SEALED:
             continue
-        if len(counts) > 1 or (not field.startswith(_MODEL) and counts != {1}):
+        evaluation = run.settings.evaluation
+        bins = evaluation.score_bins if evaluation else None
+        fits = {2 * (bins or 0)} if field == f"{SCORES}.counts" else {1}
+        if len(counts) > 1 or (not field.startswith(_MODEL) and counts != fits):
             yield f"{use}: {field}: messages hold different numbers of values"

@@ -194,7 +194,8 @@ def evaluate_round(message: Message, context: Context) -> Answer:
     request = EvaluateRequest.from_records(message.content)
     with _stage("plan"):
         silo.demand_base(request.base)
-        names = metric_names(silo)
+        bins = experiment.evaluation.score_bins if experiment.evaluation else None
+        names = metric_names(silo, score_bins=bins)
     with _stage("decrypt"):
         if experiment.encryption is not None:
             holder = ModelHolder.of(context, experiment)
@@ -208,7 +209,7 @@ def evaluate_round(message: Message, context: Context) -> Answer:
                 guard.measure(experiment, silo, names, round_=request.round)
             )
         with _stage("evaluate"):
-            reply = measure(silo, request.round, weights, permit)
+            reply = measure(silo, request.round, weights, permit, bins=bins)
             keep_evaluation(silo, context, request.round, permit)
     grants = {METRIC + rule.name for rule in permit.rules if rule.release != "withheld"}
     grants |= {RECORDS_PUBLIC} if permit.records_public else set()

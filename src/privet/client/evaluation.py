@@ -18,7 +18,14 @@ from flwr.app import Context
 from privet.client.guard import EvaluationPermit
 from privet.client.silo import Silo
 from privet.privacy.accounting import encode_event
-from privet.privacy.mechanisms import Canaries, CanaryTrace, DpSgd, ExampleLoss, NoisyShare
+from privet.privacy.mechanisms import (
+    Canaries,
+    CanaryTrace,
+    DpSgd,
+    ExampleLoss,
+    NoisyCounts,
+    NoisyShare,
+)
 from privet.privacy.mechanisms.canaries import CanaryObservation, add_observation
 from privet.privacy.policy import MetricRule
 from privet.pytrees import Tree, called, one_by_one
@@ -27,24 +34,39 @@ from privet.tasks import Examples, Task
 from privet.tasks.task import evaluated
 from privet.vectors import Vector
 from privet.wire import EvaluateReply
-from privet.wire.answers import KNOWN_METRICS
+from privet.wire.answers import KNOWN_METRICS, SCORES
+from privet.wire.rounds import ScoreReply
 
 # Records at a time: what the layers make of all of a silo's need not fit into memory at once.
 _BATCH = 1024
 _LOSS = "loss"
 
 
-def metric_names(silo: Silo) -> tuple[str, ...]:
-    """What the task can measure, found on a made-up record: none of the silo's is used."""
+def metric_names(silo: Silo, *, score_bins: int | None = None) -> tuple[str, ...]:
+    """What the task can measure, found on a made-up record: none of the silo's is used.
+
+    With `score_bins` the scores of a model of two classes are among it.
+    """
     module, like = silo.model().module.eval(), silo.local.example_type
     # Not made like the first record: maybe all are held out, and there is none.
     inputs, targets = like.zeros(1)
     with torch.no_grad():
         outputs = called(module, inputs)
-    return (_LOSS, *silo.task.metrics(outputs, targets))
+    found = (_LOSS, *silo.task.metrics(outputs, targets))
+    two = isinstance(outputs, torch.Tensor) and outputs.shape == (1, 2)
+    classes = isinstance(targets, torch.Tensor) and targets.shape == (1,)
+    whole = classes and targets.dtype == torch.int64
+    return (*found, SCORES) if score_bins and two and whole else found
 
 
-def measure(silo: Silo, round_: int, weights: Vector, permit: EvaluationPermit) -> EvaluateReply:
+def measure(
+    silo: Silo,
+    round_: int,
+    weights: Vector,
+    permit: EvaluationPermit,
+    *,
+    bins: int | None = None,
+) -> EvaluateReply:
     """The metrics of the model on the records that `permit` opens, each as its rule says.
 
     Nothing is computed where every metric is withheld.
@@ -62,8 +84,10 @@ def measure(silo: Silo, round_: int, weights: Vector, permit: EvaluationPermit) 
         silo.local.check_evaluation()
     measured = _Measured.of(silo, round_, weights, permit.records())
     public, event = permit.records_public, permit.event
+    scores = next((rule for rule in sent if rule.name == SCORES), None)
     return EvaluateReply(
-        metrics={rule.name: measured.figure(rule) for rule in sent},
+        metrics={rule.name: measured.figure(rule) for rule in sent if rule is not scores},
+        scores=measured.scores(scores, bins or 2) if scores else None,
         released=released,
         # All records, though some were measured: how many are held out is told to nobody.
         weight=float(silo.n_records) if public else None,
@@ -87,6 +111,22 @@ class _Measured:
         module = model.module.eval()
         outputs, targets = evaluated(module, examples, at_once=_BATCH)
         return cls(silo, round_, outputs, targets)
+
+    def scores(self, rule: MetricRule, bins: int) -> ScoreReply:
+        """Counts of records by class and bin of the second class's probability."""
+        # Of outputs, and not by the task's code: a record is then in one cell whatever that says.
+        shares = torch.softmax(self.outputs.double(), dim=1)[:, 1] if len(self.targets) else None
+        cells = torch.zeros(0, dtype=torch.int64)
+        if shares is not None:
+            known = torch.isfinite(shares) & (self.targets >= 0) & (self.targets <= 1)
+            place = torch.nan_to_num(shares).mul(bins).long().clamp(0, bins - 1)
+            cells = (self.targets * bins + place)[known]
+        if rule.noise_multiplier is None:
+            counts = torch.bincount(cells, minlength=2 * bins).tolist()
+            return ScoreReply(tuple(map(float, counts)), 0.0)
+        noise = self.silo.noise(self.round, use=f"evaluation {rule.name}")
+        released = NoisyCounts(rule.noise_multiplier).release(cells, 2 * bins, noise)
+        return ScoreReply(tuple(released), rule.noise_multiplier)
 
     def figure(self, rule: MetricRule) -> float:
         task = self.silo.task

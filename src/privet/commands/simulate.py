@@ -266,6 +266,10 @@ def _figures(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if summary["evaluation"]:
         for name, value in summary["evaluation"]["metrics"].items():
             yield f"{name}, silos", f"{value:.4f} (mean over records that silos held out)"
+        scored = summary["evaluation"]["scored"] or {"figures": {}}
+        for name, (value, low, high) in scored["figures"].items():
+            told = f"{value:.4f}, 95 %: {low:.4f} to {high:.4f}, from counts of scores"
+            yield f"{metric_named(name).label}, silos", told
     epsilon = summary["epsilon"]
     if epsilon is None:
         yield "epsilon", "none: no privacy guarantee"

@@ -70,6 +70,20 @@ class EpsilonSpent(Recorded):
     """None where the silo keeps its account."""
 
 
+class PooledScores(Recorded):
+    """Counts of records by bin of a probability, added up over silos, and what follows from them.
+
+    Bins are equal, from 0 to 1. Each count has Gaussian noise of the deviation `noise`, and may be
+    below zero."""
+
+    silos: list[str]
+    of_class: list[float]
+    of_others: list[float]
+    noise: float
+    figures: dict[str, list[float]]
+    """By name: the value, and the ends of its 95 % interval, which includes the noise."""
+
+
 class SiloEvaluation(Recorded):
     """One evaluation of the model on records that the silos keep out of training."""
 
@@ -82,6 +96,8 @@ class SiloEvaluation(Recorded):
     """What the noise of metrics cost."""
     failures: list[RecordedFailure]
     arrived: Fields | None
+    scored: PooledScores | None = None
+    """Of `evaluation.score_bins`; null where no silo let counts out."""
 
 
 class TransferredBytes(Recorded):

@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeInt
 
 from privet.errors import DataError
 from privet.files import read_file
-from privet.record.history import Figures, RecordedMetric, RoundRecord
+from privet.record.history import Figures, PooledScores, RecordedMetric, RoundRecord
 from privet.record.schema import SCHEMA, Recorded, parsed
 
 SUMMARY = "summary.json"
@@ -22,6 +22,7 @@ class LastEvaluation(Recorded):
     metrics: Figures
     per_silo: dict[str, Figures]
     released: dict[str, dict[str, str]]
+    scored: PooledScores | None = None
 
 
 class EarlyEnd(Recorded):
@@ -201,7 +202,7 @@ def last_evaluation(rounds: Sequence[RoundRecord]) -> LastEvaluation | None:
     if not measured:
         return None
     number, found = measured[-1]
-    kept = found.model_dump(include={"metrics", "per_silo", "released"})
+    kept = found.model_dump(include={"metrics", "per_silo", "released", "scored"})
     return LastEvaluation(round=number, **kept)
 
 

@@ -12,7 +12,8 @@ from typing import Any
 from flwr.app import Array, Message, RecordDict
 
 from privet.privacy.accounting import decode_event
-from privet.record.history import Events, Fields, RecordedFailure, SiloEvaluation
+from privet.record.history import Events, Fields, PooledScores, RecordedFailure, SiloEvaluation
+from privet.server.scored import NoisedScores
 from privet.wire import REFUSED, UNUSABLE, EvaluateReply, Failure, TrainReply, payload_bytes
 
 DROPOUT_STAGE = "dropout"
@@ -127,6 +128,25 @@ class Measurements:
             events=self.events,
             failures=_recorded(self.failures),
             arrived=self.arrived,
+            scored=self._scored(),
+        )
+
+    def _scored(self) -> PooledScores | None:
+        """The sum over the silos that let counts out, of those in as many bins as the first."""
+        told = {silo: reply.scores for silo, reply in self.replies.items() if reply.scores}
+        size = next((len(each.counts) for each in told.values()), 0)
+        told = {silo: each for silo, each in told.items() if len(each.counts) == size}
+        if not told:
+            return None
+        sums = [math.fsum(cell) for cell in zip(*(e.counts for e in told.values()), strict=True)]
+        noise = math.sqrt(math.fsum(each.noise**2 for each in told.values()))
+        found = NoisedScores(sums[size // 2 :], sums[: size // 2], noise)
+        return PooledScores(
+            silos=list(told),
+            of_class=list(found.of_class),
+            of_others=list(found.of_others),
+            noise=noise,
+            figures={n: [f.value, f.low, f.high] for n, f in found.figures().items()},
         )
 
     def _mean(self, name: str) -> float:

@@ -39,7 +39,9 @@ RECORDS_PUBLIC = "sending.records_public"
 METRIC = "metrics."
 """What the grant of a metric begins with."""
 
-KNOWN_METRICS = frozenset({"loss", "accuracy"})
+SCORES = "scores"
+"""A metric that is no number: how many records fall into each bin of a probability, by class."""
+KNOWN_METRICS = frozenset({"loss", "accuracy", SCORES})
 """Names that a silo may say even of a metric that it withholds; others are a task's own words."""
 
 
@@ -98,6 +100,17 @@ ANSWERS: tuple[AnswerField, ...] = (
         "the mechanism that ran, whose sampling rate tells the number of records",
     ),
     AnswerField(_EVALUATE, "metrics.*", float, (METRIC,), "exact", "a metric"),
+    AnswerField(
+        _EVALUATE,
+        f"{SCORES}.counts",
+        list,
+        (METRIC + SCORES,),
+        "exact",
+        "counts of scores by class, where the policy says so with noise",
+    ),
+    AnswerField(
+        _EVALUATE, f"{SCORES}.noise", float, (METRIC + SCORES,), "none needed", "their noise"
+    ),
     _free(_EVALUATE, "released.*", str, "how a metric left: exactly, noised or withheld"),
     AnswerField(_EVALUATE, "size.num-examples", float, _SIZE, "exact", "its number of records"),
     AnswerField(_EVALUATE, "privacy.event", str, _SIZE, "none needed", "the noise of its metrics"),
@@ -169,6 +182,8 @@ def _is(value: object, kind: type) -> bool:
     # To Python True is an int, and a number that is none could say something.
     if kind is float:
         return isinstance(value, int | float) and type(value) is not bool and math.isfinite(value)
+    if kind is list:
+        return isinstance(value, list) and all(_is(each, float) for each in value)
     return type(value) is kind
 
 

@@ -135,6 +135,25 @@ class EvaluateRequest:
 
 
 @dataclass(frozen=True)
+class ScoreReply:
+    """Counts (2 bins,): records that are not of the second class, by bin of its probability, then
+    those that are; and the standard deviation of the noise on each."""
+
+    counts: tuple[float, ...]
+    noise: float
+
+    @classmethod
+    def of(cls, record: MetricRecord) -> ScoreReply:
+        """ValueError for what a silo does not send."""
+        counts, noise = record["counts"], float(cast(float, record["noise"]))
+        _check(isinstance(counts, list) and 4 <= len(counts) <= 200, "no counts of scores")
+        found = tuple(float(each) for each in cast("list[float]", counts))
+        _check(len(found) % 2 == 0, "no counts by class")
+        _check(all(abs(each) <= _LARGEST_METRIC for each in (*found, noise)), "no number")
+        return cls(found, abs(noise))
+
+
+@dataclass(frozen=True)
 class EvaluateReply:
     """Everything that leaves a silo after an evaluation."""
 
@@ -145,6 +164,8 @@ class EvaluateReply:
     """Number of records measured on; None where it is kept."""
     event: Mapping[str, Any] | None = None
     """The encoded mechanism of the noised metrics; None where it is kept, or without any."""
+    scores: ScoreReply | None = None
+    """Of the metric "scores", where it may leave."""
 
     def to_records(self) -> RecordDict:
         records = RecordDict(
@@ -157,6 +178,9 @@ class EvaluateReply:
             records["size"] = MetricRecord({"num-examples": self.weight})
         if self.event is not None:
             records["privacy"] = ConfigRecord({"event": json.dumps(self.event)})
+        if self.scores is not None:
+            counts, noise = [*self.scores.counts], self.scores.noise
+            records["scores"] = MetricRecord({"counts": counts, "noise": noise})
         return records
 
     @classmethod
@@ -177,6 +201,9 @@ class EvaluateReply:
             released={name: str(how) for name, how in released.items()},
             weight=weight,
             event=None if privacy is None else json.loads(cast(str, privacy["event"])),
+            scores=ScoreReply.of(record_of(records, "scores", MetricRecord))
+            if "scores" in records
+            else None,
         )
 
 

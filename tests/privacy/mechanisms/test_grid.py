@@ -21,6 +21,7 @@ from privet.privacy.accounting import epsilon
 from privet.privacy.mechanisms import (
     DpSgd,
     ExampleLoss,
+    NoisyCounts,
     NoisyShare,
     SeededNoise,
     SystemNoise,
@@ -485,3 +486,20 @@ def test_a_share_of_many_records_is_exact() -> None:
         for _ in range(5)
     }
     assert len(shares) == 1
+
+
+def test_counts_are_integers_of_a_grid_and_a_record_moves_one() -> None:
+    class Fixed(NoiseSource):
+        def normal(self, shape: tuple[int, ...], std: float) -> Tensor:
+            generator = torch.Generator().manual_seed(3)
+            return std * torch.randn(shape, generator=generator)
+
+    cells = torch.tensor([0, 3, 3, 1, -1, 4])  # two of them in no cell
+    release = partial(NoisyCounts(3.0).release, size=4, noise=Fixed())
+    found = torch.tensor(release(cells), dtype=torch.float64)
+    assert (found * 2**20 == (found * 2**20).round()).all()
+    without = torch.tensor(release(cells[1:]), dtype=torch.float64)
+    assert (found - without).tolist() == [1.0, 0.0, 0.0, 0.0]
+    assert (found - torch.tensor([1.0, 1.0, 0.0, 2.0])).abs().max() > 0
+    with pytest.raises(PrivacyError, match="at most"):
+        NoisyCounts(2.0**29)

@@ -153,7 +153,7 @@ def test_a_file_is_read_and_named_as_the_source(tmp_path: Path) -> None:
             f"{HEAD}{BUDGET}[data.ward.metrics]\n"
             "loss = { release = 'noised', noise_multiplier = 1.0 }\n",
             "data.ward: metrics.loss: noise can be added to counts only, which are behind "
-            'accuracy; choose "withheld" or "exact"',
+            'accuracy, scores; choose "withheld" or "exact"',
         ),
         (
             f"{HEAD}{BUDGET}[data.ward.hours]\ntimezone = 'Europe/Berlim'\n",

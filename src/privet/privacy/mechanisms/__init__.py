@@ -6,7 +6,13 @@ from privet.privacy.mechanisms.examples import ExampleType
 from privet.privacy.mechanisms.losses import ExampleLoss
 from privet.privacy.mechanisms.noise import NoiseSource, SeededNoise, SystemNoise
 from privet.privacy.mechanisms.physical import physical_batch
-from privet.privacy.mechanisms.plan import DpSgd, NoisyShare, local_steps, sampling_rate
+from privet.privacy.mechanisms.plan import (
+    DpSgd,
+    NoisyCounts,
+    NoisyShare,
+    local_steps,
+    sampling_rate,
+)
 from privet.privacy.mechanisms.reach import unreached
 from privet.privacy.mechanisms.soundness import check_evaluation, check_model, check_training
 
@@ -18,6 +24,7 @@ __all__ = [
     "ExampleLoss",
     "ExampleType",
     "NoiseSource",
+    "NoisyCounts",
     "NoisyShare",
     "PrivateStep",
     "SeededNoise",

@@ -131,9 +131,41 @@ class DpSgd:
 
 
 _ONE = 2.0**20
-"""How many steps of its grid make up 1, in the sums of a `NoisyShare`."""
+"""How many steps of the grid of counts and sums with noise make up 1."""
 _MOST_NOISE = 2.0**28
 """More of it would not be exact on that grid."""
+
+
+@dataclass(frozen=True)
+class NoisyCounts:
+    """How many records are in each of some cells, with noise on every count.
+
+    Guarantee: `event()` under add-or-remove adjacency of one record. A record is in one cell at
+    most, so its coming or going moves the counts by an L2 distance of at most 1. Counts and noise
+    are integers of a grid. `noise_multiplier` is the noise's standard deviation.
+    """
+
+    noise_multiplier: float
+
+    def __post_init__(self) -> None:
+        _demand_exact(self.noise_multiplier)
+
+    def event(self) -> DpEvent:
+        """What one release costs."""
+        return gaussian_event(self.noise_multiplier)
+
+    def release(self, cells: Tensor, size: int, noise: NoiseSource) -> list[float]:
+        """The noisy counts (size,) of `cells`, int64 (n,); others than 0 to size - 1 are left
+        out."""
+        known = cells[(cells >= 0) & (cells < size)]
+        counts = torch.bincount(known, minlength=size).double().mul_(_ONE)
+        added = noise.normal((size,), self.noise_multiplier).double().mul_(_ONE).round_()
+        return [float(each) for each in (counts + added) / _ONE]
+
+
+def _demand_exact(noise_multiplier: float) -> None:
+    if noise_multiplier > _MOST_NOISE:
+        raise PrivacyError(f"noise_multiplier = {noise_multiplier:g} must be at most 2^28")
 
 
 @dataclass(frozen=True)
@@ -151,8 +183,7 @@ class NoisyShare:
     noise_multiplier: float
 
     def __post_init__(self) -> None:
-        if self.noise_multiplier > _MOST_NOISE:
-            raise PrivacyError(f"noise_multiplier = {self.noise_multiplier:g} must be at most 2^28")
+        _demand_exact(self.noise_multiplier)
 
     def event(self) -> DpEvent:
         """What one release costs."""

@@ -273,8 +273,9 @@ smallest_sum = 1
 most_failures = 20
 
 # What an evaluation on the records may send, by metric: "withheld", "exact" (unprotected and not
-# counted) or "noised" (for accuracy; noise as a multiple of what one record can add, counted in
-# the budget every time). A metric that is not here is withheld.
+# counted) or "noised" (for accuracy, and for scores, which are counts by class; noise as a multiple
+# of what one record can add, counted in the budget every time). A metric that is not here is
+# withheld.
 [data.my-data.metrics]
 #accuracy = { release = "noised", noise_multiplier = 50.0 }
 loss = { release = "withheld" }

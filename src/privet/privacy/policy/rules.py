@@ -84,8 +84,8 @@ class Hours(BaseModel):
 
 
 ANY = "*"
-COUNTED_METRICS = ("accuracy",)
-"""Shares of records: only these can be released as noisy counts."""
+COUNTED_METRICS = ("accuracy", "scores")
+"""A share of records, and counts of scores by class: only these can be released with noise."""
 
 Positive = Annotated[float, Field(gt=0)]
 Limit = Positive | None

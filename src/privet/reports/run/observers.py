@@ -11,11 +11,12 @@ from collections import Counter
 from dataclasses import dataclass
 
 from privet.charts.formatting import NOTHING, bound, counted, decimal, listed
-from privet.metrics import Metric, names_in_order
-from privet.record.history import SiloEvaluation
+from privet.metrics import Metric, metric_named, names_in_order
+from privet.record.history import PooledScores, SiloEvaluation
 from privet.record.run import Run, Sealing
 from privet.reports.run.curves import in_order
 from privet.reports.run.verdict import finite_guarantee, is_private
+from privet.wire.answers import SCORES
 
 _HOW_EVALUATED = {
     "exact": "exactly, unprotected and not counted, from",
@@ -33,6 +34,17 @@ class ReleasedMetric:
 
 
 @dataclass(frozen=True)
+class ScoreTable:
+    """What follows from counts of scores by class, and those counts' noise in words."""
+
+    text: str
+    rows: tuple[tuple[str, str, str], ...]
+    """A figure, its value, and its interval."""
+    confusion: tuple[tuple[str, str, str], ...]
+    """By true class, how many were taken for each."""
+
+
+@dataclass(frozen=True)
 class EvaluationTable:
     """The last evaluation: a row of figures for each silo, one for each of `metrics`.
 
@@ -47,6 +59,8 @@ class EvaluationTable:
     rows: tuple[tuple[str, tuple[ReleasedMetric, ...]], ...]
     missing: str | None
     """Which silos did not answer, if any."""
+    scored: ScoreTable | None = None
+    """Of counts of scores, if any were let out."""
 
 
 def evaluation(run: Run) -> EvaluationTable | None:
@@ -64,12 +78,36 @@ def evaluation(run: Run) -> EvaluationTable | None:
         ways=tuple(f"{name} {_ways(found, name)}" for name in metrics),
         rows=tuple((silo, tuple(_figure(found, silo, name) for name in metrics)) for silo in silos),
         missing=f"No answer from {listed(failed)}; the reasons stand below." if failed else None,
+        scored=_scored(found.scored) if found.scored else None,
+    )
+
+
+def _scored(found: PooledScores) -> ScoreTable:
+    bins, half = len(found.of_class), len(found.of_class) // 2
+    noise = f"noise of standard deviation {found.noise:.3g} in each" if found.noise else "exact"
+    rows = [
+        (metric_named(name).title, decimal(each[0]), f"{decimal(each[1])} to {decimal(each[2])}")
+        for name, each in found.figures.items()
+        if len(each) == 3
+    ]
+    pairs = (("others", found.of_others), ("the class", found.of_class))
+    return ScoreTable(
+        f"From counts of scores in {counted(bins, 'bin')} for each class, of "
+        f"{counted(len(found.silos), 'silo')} together, {noise}. Intervals are 95 % and include "
+        "the noise; they are for the records that were counted.",
+        tuple(rows),
+        tuple(
+            (name, f"{max(0.0, sum(c[:half])):,.0f}", f"{max(0.0, sum(c[half:])):,.0f}")
+            for name, c in pairs
+        ),
     )
 
 
 def metric_names(found: SiloEvaluation, first: Metric) -> tuple[str, ...]:
     """Every metric that was asked for, the headline first and loss last."""
-    return tuple(names_in_order((name for ways in found.released.values() for name in ways), first))
+    names = {name for ways in found.released.values() for name in ways}
+    # Counts of scores have a table of their own where they were let out.
+    return tuple(names_in_order(names - ({SCORES} if found.scored else set()), first))
 
 
 def left_the_silos(run: Run) -> dict[str, set[str]]:
