@@ -257,11 +257,37 @@ def test_pictures_and_arrays_are_taken_as_the_data_set_has_them(tmp_path: Path) 
     for place in range(3):
         Image.fromarray(images[place].astype(np.uint8)).save(tmp_path / f"scans/{place}.png")
     assert predicted(tmp_path / "run", tmp_path / "scans", "--out", tmp_path / "b.csv") == 0
-    assert pd.read_csv(tmp_path / "b.csv").equals(answers[:3])
+    named = pd.read_csv(tmp_path / "b.csv")
+    assert named["file"].tolist() == ["0.png", "1.png", "2.png"]
+    assert named.drop(columns="file").equals(answers[:3].drop(columns="row"))
     np.save(tmp_path / "pickled.npy", np.array([{}], dtype=object))
     assert predicted(tmp_path / "run", tmp_path / "pickled.npy") == 2
     np.save(tmp_path / "odd.npy", np.zeros((3, 7)))
     assert predicted(tmp_path / "run", tmp_path / "odd.npy") == 2
+
+
+def test_images_of_folders_are_answered_by_their_files(tmp_path: Path) -> None:
+    draw = np.random.default_rng(3)
+    for label, light in (("dark", 40), ("light", 200)):
+        (tmp_path / "scans" / label).mkdir(parents=True)
+        for place in range(12):
+            pixels = draw.integers(0, 50, (20, 24, 3)) + light
+            image = Image.fromarray(pixels.astype(np.uint8))
+            image.save(tmp_path / "scans" / label / f"{place}.png")
+    options = {"folder": "scans", "size": 8, "test_fraction": 0.3}
+    settings = {"task": "images", "rounds": 2, "data": options, "federation": {"silos": 2}}
+    given = Experiment.from_mapping(settings)
+    simulate(given, out=tmp_path / "run", data_dir=tmp_path)
+    out = tmp_path / "answers.csv"
+    assert predicted(tmp_path / "run", tmp_path / "scans" / "light", "--out", out) == 0
+    answers = pd.read_csv(out)
+    assert answers["file"].tolist()[:2] == ["0.png", "1.png"]
+    assert set(answers["prediction"]) == {"light"}
+    assert list(answers)[2:] == ["probability_dark", "probability_light"]
+    change = {"base": "os:system", "classes": ["dark", "light"]}
+    _rewritten(tmp_path / "run", lambda card: card.update(data=change))
+    with pytest.raises(PrivetError, match="code of someone's own"):
+        privet.load(tmp_path / "run")
 
 
 def test_code_of_someone_s_own_runs_only_where_it_is_named(tmp_path: Path) -> None:

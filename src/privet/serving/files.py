@@ -13,6 +13,7 @@ import numpy.typing as npt
 from privet.errors import DataError
 from privet.files import demand_file
 from privet.serving.model import TrainedModel
+from privet.serving.pictures import SUFFIXES, Pictures
 from privet.tasks.columns import Frame, read_frame
 from privet.tasks.text_tables import UTF8, TextFormat
 
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 STDIN = Path("/dev/stdin")
-_PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-Records = Frame | npt.NDArray[np.generic]
+Records = Frame | Pictures | npt.NDArray[np.generic]
 
 
 def read_records(path: Path, model: TrainedModel, how: TextFormat | None) -> Records:
@@ -36,15 +36,17 @@ def read_records(path: Path, model: TrainedModel, how: TextFormat | None) -> Rec
     if model.encoding is not None:
         frame = read_frame(path, how or model.text_format, keep_texts=True)
         return replace(frame, path=Path("standard input")) if path == STDIN else frame
-    if path.is_dir() or path.suffix.lower() in _PICTURES:
-        return _pictures(path)
+    if path.is_dir() or path.suffix.lower() in SUFFIXES:
+        return Pictures.at(path)
     return _array(path)
 
 
 def scored(records: Records, answers: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a table beside their answers, or the answers of an array alone, by row."""
+    """Answers beside the rows of a table, names of pictures, or places in an array."""
     import pandas as pd
 
+    if isinstance(records, Pictures):
+        return pd.concat([pd.DataFrame({"file": records.names}), answers], axis=1)
     if not isinstance(records, Frame):
         return answers.rename_axis("row").reset_index()
     rows = records.rows if records.texts is None else records.texts
@@ -90,24 +92,3 @@ def _array(path: Path) -> npt.NDArray[np.generic]:
         raise DataError(
             f"{path} is no array that can be read (.npy, .npz), nor a picture: {error}"
         ) from None
-
-
-def _pictures(path: Path) -> npt.NDArray[np.generic]:
-    """Grey pictures of one size, (n, height, width): a file's, or a folder's in order of names."""
-    from PIL import Image
-
-    names = sorted(path.iterdir()) if path.is_dir() else [path]
-    files = [name for name in names if name.suffix.lower() in _PICTURES]
-    if not files:
-        raise DataError(f"{path} holds no picture ({', '.join(_PICTURES)})")
-    pictures = []
-    for file in files:
-        try:
-            with Image.open(demand_file(file)) as picture:
-                pictures.append(np.asarray(picture.convert("L")))
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"{file} is no picture that can be read: {error}") from None
-    sizes = {each.shape for each in pictures}
-    if len(sizes) > 1:
-        raise DataError(f"{path}: pictures of several sizes: {', '.join(map(str, sorted(sizes)))}")
-    return np.stack(pictures)

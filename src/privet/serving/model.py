@@ -28,6 +28,7 @@ from privet.randomness import one_thread
 from privet.record.card import ModelCard, read_card
 from privet.record.folder import MODEL, OWN_PARTS, SETTINGS
 from privet.server.evaluation import outputs_of
+from privet.serving.pictures import Pictures
 from privet.tasks import Task, load_task
 from privet.tasks.columns import Frame
 from privet.tasks.encoding import TableEncoding, Unfit
@@ -38,7 +39,7 @@ from privet.tasks.text_tables import TextFormat
 if TYPE_CHECKING:
     import pandas as pd
 
-_FILES = {"file", "files", "test_file"}
+_FILES = {"file", "files", "test_file", "folder", "folders", "test_folder", "cache"}
 _Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
@@ -87,10 +88,20 @@ class TrainedModel:
         """
         if self.encoding is not None:
             return self.encoding.inputs(self._frame(records), unfit=unfit, silo=silo)
+        if isinstance(records, Pictures):
+            return self._of_pictures(records)
         with _unfit("the records cannot be read"):
             tensor = torch.as_tensor(records)
             encode = getattr(self.task, "encode", None)
             inputs = tensor.to(torch.float32) if encode is None else encode(tensor)
+        return inputs, np.ones(len(inputs), dtype=bool)
+
+    def _of_pictures(self, pictures: Pictures) -> tuple[Tensor, _Mask]:
+        encode = getattr(self.task, "encode_files", None)
+        if encode is None:
+            return self.inputs(pictures.grey())
+        with _unfit("the pictures cannot be read"):
+            inputs = encode(pictures.contents)
         return inputs, np.ones(len(inputs), dtype=bool)
 
     def outputs(self, inputs: Tree) -> Any:
@@ -142,11 +153,12 @@ def load(
     path = run / MODEL if run.is_dir() else run
     card, tensors = _read(path)
     tensors |= _own_part(path.with_name(OWN_PARTS), silo)
-    if ":" in card.task and task != card.task:
-        raise ExperimentError(
-            f"{path} is a model of {card.task!r}, code of someone's own: --task {card.task} (or "
-            "task= in Python) allows it to run here"
-        )
+    for code in (card.task, str((card.data or {}).get("base", ""))):
+        if ":" in code and task != code:
+            raise ExperimentError(
+                f"{path} is a model of {code!r}, code of someone's own: --task {code} (or task= in "
+                "Python) allows it to run here"
+            )
     made = _task(card, path, data_folder(data_dir))
     module = seeded_model(made, card.seed)
     _fill(module, tensors, card, made, path)
@@ -189,6 +201,9 @@ def _task(card: ModelCard, path: Path, data_dir: Path | None) -> Task:
     if not card.withheld:
         if _FILES & {*(card.data or {})}:
             raise DataError(f"{path} names files of its own to read, which no model's file may")
+        weights = Path(str((card.data or {}).get("weights") or ""))
+        if weights.is_absolute() or {"..", "~"} & {*weights.parts}:
+            raise DataError(f"{path}: data.weights = {str(weights)!r} leads out of the data folder")
         return load_task(card.task, model=card.model, options=card.data, data_dir=data_dir)
     needs = f"{path} is not enough: epsilon does not cover {', and '.join(card.withheld)}"
     try:

@@ -38,6 +38,7 @@ _OWN_CLASSES = (
 )
 Built = Callable[[int, int], nn.Module]
 """By what it sees (pixels of a side, or how many features) and the number of classes."""
+_OF_FOLDERS = {"folder", "folders", "test_folder", "test_fraction", "cache"}
 _WHOLE: Mapping[str, Built] = {
     "linear": lambda size, classes: linear(_CHANNELS * size**2, classes),
     "mlp": lambda size, classes: mlp(_CHANNELS * size**2, classes, hidden=_HIDDEN),
@@ -88,6 +89,23 @@ class ImageFolders(Classification):
         if self._base is None:
             return self._build(self._options.size, classes)
         return Headed(self._base.frozen.twin(), self._build(self._base.width, classes))
+
+    @property
+    def recipe(self) -> dict[str, object]:
+        """Options that make the same model, and the same inputs of new images, without a folder."""
+        given = self._options.model_dump(exclude_unset=True, exclude=_OF_FOLDERS)
+        return {**given, "classes": list(self._classes)}
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What the model's outputs stand for, in their order."""
+        return self._classes
+
+    def encode_files(self, contents: Sequence[bytes]) -> Tensor:
+        """Inputs of new images by what their files hold; ValueError for what is none."""
+        pixels = torch.stack([decoded(content, self._options.size) for content in contents])
+        digests = np.concatenate([digests_of([content]) for content in contents])
+        return self._seen(lambda places: pixels[list(places)], digests, cache=None)
 
     def train_data(self) -> Examples:
         return self._halves[0]
@@ -215,12 +233,16 @@ class ImageFolders(Classification):
         def read(places: Sequence[int]) -> Tensor:
             return torch.stack([self._pixels(images[place]) for place in places])
 
+        return self._seen(read, digests, cache=self._cache)
+
+    def _seen(
+        self, read: Callable[[Sequence[int]], Tensor], digests: Digests, *, cache: Path | None
+    ) -> Tensor:
+        """What the part of the model that trains takes, of pixels uint8 (k, 3, size, size)."""
         if self._base is None:
-            return (read(range(len(images))).float() / 255 - 0.5) / 0.5
+            return (read(range(len(digests))).float() / 255 - 0.5) / 0.5
         base = self._base
-        store = FeatureStore(
-            self._cache, base.frozen, f"image {self._options.size}", width=base.width
-        )
+        store = FeatureStore(cache, base.frozen, f"image {self._options.size}", width=base.width)
         return store.features(digests, lambda places: base.seen(read(places)))
 
     @property
