@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from privet.errors import DataError
+from privet.errors import DataError, nearest
 from privet.tasks.columns import Frame, Labels, Numbers, Standardiser, reader_of, scale_of
 from privet.tasks.table_layout import Layout, Rows
 
@@ -116,9 +116,15 @@ class TableEncoding:
     def _absent(self, frame: Frame, name: str, unfit: Unfit) -> bool:
         if name in frame.rows.columns:
             return False
-        if unfit != "missing" or self.layout.options.missing != "impute":
-            frame.require([name])
-        return True
+        imputes = self.layout.imputes
+        if unfit == "missing" and imputes:
+            return True
+        known = [str(column) for column in frame.rows.columns]
+        out = "; --unfit missing takes its values as missing" if imputes else ""
+        raise DataError(
+            f"{frame.path} has no column {name!r}, which the model needs.{nearest(name, known)} It "
+            f"has {', '.join(known[:20])}{out}"
+        )
 
     def _gaps(self, frame: Frame, rows: Rows, unfit: Unfit) -> _Mask:
         """Rows with a missing value, where the model has no input for such a one."""
