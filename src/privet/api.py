@@ -16,6 +16,7 @@ from privet.errors import PrivetError
 if TYPE_CHECKING:
     from privet.audits import Report
     from privet.audits.deep.record import DeepOptions
+    from privet.devices import Precision
     from privet.experiment import Experiment
     from privet.privacy.accounting.tuning import RandomRuns
     from privet.record.history import Watch
@@ -46,11 +47,12 @@ def simulate(
     asks; without, everything is allowed. What silos spend stands in the run folder's ledger, under
     their names.
 
-    The result of an engine is bit-identical for every number of workers; engines differ by the
-    rounding of float32. `watch` is called with every entry of the history; `track` names a tracker
-    that follows: mlflow, tensorboard or wandb, perhaps with a colon and a place (see
-    `privet.tracking`). `resume` goes on from the last whole round in `out`, and a finished run to
-    more rounds where its settings do not depend on how many there are
+    On the CPU the result of an engine is bit-identical for every number of workers; engines and
+    devices differ by the rounding of float32, and by more with the precision bf16. `watch` is
+    called with every entry of the history; `track` names a tracker that follows: mlflow,
+    tensorboard or wandb, perhaps with a colon and a place (see `privet.tracking`). `resume` goes
+    on from the last whole round in `out`, and a finished run to more rounds where its settings do
+    not depend on how many there are
     (`Experiment.bound_to_rounds`). KeyboardInterrupt leaves a report of the rounds so far.
 
     Raises:
@@ -123,6 +125,8 @@ def sweep(
     out: Path,
     workers: int | None = None,
     engine: Engine = "auto",
+    device: str = "cpu",
+    precision: Precision = "float32",
     data_dir: Path | None = None,
     resume: bool = False,
     private_tuning: RandomRuns | None = None,
@@ -141,9 +145,10 @@ def sweep(
       are expected to take, in batches of the same size: as many passes over the records.
 
     The last two are without differential privacy, average with plain fedavg and are evaluated on
-    the same test records. `workers`: processes, a cell at a time in each (default: the cores).
+    the same test records. `workers`: processes, a cell at a time in each (default: the cores, or
+    the devices of the kind that `device` names; see `Execution`).
 
-    A cell's result depends on its settings, the engine and the data alone; it is a run folder in
+    A cell's result depends on settings, engine, device and data alone; it is a run folder in
     `out`/cells without report and plots. With `resume` the cells that are done are kept and all
     others run; axes, seeds and baselines may be others than before. A cell that fails says why in
     the results, and the rest go on. At the end `report.html` shows them all.
@@ -160,6 +165,7 @@ def sweep(
         PrivetError: settings that cannot be, or a folder that holds a sweep already or is in use.
         KeyboardInterrupt: the results and the report so far stay.
     """
+    from privet.devices import chosen
     from privet.sweeps.cells import tracked_sweep
     from privet.sweeps.request import SweepRequest
     from privet.sweeps.run import SilentSweep, run_sweep
@@ -174,6 +180,7 @@ def sweep(
             out=out,
             workers=workers,
             engine=engine,
+            device=chosen(device, precision),
             data_dir=data_dir,
             resume=resume,
             watch=watch or SilentSweep(),

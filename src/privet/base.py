@@ -120,9 +120,10 @@ class Base:
         """Take the memory of an equal base that is in this process: one copy does for all."""
         if self.digest is None:
             return
-        other = _shared.get(self.digest)
+        place = next(iter(self.tensors.values())).device
+        other = _shared.get(key := f"{self.digest} {place}")
         if other is None or other.moved() is not None:
-            _shared[self.digest] = self
+            _shared[key] = self
             return
         for own, its in zip(self.tensors.values(), other.tensors.values(), strict=True):
             own.data = its.data
@@ -168,9 +169,9 @@ def _with_statistics(module: nn.Module, names: set[str]) -> Iterator[nn.Module]:
 
 def _digest(name: str, tensor: Tensor) -> str:
     try:
-        content = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+        content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     except (RuntimeError, TypeError, ValueError) as error:
         raise ModelError(
-            f"{name!r} is {tensor.dtype} on {tensor.device}: a base needs plain tensors on the CPU"
+            f"{name!r} is {tensor.dtype} on {tensor.device}: a base needs plain tensors with memory"
         ) from error
     return hashlib.sha256(content.data).hexdigest()

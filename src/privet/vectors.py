@@ -1,8 +1,8 @@
 """What trains of a model as one flat vector: parameters in order, then floating-point buffers.
 
-Aggregation rules, encryption and checkpoints see vectors of shape (d,), float32; only the two ends
-of a round know modules. What no training changes is no part of it (`privet.base`), and integer
-buffers (BatchNorm's batch counter) stay where they are.
+Aggregation rules, encryption and checkpoints see vectors of shape (d,), float32, on the CPU; only
+the two ends of a round know modules, and only they know devices. What no training changes is no
+part of it (`privet.base`), and integer buffers (BatchNorm's batch counter) stay where they are.
 
 With `federation.local` some of those numbers stay in their silo. A silo trains the whole vector,
 shape (d,); what travels, is added up and kept by the server is the rest of it, the shared part, in
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from privet.devices import CPU, Device
 from privet.errors import ExperimentError, ModelError
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ class FlatModel:
     """A module whose state lies in one piece of memory, so that loading it is a single copy.
 
     Parameters that train and buffers of `module` become views of that memory; they stay the same
-    objects. Raises ModelError for one of them that is not float32 on the CPU, and for a model whose
-    parameters are all frozen.
+    objects. Raises ModelError for one of them that is not float32 on the CPU, or on the device that
+    is named, and for a model whose parameters are all frozen.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class FlatModel:
         *,
         constant: Sequence[str] = (),
         local: Sequence[str] = (),
+        device: Device = CPU,
     ) -> None:
         """`vector`, shape (d,), is that memory and the state from now on, where it is given.
 
@@ -73,17 +75,20 @@ class FlatModel:
             raise ModelError("the model has no trainable parameter: all of them are frozen")
         tensors = dict(_state(module, self.base))
         for name, tensor in tensors.items():
-            if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
-                raise ModelError(f"{name!r} is {tensor.dtype} on {tensor.device}: use float32, CPU")
+            if tensor.dtype != torch.float32 or tensor.device.type != device.kind:
+                wanted = "CPU" if device.on_cpu else device.name
+                raise ModelError(
+                    f"{name!r} is {tensor.dtype} on {tensor.device}: use float32, {wanted}"
+                )
         self.base.share()
         self.names = tuple(tensors)
         self.sizes = tuple(tensor.numel() for tensor in tensors.values())
         """Of the tensors, in their order."""
-        self._memory: Vector = np.empty(sum(self.sizes), np.float32)
-        if vector is not None:
-            self._check(vector)
-            self._memory = vector
-        parts = torch.split(torch.from_numpy(self._memory), list(self.sizes))
+        if vector is None:
+            self._memory = torch.empty(sum(self.sizes), device=device.place)
+        else:
+            self._memory = torch.from_numpy(_of_length(sum(self.sizes), vector))
+        parts = torch.split(self._memory, list(self.sizes))
         for tensor, part in zip(tensors.values(), parts, strict=bool(tensors)):
             if vector is None:
                 part.copy_(tensor.detach().reshape(-1))
@@ -95,7 +100,7 @@ class FlatModel:
         self._stays = np.repeat(stays, self.sizes) if self.local else None
         self.shared_sizes = tuple(n for n, own in zip(self.sizes, stays, strict=True) if not own)
         """Of the tensors that travel."""
-        self._first = self.own(self._memory)
+        self._first = self.own(self.vector()) if self.local else np.empty(0, np.float32)
 
     def shared(self, vector: Vector) -> Vector:
         """Of a vector, shape (d,), what travels; the vector itself where all of it does."""
@@ -112,7 +117,7 @@ class FlatModel:
         """
         if self._stays is None:
             return shared
-        whole = np.empty_like(self._memory)
+        whole: Vector = np.empty(len(self._memory), np.float32)
         for part, where in (
             (shared, ~self._stays),
             (self._first if own is None else own, self._stays),
@@ -150,12 +155,23 @@ class FlatModel:
 
     def load(self, vector: Vector) -> None:
         """Take over `vector`, shape (d,); ValueError when the length differs."""
-        self._check(vector)
-        np.copyto(self._memory, vector)
+        import torch
+
+        _of_length(len(self._memory), vector)
+        if self._memory.is_cpu:
+            np.copyto(self._memory.numpy(), vector)
+        else:  # a copy first: torch takes over no array that it may not write to
+            self._memory.copy_(torch.tensor(vector))
 
     def vector(self) -> Vector:
         """A copy of the state, shape (d,)."""
-        return self._memory.copy()
+        copied: Vector = self._memory.to("cpu", copy=True).numpy()
+        return copied
+
+    def on(self, device: Device) -> FlatModel:
+        """A model like this one on another device."""
+        twin = device.twin(self.module)
+        return FlatModel(twin, constant=self.base.constant, local=self.local, device=device)
 
     def check(self) -> None:
         """ModelError, with its name, for what a training must leave as it was and did not."""
@@ -168,10 +184,10 @@ class FlatModel:
         self.base.check()
 
     def state(self) -> dict[str, Tensor]:
-        """The state dict of the module without what is of the base, or local."""
+        """The state dict of the module without what is of the base, or local; on the CPU."""
         whole = self.module.state_dict(keep_vars=True)
         without = self.base.ids | self._local_ids
-        return {n: tensor.detach() for n, tensor in whole.items() if id(tensor) not in without}
+        return {n: each.detach().cpu() for n, each in whole.items() if id(each) not in without}
 
     def own_state(self, own: Vector | None = None) -> dict[str, NDArray[np.float32]]:
         """The tensors of an own part by their names, or of the one that the model was made with."""
@@ -186,14 +202,14 @@ class FlatModel:
         """For each parameter that trains and travels a digest of its numbers: two that differ have
         moved."""
         tensors = zip(self.trained, self.parameters, strict=True)
-        shared = [(name, each.detach()) for name, each in tensors if name not in self.local]
+        shared = [(name, each.detach().cpu()) for name, each in tensors if name not in self.local]
         return {name: hashlib.sha256(each.numpy().data).digest() for name, each in shared}
 
-    def _check(self, vector: Vector) -> None:
-        if vector.shape != self._memory.shape:
-            raise ValueError(
-                f"the model has {len(self._memory)} values, the vector has shape {vector.shape}"
-            )
+
+def _of_length(count: int, vector: Vector) -> Vector:
+    if vector.shape != (count,):
+        raise ValueError(f"the model has {count} values, the vector has shape {vector.shape}")
+    return vector
 
 
 _LOCAL_TITLE = "privet local parts 1"

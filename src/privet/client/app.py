@@ -108,6 +108,7 @@ def enrol(message: Message, context: Context) -> Answer:
             silo.local.check(loss, experiment.privacy)
         elif experiment.encryption is not None:  # nobody but silos could see that nothing moves
             silo.local.demand_gradient(loss)
+        silo.local.try_out(silo.device)
         plan = plan_round(experiment, n_records=silo.n_records)
     with _stage(REFUSED):
         prospects = guard.check(experiment, silo, plan)
@@ -233,9 +234,9 @@ def _train(
     local = strategy.local(weights=weights, extras=request.extras, memory=memory, lr=lr)
     canaries = canaries_of(silo, context)
     work = LocalTraining(
-        silo.model,
+        silo.device_model,
         loss_of(silo.task, experiment.training),
-        admitted.records(),
+        silo.resident(admitted.records()),
         whole,
         plan=admitted.plan,
         training=experiment.training,
@@ -246,6 +247,7 @@ def _train(
         correction=model.on_shared(local.correction),
         canaries=canaries,
         held_out=silo.n_records - len(silo.examples),
+        device=silo.device,
     )
     if canaries and work.plan.mechanism:
         work = watched(work, silo=silo, context=context, round_=request.round)

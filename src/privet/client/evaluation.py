@@ -106,10 +106,10 @@ class _Measured:
 
     @classmethod
     def of(cls, silo: Silo, round_: int, weights: Vector, examples: Examples) -> _Measured:
-        model = silo.model()
+        model, device = silo.device_model(), silo.device
         model.load(weights)
         module = model.module.eval()
-        outputs, targets = evaluated(module, examples, at_once=_BATCH)
+        outputs, targets = evaluated(module, examples, at_once=_BATCH, device=device)
         return cls(silo, round_, outputs, targets)
 
     def scores(self, rule: MetricRule, bins: int) -> ScoreReply:

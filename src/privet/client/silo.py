@@ -6,20 +6,24 @@ another folder, take another's part or seed its noise.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from flwr.app import Context
 from torch import nn
 
 from privet.base import BaseDiffers
-from privet.errors import DataError, ModelError, PrivacyError
+from privet.devices import CPU, Device, chosen
+from privet.errors import DataError, ModelError, PrivacyError, words_of
 from privet.experiment import Experiment, FederationSettings, PrivacySettings
 from privet.privacy.ledger import Fingerprint, SiloKey
 from privet.privacy.mechanisms import (
@@ -32,6 +36,7 @@ from privet.privacy.mechanisms import (
     check_training,
     unreached,
 )
+from privet.pytrees import Tree, called
 from privet.randomness import stream
 from privet.tasks import Examples, Task, check_examples, load_task
 from privet.tasks.datasets import DatasetDescription, DataUnavailable, SchemaMismatch
@@ -42,6 +47,7 @@ from privet.tasks.task import constant_buffers, occurrences, seeded_model, uncov
 from privet.vectors import FlatModel
 
 DEFAULT_SILOS = 10
+_LONGEST_WORDS = 300
 
 
 class ModelCache:
@@ -57,11 +63,15 @@ class ModelCache:
     ) -> None:
         """`constant`: buffers that the task declares to be of the model's base; `local`: what stays
         in its silo."""
-        self._flat = FlatModel(model, constant=constant, local=local)
+        self._keep(FlatModel(model, constant=constant, local=local))
+        self._elsewhere: dict[str, ModelCache] = {}
+
+    def _keep(self, flat: FlatModel) -> None:
+        self._flat = flat
         self._counters = [
             (buffer, buffer.clone())
-            for buffer in model.buffers()
-            if not buffer.is_floating_point() and id(buffer) not in self._flat.base.ids
+            for buffer in flat.module.buffers()
+            if not buffer.is_floating_point() and id(buffer) not in flat.base.ids
         ]
 
     def model(self) -> FlatModel:
@@ -69,6 +79,15 @@ class ModelCache:
         for buffer, value in self._counters:
             buffer.copy_(value)
         return self._flat
+
+    def on(self, device: Device) -> FlatModel:
+        """The same for a model on `device`: on the CPU it is this very one."""
+        if device.on_cpu:
+            return self.model()
+        if device.name not in self._elsewhere:
+            other = self._elsewhere[device.name] = copy.copy(self)
+            other._keep(self.model().on(device))
+        return self._elsewhere[device.name].model()
 
 
 @dataclass(frozen=True)
@@ -87,6 +106,8 @@ class LocalData:
     _fingerprints: dict[int, Fingerprint] = field(default_factory=dict, repr=False)
     _sound: set[ExampleLoss | None] = field(default_factory=set, repr=False)
     _unreached: dict[ExampleLoss, tuple[str, ...]] = field(default_factory=dict, repr=False)
+    _tried: set[Device] = field(default_factory=set, repr=False)
+    _resident: dict[int, tuple[Examples, Examples]] = field(default_factory=dict, repr=False)
 
     @property
     def example_type(self) -> ExampleType:
@@ -137,12 +158,54 @@ class LocalData:
             check_evaluation(flat.module, self.example_type, base=flat.base)
             self._sound.add(None)
 
+    def try_out(self, device: Device) -> None:
+        """ModelError where the model takes made-up examples on the CPU, but not on `device`."""
+        if device in self._tried or device == CPU:
+            return
+        model = self.model_cache.model().module
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            for inputs in self.example_type.made_up():
+                if not _passes(model, inputs):
+                    continue
+                with _on_device(device), device.passes():
+                    called(device.twin(model), device.moved(inputs))
+                break
+        self._tried.add(device)
+
     def fingerprint(self, index: int) -> Fingerprint:
         """What all records of silo `index` are recognised by; computed once."""
         if index not in self._fingerprints:
             records = Examples.joined([self.silos[index], *self.held_out[index : index + 1]])
             self._fingerprints[index] = records.fingerprint()
         return self._fingerprints[index]
+
+    def resident(self, index: int, examples: Examples, device: Device) -> Examples:
+        """Records of silo `index` on `device`, if they fit there; moved once."""
+        if device.on_cpu:
+            return examples
+        kept, moved = self._resident.get(index, (None, examples))
+        if kept is not examples:
+            moved = examples.on(device)
+            self._resident[index] = examples, moved
+        return moved
+
+
+def _passes(model: nn.Module, inputs: Tree) -> bool:
+    with suppress(Exception):  # a task's own model
+        called(CPU.twin(model), inputs)
+        return True
+    return False
+
+
+@contextmanager
+def _on_device(device: Device) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise ModelError(
+            f"the model takes made-up examples on the CPU and fails on {device} "
+            f"({words_of(error)[:_LONGEST_WORDS]}): what it makes must be on its inputs' device"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -156,6 +219,8 @@ class Silo:
     """The simulation's seed; None on a real silo, where randomness comes from the system."""
     streams: str = ""
     """With the seed, names a simulated silo's streams: a digest of what decides its releases."""
+    device: Device = CPU
+    """What it trains and measures on."""
 
     @property
     def task(self) -> Task:
@@ -193,6 +258,14 @@ class Silo:
     def model(self) -> FlatModel:
         """A model of the task to load weights into; the same object at every call."""
         return self.local.model_cache.model()
+
+    def device_model(self) -> FlatModel:
+        """The same on the silo's device: what trains and is measured."""
+        return self.local.model_cache.on(self.device)
+
+    def resident(self, examples: Examples) -> Examples:
+        """The silo's records to train on, which `examples` are, on its device if they fit there."""
+        return self.local.resident(self.index, examples, self.device)
 
     def demand_base(self, digest: str | None) -> None:
         """BaseDiffers unless what does not travel of the model here has this digest, or nothing
@@ -275,7 +348,20 @@ def open_silo(experiment: Experiment, context: Context) -> Silo:
         # The node's word alone: a job that could say "simulated" would choose a real silo's noise.
         seed=experiment.seed if node.get("simulated") else None,
         streams=str(node.get("streams", "")),
+        device=device_of(node),
     )
+
+
+def device_of(node: Mapping[str, Any]) -> Device:
+    """Where the node's own configuration has it compute: no job has a say in it."""
+    return _device(str(node.get("device", "cpu")), str(node.get("precision", "float32")))
+
+
+@lru_cache(maxsize=4)
+def _device(name: str, precision: str) -> Device:
+    device = chosen(name, precision)
+    device.enter()
+    return device
 
 
 def as_held(experiment: Experiment, node: Mapping[str, Any]) -> Experiment:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import cast
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.sgd import sgd
 
+from privet.devices import CPU, Device
 from privet.errors import DataError, ExperimentError, ModelError
 from privet.experiment import Experiment, PrivacySettings, TrainingSettings
 from privet.privacy.accounting import noise_multiplier_for, plain_event
@@ -117,7 +118,7 @@ class LocalTraining:
     """One silo's training in one round, ready to run: by `train`, or together with others'."""
 
     model: Callable[[], FlatModel]
-    """A model of the task's, as new but for its weights."""
+    """A model of the task's on `device`, as new but for its weights."""
     loss: ExampleLoss
     examples: Examples
     weights: Vector
@@ -137,6 +138,8 @@ class LocalTraining:
     """Take part in private training, for the audit."""
     held_out: int = 0
     """The silo's records that are not among `examples`, though the plan counts them."""
+    device: Device = CPU
+    """Records may be there, too, or they follow batch by batch."""
     dry_runs: tuple[LocalTraining, ...] = ()
     """Run by whatever runs this; what they leave is with their corrections, for the audit."""
 
@@ -146,9 +149,11 @@ class LocalTraining:
         return self.training.augmentations or 1
 
     def reading(self, batch: np.ndarray, step: int) -> tuple[Tree, Tree]:
-        """Inputs and targets of a step's records, `copies` rows of each."""
+        """Inputs and targets of a step's records, `copies` rows of each, on the device."""
         # Of the training's chance: repeatable, and another one for each silo, round and step.
-        return self.examples.readings(batch, copies=self.copies, chance=(self.chance, step))
+        read = self.examples.readings(batch, copies=self.copies, chance=(self.chance, step))
+        found: tuple[Tree, Tree] = self.device.moved(read)
+        return found
 
     def at_once(self, flat: FlatModel) -> int:
         """How many records go through the model together, with differential privacy."""
@@ -202,8 +207,7 @@ def _train(work: LocalTraining) -> Trained:
     flat = work.model()
     flat.load(work.weights)
     flat.base.train()
-    # Unlike torch.manual_seed, this does not walk the stack for CUDA's sake.
-    torch.default_generator.manual_seed(work.chance)
+    work.device.seed(work.chance)
     mechanism = work.plan.mechanism
     if mechanism is None and work.training.optimizer == "sgd":
         loss = _descend(flat.module, _Sgd(flat.parameters, work), work)
@@ -212,7 +216,7 @@ def _train(work: LocalTraining) -> Trained:
     if mechanism is None:
         loss = _descend(flat.module, optimizer, work)
         return Trained(_moved(flat, work), work.plan.steps, loss=loss)
-    block = CanaryBlock(work.canaries) if work.canaries else None
+    block = CanaryBlock(work.canaries, work.device.place) if work.canaries else None
     batches = block.apart(work.batches(), len(work.examples)) if block else work.batches()
     at_once = work.at_once(flat)
     with privatise(
@@ -230,7 +234,7 @@ def _train(work: LocalTraining) -> Trained:
                 if part.start:
                     private.optimizer.gather()
                 inputs, targets = work.reading(batch[part], step)
-                private.backward(work.loss, called(private.model, inputs), targets)
+                private.backward(work.loss, _passed(private.model, inputs, work), targets)
             private.optimizer.step()
     trace = block.trace if block else None
     update = flat.vector() - work.weights  # `privatise` has looked at all else
@@ -270,7 +274,7 @@ def _descend(
     for step, batch in enumerate(work.batches()):
         inputs, targets = work.reading(batch, step)
         optimizer.zero_grad()
-        loss = work.loss(called(model, inputs), targets)
+        loss = work.loss(_passed(model, inputs, work), targets)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         losses.append(loss.detach())
@@ -292,6 +296,13 @@ def _parts(batch: np.ndarray, at_once: int) -> Iterator[slice]:
     """An empty batch is one part: leaving it out would tell that it was empty."""
     for start in range(0, max(1, len(batch)), at_once):
         yield slice(start, start + at_once)
+
+
+def _passed(model: nn.Module, inputs: Tree, work: LocalTraining) -> Any:
+    """What the model makes of a batch, in float32 whatever the passes are in."""
+    with work.device.passes():
+        outputs = called(model, inputs)
+    return work.device.told(outputs)
 
 
 def _without(batch: np.ndarray, start: int, stop: int) -> np.ndarray:

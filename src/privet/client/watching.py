@@ -83,11 +83,12 @@ class StepRecorder:
         """Keep weights and gradients, right before the optimizer steps."""
         trained = [p for p in parameters if p.grad is not None]
         if not self._inside:
-            self._inside = _by_tensor(self.places, [p.numel() for p in trained])
+            inside = _by_tensor(self.places, [p.numel() for p in trained])
+            self._inside = [at.to(p.device) for at, p in zip(inside, trained, strict=True)]
         pairs = [*zip(trained, self._inside, strict=True)]
-        self.weights.append(torch.cat([p.detach().view(-1)[at] for p, at in pairs]))
+        self.weights.append(torch.cat([p.detach().view(-1)[at] for p, at in pairs]).cpu())
         gradients = [p.grad.reshape(-1)[at] for p, at in pairs if p.grad is not None]
-        self.gradients.append(torch.cat(gradients))
+        self.gradients.append(torch.cat(gradients).cpu())
 
     def examples(self) -> list[np.ndarray]:
         """Of each step the records that were in it, without canaries."""
@@ -245,8 +246,11 @@ def dry_training(
     """
     mechanism = work.plan.mechanism
     assert mechanism is not None
-    dry = dry_model(work.model().base)
+    dry = dry_model(silo.model().base)
     flat, sizes = FlatModel(dry.module, constant=dry.constant), trained_sizes(dry.module)
+    # In float32 whatever the passes of `work` are in: what is seen is held against float64.
+    device = replace(work.device, precision="float32")
+    on_device = flat if device.on_cpu else flat.on(device)
     plan = DpSgd(
         noise_multiplier=CLIPPING_NOISE if use == "clipping" else mechanism.noise_multiplier,
         clip=mechanism.clip,
@@ -256,7 +260,7 @@ def dry_training(
     )
     recorder, name = StepRecorder(dry_places(tuple(sizes))), f"dry run {use}"
     return WatchedTraining(
-        model=lambda: flat,
+        model=lambda: on_device,
         loss=work.loss,
         examples=dry_examples(dry, silo.local.example_type),
         weights=flat.vector(),
@@ -267,6 +271,7 @@ def dry_training(
         draws=numpy_generator(silo.entropy(round_, name)),
         correction=recorder.look,
         canaries=work.canaries,
+        device=device,
         recorder=recorder,
     )
 

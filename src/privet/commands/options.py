@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from privet.devices import Precision
 from privet.simulations import Engine
 
 if TYPE_CHECKING:
@@ -26,6 +27,17 @@ DataDir = Annotated[
 ]
 TrainingEngine = Annotated[
     Engine, typer.Option(help="What trains the silos; auto: small models many at once.")
+]
+DeviceName = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="DEVICE",
+        help="Where silos train: auto (cuda, then mps, else cpu), cpu, cuda, cuda:N or mps.",
+    ),
+]
+PassPrecision = Annotated[
+    Precision, typer.Option("--precision", help="Of forward and backward passes.")
 ]
 Track = Annotated[
     str | None,

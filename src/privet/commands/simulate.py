@@ -15,7 +15,9 @@ import typer
 
 from privet.commands.options import (
     DataDir,
+    DeviceName,
     ExperimentFile,
+    PassPrecision,
     Quiet,
     Settings,
     Track,
@@ -23,6 +25,7 @@ from privet.commands.options import (
     Unset,
     read_experiment,
 )
+from privet.devices import options
 from privet.metrics import ACCURACY, LOSS, Metric, metric_named
 
 if TYPE_CHECKING:
@@ -62,6 +65,8 @@ def simulate(
     out: Out = None,
     workers: Workers = 1,
     engine: TrainingEngine = "auto",
+    device: DeviceName = "cpu",
+    precision: PassPrecision = "float32",
     policy: Policy = None,
     requester: Requester = "simulation",
     isolate: Isolate = False,
@@ -82,7 +87,16 @@ def simulate(
         from privet.simulations.run import Execution, engine_warnings
         from privet.tracking.tracker import Tracking
 
-    # Before the data are read: a tracker that is not installed is told at once.
+    execution = Execution(
+        workers=workers,
+        engine=engine,
+        isolate=isolate,
+        canaries=canaries,
+        device=device,
+        precision=precision,
+    )
+    # Before the data are read: a device that is not here, or a tracker, is told at once.
+    where = execution.chosen_device()
     tracking = None if track is None else Tracking.parse(track)
     folder = out or Path("runs") / file.stem
     loud = not (quiet or as_json)
@@ -95,8 +109,9 @@ def simulate(
         _warn([*prepared.warnings, *engine_warnings(prepared, engine)])
     if loud:
         _introduce(prepared)
+        if options(device, precision):
+            typer.echo(f"Computed on {where}")
         _tell_of_more_rounds(prepared, folder, resume=resume)
-    execution = Execution(workers=workers, engine=engine, isolate=isolate, canaries=canaries)
     with _interruptible(folder), progress(mode, rounds=experiment.rounds) as watch:
         summary = simulate_prepared(
             prepared,

@@ -11,7 +11,9 @@ import typer
 
 from privet.commands.options import (
     DataDir,
+    DeviceName,
     ExperimentFile,
+    PassPrecision,
     Quiet,
     Settings,
     ShownMetric,
@@ -20,6 +22,7 @@ from privet.commands.options import (
     Unset,
     read_experiment,
 )
+from privet.devices import options
 from privet.errors import ExperimentError
 
 if TYPE_CHECKING:
@@ -50,7 +53,9 @@ PrivateTuning = Annotated[
 Out = Annotated[
     Path | None, typer.Option(help="Sweep folder. [default: runs/<name of the file>-sweep]")
 ]
-Workers = Annotated[int | None, typer.Option(min=1, help="Cells at a time. [default: the cores]")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Cells at a time. [default: the cores, or devices]")
+]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Keep the cells that are done, run the others.")
 ]
@@ -69,6 +74,8 @@ def sweep(
     out: Out = None,
     workers: Workers = None,
     engine: TrainingEngine = "auto",
+    device: DeviceName = "cpu",
+    precision: PassPrecision = "float32",
     data_dir: DataDir = None,
     resume: Resume = False,
     track: Track = None,
@@ -101,6 +108,8 @@ def sweep(
             out=folder,
             workers=workers,
             engine=engine,
+            device=device,
+            precision=precision,
             data_dir=data_dir,
             resume=resume,
             private_tuning=None if private_tuning is None else runs_of(private_tuning),
@@ -114,6 +123,8 @@ def sweep(
         api.report(folder, metric=metric)
     if not (quiet or as_json):
         _conclude(result, folder)
+        if where := options(result.device, result.precision):
+            typer.echo(f"Computed with {' '.join(where)}")
         typer.echo(f"Report: {folder / 'report.html'}")
     # The others are results all the same: they are told before the exit code says that some are
     # missing.

@@ -64,6 +64,7 @@ def read_run(folder: Path) -> Run:
         first_rounds=held.first_rounds,
         chosen=summary.validation if summary else None,
         model=summary.model if summary else None,
+        computed=summary.computed if summary else None,
         metric=headline_of(rounds),
         metrics=last.metrics if last else {},
         declared=tuple(each.metric for each in summary.declared) if summary else (),

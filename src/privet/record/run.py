@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from privet.charts.formatting import shortened
+from privet.devices import options
 from privet.errors import DataError, PrivetError, nearest
 from privet.files import demand_file
 from privet.metrics import ACCURACY, Metric, metric_named, names_in_order
@@ -23,6 +24,7 @@ from privet.record.schema import Recorded
 from privet.record.summary import (
     ChosenModel,
     ClaimedEpsilon,
+    ComputedOn,
     DrawnCounts,
     EncryptionFacts,
     ModelFacts,
@@ -268,6 +270,8 @@ class Run:
     baselines: Figures = field(default_factory=dict)
     """Of one answer for every test record."""
     pictures: DrawnCounts | None = None
+    computed: ComputedOn | None = None
+    """Where a simulation was; unknown before the end and in older folders."""
 
     def section(self, name: str) -> Mapping[str, Any]:
         """The settings under `[name]`, empty when there are none."""
@@ -299,6 +303,12 @@ class Run:
                 f"{nearest(name, known)}"
             )
         return replace(self, metric=metric_named(name, self.declared))
+
+    @property
+    def command(self) -> str:
+        """What repeats a simulation, in its folder."""
+        where = options(self.computed.device, self.computed.precision) if self.computed else []
+        return " ".join(["privet simulate experiment.toml", *where])
 
     @property
     def trained(self) -> tuple[RoundRecord, ...]:

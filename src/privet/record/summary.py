@@ -148,6 +148,13 @@ class DrawnCounts(Recorded):
     against: RecordedAgainst | None
 
 
+class ComputedOn(Recorded):
+    """Where the last process of a simulation had its models, and the precision of their passes."""
+
+    device: str
+    precision: str
+
+
 class SpentSeconds(Recorded):
     """`total` is the wall time of the process that wrote the summary; the others are sums over all
     rounds of what `RoundSeconds` says."""
@@ -179,6 +186,8 @@ class RunSummary(Recorded):
     encryption: EncryptionFacts | None
     model: ModelFacts | None = None
     """Earlier versions did not say."""
+    computed: ComputedOn | None = None
+    """Null for real silos, each of which has a device of its own, and in earlier versions."""
     seconds: SpentSeconds
     client_updates: NonNegativeInt
     client_updates_per_second: float | None

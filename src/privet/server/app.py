@@ -15,6 +15,7 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 
 from privet.base import Base
+from privet.devices import CPU, Device
 from privet.errors import DataError, ExperimentError
 from privet.experiment import Experiment
 from privet.metrics import declared_by
@@ -68,6 +69,8 @@ class Hosting:
     """Told the number of values that the model trains, before silos are asked for any."""
     run: str | None = None
     """What silos know an encrypted run as; unset: by its number at Flower's server."""
+    device: Device | None = None
+    """Where all of a simulation is computed; unset: the model is measured on the CPU."""
 
 
 def server_app(hosting: Hosting | None = None) -> ServerApp:
@@ -114,7 +117,8 @@ def run(grid: Grid, context: Context, hosting: Hosting) -> None:
     hosting.sized(sum(flat.shared_sizes))
     if checkpoint is not None:
         folder.check_base(checkpoint, flat.unsent)
-    evaluate = _evaluator(task, experiment, measured, flat, hosting.memory)
+    device = hosting.device or CPU
+    evaluate = _evaluator(task, experiment, measured, flat, hosting.memory, device)
     facts, marks = facts_of(flat), flat.marks()
     model = _global_model(grid, experiment, strategy, flat, roster, hosting.open_model, run_name)
     del flat  # without an evaluator nobody needs a second model in memory
@@ -144,7 +148,7 @@ def run(grid: Grid, context: Context, hosting: Hosting) -> None:
         tensors = {name: value.numpy() for name, value in final.state().items()}
         facts = with_still(facts, marks, final, outcome)
         if test is not None:
-            tester = Evaluator(task, test, final)
+            tester = Evaluator(task, test, final, device)
             # Of a model that was chosen: the one time that test records are looked at.
             tested = tester(outcome.weights) if outcome.best else None
             # With parts that stay in the silos there are many models, and none to draw.
@@ -163,7 +167,14 @@ def run(grid: Grid, context: Context, hosting: Hosting) -> None:
     seconds = time.perf_counter() - start
     folder.save_summary(
         summarise(
-            experiment, outcome, facts, tested, declared=declared, beside=beside, seconds=seconds
+            experiment,
+            outcome,
+            facts,
+            tested,
+            declared=declared,
+            beside=beside,
+            seconds=seconds,
+            device=hosting.device,
         )
     )
 
@@ -185,18 +196,19 @@ def _evaluator(
     test: Examples | None,
     model: FlatModel,
     memory: SiloMemory | None,
+    device: Device,
 ) -> Evaluator | None:
     """What measures the model here: with `federation.local` each silo's own, where they are."""
     if test is None:
         return None
     if not model.local:
-        return Evaluator(task, test, model)
+        return Evaluator(task, test, model, device)
     if memory is None:
         log(INFO, "the model is not evaluated here: %s stay in the silos", ", ".join(model.local))
         return None
     federation = experiment.federation
     natural = (federation.partition or "natural") == "natural" and federation.silos is None
-    return OwnModels(task, test, model, parts=memory.own_parts, natural=natural)
+    return OwnModels(task, test, model, device, parts=memory.own_parts, natural=natural)
 
 
 def _own_parts(model: FlatModel, memory: SiloMemory) -> Iterator[tuple[str, np.ndarray]]:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from privet.devices import CPU, Device
 from privet.errors import DataError
 from privet.privacy.mechanisms import ExampleLoss
 from privet.pytrees import Tree, applied, at, joined, rows
@@ -41,20 +42,29 @@ class Scores:
 class Evaluator:
     """Evaluates weights on fixed test records."""
 
-    def __init__(self, task: Task, test: Examples, model: FlatModel | None = None) -> None:
+    def __init__(
+        self,
+        task: Task,
+        test: Examples,
+        model: FlatModel | None = None,
+        device: Device = CPU,
+    ) -> None:
         """`model` is one of the task's that nobody else uses meanwhile; unset: a new one."""
         if len(test) == 0:
             raise DataError("the test data have no records")
         self._task = task
         self._test = test
-        self.model = model or FlatModel(task.model(), constant=constant_buffers(task))
+        self._device = device
+        model = model or FlatModel(task.model(), constant=constant_buffers(task))
+        self.model = model if device.on_cpu else model.on(device)
+        self._there = test.on(device)
         self.model.module.eval()
 
     def __call__(self, weights: Vector) -> Scores:
         """Evaluate `weights`, shape (d,)."""
         self.model.load(weights)
         with task_errors("the model or a metric fails on the test records"):
-            outputs, targets = evaluated(self.model.module, self._test, at_once=_BATCH)
+            outputs, targets = self._evaluated(self._there)
             everything = self._measure(outputs, targets)
             by_silo = self._by_silo(outputs, targets)
         return _scores(everything, by_silo)
@@ -75,7 +85,10 @@ class Evaluator:
             return []
         self.model.load(weights)
         with task_errors("the task's pictures fail on the test records"):
-            return list(counts(*evaluated(self.model.module, self._test, at_once=_BATCH)))
+            return list(counts(*self._evaluated(self._there)))
+
+    def _evaluated(self, examples: Examples) -> tuple[Any, Tree]:
+        return evaluated(self.model.module, examples, at_once=_BATCH, device=self._device)
 
     def _measure(self, outputs: Any, targets: Tree) -> dict[str, float]:
         loss = float(ExampleLoss(self._task.loss)(outputs, targets))
@@ -107,12 +120,13 @@ class OwnModels(Evaluator):
         task: Task,
         test: Examples,
         model: FlatModel,
+        device: Device = CPU,
         *,
         parts: Callable[[], Mapping[str, Vector | None]],
         natural: bool,
     ) -> None:
         """`parts`: what each silo keeps now; None of one that has not trained."""
-        super().__init__(task, test, model)
+        super().__init__(task, test, model, device)
         self._parts, self._natural = parts, natural
 
     def __call__(self, weights: Vector) -> Scores:
@@ -132,7 +146,7 @@ class OwnModels(Evaluator):
                 test = test.take(np.flatnonzero(rows))
             if len(test):
                 self.model.load(self.model.joined(weights, own))
-                yield name, evaluated(self.model.module, test, at_once=_BATCH)
+                yield name, self._evaluated(test)
 
 
 def _scores(everything: dict[str, float], by_silo: dict[str, dict[str, float]] | None) -> Scores:

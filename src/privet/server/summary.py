@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
+from privet.devices import Device
 from privet.experiment import Experiment
 from privet.metrics import Metric
 from privet.record.card import ModelClaim, claim_of
 from privet.record.history import Figures, RecordedMetric
 from privet.record.summary import (
     ClaimedEpsilon,
+    ComputedOn,
     CrossCheckFigures,
     DrawnCounts,
     EarlyEnd,
@@ -99,9 +101,10 @@ def summarise(
     declared: tuple[Metric, ...],
     beside: TestedBeside,
     seconds: float,
+    device: Device | None,
 ) -> RunSummary:
     """`seconds` is the wall time of this process's part of the run; `tested` is what a model that
-    was chosen by validation is like on test records."""
+    was chosen by validation is like on test records. `device`: where all of a simulation ran."""
     last, best = outcome.rounds[-1], outcome.best
     measured = tested if best else last
     updates = sum(len(entry.participants) for entry in outcome.rounds)
@@ -121,6 +124,7 @@ def summarise(
         epsilon=_epsilon(outcome.accounts, outcome.silos),
         encryption=outcome.encryption,
         model=model,
+        computed=ComputedOn(device=device.name, precision=device.precision) if device else None,
         seconds=SpentSeconds(
             total=seconds,
             training=seconds_in("training", outcome.rounds) or 0.0,

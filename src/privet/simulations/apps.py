@@ -18,6 +18,7 @@ from flwr.common.constant import ErrorCode
 from privet.client.app import ResumableRound, client_app, resumable_train_round
 from privet.client.keyring import SIMULATED_RUN, Keyring
 from privet.client.sealed import ModelStore
+from privet.devices import CPU, Device
 from privet.experiment import Experiment
 from privet.files import write_whole
 from privet.privacy.encryption.keys import Member, Roster, load_roster
@@ -102,6 +103,7 @@ class SimulatedSilos:
     canaries: int = 0
     """Coordinates for canaries beside every silo's model."""
     canaries_dir: Path | None = None
+    device: Device = CPU
     streams: tuple[str, ...] = ()
     """What names each silo's random streams beside the seed: see `privet.simulations.decided`."""
 
@@ -119,6 +121,8 @@ class SimulatedSilos:
             "ledger": str(self.ledger),
             "key": str(self.key),
             "canaries": self.canaries,
+            "device": self.device.name,
+            "precision": self.device.precision,
             "streams": self.streams[place] if self.streams else "",
             **{name: str(path) for name, path in paths.items() if path is not None},
             **(self.keys.node_config(place) if self.keys else {}),

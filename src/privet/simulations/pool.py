@@ -15,12 +15,14 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from privet.devices import CPU, Device
 from privet.simulations.grid import BatchedTraining, answer, assume_identity, failed, in_groups
 
 _Answer = tuple[Message, RecordDict]
@@ -45,19 +47,21 @@ class WorkerPool:
         workers: int,
         time_limit: float,
         together: BatchedTraining | None = None,
+        device: Device = CPU,
     ) -> None:
         """`time_limit` in seconds for one message, or for a group that trains `together`.
 
-        Every worker makes a ClientApp of its own.
+        Every worker makes a ClientApp of its own, and owns a device: the n-th of `device`'s kind.
         """
-        self._can_fork = "fork" in multiprocessing.get_all_start_methods()
+        self._device = device
+        self._can_fork = device.forkable and "fork" in multiprocessing.get_all_start_methods()
         self._make_client_app = make_client_app
         self._contexts = silos
         self._time_limit = time_limit
         self._together = together
         self._workers: list[_Worker] = []
-        for _ in range(workers):
-            self._workers.append(self._start())
+        for number in range(workers):
+            self._workers.append(self._start(number))
 
     def answers(
         self, messages: Iterable[Message], states: Callable[[int], RecordDict]
@@ -92,7 +96,7 @@ class WorkerPool:
             worker.pipe.close()
         self._workers.clear()
 
-    def _start(self) -> _Worker:
+    def _start(self, number: int) -> _Worker:
         processes = (
             multiprocessing.get_context("fork")
             if self._can_fork
@@ -103,7 +107,14 @@ class WorkerPool:
         inherited = [ours, *(worker.pipe for worker in self._workers)] if self._can_fork else []
         process = processes.Process(
             target=_serve,
-            args=(theirs, self._make_client_app, self._together, dict(self._contexts), inherited),
+            args=(
+                theirs,
+                self._make_client_app,
+                self._together,
+                dict(self._contexts),
+                inherited,
+                partial(self._device.enter, number),
+            ),
             daemon=True,
         )
         process.start()
@@ -164,7 +175,7 @@ class WorkerPool:
         worker.pipe.close()
         place = self._workers.index(worker)
         del self._workers[place]
-        self._workers.insert(place, self._start())
+        self._workers.insert(place, self._start(place))
         reason = (
             f"its process died with exit code {code}"
             if in_time
@@ -179,6 +190,7 @@ def _serve(
     together: BatchedTraining | None,
     silos: dict[int, Context],
     inherited: list[Connection],
+    enter: Callable[[], None],
 ) -> None:
     """A worker's life: answer messages until the pipe closes."""
     import torch
@@ -188,6 +200,7 @@ def _serve(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     # As the parent has it (`one_thread`), which a process that was not forked does not know.
     torch.set_num_threads(1)
+    enter()
     assume_identity(next(iter(silos.values())).run_id)
     client_app = make_client_app()
     with contextlib.suppress(EOFError, OSError):

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from privet.devices import Device
 from privet.errors import ExperimentError
 from privet.server.app import Hosting, run
 from privet.simulations.apps import SimulatedSilos, simulated_client_app
@@ -21,7 +22,10 @@ from privet.simulations.prepare import Prepared
 def run_on_ray(
     prepared: Prepared, hosting: Hosting, simulated: SimulatedSilos, *, workers: int
 ) -> None:
-    """Run with one CPU a silo and `workers` CPUs in all; ExperimentError when Ray is missing."""
+    """Run with one CPU a silo, and one GPU on such a device, and `workers` CPUs in all.
+
+    ExperimentError when Ray is missing.
+    """
     try:
         import ray  # noqa: F401
     except ImportError:
@@ -48,11 +52,16 @@ def run_on_ray(
             num_supernodes=len(prepared.place.silos),
             backend_config={
                 "init_args": {"num_cpus": workers, "log_to_driver": False},
-                "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+                "client_resources": {"num_cpus": 1, "num_gpus": _gpus(simulated.device)},
             },
         )
     if outcome.error is not None:
         raise outcome.error
+
+
+def _gpus(device: Device) -> float:
+    """That one silo at a time owns; Ray shows its process no other."""
+    return 1.0 if device.kind == "cuda" else 0.0
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from flwr.app import Context, RecordDict
 from privet.client.keyring import SIMULATED_RUN
 from privet.client.silo import LocalData
 from privet.client.training import LocalPlan
+from privet.devices import Device, DeviceError, Precision, chosen, demand_workers
 from privet.experiment import Experiment
 from privet.files import write_whole
 from privet.privacy.mechanisms.batched import NotBatchable
@@ -46,7 +47,12 @@ from privet.simulations.grid import (
 from privet.simulations.ledger import complete_summary, sign_files, simulated_ledger
 from privet.simulations.pool import WorkerPool
 from privet.simulations.prepare import Prepared, prepare
-from privet.simulations.vectorised import Vectorised, chain_for, pays
+from privet.simulations.vectorised import (
+    SILOS_AT_ONCE_ON_DEVICE,
+    Vectorised,
+    chain_for,
+    pays,
+)
 from privet.tasks import Examples
 from privet.tasks.task import uncovered
 
@@ -107,7 +113,8 @@ POLICY = "policy.toml"
 
 @dataclass(frozen=True)
 class Execution:
-    """How a simulation is computed: of the result, the engine changes the rounding alone."""
+    """How a simulation is computed: of the result, engine, device and precision change the rounding
+    alone."""
 
     workers: int = 1
     """Processes that silos share."""
@@ -119,6 +126,22 @@ class Execution:
     canaries: int = 0
     """With DP-SGD, coordinates beside every silo's model on which the mechanism is audited: what is
     seen of them stands in the run folder. They change the random numbers, not their law."""
+    device: str = "cpu"
+    """Where silos train and models are measured: "auto", "cpu", "cuda", "cuda:1", "mps". Of
+    several of one kind that is named without a number every worker owns one."""
+    precision: Precision = "float32"
+    """Of forward and backward passes."""
+
+    def chosen_device(self) -> Device:
+        """The device, for as many processes; DeviceError where that cannot be."""
+        device = chosen(self.device, self.precision)
+        if self.engine != "ray":
+            demand_workers(device, self.workers)
+        elif ":" in device.name:
+            raise DeviceError(
+                f"device = {device.name!r}: Ray gives out devices; write {device.kind!r}"
+            )
+        return device
 
 
 def simulate(
@@ -145,6 +168,9 @@ def run_prepared(
     prepared: Prepared, *, out: Path, execution: Execution, resume: bool, watch: Watch
 ) -> RunSummary:
     """Run what `prepare` has accepted."""
+    device = execution.chosen_device()
+    device.enter()
+    prepared.place.try_out(device)
     folder = RunFolder(out)
     folder.check_free(resume=resume)
     experiment = prepared.experiment
@@ -167,6 +193,7 @@ def run_prepared(
         resume=resume,
         watch=watch,
         validation=prepared.place.validation,
+        device=device,
     )
     keys = _keys(prepared, out)
     if keys is not None:
@@ -182,6 +209,7 @@ def run_prepared(
             data_dir=prepared.data_dir,
             canaries=execution.canaries,
             canaries_dir=out.absolute() / CANARIES,
+            device=device,
             streams=decided.streams(experiment),
         )
         if execution.engine == "ray":
@@ -232,7 +260,9 @@ def _together(prepared: Prepared, simulated: SimulatedSilos, engine: Engine) -> 
     except NotBatchable:
         return None
     begin = partial(simulated_training, experiment=prepared.experiment, simulated=simulated)
-    return Vectorised(begin, chain)
+    if simulated.device.on_cpu:
+        return Vectorised(begin, chain)
+    return Vectorised(begin, chain, SILOS_AT_ONCE_ON_DEVICE)
 
 
 def _run_in_process(
@@ -256,6 +286,7 @@ def _run_in_process(
             workers=execution.workers,
             time_limit=experiment.round_timeout,
             together=together,
+            device=simulated.device,
         )
     )
     with closing(

@@ -34,6 +34,8 @@ from privet.simulations.prepare import Prepared
 
 SILOS_AT_ONCE = 10
 """More gain little, and fewer groups keep fewer workers busy."""
+SILOS_AT_ONCE_ON_DEVICE = 256
+"""One call has to keep all of an accelerator busy."""
 
 _FEWEST = 4
 _MOST_WEIGHTS = 200_000
@@ -114,7 +116,8 @@ def _train_together(chain: Chain, works: Sequence[LocalTraining]) -> list[RowRes
     dry = [each for work in works for each in work.dry_runs]
     rows = [_row(work) for work in (*works, *dry)]
     # Dry runs give no result: what they leave is with their corrections.
-    return train_rows(chain, rows, loss, optimizer=optimizer)[: len(works)]
+    trained = train_rows(chain, rows, loss, optimizer=optimizer, device=works[0].device)
+    return trained[: len(works)]
 
 
 def _row(work: LocalTraining) -> Row:

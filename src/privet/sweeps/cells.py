@@ -17,15 +17,17 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from privet.client.task_code import code_hash
+from privet.devices import CPU, Device
 from privet.errors import DataError, PrivacyError, PrivetError, nearest
 from privet.experiment import Experiment, dotted
 from privet.files import read_file
@@ -112,6 +114,7 @@ class CellJob:
     folder: Path
     engine: Engine = "auto"
     data_dir: Path | None = None
+    device: Device = CPU
 
 
 def run_cell(job: CellJob, tracker: TrackerPipe | None = None) -> Cell:
@@ -130,7 +133,10 @@ def _run(job: CellJob, watch: Watch) -> Cell:
     try:
         start = time.perf_counter()
         prepared = prepare(job.experiment, data_dir=job.data_dir)
-        execution = Execution(workers=1, engine=job.engine)
+        where = job.device
+        execution = Execution(
+            workers=1, engine=job.engine, device=where.name, precision=where.precision
+        )
         summary = run_prepared(prepared, out=part, execution=execution, resume=False, watch=watch)
         _require_agreement(summary)
         _require_training(summary)
@@ -254,21 +260,28 @@ _LONGEST_REASON = 300
 class _Worker:
     process: BaseProcess
     pipe: Connection
+    number: int
     job: CellJob | None = None
 
 
 def run_jobs(
-    jobs: Sequence[CellJob], *, workers: int, tracker: TrackerPipe | None = None
+    jobs: Sequence[CellJob],
+    *,
+    workers: int,
+    tracker: TrackerPipe | None = None,
+    device: Device = CPU,
 ) -> Iterator[Cell]:
     """Each cell as it is done or has failed, in the order of the clock.
 
-    Every round goes to the tracker at the other end of the pipe `tracker`.
-    When the caller stops listening, or is interrupted, all processes are ended.
+    Every process owns one device of the kind of `device`. Every round goes to the tracker at the
+    other end of the pipe `tracker`. When the caller stops listening, or is interrupted, all
+    processes are ended.
     """
     # Taken from the end, which costs nothing however many there are.
     waiting = list(reversed(jobs))
     _load_what_is_loaded_late({job.experiment.task for job in jobs})
-    with _processes(min(workers, len(jobs)), tracker) as running:
+    start = partial(_start, tracker, device)
+    with _processes(min(workers, len(jobs)), start) as running:
         for worker in running:
             _assign(worker, waiting)
         while busy := [worker for worker in running if worker.job is not None]:
@@ -279,7 +292,7 @@ def run_jobs(
                 cell = _outcome_of(worker) or _lost(worker, worker.job.cell)
                 if not worker.process.is_alive():
                     running.remove(worker)
-                    running.append(worker := _start(tracker))
+                    running.append(worker := start(worker.number))
                 _assign(worker, waiting)
                 # After the next one is given out: the worker is not idle while the caller writes
                 # results.
@@ -299,10 +312,10 @@ def _load_what_is_loaded_late(tasks: Iterable[str]) -> None:
 
 
 @contextmanager
-def _processes(count: int, tracker: TrackerPipe | None) -> Iterator[list[_Worker]]:
+def _processes(count: int, start: Callable[[int], _Worker]) -> Iterator[list[_Worker]]:
     running: list[_Worker] = []
     try:
-        running.extend(_start(tracker) for _ in range(count))
+        running.extend(map(start, range(count)))
         yield running
     finally:
         for worker in running:
@@ -311,16 +324,18 @@ def _processes(count: int, tracker: TrackerPipe | None) -> Iterator[list[_Worker
             worker.pipe.close()
 
 
-def _start(tracker: TrackerPipe | None) -> _Worker:
-    can_fork = "fork" in multiprocessing.get_all_start_methods()
+def _start(tracker: TrackerPipe | None, device: Device, number: int) -> _Worker:
+    can_fork = device.forkable and "fork" in multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("fork" if can_fork else "spawn")
     ours, theirs = context.Pipe()
     # A daemon, so that an interpreter which ends in the ordinary way takes its workers along.
-    process = context.Process(target=_worker, args=(theirs, os.getpid(), tracker), daemon=True)
+    enter = partial(device.enter, number)
+    args = theirs, os.getpid(), tracker, enter
+    process = context.Process(target=_worker, args=args, daemon=True)
     process.start()
     # Or the end of a worker would not be seen here: this process would hold its side open.
     theirs.close()
-    return _Worker(process, ours)
+    return _Worker(process, ours, number)
 
 
 def _assign(worker: _Worker, waiting: list[CellJob]) -> None:
@@ -347,13 +362,16 @@ def _lost(worker: _Worker, cell: Cell) -> Cell:
     return replace(cell, status="failed", reason=f"its process died with exit code {code}")
 
 
-def _worker(pipe: Connection, parent: int, tracker: TrackerPipe | None) -> None:
+def _worker(
+    pipe: Connection, parent: int, tracker: TrackerPipe | None, enter: Callable[[], None]
+) -> None:
     """In a worker: run cells until the parent is gone."""
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C
     threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)  # workers share the cores: one each
+    enter()
     with contextlib.suppress(EOFError, OSError), kept_tasks():
         while True:
             pipe.send(_work_on(pipe.recv(), tracker))

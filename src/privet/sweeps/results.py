@@ -238,6 +238,8 @@ class Sweep:
     seconds: float = 0.0
     """Wall time of all commands that worked on it together."""
     workers: int = 1
+    device: str = "cpu"
+    precision: str = "float32"
 
     @property
     def finished(self) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+from privet.devices import CPU, Device, demand_workers, processes
 from privet.errors import ExperimentError
 from privet.experiment import Experiment
 from privet.files import only_process
@@ -53,16 +53,24 @@ def run_sweep(
     out: Path,
     workers: int | None,
     engine: Engine,
+    device: Device,
     data_dir: Path | None,
     resume: bool,
     watch: SweepProgress,
     tracking: SweepTracking | None,
 ) -> Sweep:
     """The cells that `request` asks for, run and compared: `privet.sweep` without its report."""
-    record = _record(experiment, request, engine=engine, workers=workers, tuned=private_tuning)
+    workers = workers or processes(device)
+    demand_workers(device, workers)
+    record = replace(
+        _record(experiment, request, engine=engine, workers=workers, tuned=private_tuning),
+        device=device.name,
+        precision=device.precision,
+    )
     settings = grid(record.axes, request.cells)
     data_dir = data_folder(data_dir)
-    planner = Planner(experiment, engine=engine, data_dir=data_dir)
+    way = engine if device == CPU else f"{engine} on {device}"
+    planner = Planner(experiment, engine=way, data_dir=data_dir)
     for each in settings:
         planner.check(each)
     # After all checks: a mistake leaves no folder behind.
@@ -81,7 +89,7 @@ def run_sweep(
         # Before the first cell, so that a sweep that is killed can be gone on with and repeated.
         store.save_request(sweep_toml(experiment, _request(record, request.cells)))
         progress = _Progress(record, store, planned, begin)
-        return _run(progress, data_dir, watch, tracking)
+        return _run(progress, device, data_dir, watch, tracking)
 
 
 def _record(
@@ -89,7 +97,7 @@ def _record(
     request: SweepRequest,
     *,
     engine: Engine,
-    workers: int | None,
+    workers: int,
     tuned: RandomRuns | None,
 ) -> Sweep:
     """A sweep without cells; ExperimentError for a request that cannot be."""
@@ -109,7 +117,7 @@ def _record(
         seeds=seeds_of(5 if request.seeds is None else request.seeds, experiment),
         baselines=() if tuned else baselines_of(request.baselines or "all"),
         cells=(),
-        workers=workers or os.cpu_count() or 1,
+        workers=workers,
     )
 
 
@@ -171,6 +179,7 @@ class _Progress:
 
 def _run(
     progress: _Progress,
+    device: Device,
     data_dir: Path | None,
     watch: SweepProgress,
     tracking: SweepTracking | None,
@@ -184,12 +193,19 @@ def _run(
         tracking.begin(record, folder=store.folder)
     folder = store.folder.absolute() / CELLS
     jobs = [
-        CellJob(each.cell, each.experiment, folder / each.cell.address, record.engine, data_dir)
+        CellJob(
+            each.cell,
+            each.experiment,
+            folder / each.cell.address,
+            record.engine,
+            data_dir,
+            device,
+        )
         for each in progress.waiting()
     ]
     try:
         tracker = tracking.pipe if tracking else None
-        for cell in run_jobs(jobs, workers=record.workers, tracker=tracker):
+        for cell in run_jobs(jobs, workers=record.workers, tracker=tracker, device=device):
             progress.note(cell)
             watch(cell)
     finally:

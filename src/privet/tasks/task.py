@@ -35,6 +35,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from privet.devices import CPU, Device
 from privet.errors import DataError, ExperimentError, ModelError, PrivetError, nearest, words_of
 from privet.privacy.ledger import Fingerprint, fingerprint_of
 from privet.pytrees import Tree, applied, at, joined, leaves, mapped
@@ -129,7 +130,8 @@ class Examples:
 
     def batch(self, indices: Sequence[int] | Indices | slice) -> tuple[Tree, Tree]:
         """Inputs and targets of the examples at `indices`, as a model and a loss take them."""
-        index = indices if isinstance(indices, slice) else torch.as_tensor(indices)
+        place = leaves(self.inputs)[0].device
+        index = indices if isinstance(indices, slice) else torch.as_tensor(indices).to(place)
         return at(self.inputs, index), at(self.targets, index)
 
     def one(self, index: int) -> tuple[Tree, Tree]:
@@ -182,6 +184,14 @@ class Examples:
         known = None if any(each is None for each in records) else joined(records)
         inputs, targets = joined([(part.inputs, part.targets) for part in parts])
         return Examples(inputs, targets, records=known, transform=self.transform)
+
+    def on(self, device: Device) -> Examples:
+        """The same with inputs and targets on `device`, or these: where they do not fit there, are
+        read when asked for, or are made anew each time."""
+        if not self.in_memory or self.transform is not None:
+            return self
+        inputs, targets = device.resident((self.inputs, self.targets))
+        return replace(self, inputs=inputs, targets=targets)
 
     @classmethod
     def of(cls, dataset: Dataset[Any]) -> Examples:
@@ -422,14 +432,21 @@ def seeded_model(task: Task, seed: int) -> nn.Module:
         return task.model()
 
 
-def evaluated(model: nn.Module, examples: Examples, *, at_once: int) -> tuple[Any, Tree]:
-    """What the model puts out for the examples, `at_once` of them together, and their targets."""
+def evaluated(
+    model: nn.Module, examples: Examples, *, at_once: int, device: Device = CPU
+) -> tuple[Any, Tree]:
+    """What the model puts out for the examples, `at_once` of them together, and their targets.
+
+    The model lies on `device`, the examples there or on the CPU; what is found is on the CPU.
+    """
     starts = range(0, max(1, len(examples)), at_once)
     outputs, targets = [], []
     for start in starts:
         inputs, true = examples.batch(slice(start, start + at_once))
-        outputs.append(applied(model, inputs))
-        targets.append(true)
+        with device.passes():
+            found = applied(model, device.moved(inputs))
+        outputs.append(CPU.moved(device.told(found)))
+        targets.append(CPU.moved(true))
     return joined(outputs), joined(targets)
 
 

@@ -26,6 +26,7 @@ from pydantic import (
 from privet.deployment.parties.addresses import host_port
 from privet.deployment.parties.errors import PartiesError
 from privet.deployment.parties.parties import identity_fault
+from privet.devices import Precision, check_device
 from privet.experiment import Experiment
 from privet.privacy.encryption.keys.roster import name_like
 from privet.privacy.policy.rules import one_line
@@ -88,6 +89,7 @@ Address = Annotated[str, AfterValidator(check_address)]
 Key = Annotated[str, AfterValidator(_check_key)]
 Url = Annotated[str, AfterValidator(_check_url)]
 Share = Annotated[str, AfterValidator(check_share)]
+DeviceName = Annotated[str, AfterValidator(check_device)]
 FilePath = Annotated[Path, BeforeValidator(_inside)]
 OptionalAddress = Annotated[Address | None, BeforeValidator(_or_none)]
 """An address, or "": not served."""
@@ -192,6 +194,10 @@ class SiloKit(_Kit):
     """Coordinates for canaries beside every model that is trained with DP-SGD, for the audit."""
     share: Share | None = None
     """"0/3": the first third of a public data set, for trying out."""
+    device: DeviceName = "cpu"
+    """What it trains and measures on; no job has a say in it."""
+    precision: Precision = "float32"
+    """Of forward and backward passes."""
     health: OptionalAddress = "127.0.0.1:9402"
     """Of the gRPC health service; "" serves none."""
     metrics: OptionalAddress = "127.0.0.1:9403"

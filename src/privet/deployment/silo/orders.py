@@ -84,6 +84,8 @@ def node_config(kit: SiloKit, job: OrderedJob, *, roster: Path) -> dict[str, Any
         "models": str(kit.models),
         "own-parts": str(kit.state / OWN_PARTS),
         "roster": str(roster),
+        "device": kit.device,
+        "precision": kit.precision,
         "canaries": kit.canaries,
         "canaries-dir": str(kit.state / "canaries" / job.id),
     }

@@ -43,7 +43,8 @@ from privet.deployment.silo.connection import (
 )
 from privet.deployment.silo.metrics import Outcome, SiloMetrics, outcome_of
 from privet.deployment.silo.orders import OWN_PARTS, OrderedJob, believed, node_config
-from privet.deployment.silo.worker import Died, Work, Worker
+from privet.deployment.silo.worker import ComputeOn, Died, Work, Worker
+from privet.devices import options
 from privet.errors import PrivetError
 from privet.experiment import Experiment
 from privet.files import only_process, write_whole
@@ -209,6 +210,9 @@ class _Silo:
         """Wait for the server and see that it is this project's and speaks as this silo does."""
         # Before the server is waited for: its imports need not be waited for afterwards.
         self.worker.start()
+        if options(self.kit.device, self.kit.precision):  # the CPU is there
+            where = self.worker.choose(ComputeOn(self.kit.device, self.kit.precision))
+            log.info("silo %s computes on %s", self.kit.name, where)
         with client(self.kit.server, ca=self.kit.ca, auth=self.auth, quiet=10.0) as http:
             told = self._hello(http)
             check_hello(told, project=self.kit.project, server=self.kit.server)

@@ -23,6 +23,8 @@ from typing import Any
 
 from flwr.app import Context, Message, RecordDict
 
+from privet.devices import DeviceError
+
 _TO_TAKE = 1.0
 """Seconds to take a message, at least."""
 
@@ -41,6 +43,14 @@ class Work:
     node_config: dict[str, Any]
     run_config: dict[str, Any]
     state: RecordDict
+
+
+@dataclass(frozen=True)
+class ComputeOn:
+    """Asks for a device; answered with its words and None, or None and what is wrong with it."""
+
+    device: str
+    precision: str
 
 
 class Worker:
@@ -63,6 +73,19 @@ class Worker:
         self._process.start()
         # Or this process would hold the other end open, and never see that the worker is gone.
         theirs.close()
+
+    def choose(self, asked: ComputeOn) -> str:
+        """What the process will compute on; DeviceError, in one line, where that is not here."""
+        self.start()
+        assert self._pipe is not None
+        try:
+            self._pipe.send(asked)
+            chosen, fault = self._pipe.recv()
+        except (EOFError, OSError):
+            fault = f"its process ended with exit code {self._buried()}"
+        if fault is not None:
+            raise DeviceError(fault)
+        return str(chosen)
 
     def answer(self, work: Work, *, until: float) -> tuple[Message, RecordDict]:
         """The ClientApp's reply and new state; Died if it has none by `until` (monotonic)."""
@@ -137,6 +160,15 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
+def _chosen(asked: ComputeOn) -> tuple[str | None, str | None]:
+    from privet.client.silo import device_of
+
+    try:
+        return str(device_of({"device": asked.device, "precision": asked.precision})), None
+    except DeviceError as error:
+        return None, str(error)
+
+
 def _serve(pipe: Connection) -> None:
     """The worker's life: it ends when its silo does, however that ends."""
     # Ctrl-C goes to every process of the terminal.
@@ -152,7 +184,10 @@ def _serve(pipe: Connection) -> None:
 
     with contextlib.suppress(EOFError, OSError):
         while True:
-            work: Work = pipe.recv()
+            work: Work | ComputeOn = pipe.recv()
+            if isinstance(work, ComputeOn):
+                pipe.send(_chosen(work))
+                continue
             context = Context(
                 run_id=work.run,
                 node_id=work.node,

@@ -29,6 +29,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from privet.devices import exact_place
 from privet.errors import DataError, PrivetError
 from privet.files import demand_file, read_file
 from privet.privacy.mechanisms.gradients import Gradients, Sums
@@ -80,8 +81,9 @@ class CanaryTrace:
 class CanaryBlock:
     """The block of one training: its parameter, and its trace."""
 
-    def __init__(self, canaries: Canaries) -> None:
-        self.parameter = nn.Parameter(torch.zeros(len(canaries)))
+    def __init__(self, canaries: Canaries, device: torch.device | None = None) -> None:
+        """`device`: the model's; unset, the CPU."""
+        self.parameter = nn.Parameter(torch.zeros(len(canaries), device=device))
         self.trace = CanaryTrace(len(canaries))
         self._canaries = canaries
         self._sampled = canaries.coordinates[:0]
@@ -99,15 +101,17 @@ class CanaryBlock:
         """Those of the step's canaries; none when none was sampled."""
         if len(self._sampled) == 0:
             return []
+        place = exact_place(self.parameter.device)
         lengths = torch.full((len(self._sampled),), CANARY_NORM * clip, dtype=torch.float64)
-        return [_CanaryGradients(self.parameter, torch.from_numpy(self._sampled), lengths)]
+        sampled = torch.from_numpy(self._sampled).to(place)
+        return [_CanaryGradients(self.parameter, sampled, lengths.to(place))]
 
     def look(self) -> None:
         """Keep what the optimizer is about to step on."""
         assert self.parameter.grad is not None
         self.trace.coordinates.append(self._sampled)
         # A copy: the gradient is a view of the whole step's vector, which it would keep alive.
-        self.trace.private.append(self.parameter.grad.clone())
+        self.trace.private.append(self.parameter.grad.to("cpu", copy=True))
 
 
 def split(batch: NDArray[np.int64], n_records: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -1,7 +1,8 @@
 """Per-example gradients, kept in the smallest form that still gives norms and clipped sums.
 
 How much of each example's gradient counts, so that none is longer than the clip norm. Gradients are
-float32, as torch made them; norms, factors and sums are float64 (`privet.privacy.mechanisms.grid`).
+float32, as torch made them; norms, factors and sums are float64 (`privet.privacy.mechanisms.grid`),
+on the device of the gradients, or on the CPU where that has no float64.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
+
+from privet.devices import exact
 
 Sums = dict[Tensor, Tensor]
 """For each parameter the float64 tensor of its shape to which a weighted sum is added."""
@@ -47,7 +50,7 @@ class DenseGradients:
         return torch.cat([part.square().sum(1) for part in self._parts()])
 
     def drop(self, examples: Tensor) -> None:
-        self.values[examples] = 0.0
+        self.values[examples.to(self.values.device)] = 0.0
 
     def add_weighted(self, weights: Tensor, into: Sums) -> None:
         total = into[self.parameter].view(-1)
@@ -61,7 +64,7 @@ class DenseGradients:
     def _parts(self) -> Iterator[Tensor]:
         """A few rows in float64 at a time: they are many times the model's size."""
         for part in torch.split(self.values.reshape(len(self), -1), self._at_once):
-            yield part.double()
+            yield exact(part)
 
 
 @dataclass
@@ -81,24 +84,24 @@ class OuterGradients:
         return len(self.backprops)
 
     def squared_norms(self) -> Tensor:
-        per_output = self.backprops.double().square_().sum(1)
+        per_output = exact(self.backprops).square_().sum(1)
         inputs = torch.zeros_like(per_output)
         if self.layer.weight.requires_grad:
-            inputs += self.activations.double().square_().sum(1)
+            inputs += exact(self.activations).square_().sum(1)
         if self.layer.bias is not None and self.layer.bias.requires_grad:
             inputs += 1.0
         return per_output * inputs
 
     def drop(self, examples: Tensor) -> None:
-        kept = ~examples.unsqueeze(1)
+        kept = ~examples.unsqueeze(1).to(self.backprops.device)
         # where, not a product: NaN * 0 would stay NaN.
         self.activations = torch.where(kept, self.activations, 0.0)
         self.backprops = torch.where(kept, self.backprops, 0.0)
 
     def add_weighted(self, weights: Tensor, into: Sums) -> None:
-        weighted = self.backprops * weights.unsqueeze(1)
+        weighted = exact(self.backprops) * weights.unsqueeze(1)
         if self.layer.weight.requires_grad:
-            into[self.layer.weight].addmm_(weighted.T, self.activations.double())
+            into[self.layer.weight].addmm_(weighted.T, exact(self.activations))
         if self.layer.bias is not None and self.layer.bias.requires_grad:
             into[self.layer.bias].add_(weighted.sum(0))
 

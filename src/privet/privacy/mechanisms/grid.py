@@ -81,7 +81,10 @@ class Grid:
         return cls(step, left / step, std, most)
 
     def noise(self, source: NoiseSource, count: int) -> Tensor:
-        """Integers of the noise, float64, shape (count,); zeros in a plan without noise."""
+        """Integers of the noise, float64, shape (count,); zeros in a plan without noise.
+
+        They are drawn on the CPU wherever they are added: of one seed everywhere the same.
+        """
         if self.std == 0:
             return torch.zeros(count, dtype=torch.float64)
         return rounded(source.normal((count,), self.std).double().mul_(1 / self.step))
@@ -96,7 +99,9 @@ class Grid:
 
 
 def rounded(values: Tensor) -> Tensor:
-    """The float64 `values` rounded to integers, in place."""
+    """The float64 `values` rounded to integers, ties to even ones, in place."""
+    if not values.is_cpu:
+        return values.round_()
     np.rint(values.numpy(), out=values.numpy())  # twice as quick as torch's
     return values
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from privet.devices import exact_place, full
 from privet.errors import ModelError, PrivacyError
 from privet.privacy.library_logging import untouched_root_logger
 from privet.privacy.mechanisms.canaries import CanaryBlock
@@ -192,6 +193,18 @@ class PerExampleModule(GradSampleModule):  # type: ignore[misc]
         )
         return output if copied else None
 
+    def rearrange_grad_samples(
+        self, *, module: nn.Module, backprops: Tensor, loss_reduction: str, batch_first: bool
+    ) -> tuple[list[Tensor], Tensor]:
+        """Opacus' two factors of the gradients, in float32 whatever the passes were in."""
+        factors: tuple[list[Tensor], Tensor] = super().rearrange_grad_samples(
+            module=module,
+            backprops=backprops,
+            loss_reduction=loss_reduction,
+            batch_first=batch_first,
+        )
+        return full(factors)  # type: ignore[no-any-return]
+
     def capture_backprops_hook(
         self,
         module: nn.Module,
@@ -322,6 +335,7 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
         self.nonfinite = 0
         self._plan = plan
         self._weights = [parameter.numel() for parameter in self.params]
+        self._device = self.params[0].device
         # Of the model alone: no record moves the canaries' block, and it changes no record's step.
         self._grid = Grid.of(plan, sum(self._weights) - (block.parameter.numel() if block else 0))
         self._noise = noise
@@ -342,7 +356,8 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
         self._records += self._model.records
         self._grid.check(self._records)
         if self._gathered is None:
-            self._gathered = torch.zeros(sum(self._weights), dtype=torch.float64)
+            place = exact_place(self._device)
+            self._gathered = torch.zeros(sum(self._weights), dtype=torch.float64, device=place)
         if gradients:
             self._add_clipped([gradients], self._by_parameter(self._gathered))
         self._drop()
@@ -362,7 +377,7 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
             raise PrivacyError("optimizer.step(closure): a closure could look at the data again")
         self._refuse_what_is_not_planned()
         gradients = self._collect()
-        noise = self._grid.noise(self._noise, sum(self._weights))
+        noise = self._grid.noise(self._noise, sum(self._weights)).to(exact_place(self._device))
         # Counted before the parameters move: a crash in between costs a step, never hides one.
         self.ran += 1
         total = torch.zeros_like(noise) if self._gathered is None else self._gathered
@@ -370,7 +385,7 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
         self._add_clipped(gradients, self._by_parameter(total))
         # By the expected size: dividing by the drawn one would reveal how many took part.
         released = release(total, noise, self._grid.scale).float()
-        mean = released.mul_(self._grid.step / self._plan.batch_size)
+        mean = released.mul_(self._grid.step / self._plan.batch_size).to(self._device)
         for parameter, gradient in self._by_parameter(mean).items():
             parameter.grad = gradient
         self._model.forget()

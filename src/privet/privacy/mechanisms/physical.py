@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from privet.base import Base
 from privet.privacy.mechanisms.examples import ExampleType
 from privet.privacy.mechanisms.gradients import Gradients
-from privet.pytrees import called, leaves
+from privet.pytrees import called, leaves, mapped
 
 BUDGET = 2**28
 """Bytes for what the layers keep of a batch, and for its examples' gradients."""
@@ -33,7 +33,9 @@ def physical_batch(base: Base, like: ExampleType) -> int:
 def _bytes(base: Base, like: ExampleType) -> int:
     twin = Base.of(base.twin(), base.constant).train()
     trained = sum(p.numel() * p.element_size() for p in twin.parameters() if p.requires_grad)
-    for inputs in like.made_up(_ROWS):
+    place = next(twin.parameters()).device
+    for made_up in like.made_up(_ROWS):
+        inputs = mapped(lambda leaf: leaf.to(place), made_up)
         with suppress(Exception):  # a task's own model, on made-up examples
             return max(1, _of_pass(twin, inputs) // _ROWS)
     return max(1, 2 * trained)

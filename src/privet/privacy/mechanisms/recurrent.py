@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from privet.devices import full
 from privet.errors import ModelError
 
 Replaced = list[tuple[nn.Module, str, nn.Module]]
@@ -88,10 +89,10 @@ class Gates(nn.Module):
         if self.resets:
             assert self.reset is not None
             first, second, new = at_gates.chunk(3, dim=-1)
-            at_hidden = torch.cat([first, second, new * self.reset], dim=-1)
+            at_hidden = torch.cat([first, second, new * full(self.reset)], dim=-1)
         found: dict[nn.Parameter, Tensor] = {
             self.weight_ih: at_gates.transpose(1, 2) @ inputs,
-            self.weight_hh: at_hidden.transpose(1, 2) @ self.hidden,
+            self.weight_hh: at_hidden.transpose(1, 2) @ full(self.hidden),
         }
         if self.bias_ih is not None and self.bias_hh is not None:
             found |= {self.bias_ih: at_gates.sum(1), self.bias_hh: at_hidden.sum(1)}

@@ -335,6 +335,9 @@ def _costs(run: Run) -> Iterator[Figure]:
         yield Figure("Encryption", duration(run.seconds.encryption), where)
     evaluation = seconds_in("evaluation", run.rounds) or 0.0
     yield Figure("Evaluation", duration(evaluation), "on held-out records")
+    if run.computed:
+        passes = "bfloat16" if run.computed.precision == "bf16" else run.computed.precision
+        yield Figure("Device", run.computed.device, f"forward and backward passes in {passes}")
     if (model := run.model) and model.base:
         everything, digest = model.trained + model.base, (model.base_digest or "")[:12]
         where = f"of {everything:,}; the base, of digest {digest}, did not travel"

@@ -24,6 +24,7 @@ from privet.charts.formatting import counted, duration, listed
 from privet.charts.page import CHARTS, Page
 from privet.charts.scales import Scale, Tick, nice_ticks, ticks
 from privet.charts.svg import axis, legend
+from privet.devices import options
 from privet.metrics import Metric
 from privet.reports.sweep.axes import (
     BROKEN,
@@ -58,7 +59,9 @@ def headline(sweep: Sweep) -> Iterator[tuple[str, str, str]]:
     yield "Cells done", f"{done:,}", f"of {len(sweep.cells):,}"
     yield "Settings tried", f"{len(sweep.tried):,}", "on these data, in this folder"
     yield "Seeds", f"{len(sweep.seeds):,}", "" if len(sweep.seeds) > 1 else "no intervals"
-    yield "Time", duration(sweep.seconds), f"{counted(sweep.workers, 'cell')} at a time"
+    elsewhere = " ".join(options(sweep.device, sweep.precision))
+    how = f"{counted(sweep.workers, 'cell')} at a time{f', {elsewhere}' if elsewhere else ''}"
+    yield "Time", duration(sweep.seconds), how
 
 
 def alarms(sweep: Sweep) -> Iterator[tuple[str, bool]]:
@@ -293,4 +296,4 @@ def _options(sweep: Sweep) -> list[str]:
     engine = [] if sweep.engine == "auto" else [f"--engine {sweep.engine}"]
     chosen = sweep.selection
     law = [f"--private-tuning {chosen.law}:{chosen.expected_runs!r}"] if chosen else []
-    return [*engine, *law]
+    return [*engine, *options(sweep.device, sweep.precision), *law]

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from privet.devices import CPU, Device, full
 from privet.errors import PrivetError
 from privet.privacy.mechanisms.losses import ExampleLoss
 
@@ -166,14 +167,22 @@ class Chain:
         return [shape for link in self.links if not callable(link) for shape in link.shapes]
 
     def run(
-        self, inputs: Tensor, targets: Tensor, parameters: Sequence[Tensor], loss: ExampleLoss
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        parameters: Sequence[Tensor],
+        loss: ExampleLoss,
+        device: Device = CPU,
     ) -> tuple[Tensor, list[LayerPass]]:
         """Outputs (K, B, ...), and for each layer the gradients of every example's own loss.
 
-        inputs (K, B, ...), targets (K, B), parameters (K, *shape) in the order of `shapes`.
+        inputs (K, B, ...), targets (K, B), parameters (K, *shape) in the order of `shapes`, all of
+        them on `device`, whose precision the pass has; what it gives is in float32.
         """
-        with torch.enable_grad():
+        with torch.enable_grad(), device.passes():
             outputs, layers = self._forward(inputs, parameters)
+        with torch.enable_grad():
+            outputs = device.told(outputs)
         every = outputs.flatten(0, 1)
         own = loss.gradients(every, targets.flatten(0, 1), times=float(len(every))).view_as(outputs)
         with torch.enable_grad():
@@ -181,7 +190,7 @@ class Chain:
             total = (outputs * own).sum()
         gradients = torch.autograd.grad(total, [seen.backprops for seen in layers])
         for seen, gradient in zip(layers, gradients, strict=True):
-            seen.backprops = gradient
+            seen.prepared, seen.backprops = full((seen.prepared, gradient))
         return outputs.detach(), layers
 
     def _forward(

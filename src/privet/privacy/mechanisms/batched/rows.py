@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from privet.devices import CPU, Device, exact_place
 from privet.errors import PrivacyError
 from privet.privacy.mechanisms.batched.chain import Chain, LayerPass
 from privet.privacy.mechanisms.canaries import CANARY_NORM, Canaries, CanaryTrace, split
@@ -119,10 +120,16 @@ class RowResult:
 
 
 def train_rows(
-    chain: Chain, rows: Sequence[Row], loss: ExampleLoss, *, optimizer: OptimizerSettings
+    chain: Chain,
+    rows: Sequence[Row],
+    loss: ExampleLoss,
+    *,
+    optimizer: OptimizerSettings,
+    device: Device = CPU,
 ) -> list[RowResult]:
     """Train every row from its weights, one step a batch; outcomes in the order of `rows`.
 
+    Records may lie on `device`, on which all is computed, or follow batch by batch.
     Guarantee, under DP-SGD: a row's update is the one that `privatise` gives with its plan, batches
     and noise, up to rounding in float32. Raises PrivacyError for rows with DP-SGD beside rows
     without, for DP-SGD without noise, for more batches than a plan has steps, and for rows with
@@ -131,16 +138,20 @@ def train_rows(
     for row in rows:
         _check(row, private=rows[0].plan is not None, block=_width(rows[0]))
     if len(rows) > 1 and max(map(_largest, rows)) > _LARGE:
-        return [_train_stacked(chain, [row], loss, optimizer)[0] for row in rows]
-    return _train_stacked(chain, rows, loss, optimizer)
+        return [_train_stacked(chain, [row], loss, optimizer, device)[0] for row in rows]
+    return _train_stacked(chain, rows, loss, optimizer, device)
 
 
 def _train_stacked(
-    chain: Chain, rows: Sequence[Row], loss: ExampleLoss, optimizer: OptimizerSettings
+    chain: Chain,
+    rows: Sequence[Row],
+    loss: ExampleLoss,
+    optimizer: OptimizerSettings,
+    device: Device,
 ) -> list[RowResult]:
     # The longest come first, so that those which still train are always the first.
     order = sorted(range(len(rows)), key=lambda place: -len(rows[place].batches))
-    stack = _Stack(chain, [rows[place] for place in order], loss, optimizer)
+    stack = _Stack(chain, [rows[place] for place in order], loss, optimizer, device)
     for number, noise in enumerate(stack.noise()):
         stack.step(number, noise)
     return [stack.outcome(order.index(place)) for place in range(len(rows))]
@@ -175,30 +186,42 @@ class _Stack:
     """
 
     def __init__(
-        self, chain: Chain, rows: Sequence[Row], loss: ExampleLoss, optimizer: OptimizerSettings
+        self,
+        chain: Chain,
+        rows: Sequence[Row],
+        loss: ExampleLoss,
+        optimizer: OptimizerSettings,
+        device: Device,
     ) -> None:
+        self._device = device
+        self._exact = exact_place(device.place)
         self._rows = rows
         self._chain = chain
         self._loss = loss
         models = torch.from_numpy(np.stack([row.weights for row in rows]))
         self._model = models.shape[1]
-        self._weights = F.pad(models, (0, _width(rows[0])))
+        self._weights = F.pad(models, (0, _width(rows[0]))).to(device.place)
         self._traces = [CanaryTrace(len(row.canaries)) if row.canaries else None for row in rows]
         self._steps = optimizer.begin(self._weights)
-        self._rates = torch.tensor([[row.lr] for row in rows])
+        self._rates = torch.tensor([[row.lr] for row in rows], device=device.place)
         plans = [row.plan for row in rows if row.plan is not None]
         self._private = bool(plans)
         self._gradients = torch.empty_like(self._weights)
         if self._private:
-            sums = torch.empty_like(self._weights, dtype=torch.float64)
-            self._sums, self._noise = sums, (torch.empty_like(sums), torch.empty_like(sums))
+            shape = self._weights.shape
+            self._sums = torch.empty(shape, dtype=torch.float64, device=self._exact)
+            self._noise = tuple(torch.empty(shape, dtype=torch.float64) for _ in range(2))
         self._grids = [Grid.of(plan, self._model) for plan in plans]
-        self._clips = _column([plan.clip for plan in plans])
-        self._scales = _column([grid.scale for grid in self._grids])
-        self._units = _column([grid.step for grid in self._grids])
-        self._expected = _column([plan.batch_size for plan in plans])
-        self._losses: list[list[float]] = [[] for _ in rows]
-        self._nonfinite = torch.zeros(len(rows), dtype=torch.int64)
+        self._clips = self._column([plan.clip for plan in plans])
+        self._scales = self._column([grid.scale for grid in self._grids])
+        self._units = self._column([grid.step for grid in self._grids])
+        self._expected = self._column([plan.batch_size for plan in plans])
+        self._losses: list[list[Tensor]] = [[] for _ in rows]
+        self._nonfinite = torch.zeros(len(rows), dtype=torch.int64, device=self._exact)
+
+    def _column(self, values: Sequence[float]) -> Tensor:
+        columns = [[value] for value in values]
+        return torch.tensor(columns, dtype=torch.float64, device=self._exact)
 
     def noise(self) -> Iterator[Tensor | None]:
         """For each step the integers of its noise, float64 (k, d), if there is any.
@@ -232,8 +255,12 @@ class _Stack:
         active = len(rows)
         weights = self._weights[:active]
         drawn = [split(row.batches[number], len(row.inputs)) for row in rows]
-        inputs, targets, taken = _padded(rows, [records for records, _ in drawn])
-        outputs, layers = self._chain.run(inputs, targets, self._parts(weights), self._loss)
+        inputs, targets, taken = self._device.moved(
+            _padded(rows, [records for records, _ in drawn])
+        )
+        outputs, layers = self._chain.run(
+            inputs, targets, self._parts(weights), self._loss, self._device
+        )
         gradients = self._gradients[:active]
         sampled = [
             _coordinates(row, canaries) for row, (_, canaries) in zip(rows, drawn, strict=True)
@@ -242,22 +269,26 @@ class _Stack:
             shares = self._shares(outputs, targets, layers, taken)
             _add_sums(layers, shares.unsqueeze(2), self._parts(gradients.zero_()))
         else:
-            sums = self._clipped_sums(layers, taken, sampled)
-            gradients.copy_(release(sums, noise, self._scales[:active]))
-            gradients.mul_((self._units / self._expected)[:active].float())
+            for seen in layers:
+                seen.prepared = seen.prepared.to(self._exact)
+                seen.backprops = seen.backprops.to(self._exact)
+            sums = self._clipped_sums(layers, taken.to(self._exact), sampled)
+            gradients.copy_(release(sums, noise.to(self._exact), self._scales[:active]))
+            gradients.mul_((self._units / self._expected)[:active].float().to(gradients.device))
         for place, row in enumerate(rows):
             if (trace := self._traces[place]) is not None:
                 trace.coordinates.append(sampled[place])
-                trace.private.append(gradients[place, self._model :].clone())
+                trace.private.append(gradients[place, self._model :].to("cpu", copy=True))
             if row.correction is not None:
                 row.correction(self._model_of(place, gradients))
         self._steps.step(weights, gradients, self._rates[:active])
 
     def outcome(self, place: int) -> RowResult:
         """What the row at `place` has come to."""
-        update = self._weights[place, : self._model].numpy() - self._rows[place].weights
+        update = self._weights[place, : self._model].cpu().numpy() - self._rows[place].weights
         lost = int(self._nonfinite[place])
-        return RowResult(update, self._losses[place], lost, self._traces[place])
+        losses = [float(loss) for loss in self._losses[place]]
+        return RowResult(update, losses, lost, self._traces[place])
 
     def _active(self, number: int) -> Sequence[Row]:
         return self._rows[: sum(len(row.batches) > number for row in self._rows)]
@@ -285,7 +316,7 @@ class _Stack:
         counts = taken.sum(1)
         for place, count in enumerate(counts.tolist()):
             loss = self._loss(outputs[place, :count], targets[place, :count])
-            self._losses[place].append(float(loss))
+            self._losses[place].append(loss.detach())  # a device is asked for it at the end
         if not taken.all():
             _drop(layers, ~taken)
         return taken / counts.unsqueeze(1)
@@ -294,7 +325,9 @@ class _Stack:
         self, layers: Sequence[LayerPass], taken: Tensor, sampled: Sequence[NDArray[np.int64]]
     ) -> Tensor:
         """The sums of clipped gradients, float64 (k, d)."""
-        canary_norms, places = _canary_norms(self._rows[: len(taken)], sampled)
+        canary_norms, places = (
+            each.to(self._exact) for each in _canary_norms(self._rows[: len(taken)], sampled)
+        )
         factors = self._factors(layers, taken, canary_norms)
         examples, canaries = torch.split(factors, [taken.shape[1], canary_norms.shape[1]], dim=1)
         sums = self._sums[: len(taken)].zero_()
@@ -313,10 +346,6 @@ class _Stack:
             norms = torch.where(lost, 0.0, norms)
         norms, taken = torch.cat([norms, canary_norms], 1), torch.cat([taken, canary_norms > 0], 1)
         return clip_factors(norms, self._clips[: len(norms)]) * taken
-
-
-def _column(values: Sequence[float]) -> Tensor:
-    return torch.tensor([[value] for value in values], dtype=torch.float64)
 
 
 def _padded(
@@ -338,10 +367,18 @@ def _padded(
     inputs = rows[0].inputs.new_empty(len(rows), longest, *rows[0].inputs.shape[1:])
     targets = rows[0].targets.new_empty(len(rows), longest, *rows[0].targets.shape[1:])
     for place, row in enumerate(rows):
-        torch.index_select(row.inputs, 0, chosen[place], out=inputs[place])
-        torch.index_select(row.targets, 0, chosen[place], out=targets[place])
+        _take(row.inputs, chosen[place], into=inputs[place])
+        _take(row.targets, chosen[place], into=targets[place])
     counts = torch.tensor([len(batch) for batch in batches])
     return inputs, targets, torch.arange(longest) < counts.unsqueeze(1)
+
+
+def _take(values: Tensor, index: Tensor, *, into: Tensor) -> None:
+    index = index.to(values.device)
+    if values.device == into.device:
+        torch.index_select(values, 0, index, out=into)
+    else:  # of some silos the records lie on the device, and of others they do not fit
+        into.copy_(values.index_select(0, index))
 
 
 def _everything(row: Row, batch: NDArray[np.int64]) -> bool:
