@@ -8,6 +8,7 @@ with "bf16" the matrix products of forward and backward passes are in bfloat16 (
 from __future__ import annotations
 
 import copy
+import multiprocessing
 import os
 import re
 from collections.abc import Iterator
@@ -26,8 +27,6 @@ Precision = Literal["float32", "bf16"]
 _NAMES = "auto", "cpu", "cuda", "mps"
 _WITHOUT_DOUBLE = {"mps"}
 """Kinds of devices that have no float64."""
-_FORKABLE = {"cpu"}
-"""Kinds that a forked process can use though its parent has used them."""
 _SHARE = 0.5
 """Of the memory that is free, what records may take: the rest is for what layers make of them."""
 
@@ -60,11 +59,6 @@ class Device:
     def on_cpu(self) -> bool:
         """Whether it is the CPU."""
         return self.kind == "cpu"
-
-    @property
-    def forkable(self) -> bool:
-        """Whether processes that use it may be forked from one that did."""
-        return self.kind in _FORKABLE
 
     @property
     def place(self) -> torch.device:
@@ -183,6 +177,15 @@ def found() -> list[str]:
         count = torch.get_device_module(other.type).device_count()
         names = [f"{other.type}:{number}" for number in range(count)]
     return ["cpu", *names]
+
+
+def may_fork() -> bool:
+    """Whether a process that torch has worked in may fork others in which it is to work.
+
+    Not where there is any accelerator, used or not: a first backward pass, also on the CPU, starts
+    a thread for each of them, without which no child can have one of its own.
+    """
+    return "fork" in multiprocessing.get_all_start_methods() and found() == ["cpu"]
 
 
 def _has_bfloat16(kind: str) -> bool:

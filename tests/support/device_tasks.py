@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import paper_device
 from frozen_tasks import CLASSES, drawn
 from privet import Examples
 from toy_tasks import Tiny
@@ -22,11 +23,16 @@ class _Shifted(nn.Linear):
 class Stubborn(Tiny):
     """A model that runs on the CPU only."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-
     def model(self) -> nn.Module:
         return _Shifted(2, 2)
+
+
+class OnPaper(Tiny):
+    """Makes the device in every process that imports it."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        paper_device.register()
 
 
 class Convolutions(Tiny):

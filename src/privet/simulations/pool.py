@@ -22,7 +22,7 @@ from multiprocessing.process import BaseProcess
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from privet.devices import CPU, Device
+from privet.devices import CPU, Device, may_fork
 from privet.simulations.grid import BatchedTraining, answer, assume_identity, failed, in_groups
 
 _Answer = tuple[Message, RecordDict]
@@ -54,7 +54,7 @@ class WorkerPool:
         Every worker makes a ClientApp of its own, and owns a device: the n-th of `device`'s kind.
         """
         self._device = device
-        self._can_fork = device.forkable and "fork" in multiprocessing.get_all_start_methods()
+        self._can_fork = may_fork()
         self._make_client_app = make_client_app
         self._contexts = silos
         self._time_limit = time_limit

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from privet.client.task_code import code_hash
-from privet.devices import CPU, Device
+from privet.devices import CPU, Device, may_fork
 from privet.errors import DataError, PrivacyError, PrivetError, nearest
 from privet.experiment import Experiment, dotted
 from privet.files import read_file
@@ -325,8 +325,7 @@ def _processes(count: int, start: Callable[[int], _Worker]) -> Iterator[list[_Wo
 
 
 def _start(tracker: TrackerPipe | None, device: Device, number: int) -> _Worker:
-    can_fork = device.forkable and "fork" in multiprocessing.get_all_start_methods()
-    context: Any = multiprocessing.get_context("fork" if can_fork else "spawn")
+    context: Any = multiprocessing.get_context("fork" if may_fork() else "spawn")
     ours, theirs = context.Pipe()
     # A daemon, so that an interpreter which ends in the ordinary way takes its workers along.
     enter = partial(device.enter, number)

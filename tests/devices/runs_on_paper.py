@@ -19,6 +19,16 @@ from privet.simulations.run import simulate
 from privet.sweeps.results import Sweep
 from rounds_written import history
 
+paper.register()  # before anything trains
+
+
+@pytest.fixture(autouse=True)
+def _nothing_ran_yet() -> None:
+    paper.calls.clear()
+
+
+ON_PAPER = {"task": "device_tasks:OnPaper", "model": None}
+"""Processes that begin anew import the task, which makes the device."""
 PRIVATE = {"privacy.noise_multiplier": 1.0}
 SEALED = {"encryption.scheme": "bfv", "encryption.colluding": 0}
 RELEASED = """
@@ -35,14 +45,6 @@ plain = true
 accuracy = { release = "noised", noise_multiplier = 5.0 }
 loss = { release = "exact" }
 """
-
-
-@pytest.fixture(autouse=True)
-def _on_paper(monkeypatch: pytest.MonkeyPatch) -> None:
-    paper.register()
-    paper.calls.clear()
-    # A fork of this process can use it, unlike a GPU, and a new process would have to make it.
-    monkeypatch.setattr(devices, "_FORKABLE", {"cpu", paper.NAME})
 
 
 def experiment(**settings: Any) -> Experiment:
@@ -199,7 +201,7 @@ def test_a_run_goes_on_where_it_was_or_elsewhere(tmp_path: Path, then: str) -> N
 
 
 def test_a_process_owns_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings, out = experiment(**PRIVATE), tmp_path / "run"
+    settings, out = experiment(**ON_PAPER, **PRIVATE), tmp_path / "run"
     two = Execution(device=paper.NAME, workers=2)
     with pytest.raises(PrivetError, match=r"workers = 2: a process owns a device.* \(paper:0\)"):
         simulate(settings, out=out, execution=two)
@@ -291,7 +293,7 @@ def test_the_page_says_where_a_run_was_and_how_to_repeat_it(tmp_path: Path) -> N
 def test_a_sweep_has_its_cells_there(tmp_path: Path) -> None:
     def swept(name: str, device: str) -> Sweep:
         return sweep(
-            experiment(rounds=1),
+            experiment(**ON_PAPER, rounds=1),
             axes={"privacy.epsilon": [3.0]},
             seeds=1,
             baselines="no-dp",

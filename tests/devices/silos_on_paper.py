@@ -25,18 +25,20 @@ from privet.wire import ENROL, EvaluateReply, EvaluateRequest, TrainReply, Train
 from silo_holder import holder
 from silo_log import refused
 
+paper.register()  # before anything trains
+
+
+@pytest.fixture(autouse=True)
+def _nothing_ran_yet() -> None:
+    paper.calls.clear()
+
+
 WEIGHTS = FlatModel(load_task("digits", model="mlp").model()).vector()
 METRICS = """
 accuracy = { release = "exact" }
 loss = { release = "exact" }
 """
 _jobs = itertools.count(50_000)
-
-
-@pytest.fixture(autouse=True)
-def _on_paper() -> None:
-    paper.register()
-    paper.calls.clear()
 
 
 @pytest.fixture
