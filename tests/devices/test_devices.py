@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 
 @pytest.mark.parametrize("file", ["runs_on_paper.py", "silos_on_paper.py"])
 def test_on_paper(file: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pytest", str(HERE / file), "-q", "-p", "no:xdist"]
+    command = [sys.executable, "-m", "pytest", str(HERE / file), "-q", "-n", "0"]
     command += ["-p", "no:cacheprovider", f"--basetemp={tmp_path / 'tests'}"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parent.parent)
     assert done.returncode == 0, done.stdout + done.stderr
