@@ -231,7 +231,7 @@ def test_a_model_that_makes_its_tensors_on_the_cpu_is_told_before_anything_is_wr
 ) -> None:
     settings = experiment(task="device_tasks:Stubborn", model=None)
     simulate(settings, out=tmp_path / "cpu")
-    with pytest.raises(PrivetError, match=r"fails on paper, float32 .*device_tasks.py, line \d+"):
+    with pytest.raises(PrivetError, match=r"fails on paper, float32 .*device_tasks.py:\d+"):
         simulate(settings, out=tmp_path / "run", execution=Execution(device=paper.NAME))
     assert not (tmp_path / "run").exists()
 

@@ -14,7 +14,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from privet.devices import exact
+from privet.devices import exact, exact_place
 
 Sums = dict[Tensor, Tensor]
 """For each parameter the float64 tensor of its shape to which a weighted sum is added."""
@@ -110,7 +110,8 @@ class _Recorded(dict[Tensor, Tensor]):
     """Sums of whatever parameters there are."""
 
     def __missing__(self, parameter: Tensor) -> Tensor:
-        self[parameter] = torch.zeros_like(parameter, dtype=torch.float64, requires_grad=False)
+        place = exact_place(parameter.device)
+        self[parameter] = torch.zeros(parameter.shape, dtype=torch.float64, device=place)
         return self[parameter]
 
 
