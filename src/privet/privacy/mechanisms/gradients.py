@@ -124,7 +124,8 @@ def averaged(part: Gradients, copies: int) -> list[Gradients]:
     if isinstance(part, OuterGradients):
         return [*_averaged_outer(part, count, copies)]
     sums = []
-    for example in torch.eye(count, dtype=torch.float64):
+    place = part.squared_norms().device
+    for example in torch.eye(count, dtype=torch.float64, device=place):
         sums.append(_Recorded())
         part.add_weighted(example.repeat_interleave(copies) / copies, sums[-1])
     return [
