@@ -49,7 +49,11 @@ def refusal(name: str, **options: object) -> str:
     return message
 
 
-OPTIONS = {"table": {"file": "absent.csv", "target": "y"}, "images": {"folder": "absent"}}
+OPTIONS = {
+    "table": {"file": "absent.csv", "target": "y"},
+    "images": {"folder": "absent"},
+    "text": {"file": "absent.csv", "base": "absent"},
+}
 
 
 def test_the_list_of_tasks_is_read_without_torch_or_pandas() -> None:
@@ -59,7 +63,16 @@ def test_the_list_of_tasks_is_read_without_torch_or_pandas() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     names, loaded = run.stdout.splitlines()
-    known = ["digits", "mnist", "fashion-mnist", "heart-disease", "adult", "images", "table"]
+    known = [
+        "digits",
+        "mnist",
+        "fashion-mnist",
+        "heart-disease",
+        "adult",
+        "images",
+        "text",
+        "table",
+    ]
     assert names.split() == known
     assert loaded == "set()"
 

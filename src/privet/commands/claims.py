@@ -81,6 +81,17 @@ _IMAGES = {
     "data.base_digest": "another base is refused",
     "data.cache": "holds what the base makes of the records: as private as they are",
 }
+_OF_FOLDERS = ("data.folder", "data.folders", "data.test_folder", "data.size", "data.weights")
+_TEXT = {
+    **{key: words for key, words in _IMAGES.items() if key not in _OF_FOLDERS},
+    "data.file": _ONLY_WHERE,
+    "data.files": _ONLY_WHERE,
+    "data.silo": "decides which records are one silo's",
+    "data.test_file": "its records are tested on, and no epsilon is about them",
+    "data.lora_rank": _NONE,
+    "data.lora_alpha": _NONE,
+    "data.lora_targets": _NONE,
+}
 _POLICY = {
     "*": _NONE,
     "data.NAME.*": "a job that it does not name is refused",
@@ -116,6 +127,7 @@ CLAIMS: Mapping[str, Mapping[str, str]] = {
     "The experiment": _EXPERIMENT,
     'The experiment, [data] with task = "table"': _TABLE,
     'The experiment, [data] with task = "images"': _IMAGES,
+    'The experiment, [data] with task = "text"': _TEXT,
     "The experiment, options of [strategy]": {
         "strategy.*": "-; it works on what silos sent",
         "strategy.weighting": '"examples": each silo tells how many records it has',

@@ -61,7 +61,7 @@ def _options(name: str) -> Iterator[tuple[str, str, str]]:
     from privet.commands import reference
     from privet.tasks.registry import options_of
 
-    described = {"table": reference.TABLE, "images": reference.IMAGES}
+    described = {"table": reference.TABLE, "images": reference.IMAGES, "text": reference.TEXT}
     if name in described:
         for key in reference.every_key():
             if key.file == described[name]:

@@ -44,6 +44,7 @@ class SettingKey:
 EXPERIMENT = "The experiment"
 TABLE = 'The experiment, [data] with task = "table"'
 IMAGES = 'The experiment, [data] with task = "images"'
+TEXT = 'The experiment, [data] with task = "text"'
 OPTIONS = "The experiment, options of [strategy]"
 POLICY = "A data holder's policy (policy.toml)"
 SILO = "A silo (silo.toml)"
@@ -56,13 +57,14 @@ def every_key() -> list[SettingKey]:
     from privet.deployment.parties.kits import AdminKit, ServerKit, SiloKit
     from privet.experiment import Experiment
     from privet.privacy.policy.policy import Policy
-    from privet.tasks.options import ImageOptions
+    from privet.tasks.options import ImageOptions, TextOptions
     from privet.tasks.table_layout import TableOptions
 
     return [
         *_keys(EXPERIMENT, Experiment),
         *_keys(TABLE, TableOptions, prefix="data."),
         *_keys(IMAGES, ImageOptions, prefix="data."),
+        *_keys(TEXT, TextOptions, prefix="data."),
         *_strategy_options(),
         *_keys(POLICY, Policy),
         *_keys(SILO, SiloKit),

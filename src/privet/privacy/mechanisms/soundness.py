@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
+from logging import Logger
 from operator import itemgetter
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -564,7 +565,10 @@ def _of_class(kind: type, *, shown_by: Mapping[str, Any]) -> Iterator[tuple[str,
                     yield f"{each.__name__}.{name}" if name in shown_by else name, value
 
 
-_LIBRARIES = sys.stdlib_module_names | {"torch", "opacus", "numpy", "scipy", "privet"}
+_LIBRARIES = sys.stdlib_module_names | {
+    *("torch", "opacus", "numpy", "scipy", "privet"),
+    *("transformers", "peft", "timm", "huggingface_hub"),
+}
 
 
 def _of_library(module: str | None) -> bool:
@@ -598,6 +602,8 @@ def _collect(path: str, value: Any, found: dict[str, Any], seen: set[int]) -> No
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
     """What a value consists of, and the paths from it."""
+    if isinstance(value, Logger):
+        return  # it leads to every stream of the process, and keeps no records
     if isinstance(value, Mapping):
         yield from ((f"[{key!r}]", each) for key, each in value.items())
     elif isinstance(value, list | tuple | set | frozenset | deque):
