@@ -170,3 +170,26 @@ def test_the_folder_holds_what_pictures_are_drawn_from(here: Path) -> None:
     tested = sum(map(sum, summary.pictures.against.counts))
     assert 80 < tested < 160
     json.dumps(summary.plain(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"scores": [{"name": "a", "of_class": [-1] * 20, "of_others": [9] * 20}]},
+        {"scores": [{"name": "a", "of_class": [10**400] * 20, "of_others": [9] * 20}]},
+        {"confusion": {"classes": ["a", "b"], "counts": [[1], [2, 3, 4]]}},
+        {"against": {"low": 0.0, "high": 1.0, "unit": "", "counts": [[-4, 1], [0, -2]]}},
+        {"against": {"low": -1e308, "high": 1e308, "unit": "", "counts": [[1]]}},
+        {"against": {"low": 0.0, "high": 1.0, "unit": "", "counts": [[0]]}},
+        {"scores": 7, "confusion": [], "against": "none"},
+    ],
+)
+def test_a_page_is_written_whatever_the_folder_says(damage: dict[str, Any], here: Path) -> None:
+    run(OBJECTIVES["classes"])
+    path = here / "runs/stays/summary.json"
+    told = json.loads(path.read_text())
+    told["pictures"] = {"scores": [], "confusion": None, "against": None, **damage}
+    path.write_text(json.dumps(told))
+    with pytest.raises(SystemExit) as end:
+        main(["report", "runs/stays"])
+    assert not end.value.code

@@ -48,6 +48,13 @@ def test_no_silo_is_told_of_by_itself(make: Any, tmp_path: Path) -> None:
         assert figures(RoundRecord.mended(changed)) == figures(entry)
 
 
+def test_every_figure_is_told_by_a_name_that_trackers_take(tmp_path: Path) -> None:
+    last = _entries(samples.kept, tmp_path / "kept")[-1]
+    own = {"auc": 0.75, "recall_<=50K": 0.5, "recall_>50K": 0.25}
+    told = figures(last.model_copy(update={"metrics": own}))
+    assert (told["auc"], told["recall_--50K"], told["recall_-50K"]) == (0.75, 0.5, 0.25)
+
+
 def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:
     last = _entries(samples.kept, tmp_path / "kept")[-1]
     assert "epsilon" not in figures(last)

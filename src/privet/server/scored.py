@@ -87,7 +87,9 @@ class NoisedScores:
         total = sum(self.of_class) + sum(self.of_others)
         most = _QUANTILE * noise * math.sqrt(1 + 2 * math.log(bins))
         size = np.abs(gaps)
-        sums = size.sum(), np.maximum(size - most, 0).sum(), (size + most).sum()
+        # Noise alone makes every gap larger: its square is taken off.
+        likely = np.sqrt(np.maximum(gaps**2 - noise**2, 0))
+        sums = likely.sum(), np.maximum(size - most, 0).sum(), (size + most).sum()
         value, low, high = (float(np.clip(each / max(total, 1.0), 0, 1)) for each in sums)
         return WithInterval(value, low, high)
 

@@ -5,6 +5,7 @@ Which tracker was requested is parsed here, and whether its package is installed
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -59,7 +60,12 @@ class About:
 
 def figures(entry: RoundRecord) -> dict[str, float]:
     """The figures of a round: none of a single silo, and nothing that is not in the entry."""
-    return {name: float(value) for name, value in _found(entry) if value is not None}
+    return {_named(name): float(value) for name, value in _found(entry) if value is not None}
+
+
+def _named(name: str) -> str:
+    """What every tracker takes: names of classes, which stand in those of figures, may hold all."""
+    return re.sub(r"[^\w\-. /:]", "-", name)
 
 
 def _found(entry: RoundRecord) -> Iterator[tuple[str, float | None]]:

@@ -5,6 +5,7 @@ They are drawn from the counts in the summary, in bins: a curve's points lie a h
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -18,6 +19,8 @@ from privet.record.run import Run
 from privet.record.summary import RecordedAgainst, RecordedConfusion, RecordedScores
 
 _SHADES = 5
+_MOST = 10**15
+"""Of records, in a folder that may hold anything."""
 _GROUPS = 10
 """Of probabilities, for the reliability."""
 _SHARES = tuple(Tick(at, f"{at / 100:g}") for at in (0.0, 25.0, 50.0, 75.0, 100.0))
@@ -62,18 +65,25 @@ def _charts(run: Run) -> Iterator[Chart]:
     confusion, against = run.pictures.confusion, run.pictures.against
     if confusion and _square(confusion.counts, len(confusion.classes)):
         yield _confusion(confusion)
-    if against and _square(against.counts, len(against.counts)) and against.low < against.high:
-        yield _against(against)
+    if against and _square(against.counts, len(against.counts)):
+        spread = against.high - against.low
+        if 0 < spread < math.inf and any(map(any, against.counts)):
+            yield _against(against)
 
 
 def _usable(each: RecordedScores) -> bool:
     # A folder may hold anything.
+    both = each.of_class, each.of_others
     lengths = len(each.of_class) == len(each.of_others) >= _GROUPS
-    return lengths and sum(each.of_class) > 0 and sum(each.of_others) > 0
+    return lengths and all(sum(counts) > 0 and _counts(counts) for counts in both)
 
 
 def _square(counts: Sequence[Sequence[int]], size: int) -> bool:
-    return 0 < size == len(counts) and all(len(row) == size for row in counts)
+    return 0 < size == len(counts) and all(len(row) == size and _counts(row) for row in counts)
+
+
+def _counts(found: Sequence[int]) -> bool:
+    return all(0 <= count <= _MOST for count in found)
 
 
 def _roc(each: RecordedScores) -> list[Point]:
