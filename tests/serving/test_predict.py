@@ -171,6 +171,28 @@ def test_what_a_model_has_no_input_for_is_refused_unless_it_is_said(run: Run) ->
     assert without.equals(model.predict(rows.assign(bmi=np.nan)))
 
 
+def test_frames_of_any_kind_and_size_are_read(run: Run) -> None:
+    model, rows = privet.load(run()), patients(12)
+    usual = model.predict(rows)
+    assert model.predict(rows[:0]).shape == (0, usual.shape[1])
+    assert model.predict(rows[:1]).equals(usual[:1])
+    assert model.predict(rows.astype({"age": "Int64", "ward": "category"})).equals(usual)
+    assert (
+        model.predict(rows[::-1].set_index("age", drop=False))
+        .iloc[::-1]
+        .reset_index(drop=True)
+        .equals(usual)
+    )
+    odd = {"age": [np.inf, "1e999", pd.Timestamp("2020-01-01")], "ward": [["x"], 7, {}]}
+    for column, values in odd.items():
+        for value in values:
+            with pytest.raises(PrivetError, match=f"column '{column}': 12 of 12 values are no"):
+                model.predict(rows.assign(**{column: [value] * 12}))
+    for bad in (rows.to_numpy(), None, rows.set_axis(["age", "age", *rows.columns[2:]], axis=1)):
+        with pytest.raises(PrivetError, match=r"takes a pandas DataFrame|two columns"):
+            model.predict(bad)
+
+
 def test_rows_with_gaps_have_no_answer_from_a_model_that_knows_no_gaps(run: Run) -> None:
     model = privet.load(run(data={"missing": "drop"}))
     rows = patients(30)

@@ -132,6 +132,8 @@ class TrainedModel:
         if not isinstance(records, pd.DataFrame):
             raise DataError(f"the model takes a pandas DataFrame, not {type(records).__name__}")
         rows = records.rename(columns=str).reset_index(drop=True)
+        if twice := rows.columns[rows.columns.duplicated()].tolist():
+            raise DataError(f"the frame: two columns are called {twice[0]!r}")
         return Frame(Path("the frame"), rows, self.text_format)
 
 

@@ -109,7 +109,7 @@ class TableEncoding:
             return np.full(len(frame), None, object), np.zeros(len(frame), dtype=bool)
         read, given = reader_of(words), frame.labels(name)
         found = np.array([None if each is None else read(each) for each in given], dtype=object)
-        bad = np.array([each is not None for each in given]) & (found == None)  # noqa: E711
+        bad = np.array([each is not None for each in given], dtype=bool) & (found == None)  # noqa: E711
         _demand(frame, name, bad, unfit, f"none of the {len(words)} words that the model knows")
         return found, bad
 
