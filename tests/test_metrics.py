@@ -109,6 +109,11 @@ def test_a_regression_sweep_compares_in_the_right_direction(ran: Path) -> None:
     )
     assert said.startswith("lr 0.5 is better than lr 0.0001 by 9.0000 +- 1.0000 kUSD")
     assert " kUSD over 3 seeds" in said
+    assert {cell.metric.name for cell in sweep.cells} == {"rmse"}
+    alone = next(
+        e for e in sweep.estimates if e.kind == "alone" and e.settings["training.lr"] == 0.5
+    )
+    assert 1 < alone.mean < 12
     cell = next(c for c in sweep.cells if c.settings.get("training.lr") == 0.5 and not c.baseline)
     assert cell.value == cell.metrics["rmse"]
     values = [value or math.inf for value in cell.values]

@@ -164,7 +164,8 @@ def test_the_summary_keeps_its_contract(reference: Path) -> None:
     summary = json.loads((reference / "summary.json").read_text())
     assert set(summary) == {
         "schema", "task", "rounds", "seed", "start", "validation", "accuracy", "loss", "metrics",
-        "epsilon", "evaluation", "stopped", "encryption", "model", "computed", "seconds", "client_updates",
+        "epsilon", "evaluation", "stopped", "encryption", "model", "computed", "seconds",
+        "client_updates",
         "client_updates_per_second", "problems", "declared", "baselines", "pictures",
     }  # fmt: skip
     assert summary["schema"] == 2

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from privet.client.silo import LocalData, load_local_data
 from privet.errors import ExperimentError
 from privet.experiment import Experiment
+from privet.metrics import Metric, declared_by
 from privet.tasks import Examples
 from privet.tasks.task import constant_buffers, uncovered
 
@@ -52,6 +53,17 @@ class Dealt:
     def constant_buffers(self) -> tuple[str, ...]:
         """Of the task `of`."""
         return constant_buffers(self._local_data.task)
+
+    @property
+    def declared_metrics(self) -> tuple[Metric, ...]:
+        """Of the task `of`."""
+        return declared_by(self._local_data.task)
+
+    def __getattr__(self, name: str) -> Any:
+        """What the task `of` has beside, of what an evaluation asks for."""
+        if name not in ("constant", "pictures"):
+            raise AttributeError(name)
+        return getattr(self._local_data.task, name)
 
     def model(self) -> nn.Module:
         return self._local_data.task.model()

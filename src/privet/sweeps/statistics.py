@@ -89,8 +89,10 @@ def compare(
 
 def with_estimates(sweep: Sweep) -> Sweep:
     """The sweep with what follows from its cells, of the metric that they show."""
-    found = estimate(sweep.cells)
-    differences = compare(sweep.cells, found, sweep.axes, sweep.metric)
+    # An axis may vary what is predicted: figures of another kind stand in no comparison.
+    cells = [c for c in sweep.cells if c.status != "done" or c.metric == sweep.metric]
+    found = estimate(cells)
+    differences = compare(cells, found, sweep.axes, sweep.metric)
     return replace(sweep, estimates=tuple(found), comparisons=tuple(differences))
 
 
