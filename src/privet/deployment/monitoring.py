@@ -223,7 +223,7 @@ def log_to_stderr(*, as_json: bool) -> None:
 
 
 STRANGERS = "privet.strangers"
-"""The logger of what is done to people who may be anybody."""
+"""The logger of what others can bring about as often as they like: anybody, or a hostile party."""
 
 
 class Sparing(logging.Filter):

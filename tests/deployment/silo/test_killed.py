@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from flwr.app import Array, ArrayRecord, RecordDict
 
 from gate_project import SILOS, GateProject
 from privet.deployment.silo.serving import _Silo
+from privet.deployment.silo.worker import Died, Work, Worker
 from privet.privacy.encryption.keys import load_roster
 
 
@@ -33,3 +38,19 @@ def test_a_roster_that_a_kill_cut_off_is_written_again(
             silo._roster()
     assert load_roster(silo._roster()).names == SILOS
     assert not list(kit.state.glob(".*"))
+
+
+def test_a_worker_that_takes_nothing_is_not_waited_for_for_ever() -> None:
+    worker = Worker()
+    worker.start()
+    process = worker._process
+    assert process is not None
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGSTOP)
+    large: Any = RecordDict({"model": ArrayRecord({"a": Array(np.zeros(2_000_000))})})
+    work = Work(large, 1, 1, {}, {}, RecordDict())
+    begun = time.monotonic()
+    with pytest.raises(Died, match="did not take the message"):
+        worker.answer(work, until=time.monotonic() + 0.5)
+    assert time.monotonic() - begun < 10
+    assert not process.is_alive()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 import threading
@@ -314,3 +315,19 @@ def test_a_worker_that_ends_is_counted_for_the_data_set_that_its_job_names(
 
 def full(*_: object, **__: object) -> None:
     raise LedgerError("no space left on device")
+
+
+def test_a_full_disk_in_the_midst_of_a_message_is_an_answer_and_no_end(
+    project: GateProject, server: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: object) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    settings = {ORDER_KEY: order(project).signed(project.key("ana"))}
+    with silo(project):
+        with monkeypatch.context() as during:
+            during.setattr(serving._Silo, "_roster", full)
+            (failure,) = ask(server, settings)
+        assert failure is not None
+        assert "ledger cannot be believed or written" in failure.reason
+        assert ask(server, settings) == [None]

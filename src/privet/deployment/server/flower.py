@@ -68,6 +68,7 @@ from sqlalchemy.orm import Session
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 
+from privet.deployment.monitoring import STRANGERS
 from privet.deployment.parties.requests import WINDOW, Denied
 from privet.deployment.server.objects import ObjectsOnDisk
 from privet.errors import PrivetError
@@ -533,7 +534,8 @@ async def _blame_the_node(request: Request, call_next: RequestResponseEndpoint) 
     # Within the translator, which makes an answer of the HTTPException; a 500 would have the silo
     # try on for ever.
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-        log.warning("refused: %s: %s", request.url.path, type(error).__name__)
+        told = logging.getLogger(STRANGERS)
+        told.warning("refused: %s: %s", request.url.path, type(error).__name__)
         raise HTTPException(400, "malformed") from None
 
 

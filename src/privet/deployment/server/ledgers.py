@@ -10,11 +10,12 @@ import logging
 import threading
 from pathlib import Path
 
+from privet.deployment.monitoring import STRANGERS
 from privet.deployment.parties import Party
 from privet.files import write_whole
 from privet.privacy.ledger.entries import HeadFile, parse_head
 
-log = logging.getLogger("privet.server")
+log = logging.getLogger(STRANGERS)
 
 
 class LedgerHeads:

@@ -24,6 +24,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from privet.deployment.monitoring import STRANGERS
 from privet.deployment.parties import Party
 from privet.deployment.parties.requests import Denied
 from privet.deployment.server.flower import HEARTBEAT, Link, TooMuch
@@ -40,7 +41,7 @@ _HOLD = 0.8 * HEARTBEAT
 Every answer to it is a sign of life, so a node that waits for work need not give another.
 """
 
-log = logging.getLogger("privet.server")
+log = logging.getLogger(STRANGERS)
 
 
 @dataclass(frozen=True)

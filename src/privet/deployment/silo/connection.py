@@ -377,6 +377,9 @@ class Connection:
                     return
                 # Sooner than usual: an interval has gone by already.
                 wait = 1.0
+            except Exception:  # whatever it is, the next one may go through
+                log.exception("a sign of life could not be given")
+                wait = _BEAT
 
     def _hear(self, response: httpx.Response) -> None:
         if response.is_success:

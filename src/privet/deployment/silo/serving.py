@@ -50,6 +50,7 @@ from privet.experiment import Experiment
 from privet.files import only_process, write_whole
 from privet.privacy.ledger import Ledger, LedgerError, SiloKey
 from privet.privacy.ledger.entries import head_path, parse_head
+from privet.privacy.ledger.keys import refuse_open_key
 from privet.privacy.policy import Policy
 from privet.wire import REFUSED, WAITING, ErrorReply, Failure
 
@@ -79,6 +80,8 @@ def serve(kit: SiloKit, *, stop: threading.Event, ready: Callable[[], None]) -> 
     # that a change of either counts from the next one on.
     Policy.from_file(kit.policy)
     identity = SiloKey.load(kit.identity)
+    if kit.node_key.exists():
+        refuse_open_key(kit.node_key)
     with Ledger.open(kit.ledger, identity):
         pass
     kit.state.mkdir(mode=0o700, parents=True, exist_ok=True)
