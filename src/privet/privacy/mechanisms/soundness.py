@@ -511,8 +511,8 @@ def _gradient(model: nn.Module, row: Tree, direction: Any) -> Tensor:
     return torch.cat([(g.to_dense() if g.is_sparse else g).reshape(-1) for g in whole])
 
 
-def _by_hooks(twin: nn.Module, inputs: Tree, direction: Any) -> list[Tensor]:
-    """Each example's gradient as the training gets it, shape (d,)."""
+def _by_hooks(twin: nn.Module, inputs: Tree, direction: Any) -> Iterator[Tensor]:
+    """Each example's gradient as the training gets it, shape (d,), one after the other."""
     from privet.privacy.mechanisms.per_example import PerExampleModule
 
     trainable = _trainable(twin)
@@ -520,7 +520,6 @@ def _by_hooks(twin: nn.Module, inputs: Tree, direction: Any) -> list[Tensor]:
         wrapped = PerExampleModule(twin)
     except (NotImplementedError, ValueError) as error:
         raise ModelError(f"per-example gradients fail: {words_of(error)}") from error
-    found = []
     try:
         with torch.enable_grad():
             _along(called(wrapped, inputs), direction).mean().backward()  # type: ignore[no-untyped-call]
@@ -532,14 +531,13 @@ def _by_hooks(twin: nn.Module, inputs: Tree, direction: Any) -> list[Tensor]:
             with torch.no_grad():
                 for part in parts:
                     part.add_weighted(chosen, sums)
-            found.append(torch.cat([sums[parameter].reshape(-1) for parameter in trainable]))
+            yield torch.cat([sums[parameter].reshape(-1).float() for parameter in trainable])
     except ModelError:
         raise
     except Exception as error:
         raise ModelError(f"per-example gradients fail: {words_of(error)}") from error
     finally:
         wrapped.close()
-    return found
 
 
 def _trainable(model: nn.Module, base: Base | None = None) -> list[nn.Parameter]:
