@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -123,6 +124,7 @@ def test_a_folder_of_20_000_images_that_is_larger_than_the_processs_memory(tmp_p
             capture_output=True,
             text=True,
             check=False,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},  # tests/support as well
         )
     finally:
         for path in folder.iterdir():
