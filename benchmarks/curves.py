@@ -73,6 +73,13 @@ CURVES = {
         baselines="none",
     ),
     "mnist": Curve({"federation.alpha": 0.3}, IMAGES, file="mnist.toml", baselines="none"),
+    # PRIVET_DATA is what examples/cifar10/unpack.py wrote.
+    "cifar10": Curve(
+        {},
+        {"privacy.epsilon": (1.0, 3.0, 8.0, math.inf)},
+        file="cifar10/experiment.toml",
+        baselines="none",
+    ),
     "fashion-mnist": Curve(
         {"federation.alpha": 0.3}, IMAGES, file="fashion-mnist.toml", baselines="none"
     ),

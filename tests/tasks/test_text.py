@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,8 @@ def lora_refusal(data: Path, base: Path, **options: Any) -> str:
 
 
 def test_a_real_silo_leaves_out_what_it_cannot_use(data: Path, base: Path) -> None:
+    shutil.copytree(base, data / "base")
+    base = Path("base")
     declared = {"held": True, "classes": ["calm", "urgent"]}
     before = texts(data, base, **declared).train_data()
     with (data / "letters.csv").open("ab") as file:
@@ -200,6 +203,9 @@ def test_a_real_silo_leaves_out_what_it_cannot_use(data: Path, base: Path) -> No
     assert torch.equal(before.inputs["input_ids"], after.inputs["input_ids"])
     with pytest.raises(PrivetError, match=r"data\.classes names the classes"):
         texts(data, base, held=True)
+    for path in ("/etc", "../base", "~"):
+        with pytest.raises(PrivetError, match=r"data\.base = .* a path below the data folder"):
+            texts(data, Path(path), **declared)
 
 
 def test_minilm_is_found_in_its_package(data: Path) -> None:

@@ -17,6 +17,9 @@ from privet.base import Base
 from privet.errors import DataError, ExperimentError, ModelError, words_of
 from privet.tasks.features import frozen
 
+_HERE = {"local_files_only": True, "trust_remote_code": False}
+"""Nothing of a hub, and no code that lies beside a model."""
+
 
 class MeanPooled(nn.Module):
     """Features (n, width): the mean of what an encoder makes of the tokens that are no padding."""
@@ -80,10 +83,11 @@ def text_base(name: str, *, home: Path, digest: str | None) -> TextBase:
     transformers = _library("transformers")
     folder = _folder(name, home)
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **_HERE)
         # Tensors only: other files of weights may hold code.
         encoder = transformers.AutoModel.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32,
+            folder,
+            **_HERE, use_safetensors=True, dtype=torch.float32,
             attn_implementation="eager",
         )  # fmt: skip
     # Of files from anywhere: each kind of model fails in a way of its own.

@@ -7,7 +7,7 @@ import os
 import stat
 import unicodedata
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from privet.errors import DataError, ExperimentError
@@ -64,6 +64,16 @@ def read_inside(folder: Path | None, name: str) -> bytes:
         return gzip.decompress(raw) if name.endswith(".gz") else raw
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{name} cannot be unpacked") from error
+
+
+def demand_inside(settings: Mapping[str, str | None]) -> None:
+    """ExperimentError for a path, by the setting's name, that leads out of the data folder."""
+    for setting, path in settings.items():
+        if path is not None and not _stays_inside(path):
+            raise ExperimentError(
+                f"data.{setting} = {path[:64]!r}: on real silos and servers a path below the data "
+                "folder"
+            )
 
 
 def names_inside(folder: Path | None, pattern: str) -> list[str]:

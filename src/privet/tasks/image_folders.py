@@ -16,7 +16,7 @@ from privet.errors import DataError, ExperimentError, PrivetError, nearest
 from privet.files import read_file
 from privet.tasks.bases import ImageBase, image_base
 from privet.tasks.features import HEADS, Digests, FeatureStore, Headed, digests_of
-from privet.tasks.files import cache_folder, read_inside
+from privet.tasks.files import cache_folder, demand_inside, read_inside
 from privet.tasks.options import ImageOptions
 from privet.tasks.task import (
     Classification,
@@ -29,6 +29,7 @@ from privet.tasks.task import (
 )
 
 _CHANNELS = 3
+_PATHS = ("folder", "test_folder", "weights", "cache")
 _HIDDEN = 64
 _DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 """Modes of more than eight bits a pixel, which RGB would cut off."""
@@ -280,6 +281,13 @@ class HeldImageFolders(ImageFolders):
             raise ExperimentError(
                 "images on real silos: data.classes names the classes, and data.folder one folder"
             )
+        # Else a job could have a server call any function, and look for any file.
+        if ":" in (self._options.base or ""):
+            raise ExperimentError(
+                f"data.base = {self._options.base!r}: on real silos a base of your own comes with "
+                "a task of your own, whose code a policy approves"
+            )
+        demand_inside({name: getattr(self._options, name) for name in _PATHS})
 
     def train_data(self) -> Examples:
         return self._examples(self._images)

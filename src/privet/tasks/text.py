@@ -20,11 +20,12 @@ from privet.files import read_file
 from privet.pytrees import Tree
 from privet.tasks.encoders import TextBase, text_base
 from privet.tasks.features import HEADS, FeatureStore, Headed, digests_of
-from privet.tasks.files import cache_folder, read_inside
+from privet.tasks.files import cache_folder, demand_inside, read_inside
 from privet.tasks.options import TextOptions
 from privet.tasks.task import Classification, Examples, drawn_by_content, known_model
 
 _LORA = "lora"
+_PATHS = ("base", "file", "test_file", "cache")
 _OWN_CLASSES = (
     "Which classes there are is read from the records; epsilon does not cover it. data.classes "
     "says it beforehand."
@@ -202,6 +203,8 @@ class HeldTexts(Texts):
             raise ExperimentError(
                 "texts on real silos: data.classes names the classes, and data.file one file"
             )
+        # Else a job could have a server look for any file.
+        demand_inside({name: getattr(self._options, name) for name in _PATHS})
 
     def train_data(self) -> Examples:
         return self._examples(self._records)
