@@ -189,3 +189,13 @@ def test_more_steps_than_a_float_can_count_are_refused():
         Spending((event,))
     with pytest.raises(PrivacyError, match=r"at most 2\^53"):
         noise_multiplier_for(epsilon=1.0, delta=1e-5, sampling_rate=0.1, steps=10**400)
+
+
+def test_an_account_that_did_not_move_is_not_worked_out_again(monkeypatch):
+    """However many others there are: a silo that idles is asked for in every round."""
+    accounts = [Spending().after(dp_sgd(1 + k / 100, 0.1, 5)) for k in range(70)]
+    before = [each.epsilon(DELTA) for each in accounts]
+    monkeypatch.setattr("privet.privacy.accounting.spending.composed_epsilon", None)
+    assert [each.epsilon(DELTA) for each in accounts] == before
+    with pytest.raises(TypeError):
+        accounts[0].after(dp_sgd(1.0, 0.1, 5)).epsilon(DELTA)

@@ -84,6 +84,8 @@ class Spending:
 
     events: tuple[DpEvent, ...] = ()
     _state: _State | None = field(default=None, repr=False, compare=False)
+    _known: dict[float, float] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Epsilon by delta, once it was asked for: an idle silo's is asked for in every round."""
 
     def __post_init__(self) -> None:
         if self._state is None:
@@ -105,7 +107,9 @@ class Spending:
         """
         check_delta(delta)
         assert self._state is not None
-        return self._state.epsilon(delta)
+        if delta not in self._known:
+            self._known[delta] = self._state.epsilon(delta)
+        return self._known[delta]
 
 
 def epsilon(events: Sequence[DpEvent], *, delta: float) -> float:
