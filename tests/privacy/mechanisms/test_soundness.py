@@ -71,7 +71,8 @@ class OwnRecurrent(nn.LSTM):
         (nn.LSTM(8, 8, proj_size=4), "LSTM", "a linear layer behind it"),
         (OwnRecurrent(8, 8), "OwnRecurrent", "nn.LSTM"),
         (nn.LSTMCell(8, 8), "LSTMCell", "nn.LSTM"),
-        (nn.MultiheadAttention(8, 2), "MultiheadAttention", "DPMultiheadAttention"),
+        (nn.MultiheadAttention(8, 2, add_bias_kv=True), "MultiheadAttention", "add_bias_kv"),
+        (nn.MultiheadAttention(8, 2, add_zero_attn=True), "MultiheadAttention", "add_zero_attn"),
     ],
 )
 def test_a_layer_that_voids_the_guarantee_is_named_with_the_fix(layer, kind, fix):

@@ -7,9 +7,9 @@ on the device of the gradients, or on the CPU where that has no float64.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -38,33 +38,38 @@ class Gradients(Protocol):
 
 @dataclass
 class DenseGradients:
-    """One parameter's gradients in full, shape (n, *parameter.shape)."""
+    """One parameter's gradients in full, shape (n, *parameter.shape), or those of some rows."""
 
-    parameter: nn.Parameter
+    parameter: Tensor
     values: Tensor
+    rows: slice | None = None
+    """Of the parameter, where these are not all of it."""
 
     def __len__(self) -> int:
         return len(self.values)
 
     def squared_norms(self) -> Tensor:
-        return torch.cat([part.square().sum(1) for part in self._parts()])
+        return torch.cat(
+            [torch.linalg.vector_norm(exact(rows), dim=1) for rows in self._parts]
+        ).square_()
 
     def drop(self, examples: Tensor) -> None:
         self.values[examples.to(self.values.device)] = 0.0
 
     def add_weighted(self, weights: Tensor, into: Sums) -> None:
-        total = into[self.parameter].view(-1)
-        for part, some in zip(self._parts(), torch.split(weights, self._at_once), strict=True):
-            total.addmv_(part.T, some)
+        whole = into[self.parameter]
+        total = (whole if self.rows is None else whole[self.rows]).view(-1)
+        for part, some in zip(self._parts, torch.split(weights, self._at_once), strict=True):
+            total.addmv_(exact(part).T, some)
 
     @property
     def _at_once(self) -> int:
         return max(1, _AT_ONCE // max(1, self.parameter.numel()))
 
-    def _parts(self) -> Iterator[Tensor]:
-        """A few rows in float64 at a time: they are many times the model's size."""
-        for part in torch.split(self.values.reshape(len(self), -1), self._at_once):
-            yield exact(part)
+    @property
+    def _parts(self) -> Sequence[Tensor]:
+        """A few rows to turn into float64 at a time: they are many times the model's size."""
+        return torch.split(self.values.reshape(len(self), -1), self._at_once)
 
 
 @dataclass
@@ -106,6 +111,84 @@ class OuterGradients:
             into[self.layer.bias].add_(weighted.sum(0))
 
 
+@dataclass
+class RowGradients:
+    """An embedding's gradients by the rows that each example looked up, in float64.
+
+    Each row of an example stands here once, so that their squares add up to its squared norm.
+    """
+
+    layer: nn.Embedding
+    examples: int
+    whose: Tensor
+    """The example of each entry, shape (r,)."""
+    rows: Tensor
+    """The row of the table, shape (r,)."""
+    values: Tensor
+    """Shape (r, d)."""
+
+    @classmethod
+    def of(cls, layer: nn.Embedding, looked_up: Tensor, backprops: Tensor) -> Self:
+        """Of indices (n, places) and the gradients (n, places, d) at what they gave."""
+        count, size = len(looked_up), layer.num_embeddings
+        keys = (looked_up + size * torch.arange(count, device=looked_up.device)[:, None]).flatten()
+        values = backprops.reshape(len(keys), -1)
+        if layer.padding_idx is not None:  # as in torch, it gets no gradient
+            kept = looked_up.flatten() != layer.padding_idx
+            keys, values = keys[kept], values[kept]
+        values = exact(values)
+        return cls._summed(layer, count, keys.to(values.device), values)
+
+    @classmethod
+    def _summed(cls, layer: nn.Embedding, count: int, keys: Tensor, values: Tensor) -> Self:
+        """Of rows r of examples i, as i times the table's length plus r, what stands for each."""
+        found, places = torch.unique(keys, return_inverse=True)
+        sums = values.new_zeros(len(found), values.shape[1]).index_add_(0, places, values)
+        size = layer.num_embeddings
+        whose = found // size
+        return cls(layer, count, whose, found - whose * size, sums)
+
+    def averaged(self, copies: int) -> Self:
+        """The mean gradients where so many rows that follow each other are of one example."""
+        keys = self.whose // copies * self.layer.num_embeddings + self.rows
+        return self._summed(self.layer, len(self) // copies, keys, self.values / copies)
+
+    def __len__(self) -> int:
+        return self.examples
+
+    def squared_norms(self) -> Tensor:
+        squares = self.values.square().sum(1)
+        return squares.new_zeros(self.examples).index_add_(0, self.whose, squares)
+
+    def drop(self, examples: Tensor) -> None:
+        self.values[examples.to(self.values.device)[self.whose]] = 0.0
+
+    def add_weighted(self, weights: Tensor, into: Sums) -> None:
+        weighted = self.values * weights[self.whose].unsqueeze(1)
+        into[self.layer.weight].index_add_(0, self.rows, weighted)
+
+
+def averaged(part: Gradients, copies: int) -> list[Gradients]:
+    """The mean gradients of rows that are `copies` of one example each, one after the other."""
+    count = len(part) // copies
+    if isinstance(part, DenseGradients):
+        values = part.values.reshape(count, copies, *part.values.shape[1:])
+        return [DenseGradients(part.parameter, values.mean(1), part.rows)]
+    if isinstance(part, OuterGradients):
+        return [*_averaged_outer(part, count, copies)]
+    if isinstance(part, RowGradients):
+        return [part.averaged(copies)]
+    sums = []
+    place = part.squared_norms().device
+    for example in torch.eye(count, dtype=torch.float64, device=place):
+        sums.append(_Recorded())
+        part.add_weighted(example.repeat_interleave(copies) / copies, sums[-1])
+    return [
+        DenseGradients(p, torch.stack([each[p] for each in sums]).to(p.dtype))
+        for p in (sums[0] if sums else {})
+    ]
+
+
 class _Recorded(dict[Tensor, Tensor]):
     """Sums of whatever parameters there are."""
 
@@ -115,36 +198,16 @@ class _Recorded(dict[Tensor, Tensor]):
         return self[parameter]
 
 
-def averaged(part: Gradients, copies: int) -> list[Gradients]:
-    """The mean gradients of rows that are `copies` of one example each, one after the other."""
-    count = len(part) // copies
-    if isinstance(part, DenseGradients):
-        values = part.values.reshape(count, copies, *part.parameter.shape)
-        return [DenseGradients(part.parameter, values.mean(1))]
-    if isinstance(part, OuterGradients):
-        return [*_averaged_outer(part, count, copies)]
-    sums = []
-    place = part.squared_norms().device
-    for example in torch.eye(count, dtype=torch.float64, device=place):
-        sums.append(_Recorded())
-        part.add_weighted(example.repeat_interleave(copies) / copies, sums[-1])
-    return [
-        DenseGradients(cast("nn.Parameter", p), torch.stack([each[p] for each in sums]).to(p.dtype))
-        for p in (sums[0] if sums else {})
-    ]
-
-
 def _averaged_outer(part: OuterGradients, count: int, copies: int) -> Iterator[DenseGradients]:
     backprops = part.backprops.reshape(count, copies, -1) / copies
     if part.layer.weight.requires_grad:
         activations = part.activations.reshape(count, copies, -1)
-        weight = cast("nn.Parameter", part.layer.weight)
-        yield DenseGradients(weight, backprops.transpose(1, 2) @ activations)
+        yield DenseGradients(part.layer.weight, backprops.transpose(1, 2) @ activations)
     if part.layer.bias is not None and part.layer.bias.requires_grad:
         yield DenseGradients(part.layer.bias, backprops.sum(1))
 
 
-_AT_ONCE = 2**19
+_AT_ONCE = 2**18
 """Numbers that are turned into float64 together."""
 
 # Norms in float64 are off by less than 2^-21, relative, for as many as 2^31 weights. The event

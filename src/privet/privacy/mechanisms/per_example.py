@@ -7,6 +7,7 @@ takes seconds. Importing Opacus sets up the root logger, which is left as it was
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
@@ -16,11 +17,12 @@ from torch.optim import Optimizer
 from privet.devices import exact_place, full
 from privet.errors import ModelError, PrivacyError
 from privet.privacy.library_logging import untouched_root_logger
+from privet.privacy.mechanisms.attention import Attention
+from privet.privacy.mechanisms.by_hand import Tap, Use, run, tap_of
 from privet.privacy.mechanisms.canaries import CanaryBlock
 from privet.privacy.mechanisms.gradients import (
     DenseGradients,
     Gradients,
-    OuterGradients,
     Sums,
     averaged,
     clip_factors,
@@ -28,7 +30,7 @@ from privet.privacy.mechanisms.gradients import (
 from privet.privacy.mechanisms.grid import Grid, release
 from privet.privacy.mechanisms.noise import NoiseSource
 from privet.privacy.mechanisms.plan import DpSgd
-from privet.privacy.mechanisms.recurrent import Gates, StandIn, restore, stand_ins
+from privet.privacy.mechanisms.recurrent import StandIn, restore, stand_ins
 from privet.pytrees import leaves, mapped
 
 with untouched_root_logger():
@@ -57,17 +59,11 @@ def _layer_norm(
     return {layer.weight: weighted.sum(summed) if summed else weighted}
 
 
-def _gates(
-    layer: Gates, activations: list[Tensor], backprops: Tensor
-) -> dict[nn.Parameter, Tensor]:
-    return layer.gradients(activations[0], backprops)
-
-
 _OPACUS_LAYER_NORM = GradSampleModule.GRAD_SAMPLERS[nn.LayerNorm]
 
 
 class PerExampleModule(GradSampleModule):  # type: ignore[misc]
-    """Opacus' GradSampleModule for one batch at a time, with factors for plain linear layers.
+    """Opacus' GradSampleModule for one batch at a time, and layers by hand (`by_hand`).
 
     A batch is what one training-mode forward pass got; its first dimension counts the examples. An
     empty batch (a valid Poisson sample) gives an output of no rows whatever the layers make of
@@ -77,11 +73,12 @@ class PerExampleModule(GradSampleModule):  # type: ignore[misc]
     GRAD_SAMPLERS = {  # noqa: RUF012 - Opacus' registry, a class attribute there
         **GradSampleModule.GRAD_SAMPLERS,
         nn.LayerNorm: _layer_norm,
-        Gates: _gates,
     }
 
     def __init__(self, model: nn.Module) -> None:
         self._replaced = stand_ins(model)
+        self._taps = {layer: tap for layer in model.modules() if (tap := tap_of(layer))}
+        self._uses: dict[Tap[Any], list[Use]] = {}
         try:
             super().__init__(model, batch_first=True, loss_reduction="mean", strict=False)
         except Exception:
@@ -92,8 +89,9 @@ class PerExampleModule(GradSampleModule):  # type: ignore[misc]
         self.batch: int | None = None
         self.copies = 1
         """So many rows that follow each other are of one example: their mean gradient is its."""
+        for layer, tap in self._taps.items():
+            layer.forward = partial(self._tapped, tap)
         self._overwritten = any(getattr(each, "inplace", False) for each in model.modules())
-        self._outer: list[OuterGradients] = []
         # Walking through a model takes longer than a small one's step: once, then.
         self._parts = list(model.modules())
         self._trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
@@ -117,8 +115,8 @@ class PerExampleModule(GradSampleModule):  # type: ignore[misc]
             raise PrivacyError("optimizer.step() without a forward and backward pass before it")
         if self.batch == 0:
             return []
-        gradients: list[Gradients] = list(self._outer)
-        covered = {p for outer in self._outer for p in outer.layer.parameters()}
+        gradients = [part for tap, uses in self._uses.items() for part in self._of(tap, uses)]
+        covered = {p for tap in self._uses for p in tap.layer.parameters()}
         gradients += [_dense(name, p) for name, p in self._trained if p not in covered]
         for part in gradients:
             self._check_rows(part)
@@ -137,7 +135,7 @@ class PerExampleModule(GradSampleModule):  # type: ignore[misc]
     def forget(self) -> None:
         """Drop the batch and all that was kept of it."""
         self.batch = None
-        self._outer.clear()
+        self._uses.clear()
         for module in self._parts:
             module.__dict__.pop("activations", None)
             module.__dict__.pop("max_batch_len", None)
@@ -145,6 +143,8 @@ class PerExampleModule(GradSampleModule):  # type: ignore[misc]
     def close(self) -> None:
         """Take every hook and attribute off the model; it can be wrapped again."""
         self.forget()
+        for layer in self._taps:
+            layer.__dict__.pop("forward", None)
         self.cleanup()
         for parameter in self._module.parameters():
             parameter.__dict__.pop("summed_grad", None)
@@ -166,7 +166,7 @@ class PerExampleModule(GradSampleModule):  # type: ignore[misc]
             raise PrivacyError("the model already collects per-example gradients")
         self._module.autograd_grad_sample_hooks = self.autograd_grad_sample_hooks = []
         for module in self.iterate_submodules(self._module):
-            if isinstance(module, (*RECURRENT, StandIn)):
+            if isinstance(module, (*RECURRENT, StandIn, Attention)) or module in self._taps:
                 continue
             # No rule by hand for this layer: Opacus differentiates it by vmap (slower, as exact).
             if type(module) not in self.GRAD_SAMPLERS:
@@ -205,33 +205,26 @@ class PerExampleModule(GradSampleModule):  # type: ignore[misc]
         )
         return full(factors)  # type: ignore[no-any-return]
 
-    def capture_backprops_hook(
-        self,
-        module: nn.Module,
-        forward_input: Any,
-        forward_output: Any,
-        loss_reduction: str,
-        batch_first: bool,
-    ) -> None:
-        """Opacus' hook; a linear layer used once on rows is remembered as its two factors."""
-        if not (self.hooks_enabled and _is_plain(module)):
-            super().capture_backprops_hook(
-                module, forward_input, forward_output, loss_reduction, batch_first
+    def _tapped(self, tap: Tap[Any], input: Tensor) -> Tensor:
+        if not (tap.layer.training and torch.is_grad_enabled() and self.hooks_enabled):
+            plain: Tensor = type(tap.layer).forward(tap.layer, input)
+            return plain
+        if not tap.takes(input):
+            raise ModelError(
+                f"a layer of type {type(tap.layer).__name__} gets a tensor of {input.dim()} "
+                "dimensions: keep the first one for the examples throughout"
             )
-            return
-        activations, backprops = self.rearrange_grad_samples(
-            module=module,
-            backprops=forward_output[0].detach(),
-            loss_reduction=loss_reduction,
-            batch_first=batch_first,
-        )
-        assert isinstance(module, nn.Linear)  # `_is_plain` looked
-        self._outer.append(OuterGradients(module, activations[0], backprops))
-        # Opacus' own hook, which is not called here, counts uses down at its end.
-        for parameter in module.parameters():
-            if parameter.requires_grad:
-                parameter._forward_counter -= 1  # type: ignore[attr-defined]
-        del module.max_batch_len
+        return run(tap, input, self.batch or len(input), self._record)
+
+    def _record(self, tap: Tap[Any], use: Use) -> None:
+        self._uses.setdefault(tap, []).append(full(tuple(each.detach() for each in use)))
+
+    def _of(self, tap: Tap[Any], uses: list[Use]) -> list[Gradients]:
+        for use in uses:
+            self._check_rows(use[0])
+        if self.loss_reduction == "mean":
+            uses = [(inputs, *(each * len(each) for each in back)) for inputs, *back in uses]
+        return tap.gradients(uses)
 
     def _begin(self, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
         if self.batch is not None:
@@ -252,7 +245,7 @@ class PerExampleModule(GradSampleModule):  # type: ignore[misc]
             outputs = self._module(*given, **named)
         return mapped(_no_rows, outputs)
 
-    def _check_rows(self, part: Gradients) -> None:
+    def _check_rows(self, part: Gradients | Tensor) -> None:
         if len(part) != self.batch:
             raise ModelError(
                 f"a layer sees {len(part)} rows for {self.batch} examples: keep the first "
@@ -279,15 +272,6 @@ def _dense(name: str, parameter: nn.Parameter) -> DenseGradients:
             "out was overwritten in place"
         )
     return DenseGradients(parameter, values)
-
-
-def _is_plain(module: nn.Module) -> bool:
-    """A linear layer used once in this pass, on a matrix of one row per example."""
-    if type(module) is not nn.Linear or len(module.activations) != 1:  # type: ignore[arg-type]
-        return False
-    # A layer used twice gets the sum of two outer products, whose norm the factors do not give.
-    used_before = any(hasattr(p, "_current_grad_sample") for p in module.parameters())
-    return not used_before and module.activations[0][0].dim() == 2  # type: ignore[index]
 
 
 def _is_empty(inputs: Any) -> bool:

@@ -12,8 +12,8 @@ gradient of both matrices, without an outer product for every step.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import cast
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,30 +21,30 @@ from torch.nn import functional as F
 
 from privet.devices import full
 from privet.errors import ModelError
+from privet.privacy.mechanisms.attention import Attention
 
 Replaced = list[tuple[nn.Module, str, nn.Module]]
 """Who holds a layer that was replaced, under which name, and the layer."""
 
 
 def stand_ins(model: nn.Module) -> Replaced:
-    """Put a stand-in into the place of each of torch's recurrent layers in `model` that trains.
+    """Put a stand-in into the place of each recurrent or attention layer of `model` that trains.
 
-    Raises ModelError for one with hooks, or with projections, which stand-ins do not have.
+    Raises ModelError for one with hooks, or with options that stand-ins do not have.
     """
     made: dict[nn.Module, nn.Module] = {}
     replaced: Replaced = []
     for holder in list(model.modules()):
         for name, layer in list(holder._modules.items()):
-            if isinstance(layer, nn.RNNBase) and _trains(layer):
-                made[layer] = made.get(layer) or StandIn(layer)
+            if layer is not None and (kind := _KINDS.get(type(layer))) and _trains(layer):
+                made[layer] = made.get(layer) or kind(layer)
                 holder._modules[name] = made[layer]
                 replaced.append((holder, name, layer))
     return replaced
 
 
-def _trains(layer: nn.RNNBase) -> bool:
-    known = type(layer) in (nn.LSTM, nn.GRU, nn.RNN)
-    return known and any(parameter.requires_grad for parameter in layer.parameters())
+def _trains(layer: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in layer.parameters())
 
 
 def restore(replaced: Replaced) -> None:
@@ -108,13 +108,14 @@ class StandIn(nn.Module):
             raise ModelError("a recurrent layer has hooks, which would not run: remove them")
         if layer.proj_size:
             raise ModelError("a recurrent layer has proj_size, which has no stand-in")
-        self._kind, self.batch_first = type(layer), layer.batch_first
+        self._kind = type(layer)
         self._relu = getattr(layer, "nonlinearity", "tanh") == "relu"
         self._size, self._dropout = layer.hidden_size, layer.dropout
         self._directions = 2 if layer.bidirectional else 1
         suffixes = [f"_l{n}{d}" for n in range(layer.num_layers) for d in self._reverse()]
         # For models that look at them; registered they are once, in torch's order, with the gates.
         self.__dict__.update(layer.named_parameters())
+        self.__dict__.update({name: getattr(layer, name) for name in layer.__constants__})
         self.gates = nn.ModuleList(Gates(layer, suffix) for suffix in suffixes)
         self.train(layer.training)
 
@@ -159,28 +160,86 @@ class StandIn(nn.Module):
         self, gates: Gates, inputs: Tensor, start: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """The states after each step, (n, T, h), and the last one."""
+        if self._kind is nn.LSTM:
+            # In float32, whatever the rest of the pass is in: a state is a sum of many steps.
+            given = (gates(inputs).float(), gates.weight_hh, *(each.float() for each in start))
+            states, cell = _Lstm.apply(*given)  # type: ignore[no-untyped-call]
+            before = torch.cat([start[0].unsqueeze(1), states[:, :-1]], dim=1)
+            gates.hidden = before.detach()
+            return states, (states[:, -1], cell)
         (hidden, cell), begun, resets = start, [], []
         states = []
-        for given in gates(inputs).unbind(1):
+        for step in gates(inputs).unbind(1):
             begun.append(hidden)
             put = gates.from_hidden(hidden)
-            if self._kind is nn.LSTM:
-                hidden, cell = _lstm(given + put, cell)
-            elif self._kind is nn.GRU:
-                hidden, reset = _gru(given, put, hidden)
+            if self._kind is nn.GRU:
+                hidden, reset = _gru(step, put, hidden)
                 resets.append(reset)
             else:
-                hidden = torch.relu(given + put) if self._relu else torch.tanh(given + put)
+                hidden = torch.relu(step + put) if self._relu else torch.tanh(step + put)
             states.append(hidden)
         gates.hidden = torch.stack(begun, dim=1).detach()
         gates.reset = torch.stack(resets, dim=1).detach() if resets else None
         return torch.stack(states, dim=1), (hidden, cell)
 
 
-def _lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-    enter, forget, new, leave = gates.chunk(4, dim=1)
-    cell = torch.sigmoid(forget) * cell + torch.sigmoid(enter) * torch.tanh(new)
-    return torch.sigmoid(leave) * torch.tanh(cell), cell
+class _Lstm(torch.autograd.Function):
+    """All steps of an LSTM in one function: autograd would keep a dozen small ones for each.
+
+    From what the input gives to the gates, (n, T, 4 h), the matrix of the state, whose gradient is
+    not taken here, and the state before, (n, h) twice, to all states, (n, T, h), and the last cell.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, given: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        size = hidden.shape[1]
+        # By steps from here on, and in any case a copy: it is overwritten.
+        gates = given.transpose(0, 1).clone(memory_format=torch.contiguous_format)
+        states, cells = (gates.new_empty(len(gates), len(hidden), size) for _ in range(2))
+        first = cell
+        for step, gate in enumerate(gates):
+            gate.addmm_(hidden, weight.t())
+            enter, forget, new, leave = gate.split(size, dim=1)
+            gate[:, : 2 * size].sigmoid_()
+            new.tanh_()
+            leave.sigmoid_()
+            cell = torch.mul(forget, cell, out=cells[step]).addcmul_(enter, new)
+            hidden = torch.tanh(cell, out=states[step]).mul_(leave)
+        ctx.save_for_backward(gates, cells, weight, first)
+        states = states.transpose(0, 1).clone(memory_format=torch.contiguous_format)
+        return states, cell.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *back: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:
+        gates, cells, weight, first = ctx.saved_tensors
+        at_states, at_cell = back[0].transpose(0, 1), back[1].clone()
+        enter, forget, new, leave = gates.chunk(4, dim=2)
+        thin = cells.tanh()
+        # What a gradient at a step's cell, or at its state, is worth at gates and cell.
+        before = torch.cat([first.unsqueeze(0), cells[:-1]])
+        worth = torch.cat(
+            [
+                new * enter * (1 - enter),
+                before * forget * (1 - forget),
+                enter * (1 - new.square()),
+                thin * leave * (1 - leave),
+            ],
+            dim=2,
+        )
+        through = leave * (1 - thin.square())
+        at_hidden = torch.zeros_like(at_cell)
+        size = at_cell.shape[1]
+        for step in range(len(gates) - 1, -1, -1):
+            at_hidden += at_states[step]
+            at_cell.addcmul_(at_hidden, through[step])
+            at_gates = worth[step]
+            at_gates[:, : 3 * size].view(-1, 3, size).mul_(at_cell.unsqueeze(1))
+            at_gates[:, 3 * size :].mul_(at_hidden)
+            at_cell *= forget[step]
+            at_hidden = at_gates @ weight
+        return worth.transpose(0, 1), None, at_hidden, at_cell
 
 
 def _gru(given: Tensor, put: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
@@ -188,3 +247,11 @@ def _gru(given: Tensor, put: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
     reset, keep = torch.sigmoid(r + r_put), torch.sigmoid(z + z_put)
     new = torch.tanh(n + reset * n_put)
     return new + keep * (hidden - new), reset
+
+
+_KINDS: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
+    nn.LSTM: StandIn,
+    nn.GRU: StandIn,
+    nn.RNN: StandIn,
+    nn.MultiheadAttention: Attention,
+}

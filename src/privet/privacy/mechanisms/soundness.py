@@ -32,6 +32,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from privet.base import Base
 from privet.errors import ModelError, words_of
+from privet.privacy.mechanisms.attention import check_attention
 from privet.privacy.mechanisms.examples import ExampleType
 from privet.privacy.mechanisms.gradients import Sums
 from privet.privacy.mechanisms.losses import ExampleLoss
@@ -66,7 +67,6 @@ _FIXES = {
     nn.LSTMCell: "use nn.LSTM",
     nn.GRUCell: "use nn.GRU",
     nn.RNNCell: "use nn.RNN",
-    nn.MultiheadAttention: "use opacus.layers.DPMultiheadAttention",
     nn.EmbeddingBag: "use nn.Embedding and add up its rows",
     nn.Bilinear: "use nn.Linear on the products of its inputs",
 }
@@ -244,6 +244,8 @@ def _problem(module: nn.Module, *, resting: bool) -> str | None:
         return "records statistics of the data without noise: set track_running_stats=False"
     if isinstance(module, nn.RNNBase):
         return _problem_of_recurrent(module)
+    if isinstance(module, nn.MultiheadAttention):
+        return check_attention(module)
     for kind, fix in _FIXES.items():
         if isinstance(module, kind):
             return f"gives no per-example gradients: {fix}"
