@@ -56,6 +56,11 @@ class Condition:
             "memberships": self._memberships(),
         }
 
+    def warned_parts(self) -> dict[str, str | None]:
+        """The parts, once the log has been told of what comes to its end."""
+        self.warn()
+        return self.parts()
+
     def failures(self) -> int:
         """How many turns of the jobs' loop went wrong."""
         return self.runner.failures

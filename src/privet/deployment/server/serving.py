@@ -135,15 +135,7 @@ def serve(kit: ServerKit, *, ready: Callable[[], None]) -> None:
             longest=kit.longest_job_hours * 3600,
         )
         pages = PagePasses(members.current)
-        places = files_for(kit.max_connections)
-        if places < kit.max_connections:
-            log.warning(
-                "the limit of open files leaves room for %d connections, not for max_connections "
-                "= %d: raise LimitNOFILE (ulimit -n)",
-                places,
-                kit.max_connections,
-            )
-        crowd = Crowd(places, min(places, kit.max_connections_by_address))
+        crowd = _crowd(kit)
 
         @asynccontextmanager
         async def lifespan(app: Starlette) -> AsyncIterator[None]:  # noqa: ARG001
@@ -187,16 +179,25 @@ def serve(kit: ServerKit, *, ready: Callable[[], None]) -> None:
         )
         runner.observe = ServerMetrics(registry, store, members, link, condition).watch
 
-        def probe() -> dict[str, str | None]:
-            condition.warn()
-            return condition.parts()
-
         with (
             serving_metrics(kit.metrics, registry),
             serving_health(kit.health, SERVER) as health,
-            health.following(probe),
+            health.following(condition.warned_parts),
         ):
             server.run()
+
+
+def _crowd(kit: ServerKit) -> Crowd:
+    """Who may be connected, as far as there are files for it."""
+    places = files_for(kit.max_connections)
+    if places < kit.max_connections:
+        log.warning(
+            "the limit of open files leaves room for %d connections, not for max_connections "
+            "= %d: raise LimitNOFILE (ulimit -n)",
+            places,
+            kit.max_connections,
+        )
+    return Crowd(places, min(places, kit.max_connections_by_address))
 
 
 def listener(gate: Gate, kit: ServerKit, crowd: Crowd | None = None) -> uvicorn.Server:
