@@ -84,6 +84,9 @@ class FederationSettings(_Settings):
     """Chance that a silo that was asked does not answer (simulation only)."""
     min_silos: Count = 1
     """The run ends early when fewer silos than this are willing to go on."""
+    records: Count | None = None
+    """About how many records all silos have together, where that is public; looked at by the rule
+    for training that is left unsaid, and by nothing else."""
     local: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
     """Names or patterns ("norm*", "head.*") of parameters and buffers that stay in their silo, as
     in FedBN and FedPer: trained there like the rest, never sent; unset: everything travels."""

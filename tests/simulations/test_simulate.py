@@ -216,6 +216,7 @@ def test_shared_calibration_gives_every_silo_the_largest_noise(tmp_path: Path) -
             "task": "digits",
             "rounds": 2,
             "federation": {"silos": 3, "partition": "linear"},
+            "training": {"batch_size": 64},
             "privacy": {"epsilon": 2.0, "calibrate": "shared"},
         }
     )

@@ -28,6 +28,7 @@ _EXPERIMENT = {
     "federation.silos": "fewer records a silo: more noise for the same epsilon",
     "federation.partition": "decides which records are one silo's",
     "federation.participation": "a silo that is not asked spends nothing",
+    "federation.records": "is what its writer says, and never counted",
     "federation.local": "what stays is noised like the rest: the claim covers both",
     "training.*": _NONE,
     "training.epochs": "more steps: more is spent, or more noise",

@@ -52,9 +52,13 @@ def submit(
     from privet.server.app import check
     from privet.server.choosing import refuse_validation
     from privet.server.start import ordered
+    from privet.tasks.defaults import completed
     from privet.tasks.files import data_folder
 
-    experiment = ordered(read_experiment(file, settings, unset), data_dir=data_folder())
+    whole = completed(read_experiment(file, settings, unset))
+    if whole.line:
+        typer.echo(whole.line, err=True)
+    experiment = ordered(whole.experiment, data_dir=data_folder())
     # Here too, before it is sent: a mistake costs no job and no visit to the silos.
     check(experiment)
     refuse_validation(experiment)

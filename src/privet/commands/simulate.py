@@ -112,7 +112,7 @@ def simulate(
         if options(device, precision):
             typer.echo(f"Computed on {where}")
         _tell_of_more_rounds(prepared, folder, resume=resume)
-    with _interruptible(folder), progress(mode, rounds=experiment.rounds) as watch:
+    with _interruptible(folder), progress(mode, rounds=prepared.experiment.rounds) as watch:
         summary = simulate_prepared(
             prepared,
             out=folder,
@@ -199,6 +199,8 @@ def _introduce(prepared: Prepared) -> None:
         f"{experiment.task}: {sum(sizes):,} records in {len(sizes)} silos, "
         f"{experiment.rounds} rounds of {experiment.strategy.name}"
     )
+    if prepared.by_rule:
+        typer.echo(f"{prepared.by_rule}.")
     if (start := experiment.start) is not None:
         seen = f", said to have seen: {start.seen}" if start.seen else ""
         typer.echo(f"It begins from {start.file} (SHA-256 {start.sha256}){seen}.")

@@ -57,8 +57,9 @@ def what_if(
     from privet.client.training import plan_round
     from privet.privacy.ledger import read_history
     from privet.privacy.policy import Policy
+    from privet.tasks.defaults import completed
 
-    experiment = read_experiment(file, settings, unset)
+    experiment = completed(read_experiment(file, settings, unset)).experiment
     rules, history = Policy.from_file(policy), read_history(ledger)
     count = records or (_held(experiment, kit) if kit else _count(experiment, data_dir))
     origin = RequestOrigin(

@@ -54,10 +54,12 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def create(self, experiment: Experiment) -> None:
-        """Begin a run; ExperimentError when the folder holds another run."""
+    def create(self, experiment: Experiment, *, note: str = "") -> None:
+        """Begin a run, with a note above its settings; ExperimentError when the folder holds
+        another run."""
         self.check_free(resume=False)
-        write_whole(self.path / SETTINGS, experiment.to_toml().encode())
+        above = f"# {note}\n" if note else ""
+        write_whole(self.path / SETTINGS, (above + experiment.to_toml()).encode())
         # Empty: not a run yet (`holds_a_run`), so that a start that failed can be repeated.
         demand_file(self.path / HISTORY).touch()
 

@@ -67,6 +67,8 @@ class Hosting:
     """With [validation]: the records to choose a model by, in a simulation."""
     sized: Callable[[int], None] = lambda _: None
     """Told the number of values that the model trains, before silos are asked for any."""
+    note: str = ""
+    """A line above the settings in the run folder."""
     run: str | None = None
     """What silos know an encrypted run as; unset: by its number at Flower's server."""
     device: Device | None = None
@@ -108,7 +110,7 @@ def run(grid: Grid, context: Context, hosting: Hosting) -> None:
     resumed = hosting.resume and folder.holds_a_run()
     checkpoint = folder.reopen(experiment) if resumed else None
     if not resumed:
-        folder.create(experiment)
+        folder.create(experiment, note=hosting.note)
     start = time.perf_counter()
     run_name = hosting.run or f"run-{context.run_id}"
     flat = first_model(

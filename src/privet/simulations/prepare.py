@@ -14,6 +14,7 @@ from privet.privacy.mechanisms import ExampleLoss
 from privet.privacy.policy import Policy
 from privet.server.app import check, initial_model
 from privet.server.start import with_digest
+from privet.tasks.defaults import completed
 from privet.tasks.files import data_folder
 
 
@@ -28,6 +29,8 @@ class Prepared:
     run_id: int
     policy: Path | None = None
     requester: str = "simulation"
+    by_rule: str = ""
+    """What of the settings the experiment did not say, in a line; see `privet.tasks.defaults`."""
 
     @property
     def loss(self) -> ExampleLoss:
@@ -52,7 +55,7 @@ class Prepared:
             )
         batch_size = self.experiment.training.batch_size
         small = sum(size < batch_size for size in sizes)
-        if small:
+        if small and not self.by_rule:
             warnings.append(
                 f"{small} of {len(sizes)} silos have fewer records than training.batch_size = "
                 f"{batch_size}: their batch is the whole silo"
@@ -67,12 +70,14 @@ def prepare(
     policy: Path | None = None,
     requester: str = "simulation",
 ) -> Prepared:
-    """Load the data and plan every silo; any PrivetError comes before anything is written.
+    """Complete the settings (`privet.tasks.defaults`), load the data and plan every silo; any
+    PrivetError comes before anything is written.
 
     `policy`: a data holder's policy that every silo keeps to, under its own name or "*", or under
     the only one that the policy names; `requester`: who asks, in its eyes.
     """
-    strategy = check(experiment)
+    whole = completed(experiment)
+    experiment, strategy = whole.experiment, check(whole.experiment)
     if policy is not None:
         # Worker processes may be in another folder, and silos read the policy themselves; it is
         # read here to find mistakes early.
@@ -92,4 +97,4 @@ def prepare(
     if experiment.start is not None:  # what does not fit is found before anything is written
         initial_model(place.task, experiment, data_dir=data_dir)
     plans = tuple(plan_round(experiment, n_records=size) for size in place.sizes)
-    return Prepared(experiment, place, plans, data_dir, run_id, policy, requester)
+    return Prepared(experiment, place, plans, data_dir, run_id, policy, requester, whole.line)

@@ -194,6 +194,7 @@ def run_prepared(
         watch=watch,
         validation=prepared.place.validation,
         device=device,
+        note=prepared.by_rule,
     )
     keys = _keys(prepared, out)
     if keys is not None:

@@ -26,6 +26,7 @@ from privet.server.start import with_digest
 from privet.sweeps.dealing import Dealt, OneSilo, dealt, task_settings
 from privet.sweeps.results import Axis, Cell, Kind, Settings, described
 from privet.tasks import Examples, load_task
+from privet.tasks.defaults import completed
 from privet.tasks.task import array_of, constant_buffers, seeded_model
 
 Buffer: TypeAlias = bytes | memoryview
@@ -204,7 +205,8 @@ class Planner:
     def _with(self, settings: Settings) -> Experiment:
         """With the digest of the weights to begin with: a file that changes is none of the cells'
         any more, and the address of a cell says which it was."""
-        experiment = self._experiment.with_settings(settings)
+        # Here, and not in the run alone: what choosing spends is counted by these settings.
+        experiment = completed(self._experiment.with_settings(settings)).experiment
         if (start := experiment.start) is None:
             return experiment
         if start not in self._starts:

@@ -89,6 +89,8 @@ class TaskEntry:
     needs_data: bool = True
     held: str = ""
     """The class that reads what a data holder describes, if it is another."""
+    records: int | None = None
+    """To train on in the public data set of that name; None where there is no such thing."""
 
 
 _IMAGES_EXAMPLE = """\
@@ -177,6 +179,7 @@ TASKS: Mapping[str, TaskEntry] = {
         models=("linear", "mlp", "cnn"),
         example=_example("digits"),
         needs_data=False,
+        records=1437,
     ),
     "mnist": TaskEntry(
         "28x28 images of handwritten digits",
@@ -184,6 +187,7 @@ TASKS: Mapping[str, TaskEntry] = {
         models=("cnn", "mlp", "linear", "scatter-linear"),
         example=_example("mnist"),
         held="privet.tasks.images:HeldMnist",
+        records=60_000,
     ),
     "fashion-mnist": TaskEntry(
         "28x28 images of clothes",
@@ -191,6 +195,7 @@ TASKS: Mapping[str, TaskEntry] = {
         models=("cnn", "mlp", "linear", "scatter-linear"),
         example=_example("fashion-mnist"),
         held="privet.tasks.images:HeldFashionMnist",
+        records=60_000,
     ),
     "heart-disease": TaskEntry(
         "heart disease in patients of four hospitals, which are the natural silos",
@@ -198,6 +203,7 @@ TASKS: Mapping[str, TaskEntry] = {
         models=("linear", "mlp"),
         example=_example("heart-disease"),
         held="privet.tasks.heart:HeldHeartDisease",
+        records=486,
     ),
     "adult": TaskEntry(
         "income above 50,000 dollars from census answers",
@@ -205,6 +211,7 @@ TASKS: Mapping[str, TaskEntry] = {
         models=("linear", "mlp"),
         example=_example("adult"),
         held="privet.tasks.adult:HeldAdult",
+        records=32_561,
     ),
     "images": TaskEntry(
         "images in a folder for each class, with a pretrained base or without",
