@@ -49,6 +49,7 @@ SUMMARY: dict[str, Any] = {
         "still": [],
         "nothing_trained": None,
     },
+    "computed": None,
     "seconds": {"total": 3.0, "training": 2.0, "aggregation": 0.5, "encryption": None},
     "client_updates": 3,
     "client_updates_per_second": 1.0,
@@ -72,7 +73,7 @@ def test_the_keys_of_the_contract() -> None:
     assert list(RunSummary.model_fields) == list(SUMMARY)[1:]
     schema = RunSummary.model_json_schema()
     optional = {"start", "validation", "model", "problems", "declared"}
-    optional |= {"baselines", "pictures"}
+    optional |= {"baselines", "pictures", "computed"}
     assert {*SUMMARY} - {*schema["required"]} == {"schema", *optional}
     assert not schema["additionalProperties"]
 

@@ -133,14 +133,14 @@ def test_an_audit_finds_another_round_and_another_model(tmp_path: Path) -> None:
     changed = {**told["validation"], "round": 0, "accuracy": other["accuracy"]}
     path.write_text(json.dumps({**told, "validation": changed}))
     failed = {c.id for c in audit([tmp_path / "run"], base=tmp_path).claims if c.verdict == "FAIL"}
-    assert failed == {"record.summary"}
+    assert failed == {"record.summary", "record.files"}
     path.write_text(json.dumps(told))
     model = tmp_path / "run/model.safetensors"
     content = bytearray(model.read_bytes())
     content[-1] ^= 1
     model.write_bytes(bytes(content))
     failed = {c.id for c in audit([tmp_path / "run"], base=tmp_path).claims if c.verdict == "FAIL"}
-    assert failed == {"mechanism.steps"}
+    assert failed == {"mechanism.steps", "record.files"}
 
 
 class Stop(Exception):

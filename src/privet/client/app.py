@@ -28,7 +28,14 @@ from privet.client.guard import Guard, RefusedByPolicy, TrainingPermit, open_gua
 from privet.client.masked import SealedRound, advert, consent, reveal, share
 from privet.client.sealed import ModelHolder, confirm, keep, make, offer, take
 from privet.client.silo import Silo, demand_described, is_simulated, open_silo
-from privet.client.training import LocalTraining, Trained, loss_of, plan_round, train
+from privet.client.training import (
+    LocalTraining,
+    Trained,
+    demand_transform,
+    loss_of,
+    plan_round,
+    train,
+)
 from privet.client.watching import WatchedTraining, keep_evaluation, keep_steps, watched
 from privet.errors import (
     DataError,
@@ -233,10 +240,12 @@ def _train(
     strategy = load_strategy(experiment.strategy.name, experiment.strategy.options)
     local = strategy.local(weights=weights, extras=request.extras, memory=memory, lr=lr)
     canaries = canaries_of(silo, context)
+    examples = silo.resident(admitted.records())
+    demand_transform(examples, experiment.training)
     work = LocalTraining(
         silo.device_model,
         loss_of(silo.task, experiment.training),
-        silo.resident(admitted.records()),
+        examples,
         whole,
         plan=admitted.plan,
         training=experiment.training,

@@ -203,7 +203,6 @@ def train(work: LocalTraining) -> Trained:
 
 
 def _train(work: LocalTraining) -> Trained:
-    demand_transform(work.examples, work.training)
     flat = work.model()
     flat.load(work.weights)
     flat.base.train()

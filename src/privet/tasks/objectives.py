@@ -110,14 +110,14 @@ class Classes:
         return [Confusion([*self.names], counts.tolist()), *scores]
 
     def answers(self, outputs: Tensor) -> Columns:
-        shares = torch.softmax(outputs, dim=1).numpy()
+        shares = torch.softmax(outputs.detach(), dim=1).numpy()
         likeliest = np.array(self.names, dtype=object)[outputs.argmax(dim=1).numpy()]
         named = zip(self.names, shares.T, strict=True)
         return {"prediction": likeliest, **{f"probability_{name}": each for name, each in named}}
 
 
 def _shares(outputs: Tensor) -> of.Floats:
-    return torch.softmax(outputs.double(), dim=1).numpy()
+    return torch.softmax(outputs.detach().double(), dim=1).numpy()
 
 
 def _class_figures(
@@ -182,7 +182,7 @@ class Number:
 
     def _said(self, outputs: Tensor) -> of.Floats:
         values = outputs[:, 0].double()
-        return self.meant((values.exp() if self.kind == "poisson" else values).numpy())
+        return self.meant((values.exp() if self.kind == "poisson" else values).detach().numpy())
 
     def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
         return of.regression(self.meant(targets.double().numpy()), self._said(outputs))
@@ -286,7 +286,7 @@ class Survival:
         return (terms * there).sum(dim=1).mean()
 
     def _survival(self, outputs: Tensor) -> of.Floats:
-        return F.logsigmoid(-outputs.double()).cumsum(dim=1).exp().numpy()
+        return F.logsigmoid(-outputs.detach().double()).cumsum(dim=1).exp().numpy()
 
     def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
         until, event = targets.numpy() // 2, targets.numpy() % 2 == 1

@@ -177,7 +177,7 @@ def test_clocks_may_differ_by_two_minutes(skew: float) -> None:
     with pytest.raises(Denied) as denied:
         server.checking.check(header, method="GET", target="/a?b=1")
     said = f"the clock of ana differs from the server's by {skew:+.0f} s; at most 120 s are allowed"
-    assert str(denied.value) == said or abs(abs(skew) % 1 - 0.5) < 1e-3
+    assert str(denied.value).startswith(said) or abs(abs(skew) % 1 - 0.5) < 1e-3
 
 
 @pytest.mark.parametrize("at", [float("nan"), float("inf"), -float("inf")])

@@ -439,7 +439,7 @@ def test_a_commit_needs_the_reservation_it_came_from(ledger, path, key, clock):
     assert doors == {
         "approved", "chain", "close", "count_failure", "create", "decide", "ended", "entries",
         "events", "failures", "forgive", "holds", "let_grow", "note", "note_evaluation",
-        "note_job", "open",
+        "note_files", "note_job", "open",
         "path", "project", "public_key", "register", "reserve", "sign_export", "spent",
         "training_noise",
     }  # fmt: skip

@@ -204,8 +204,8 @@ def _keys(report: Report) -> str:
 
 
 def _signers(report: Report) -> Iterator[str]:
-    found = (c.evidence[0] for c in report.claims if c.id == SIGNER and c.verdict == "PASS")
-    yield from dict.fromkeys(found)
+    signed = (c for c in report.claims if c.id == SIGNER and c.verdict == "PASS")
+    yield from dict.fromkeys(line for claim in signed for line in claim.evidence)
 
 
 def _job(run: AuditedRun) -> str:
