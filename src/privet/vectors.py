@@ -220,18 +220,23 @@ def _local(
 ) -> tuple[str, ...]:
     """Those of the names that fit one of the patterns."""
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
+        if not any(is_local(name, [pattern]) for name in names):
             raise ExperimentError(
                 f"federation.local: {pattern!r} is the name of nothing that trains; allowed are "
                 f"names or patterns of {_some(names)}"
             )
-    local = tuple(name for name in names if any(fnmatchcase(name, each) for each in patterns))
+    local = tuple(name for name in names if is_local(name, patterns))
     if local and set(trained) <= set(local):
         raise ExperimentError(
             f"federation.local = {list(patterns)}: every parameter that trains would stay in its "
             f"silo, and nothing be learned together; leave out some of {_some(trained)}"
         )
     return local
+
+
+def is_local(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a tensor of this name stays in its silo, by `federation.local`."""
+    return any(fnmatchcase(name, each) for each in patterns)
 
 
 def _some(names: Sequence[str], most: int = 12) -> str:

@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.numpy import save_file
 from safetensors.torch import load_file
 
 from local_tasks import SILOS, Turned
 from privet import Execution, Experiment, PrivetError
+from privet.audits import audit
 from privet.reports.run import write_report
 from privet.server.rounds import Coordinator
 from privet.simulations.run import simulate
@@ -123,6 +126,22 @@ def test_an_encrypted_vector_is_shorter_by_what_stays(tmp_path: Path) -> None:
     assert summary["model"]["sent"] == 54
     assert not any(each["failures"] for each in history(tmp_path))
     assert {*load_file(tmp_path / "model.safetensors")} == {"body.weight", "body.bias"}
+
+
+def test_an_audit_holds_the_shared_part_against_the_updates(tmp_path: Path) -> None:
+    """And finds a model that is none of theirs, though silos have parts of their own."""
+    simulate(experiment(**PRIVATE), out=tmp_path, execution=Execution(canaries=20))
+    told = {claim.id: claim for claim in audit([tmp_path], base=tmp_path).claims}
+    assert [claim for claim in told.values() if claim.verdict == "FAIL"] == []
+    assert told["mechanism.steps"].verdict == "PASS"
+    file = tmp_path / "model.safetensors"
+    with safe_open(file, "np") as model:
+        tensors = {name: model.get_tensor(name) for name in model.keys()}  # noqa: SIM118
+        metadata = model.metadata()
+    tensors["body.bias"] = tensors["body.bias"] + 1
+    save_file(tensors, file, metadata)
+    told = {claim.id: claim for claim in audit([tmp_path], base=tmp_path).claims}
+    assert told["mechanism.steps"].verdict == "FAIL"
 
 
 def test_statistics_of_a_norm_stay_with_it(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ whose gradients the auditor knows (`dry_runs`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ from privet.audits.evidence import Evidence
 from privet.audits.laws import LEVEL, Check, Conformance, fault_of
 from privet.audits.oracle import Oracle, unexplained
 from privet.audits.shares import share_conformance
-from privet.client.watching import trained_part, trained_sizes
+from privet.client.watching import trained_sizes
 from privet.files import demand_file
 from privet.privacy.mechanisms.canaries import CANARIES, Floats
 from privet.privacy.mechanisms.traces import (
@@ -39,6 +40,7 @@ from privet.privacy.mechanisms.traces import (
 )
 from privet.record.folder import CHECKPOINT, MODEL
 from privet.server.choosing import BEST
+from privet.vectors import is_local
 
 _STEPS = (
     "At {} coordinates of the model, some in every tensor, weights moved in training as their "
@@ -116,25 +118,26 @@ def _server_moves(run: Evidence, code: TrainingCode, traces: Sequence[StepTrace]
     plain = strategy.name in _MEANS and not set(strategy.options) - _MEAN_OPTIONS
     if not plain or run.settings.encryption is not None:
         return
-    begun = {trace.round: trace.start.astype(np.float64) for trace in traces}
-    begun |= _last_model(run, code)
+    shared = _Shared.of(run, code)
+    begun = {trace.round: shared.seen(trace.start) for trace in traces}
+    begun |= _last_model(run, shared)
     for line in run.lines:
         own = [t for t in traces if t.round == line.round and t.silo in line.participants]
         after = begun.get(line.round + 1)
         if after is None or not own or len(own) != len(line.participants):
             continue
-        if not _is_a_mean(run, own, after):
+        if not _is_a_mean(run, own, after, shared):
             yield (
                 f"round {line.round}: the model moved otherwise than by the mean of the updates "
                 "that were sent"
             )
 
 
-def _is_a_mean(run: Evidence, own: Sequence[StepTrace], after: Floats) -> bool:
-    updates = np.stack([each.end.astype(np.float64) - each.start for each in own])
+def _is_a_mean(run: Evidence, own: Sequence[StepTrace], after: Floats, shared: _Shared) -> bool:
+    updates = np.stack([shared.seen(each.end) - shared.seen(each.start) for each in own])
     records = [float((run.plans or {}).get(each.silo, {}).get("records", 1)) for each in own]
     room = 1e-4 * np.abs(updates).max() + 1e-6 * np.abs(after)
-    moved = after - own[0].start
+    moved = after - shared.seen(own[0].start)
     means = (np.average(updates, axis=0, weights=w) for w in (records, [1.0] * len(own)))
     return any(bool((np.abs(moved - mean) <= room).all()) for mean in means)
 
@@ -147,12 +150,12 @@ def _another_model(run: Evidence, code: TrainingCode) -> Iterator[str]:
         return
     with safe_open(demand_file(path), "numpy") as file:
         known = set(file.keys())
-        trained = [name for name, p in code.model.named_parameters() if p.requires_grad]
-        if not known.issuperset(trained):
+        shared = _Shared.of(run, code)
+        if not known.issuperset(shared.names):
             yield f"{MODEL}: it has not the weights of the run's model"
             return
-        given = np.concatenate([file.get_tensor(name).ravel() for name in trained])
-    if not np.array_equal(given, trained_part(code.model, last), equal_nan=True):
+        given = np.concatenate([file.get_tensor(name).ravel() for name in shared.names])
+    if not np.array_equal(given, last[: shared.count], equal_nan=True):
         yield f"{MODEL}: it is not the model of the {'best' if chosen else 'last'} round"
 
 
@@ -168,13 +171,43 @@ def _weights(run: Evidence, name: str = "weights") -> NDArray[np.float32] | None
         return file.get_tensor(name) if name in set(file.keys()) else None
 
 
-def _last_model(run: Evidence, code: TrainingCode) -> dict[int, Floats]:
+def _last_model(run: Evidence, shared: _Shared) -> dict[int, Floats]:
     """What a round behind the last would begin with, by its number."""
     vector = _weights(run)
-    if vector is None:
-        return {}
-    kept = trained_part(code.model, vector)[own_places(tuple(trained_sizes(code.model)))]
-    return {run.lines[-1].round + 1: np.asarray(kept, dtype=np.float64)}
+    return {} if vector is None else {run.lines[-1].round + 1: shared.of_model(vector)}
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What of the trained coordinates travels: all, but for what stays in silos."""
+
+    names: tuple[str, ...]
+    """Of the tensors, in order."""
+    count: int
+    """Of their numbers, with which the server's model begins; buffers lie behind."""
+    columns: NDArray[np.bool_]
+    """Which of the coordinates that a trace has."""
+    places: NDArray[np.int64]
+    """Where those are in the server's model."""
+
+    @classmethod
+    def of(cls, run: Evidence, code: TrainingCode) -> _Shared:
+        patterns = run.settings.federation.local or ()
+        trained = {n: p.numel() for n, p in code.model.named_parameters() if p.requires_grad}
+        names = tuple(name for name in trained if not is_local(name, patterns))
+        travels = np.repeat([name in names for name in trained], [*trained.values()])
+        seen = own_places(tuple(trained.values()))
+        places = (np.cumsum(travels) - 1)[seen[travels[seen]]]
+        return cls(names, int(travels.sum()), travels[seen], places)
+
+    def seen(self, coordinates: NDArray[np.float32]) -> Floats:
+        """Of a trace's coordinates those that travel; none where it has none."""
+        kept = coordinates[self.columns] if len(coordinates) else coordinates
+        return kept.astype(np.float64)
+
+    def of_model(self, vector: NDArray[np.float32]) -> Floats:
+        """The same coordinates of the server's model, shape (d,)."""
+        return vector[self.places].astype(np.float64)
 
 
 def _own_checks(code: TrainingCode, traces: Sequence[StepTrace]) -> Iterator[Check]:
