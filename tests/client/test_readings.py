@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from lazy_tasks import padded
 from privet import Examples, Experiment, LazyExamples
 from privet.base import Base
-from privet.client.training import LocalTraining, loss_of, plan_round, train
+from privet.client.training import LocalTraining, demand_transform, loss_of, plan_round, train
 from privet.errors import DataError, ExperimentError
+from privet.experiment import TrainingSettings
 from privet.privacy.mechanisms import DpSgd, ExampleType, SeededNoise
 from privet.privacy.mechanisms.physical import BUDGET, physical_batch
 from privet.randomness import numpy_generator, stream
@@ -168,7 +169,7 @@ def test_a_record_is_read_anew_in_every_step_and_alike_in_every_run() -> None:
 
 def test_copies_that_would_all_be_the_same_are_refused() -> None:
     with pytest.raises(ExperimentError, match=r"augmentations = 2, but .* no transform"):
-        train(work_of(Pixels(), Pixels().train_data(), augmentations=2))
+        demand_transform(Pixels().train_data(), TrainingSettings(augmentations=2))
 
 
 def test_evaluation_sees_records_as_they_are() -> None:
