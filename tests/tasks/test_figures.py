@@ -184,3 +184,17 @@ def test_what_is_not_defined_is_not_a_number() -> None:
     alone = Classes(("no", "yes")).metrics(torch.zeros(3, 2), torch.zeros(3, dtype=torch.int64))
     assert math.isnan(alone["auc"])
     assert math.isnan(of.concordance(np.zeros(2), np.array([1, 1]), np.array([True, True])))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 3e38])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_outputs_that_are_no_numbers_have_figures_too(value: float, rows: int) -> None:
+    """At a silo a failure would tell of the records that it hangs on."""
+    numbers = [Number(kind, 0.0, 9.0) for kind in ("squared", "absolute", "poisson")]
+    for objective in (Classes(NAMES[:2]), Classes(NAMES), Ordinal(NAMES), Survival((1.0, 2.0))):
+        for target in range(2):
+            outputs = torch.full((rows, objective.width), value)
+            assert objective.metrics(outputs, torch.full((rows,), target))
+    for number in numbers:
+        outputs = torch.full((rows, 1), value)
+        assert number.metrics(outputs, torch.full((rows,), 0.5))

@@ -80,7 +80,8 @@ def average_precision(scores: Floats, positive: Flags) -> float:
 
 def confusion(truth: Ints, predicted: Ints, classes: int) -> Ints:
     """Counts (classes, classes) by truth and prediction."""
-    places = np.bincount(truth * classes + predicted, minlength=classes * classes)
+    known = (truth >= 0) & (truth < classes)
+    places = np.bincount((truth * classes + predicted)[known], minlength=classes * classes)
     return places.reshape(classes, classes).astype(np.int64)
 
 
@@ -97,14 +98,23 @@ def _share(part: Ints, whole: Ints) -> Floats:
 
 def calibration_error(confidence: Floats, right: Flags) -> float:
     """Mean distance of confidence and accuracy over bins of confidence, by their numbers."""
-    places = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
+    places = _bins(confidence, CALIBRATION_BINS)
     gaps = np.bincount(places, weights=confidence - right, minlength=CALIBRATION_BINS)
     return float(np.abs(gaps).sum() / max(len(confidence), 1))
 
 
+def _bins(shares: Floats, bins: int) -> Ints:
+    """The bin of each share; what is no number is in the first.
+
+    Nothing may fail here: at a silo a failure would tell of the records that it hangs on.
+    """
+    places: Ints = np.clip(np.nan_to_num(shares) * bins, 0, bins - 1).astype(np.int64)
+    return places
+
+
 def score_counts(scores: Floats, positive: Flags, *, name: str, bins: int) -> ScoreCounts:
     """The scores in equal bins, by class."""
-    places = np.minimum((scores * bins).astype(np.int64), bins - 1)
+    places = _bins(scores, bins)
     found = [np.bincount(places[which], minlength=bins) for which in (positive, ~positive)]
     return ScoreCounts(name, found[0].tolist(), found[1].tolist())
 
