@@ -277,7 +277,9 @@ def audit(
     known, used = dict(keys or {}), set()
     for path in lists:
         key, silos = _silos_of(path, [*anchors, *(keys or {}).values()])
-        known |= silos
+        for name, own in silos.items():
+            if known.setdefault(name, own) != own:
+                raise PrivetError(f"{path}: the key of {name} is not the one that was given")
         used.add(key)
     for key in anchors:
         if key not in used:
@@ -307,6 +309,7 @@ def _is_list_of_parties(path: Path) -> bool:
 
 def _silos_of(path: Path, keys: Iterable[str]) -> tuple[str, dict[str, str]]:
     """The one of `keys` that signed a list, and the keys of its silos; PrivetError for none."""
+    from privet import audits
     from privet.deployment.parties.reading import load_parties
 
     for key in keys:
@@ -315,7 +318,14 @@ def _silos_of(path: Path, keys: Iterable[str]) -> tuple[str, dict[str, str]]:
         # The list does not say whose it is: every key is tried.
         except PrivetError:
             continue
-        return key, {each.name: each.identity for each in parties.members if each.role == "silo"}
+        silos = {each.name: each.identity for each in parties.members if each.role == "silo"}
+        # That a key speaks for all silos of a run is for the auditor to say, and for no list.
+        if audits.SIMULATION in silos:
+            raise PrivetError(
+                f"{path}: a silo is called {audits.SIMULATION!r}, the name of a key that signs for "
+                "all silos of a simulation; give the keys one by one, --anchor NAME=HEX"
+            )
+        return key, silos
     raise PrivetError(
         f"{path}: it is signed by none of the keys that were given; give the project's, as "
         "--anchor HEX"

@@ -8,18 +8,21 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audits.planted import history
+from privet import api
 from privet.audits import CHECKS, Report, audit, verify_report
 from privet.audits.claims import EXIT_CODES
 from privet.audits.report import SCHEMA_FILE, read, schema_text, to_json, write
 from privet.commands.cli import main
+from privet.deployment.parties import reading
 from privet.deployment.trial import Trial
-from privet.errors import DataError
+from privet.errors import DataError, PrivetError
 from privet.privacy.ledger import Ledger, SiloKey, export, read_history
 from privet.privacy.ledger.costs import event_of
 from privet.privacy.ledger.keys import Fingerprint
@@ -293,3 +296,19 @@ def test_the_keys_of_a_projects_signed_list(
     capsys.readouterr()
     assert run_command(*ledgers, parties, "--public-key", f"project={'ab' * 32}") == 2
     assert "signed by none of the keys" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("simulation", "signs for all silos"), ("north", "not the one that was given")],
+)
+def test_a_list_gives_no_silo_a_key_for_others_and_none_in_place_of_a_given_one(
+    golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str
+) -> None:
+    silo = SimpleNamespace(name=name, identity="ab" * 32, role="silo")
+    listed = SimpleNamespace(members=[silo])
+    monkeypatch.setattr(reading, "load_parties", lambda *_, **__: listed)
+    parties = tmp_path / "parties.json"
+    parties.write_text('{"signed": {}}')
+    with pytest.raises(PrivetError, match=said):
+        api.audit([golden / "clear", parties], keys={"north": "cd" * 32}, anchors=["ef" * 32])

@@ -25,6 +25,16 @@ Each module but `lower_bounds`, `spent` and `report` judges what stands beside i
 
 from privet.audits.audit import CHECKS, Check, audit, look_away, verify_report
 from privet.audits.evidence import Evidence
+from privet.audits.ledgers import SIMULATION
 from privet.audits.report import Report
 
-__all__ = ["CHECKS", "Check", "Evidence", "Report", "audit", "look_away", "verify_report"]
+__all__ = [
+    "CHECKS",
+    "SIMULATION",
+    "Check",
+    "Evidence",
+    "Report",
+    "audit",
+    "look_away",
+    "verify_report",
+]
