@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from privet.errors import ExperimentError
@@ -112,11 +112,6 @@ def metric_named(name: str, declared: Iterable[Metric] = ()) -> Metric:
     """The declared metric of that name, or what its name says."""
     found = next((each for each in declared if each.name == name), None)
     return found or Metric(name, higher_is_better=name not in _LOWER)
-
-
-def headline_in(figures: Mapping[str, object]) -> Metric:
-    """Where a task declares nothing: accuracy if it was measured, else loss if that was."""
-    return LOSS if "accuracy" not in figures and "loss" in figures else ACCURACY
 
 
 def names_in_order(names: Iterable[str], first: Metric) -> list[str]:
