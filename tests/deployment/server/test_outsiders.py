@@ -17,7 +17,7 @@ from privet.commands.cli import cli
 from privet.deployment.monitoring import health_fault
 from privet.deployment.parties import PartiesError
 from privet.deployment.server.condition import disk_fault
-from privet.deployment.server.connections import Crowd, Guest
+from privet.deployment.server.connections import ClientSocket, Connections
 from real_server import RealServer
 
 STATUS = "/privet/v1/status"
@@ -136,27 +136,27 @@ def test_a_list_from_before_a_revocation_is_not_acted_by_after_a_restart(tmp_pat
 
 
 def test_a_port_that_comes_again_takes_no_place_for_ever() -> None:
-    crowd = Crowd(most=10, most_by_address=2)
+    connections = Connections(most=10, most_by_address=2)
 
-    def guest(port: int, host: str = HOST) -> Guest:
-        made = Guest()
-        made.crowd, made.peer, made.home = crowd, (host, port), host
+    def client(port: int, host: str = HOST) -> ClientSocket:
+        made = ClientSocket()
+        made.connections, made.peer, made.network = connections, (host, port), host
         return made
 
     for _ in range(50):
-        first, again, third = guest(1), guest(1), guest(2)
-        assert all(map(crowd.enter, (first, again, third)))  # the first gives way
-        crowd.recognise([HOST, 1])
+        first, again, third = client(1), client(1), client(2)
+        assert all(map(connections.enter, (first, again, third)))  # the first gives way
+        connections.recognise([HOST, 1])
         assert (first.is_leaving, again.is_party) == (True, True)
         for each in (first, again, third):
             each.close()
-        assert len(crowd) == 0
-    parties = [guest(1), guest(2)]
+        assert len(connections) == 0
+    parties = [client(1), client(2)]
     for each in parties:
-        assert crowd.enter(each)
-        crowd.recognise(each.peer)
-    assert not crowd.enter(guest(3))
-    elsewhere = guest(3, "127.0.0.2")
-    assert crowd.enter(elsewhere)
+        assert connections.enter(each)
+        connections.recognise(each.peer)
+    assert not connections.enter(client(3))
+    elsewhere = client(3, "127.0.0.2")
+    assert connections.enter(elsewhere)
     for each in (*parties, elsewhere):
         each.close()

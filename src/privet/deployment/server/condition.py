@@ -16,7 +16,7 @@ from pathlib import Path
 from cryptography import x509
 
 from privet.deployment.parties import Party
-from privet.deployment.server.connections import Crowd
+from privet.deployment.server.connections import Connections
 from privet.deployment.server.flower import Link
 from privet.deployment.server.membership import Membership
 from privet.deployment.server.runner import Runner
@@ -36,7 +36,7 @@ class Condition:
     runner: Runner
     members: Membership
     link: Link
-    crowd: Crowd
+    connections: Connections
     state: Path
     certificate: Path
     least_disk_mb: int

@@ -49,8 +49,8 @@ def files_for(connections: int) -> int:
 
 
 @dataclass
-class Crowd:
-    """Everybody who is connected. Used by the event loop's thread only, but for the counts."""
+class Connections:
+    """The connections that are open. Used by the event loop's thread only, but for the counts."""
 
     most: int
     """Connections in all."""
@@ -58,11 +58,11 @@ class Crowd:
     """Connections from one address; of IPv6, from one network of 64 bits."""
     cut_off: int = 0
     """Strangers who gave way, and connections that found no place."""
-    _open: dict[Guest, None] = field(default_factory=dict)
+    _open: dict[ClientSocket, None] = field(default_factory=dict)
     """The oldest first."""
-    _by_peer: dict[_Peer, Guest] = field(default_factory=dict)
+    _by_peer: dict[_Peer, ClientSocket] = field(default_factory=dict)
     _leaving: int = 0
-    _homes: Counter[str] = field(default_factory=Counter)
+    _by_network: Counter[str] = field(default_factory=Counter)
 
     def __len__(self) -> int:
         """Connections that are open."""
@@ -73,79 +73,83 @@ class Crowd:
         """Whether nobody can be taken in before some who were cut off are gone."""
         return self._leaving >= _MOST_LEAVING
 
-    def enter(self, guest: Guest) -> bool:
+    def enter(self, client: ClientSocket) -> bool:
         """Take a connection in; False when there is no place, and nobody to give way."""
-        while self._homes[guest.home] >= self.most_by_address:
-            if not self._cut_off_a_stranger(guest.home):
+        while self._by_network[client.network] >= self.most_by_address:
+            if not self._cut_off_a_stranger(client.network):
                 return False
         while len(self._open) - self._leaving >= self.most:
             if not self._cut_off_a_stranger(None):
                 return False
-        self._homes[guest.home] += 1
-        self._open[guest] = None
+        self._by_network[client.network] += 1
+        self._open[client] = None
         # A port may come again before the one who had it is gone here.
-        self._by_peer[guest.peer] = guest
+        self._by_peer[client.peer] = client
         return True
 
-    def leave(self, guest: Guest) -> None:
+    def leave(self, client: ClientSocket) -> None:
         """A connection is closed."""
-        if guest not in self._open:
+        if client not in self._open:
             return
-        del self._open[guest]
-        if self._by_peer.get(guest.peer) is guest:
-            del self._by_peer[guest.peer]
-        if guest.is_leaving:
+        del self._open[client]
+        if self._by_peer.get(client.peer) is client:
+            del self._by_peer[client.peer]
+        if client.is_leaving:
             self._leaving -= 1
         else:
-            self._forget_home(guest.home)
+            self._forget_network(client.network)
 
     def recognise(self, peer: object) -> None:
         """A party's signature came over the connection of `peer`, (host, port): it gives way to
         nobody."""
-        if isinstance(peer, list | tuple) and (guest := self._by_peer.get((peer[0], peer[1]))):
-            guest.is_party = True
+        if isinstance(peer, list | tuple) and (client := self._by_peer.get((peer[0], peer[1]))):
+            client.is_party = True
 
-    def _cut_off_a_stranger(self, home: str | None) -> bool:
+    def _cut_off_a_stranger(self, network: str | None) -> bool:
         self.cut_off += 1
-        for guest in self._open:
-            stays = guest.is_party or guest.is_leaving
-            if not stays and home in (None, guest.home):
-                guest.is_leaving = True
+        for client in self._open:
+            stays = client.is_party or client.is_leaving
+            if not stays and network in (None, client.network):
+                client.is_leaving = True
                 self._leaving += 1
-                self._forget_home(guest.home)
-                guest.cut_off()
+                self._forget_network(client.network)
+                client.cut_off()
                 return True
         return False
 
-    def _forget_home(self, home: str) -> None:
-        self._homes[home] -= 1
-        if not self._homes[home]:
-            del self._homes[home]
+    def _forget_network(self, network: str) -> None:
+        self._by_network[network] -= 1
+        if not self._by_network[network]:
+            del self._by_network[network]
 
 
-class Door(socket.socket):
-    """A listening socket that takes in as many as its crowd has place for."""
+class ListeningSocket(socket.socket):
+    """A listening socket that takes in as many as there is a place for."""
 
-    crowd: Crowd
+    connections: Connections
 
     def accept(self) -> tuple[socket.socket, Any]:
         """The next connection; BlockingIOError when nobody waits, or nobody can be taken in."""
-        while not self.crowd.is_busy:
+        while not self.connections.is_busy:
             accepted, peer = super().accept()
-            guest = Guest(fileno=accepted.detach())
-            guest.crowd, guest.peer, guest.home = self.crowd, peer[:2], _home(peer[0])
-            if self.crowd.enter(guest):
-                return guest, peer
-            guest.close()
+            client = ClientSocket(fileno=accepted.detach())
+            client.connections, client.peer, client.network = (
+                self.connections,
+                peer[:2],
+                _network(peer[0]),
+            )
+            if self.connections.enter(client):
+                return client, peer
+            client.close()
         raise BlockingIOError
 
 
-class Guest(socket.socket):
-    """A connection that its crowd hears the end of."""
+class ClientSocket(socket.socket):
+    """A connection that gives its place back when it ends."""
 
-    crowd: Crowd | None = None
+    connections: Connections | None = None
     peer: _Peer = "", 0
-    home = ""
+    network = ""
     is_party = False
     """Whether a party has signed something that came over it."""
     is_leaving = False
@@ -157,9 +161,9 @@ class Guest(socket.socket):
 
     def close(self) -> None:
         """Give its place away."""
-        if self.crowd is not None:
-            self.crowd.leave(self)
-            self.crowd = None
+        if self.connections is not None:
+            self.connections.leave(self)
+            self.connections = None
         super().close()
 
 
@@ -177,26 +181,26 @@ class Loop(asyncio.SelectorEventLoop):
         return await super().create_server(*args, **options)
 
 
-def doors(host: str, port: int, crowd: Crowd) -> Sequence[Door]:
+def listening_sockets(host: str, port: int, connections: Connections) -> Sequence[ListeningSocket]:
     """Listening sockets at every address of `host`; PrivetError when it cannot be listened at."""
-    opened: list[Door] = []
+    opened: list[ListeningSocket] = []
     try:
         found = socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
         for family, kind, protocol, _, address in dict.fromkeys(found):
-            door = Door(family, kind, protocol)
-            opened.append(door)
-            door.crowd = crowd
-            door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:  # the same port of IPv4 is another door's
-                door.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            door.bind(address)
+            listening = ListeningSocket(family, kind, protocol)
+            opened.append(listening)
+            listening.connections = connections
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:  # the same port of IPv4 is another socket's
+                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listening.bind(address)
             # From here on those who come are kept waiting, and not refused.
-            door.listen(_BACKLOG)
+            listening.listen(_BACKLOG)
     except OSError as error:
-        for door in opened:
-            door.close()
+        for listening in opened:
+            listening.close()
         raise PrivetError(
             f"cannot serve at {host}:{port}: the address is taken or not this host's "
             f"({error.strerror})"
@@ -204,7 +208,7 @@ def doors(host: str, port: int, crowd: Crowd) -> Sequence[Door]:
     return opened
 
 
-def _home(host: str) -> str:
+def _network(host: str) -> str:
     """Whom a cap by address counts together."""
     if ":" not in host:
         return host

@@ -194,11 +194,11 @@ class _Parts(Collector):
         for name, text, value in (
             ("privet_broken", "What was set aside among the jobs.", len(self._store.broken)),
             ("privet_loop_failures", "Turns of the jobs' loop.", self._condition.failures()),
-            ("privet_connections_open", "Connections.", len(self._condition.crowd)),
+            ("privet_connections_open", "Connections.", len(self._condition.connections)),
         ):
             yield GaugeMetricFamily(name, text, value=value)
         for name, text, value in (
-            ("privet_connections_cut_off", "Strangers'.", self._condition.crowd.cut_off),
+            ("privet_connections_cut_off", "Strangers'.", self._condition.connections.cut_off),
             ("privet_requests_refused", "At the gate.", self._condition.refused()),
         ):
             yield CounterMetricFamily(name, text, value=value)

@@ -27,7 +27,12 @@ from privet.deployment.monitoring import SERVER, new_registry, serving_health, s
 from privet.deployment.parties import PartiesFile, ServerKit, host_port
 from privet.deployment.parties.requests import Checking
 from privet.deployment.server.condition import Condition, certificate_end
-from privet.deployment.server.connections import Crowd, Door, doors, files_for
+from privet.deployment.server.connections import (
+    Connections,
+    ListeningSocket,
+    files_for,
+    listening_sockets,
+)
 from privet.deployment.server.flower import Link
 from privet.deployment.server.gate import Gate
 from privet.deployment.server.grid import Notifier
@@ -135,7 +140,7 @@ def serve(kit: ServerKit, *, ready: Callable[[], None]) -> None:
             longest=kit.longest_job_hours * 3600,
         )
         pages = PagePasses(members.current)
-        crowd = _crowd(kit)
+        connections = _connections(kit)
 
         @asynccontextmanager
         async def lifespan(app: Starlette) -> AsyncIterator[None]:  # noqa: ARG001
@@ -163,14 +168,14 @@ def serve(kit: ServerKit, *, ready: Callable[[], None]) -> None:
             largest=kit.max_message_mb * 1_000_000,
             pages=pages,
             cancelled=lambda: store.cancelled,
-            recognise=crowd.recognise,
+            recognise=connections.recognise,
         )
-        server = listener(gate, kit, crowd)
+        server = listener(gate, kit, connections)
         condition = Condition(
             runner=runner,
             members=members,
             link=link,
-            crowd=crowd,
+            connections=connections,
             state=kit.state,
             certificate=kit.certificate,
             least_disk_mb=kit.least_disk_mb,
@@ -187,7 +192,7 @@ def serve(kit: ServerKit, *, ready: Callable[[], None]) -> None:
             server.run()
 
 
-def _crowd(kit: ServerKit) -> Crowd:
+def _connections(kit: ServerKit) -> Connections:
     """Who may be connected, as far as there are files for it."""
     places = files_for(kit.max_connections)
     if places < kit.max_connections:
@@ -197,17 +202,17 @@ def _crowd(kit: ServerKit) -> Crowd:
             places,
             kit.max_connections,
         )
-    return Crowd(places, min(places, kit.max_connections_by_address))
+    return Connections(places, min(places, kit.max_connections_by_address))
 
 
-def listener(gate: Gate, kit: ServerKit, crowd: Crowd | None = None) -> uvicorn.Server:
+def listener(gate: Gate, kit: ServerKit, connections: Connections | None = None) -> uvicorn.Server:
     """What listens at the kit's address from now on, and serves TLS 1.3 once it is run.
 
     PrivetError when that is not possible, or the key is one that others may read.
     """
     _check_certificate(kit.certificate, kit.certificate_key)
-    if crowd is None:
-        crowd = Crowd(kit.max_connections, kit.max_connections_by_address)
+    if connections is None:
+        connections = Connections(kit.max_connections, kit.max_connections_by_address)
     server = _Server(
         uvicorn.Config(
             gate,
@@ -234,7 +239,7 @@ def listener(gate: Gate, kit: ServerKit, crowd: Crowd | None = None) -> uvicorn.
             timeout_graceful_shutdown=2,
         )
     )
-    server.doors = doors(*host_port(kit.listen), crowd)
+    server.listening_sockets = listening_sockets(*host_port(kit.listen), connections)
     return server
 
 
@@ -253,11 +258,11 @@ def _give_memory_back() -> None:
 class _Server(uvicorn.Server):
     """Lets silos and administrators go who are being kept waiting, before it waits for them."""
 
-    doors: Sequence[Door] = ()
+    listening_sockets: Sequence[ListeningSocket] = ()
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve whoever comes through the doors."""
-        super().run([*self.doors, *(sockets or [])])
+        """Serve whoever comes through the listening sockets."""
+        super().run([*self.listening_sockets, *(sockets or [])])
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """End at a signal."""

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from privet.errors import ModelError
 
 
-class Third(nn.Module):
+class InProjection(nn.Module):
     """One of the three projections: `rows` of a bias, and of a weight that has all three."""
 
     def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None, rows: slice) -> None:
@@ -55,7 +55,7 @@ class Attention(nn.Module):
             raise ModelError(f"an attention layer {problem}")
         own = {name: value for name, value in vars(layer).items() if name not in vars(self)}
         self.__dict__.update({**own, **dict(layer.named_parameters(recurse=False))})
-        self.thirds = nn.ModuleList(_thirds(layer))
+        self.in_projections = nn.ModuleList(_in_projections(layer))
         self.out_proj = layer.out_proj
         self.train(layer.training)
 
@@ -78,8 +78,8 @@ class Attention(nn.Module):
         if not self.batch_first:
             given = [each.transpose(0, 1) for each in given]
         parts = [
-            third(each).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for third, each in zip(self.thirds, given, strict=True)
+            project(each).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for project, each in zip(self.in_projections, given, strict=True)
         ]
         mask = self._mask(parts, key_padding_mask, attn_mask)
         seen, weights = self._seen(parts, mask, need_weights=need_weights)
@@ -114,13 +114,13 @@ class Attention(nn.Module):
         return weights @ value, weights
 
 
-def _thirds(layer: nn.MultiheadAttention) -> Iterator[Third]:
+def _in_projections(layer: nn.MultiheadAttention) -> Iterator[InProjection]:
     size = layer.embed_dim
     for place, name in enumerate("qkv"):
         weight: nn.Parameter | None = layer.in_proj_weight
         if weight is None:
             weight = getattr(layer, f"{name}_proj_weight")
-        yield Third(weight, layer.in_proj_bias, slice(place * size, (place + 1) * size))
+        yield InProjection(weight, layer.in_proj_bias, slice(place * size, (place + 1) * size))
 
 
 def _added(mask: Tensor, like: Tensor) -> Tensor:

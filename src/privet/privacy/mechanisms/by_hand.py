@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from privet.errors import ModelError
-from privet.privacy.mechanisms.attention import Third
+from privet.privacy.mechanisms.attention import InProjection
 from privet.privacy.mechanisms.gradients import (
     DenseGradients,
     Gradients,
@@ -276,9 +276,9 @@ class _GroupNorm(Tap[nn.GroupNorm]):
         return found + _dense(self.layer.bias, lambda: _total(lambda *use: use[2], uses))
 
 
-class _Third(Tap[Third]):
+class _InProjection(Tap[InProjection]):
     def output(self, inputs: Tensor) -> tuple[Tensor, ...]:
-        return (Third.forward(self.layer, inputs),)
+        return (InProjection.forward(self.layer, inputs),)
 
     def at_input(self, inputs: Tensor, at_output: Tensor) -> Tensor:  # noqa: ARG002
         return at_output @ self.layer.weight[self.layer.weight_rows].to(at_output.dtype)
@@ -320,5 +320,5 @@ _TAPS: dict[type[nn.Module], Callable[[Any], Tap[Any]]] = {
     nn.GroupNorm: _GroupNorm,
     Gates: _Recurrent,
     NonDynamicallyQuantizableLinear: _Linear,
-    Third: _Third,
+    InProjection: _InProjection,
 }
