@@ -28,7 +28,7 @@ from privet.server.choosing import BestModel, refuse_validation
 from privet.server.cohort import IdentifyNode
 from privet.server.evaluation import Evaluator, OwnModels
 from privet.server.models import ClearModel, GlobalModel
-from privet.server.rounds import Coordinator, SiloMemory
+from privet.server.rounds import Coordinator, RunOutcome, SiloMemory
 from privet.server.sealing import OpenModel, SealedModel
 from privet.server.start import begin_from
 from privet.server.summary import TestedBeside, claimed, facts_of, summarise, with_still
@@ -94,15 +94,7 @@ def run(grid: Grid, context: Context, hosting: Hosting) -> None:
     roster = hosting.roster or _path(config.pop("roster", None))
     experiment = Experiment.from_run_config(config)
     strategy = check(experiment)
-    if experiment.task == TABLE and not hosting.simulated:
-        demand_schema(experiment.data)
-    task = load_task(
-        experiment.task,
-        model=experiment.model,
-        data_dir=data_folder(hosting.data_dir),
-        options=experiment.data,
-        held=not hosting.simulated,
-    )
+    task = _task(experiment, hosting)
     declared = declared_by(task)
     test = _test_data(task, hosting)
     measured = _measured_in_rounds(experiment, test, hosting)
@@ -145,9 +137,6 @@ def run(grid: Grid, context: Context, hosting: Hosting) -> None:
             else _flat(seeded_model(task, experiment.seed), task, experiment)
         )
         final.load(final.joined(outcome.weights))
-        if final.local and hosting.memory is not None:
-            folder.save_own_parts(dict(_own_parts(final, hosting.memory)))
-        tensors = {name: value.numpy() for name, value in final.state().items()}
         facts = with_still(facts, marks, final, outcome)
         if test is not None:
             tester = Evaluator(task, test, final, device)
@@ -155,17 +144,7 @@ def run(grid: Grid, context: Context, hosting: Hosting) -> None:
             tested = tester(outcome.weights) if outcome.best else None
             # With parts that stay in the silos there are many models, and none to draw.
             beside = TestedBeside.of(tester, None if final.local else outcome.weights)
-        claim = claimed(task, experiment, outcome, simulated=hosting.simulated)
-        folder.save_model(
-            tensors,
-            card=card_of(
-                task,
-                experiment,
-                base=facts.base_digest,
-                claim=claim,
-                learned=hosting.simulated,
-            ),
-        )
+        _save(final, folder, task, experiment, outcome, hosting, base=facts.base_digest)
     seconds = time.perf_counter() - start
     folder.save_summary(
         summarise(
@@ -179,6 +158,41 @@ def run(grid: Grid, context: Context, hosting: Hosting) -> None:
             device=hosting.device,
         )
     )
+
+
+def _task(experiment: Experiment, hosting: Hosting) -> Task:
+    if experiment.task == TABLE and not hosting.simulated:
+        demand_schema(experiment.data)
+    return load_task(
+        experiment.task,
+        model=experiment.model,
+        data_dir=data_folder(hosting.data_dir),
+        options=experiment.data,
+        held=not hosting.simulated,
+    )
+
+
+def _save(
+    final: FlatModel,
+    folder: RunFolder,
+    task: Task,
+    experiment: Experiment,
+    outcome: RunOutcome,
+    hosting: Hosting,
+    *,
+    base: str | None,
+) -> None:
+    """Write the model with its card, and in a simulation what each silo has of its own."""
+    if final.local and hosting.memory is not None:
+        folder.save_own_parts(dict(_own_parts(final, hosting.memory)))
+    card = card_of(
+        task,
+        experiment,
+        base=base,
+        claim=claimed(task, experiment, outcome, simulated=hosting.simulated),
+        learned=hosting.simulated,
+    )
+    folder.save_model({name: value.numpy() for name, value in final.state().items()}, card=card)
 
 
 def _test_data(task: Task, hosting: Hosting) -> Examples | None:
