@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -21,10 +22,11 @@ from privet.privacy.encryption.keys import RunKey, Session, load_roster, make_of
 from privet.privacy.ledger import SiloKey
 from privet.record.history import look_away
 from privet.server.app import Hosting, server_app
+from privet.server.cohort import Absent
 from privet.simulations.apps import SimulatedKeys, SimulatedSilos, simulated_client_app
 from privet.simulations.grid import SERVER_NODE, InProcessGrid, Sequential, contexts
 from privet.simulations.ledger import simulated_ledger
-from privet.wire import CONFIRM, CONSENT, MAKE, TAKE, KeyRequest
+from privet.wire import CONFIRM, CONSENT, MAKE, OFFER, TAKE, KeyRequest
 from privet.wire.records import blob
 from rounds_written import history
 
@@ -296,6 +298,28 @@ def test_a_silo_without_the_key_is_left_out_and_the_others_go_on(tmp_path: Path)
     assert entries[1]["participants"] == ["north", "south"]
     assert entries[5]["participants"] == ["north", "south"]
     assert entries[5]["accuracy"] > 0.5
+
+
+def test_a_job_whose_holders_of_the_model_are_all_away_is_one_that_can_wait(tmp_path: Path) -> None:
+    """It would have failed for good when silos were killed between two keys."""
+    asked = 0
+
+    class Killed(Meddler):
+        def send_and_receive(
+            self, messages: Iterable[Message], *, timeout: float | None = None
+        ) -> Iterator[Message]:
+            nonlocal asked
+            sent = list(messages)
+            if sent and sent[0].metadata.message_type == OFFER:
+                asked += 1
+            if asked < 2:
+                yield from super().send_and_receive(sent, timeout=timeout)
+
+    rotated = SETTINGS.with_settings({"encryption.rotate_every": 2})
+    with patch(f"{__name__}.Meddler", Killed), pytest.raises(Absent, match="make a key"):
+        run(tmp_path, experiment=rotated)
+    assert asked == 2
+    assert len(history(tmp_path)) == 3
 
 
 def test_silos_that_keep_models_write_the_last_one_down(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ MOST_UNUSABLE = 3
 """Unusable replies in a row after which a silo is asked no more."""
 _GIVEN_UP = "roster"
 _AWAY = ("transport", "restart")
-_PASSING = (*_AWAY, "worker", WAITING)
+PASSING = (*_AWAY, "worker", WAITING)
 """Where a silo fails that may well take part when it is asked again."""
 
 _LEAST_TO_ENROL = 60.0
@@ -207,7 +207,7 @@ def invite(
         if reply.has_error():
             failures.append(Failure.parse(reply.error.reason, silo=name))
             # What a restart or a better connection mends is asked again before the next round.
-            if failures[-1].stage not in _PASSING:
+            if failures[-1].stage not in PASSING:
                 cohort.exclude([node])
             continue
         try:

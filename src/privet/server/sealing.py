@@ -27,7 +27,7 @@ from privet.privacy.encryption.masks import (
     upload_parameters,
 )
 from privet.record.summary import EncryptionFacts
-from privet.server.cohort import Cohort
+from privet.server.cohort import PASSING, Absent, Cohort
 from privet.server.masking import Answers, MaskedRound, Relay, read_all
 from privet.server.models import Tensors
 from privet.vectors import Vector
@@ -438,10 +438,14 @@ class SealedModel:
         carried = bool(self._state.confirmations)
         # Only who has the model, or the key that it is sealed under, can carry it over.
         old = self._state.age.members if self._state.age and self._state.model else ()
-        holders = {*self._keeping, *old} if carried else set(offers)
+        holders = {*self._keeping, *old} if carried else set(nodes)
         able = [name for name in offers if name in holders]
         if not able:
-            raise ExperimentError("no silo is there that could make a key and has the model")
+            gone = {each.silo for each in failures if each.stage not in PASSING}
+            gone |= set(cohort.names) - set(cohort.willing)
+            # Whoever is merely away, or left out of this round, may come back with the model.
+            kind = Absent if holders - gone else ExperimentError
+            raise kind("no silo is there that could make a key and has the model")
         elected = elect(self._identities, able)
         # Silos elect for themselves, among all offers: only holders of the model may precede.
         gathered = [o.offer for n, o in offers.items() if self._may_offer(n, elected) and o.offer]
